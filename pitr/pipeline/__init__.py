@@ -1,0 +1,1 @@
+"""From content to sealed bytes and back: compression, frames, containers, keys and signatures."""

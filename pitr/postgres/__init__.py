@@ -1,0 +1,1 @@
+"""What talks to a PostgreSQL server, reads its data directory, or writes in its formats."""

@@ -1,0 +1,1 @@
+"""DOUBT: reads what the others made, and reports.  Changes nothing but its own scratch place."""
