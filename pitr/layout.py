@@ -1,0 +1,150 @@
+"""Layout: the keys of a repository's objects, to text and back.  Pure.
+
+The promise is docs/format.md §1; nothing else in the project builds or cuts a key.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from pitr.errors import MalformedValue
+from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineId
+
+REPOSITORY_KEY = "repository"
+_HEAD_TOP = (1 << 63) - 1
+_PIECE = re.compile(r"p-([0-9A-F]{16})-([0-9A-F]{16})-([0-9]{16})-([0-9a-f]{8})")
+_SEGMENT = re.compile(r"s-([0-9a-f]{8})")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class ArchiveId:
+    """One cluster's archive by one writer: (system identifier, writer epoch)."""
+
+    system_identifier: int
+    epoch: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.system_identifier < 1 << 64 or not 0 < self.epoch < 100_000_000:
+            raise MalformedValue(f"not an archive id: {self.system_identifier}/{self.epoch}")
+
+    def __str__(self) -> str:
+        return f"{self.system_identifier}/{self.epoch:08d}"
+
+    @classmethod
+    def parse(cls, text: str) -> ArchiveId:
+        """Read ``SYS/EPOCH`` as it stands in keys."""
+        system, _, epoch = text.partition("/")
+        if not system.isascii() or not system.isdigit() or not re.fullmatch(r"[0-9]{8}", epoch):
+            raise MalformedValue(f"not an archive id: {text!r}")
+        return cls(int(system), int(epoch))
+
+
+@dataclass(frozen=True, slots=True)
+class PieceKey:
+    """The name of a WAL piece: it says what the piece claims to hold; only its signed header proves it."""
+
+    archive: ArchiveId
+    segment: SegmentName
+    start: LSN
+    end: LSN
+    sequence: int
+    attempt: str
+
+    def __str__(self) -> str:
+        return (
+            f"{segment_prefix(self.archive, self.segment)}p-{self.start.offset:016X}-{self.end.offset:016X}"
+            f"-{self.sequence:016d}-{self.attempt}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKey:
+    """The name of a whole WAL segment."""
+
+    archive: ArchiveId
+    segment: SegmentName
+    attempt: str
+
+    def __str__(self) -> str:
+        return f"{segment_prefix(self.archive, self.segment)}s-{self.attempt}"
+
+
+def timeline_prefix(archive: ArchiveId, timeline: TimelineId) -> str:
+    """Return the prefix of all WAL of one timeline; keys below it sort by LSN."""
+    return f"wal/{archive}/{timeline}/"
+
+
+def segment_prefix(archive: ArchiveId, segment: SegmentName) -> str:
+    """Return the prefix of the pieces and copies of one WAL segment."""
+    return f"{timeline_prefix(archive, segment.timeline)}{segment}/"
+
+
+def parse_wal_key(key: str) -> PieceKey | SegmentKey:
+    """Read the key of a piece or segment.  Raises MalformedValue."""
+    parts = key.split("/")
+    if len(parts) != 6 or parts[0] != "wal":
+        raise MalformedValue(f"not a WAL object's key: {key!r}")
+    archive = ArchiveId.parse(f"{parts[1]}/{parts[2]}")
+    segment = SegmentName.parse(parts[4])
+    if TimelineId.parse(parts[3]) != segment.timeline:
+        raise MalformedValue(f"timeline and segment name disagree: {key!r}")
+    if match := _PIECE.fullmatch(parts[5]):
+        return PieceKey(
+            archive, segment, LSN(int(match[1], 16)), LSN(int(match[2], 16)), int(match[3]), match[4]
+        )
+    if match := _SEGMENT.fullmatch(parts[5]):
+        return SegmentKey(archive, segment, match[1])
+    raise MalformedValue(f"not a WAL object's key: {key!r}")
+
+
+def epoch_key(archive: ArchiveId) -> str:
+    """Return the key of the record that names an epoch's writer."""
+    return f"epochs/{archive}"
+
+
+def envelope_key(archive: ArchiveId, key_id: bytes) -> str:
+    """Return the key of a data key's envelope; ``key_id`` has 16 bytes."""
+    return f"envelopes/{archive}/{key_id.hex()}"
+
+
+def history_key(archive: ArchiveId, timeline: TimelineId) -> str:
+    """Return the key of a timeline's history file."""
+    return f"history/{archive}/{timeline}"
+
+
+def wal_index_key(archive: ArchiveId, first: int, last: int) -> str:
+    """Return the key of the index of pieces ``first`` to ``last``."""
+    return f"walindex/{archive}/{first:016d}-{last:016d}"
+
+
+def head_key(archive: ArchiveId, sequence: int) -> str:
+    """Return the key of head ``sequence`` (from 1); newer heads sort first."""
+    if not 0 < sequence < _HEAD_TOP:
+        raise MalformedValue(f"head sequence out of range: {sequence}")
+    return f"heads/{archive}/{_HEAD_TOP - sequence:016x}"
+
+
+def head_sequence(key: str) -> int:
+    """Return the sequence that a head's key stands for."""
+    match = re.fullmatch(r"heads/[0-9]+/[0-9]{8}/([0-9a-f]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not a head's key: {key!r}")
+    return _HEAD_TOP - int(match[1], 16)
+
+
+def pack_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:
+    """Return the key of a pack of a base backup."""
+    return f"backups/{archive}/{backup}/pack-{part:04d}-{number:06d}-{attempt}"
+
+
+def index_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:
+    """Return the key of an index part of a base backup."""
+    return f"backups/{archive}/{backup}/index-{part:04d}-{number:06d}-{attempt}"
+
+
+def manifest_key(archive: ArchiveId, backup: str) -> str:
+    """Return the key of a backup's manifest."""
+    return f"manifests/{archive}/{backup}"
