@@ -1,1 +1,1 @@
-"""THE DOMAIN: WAL, base backups, sealing, the catalogue, planning and restore.  No click, no print, no clock."""
+"""THE DOMAIN: WAL, backups, sealing, catalogue, planning and restore.  No click, no print, no clock."""

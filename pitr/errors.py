@@ -31,7 +31,10 @@ class WalMissing(PitrError):
 
 
 class ArchiveDiverged(PitrError):
-    """The server's WAL differs from what is archived under the same name: two writers, or a fork.  A person must act."""
+    """The server's WAL differs from what is archived under the same name: two writers, or a fork.
+
+    A person must act; nothing was overwritten.
+    """
 
 
 class NotAuthentic(PitrError):

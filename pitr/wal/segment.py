@@ -19,7 +19,10 @@ _NAME = re.compile(r"[0-9A-F]{24}")
 
 
 def check_segment_bytes(segment_bytes: int) -> int:
-    """Return ``segment_bytes`` if a cluster can have it: a power of two from 1 MiB to 1 GiB.  Raises MalformedValue."""
+    """Return ``segment_bytes`` if a cluster can have it: a power of two, 1 MiB to 1 GiB.
+
+    Raises MalformedValue.
+    """
     if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX or segment_bytes & (segment_bytes - 1):
         raise MalformedValue(f"not a WAL segment size: {segment_bytes}")
     return segment_bytes

@@ -68,7 +68,10 @@ class TimelineHistory:
 
     @classmethod
     def parse(cls, timeline: TimelineId, content: bytes) -> TimelineHistory:
-        """Read a history file: lines of parent timeline (decimal), switch LSN, reason.  Raises MalformedValue."""
+        """Read a history file: lines of parent timeline (decimal), switch LSN, reason.
+
+        Raises MalformedValue.
+        """
         if len(content) > HISTORY_BYTES_MAX:
             raise MalformedValue(
                 f"history file of timeline {timeline} is larger than {HISTORY_BYTES_MAX} bytes"
@@ -92,7 +95,10 @@ class TimelineHistory:
         return self.timeline
 
     def end_of(self, timeline: TimelineId) -> LSN | None:
-        """Return where ``timeline`` was left; None if it is the last one.  Raises MalformedValue if it is no ancestor."""
+        """Return where ``timeline`` was left; None if it is the last one.
+
+        Raises MalformedValue if it is no ancestor.
+        """
         if timeline == self.timeline:
             return None
         for switch in self.switches:
