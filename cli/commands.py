@@ -1,0 +1,75 @@
+"""The table of commands, and the options that stand before them."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import click
+
+from cli.context import App, common_options
+from cli.lazy import LazyCommand, LazyGroup
+
+COMMANDS: dict[str, LazyCommand] = {
+    "demo": LazyCommand("cli.demo", "demo", "Show the whole way on a throw-away cluster, in a minute."),
+    "init": LazyCommand("cli.init", "init", "Make a repository, its keys and a configuration."),
+    "doctor": LazyCommand("cli.doctor", "doctor", "Check server, regions, keys, clock and host."),
+    "daemon": LazyCommand("cli.daemon", "daemon", "Stream WAL, keep the timetable, serve metrics."),
+    "backup": LazyCommand("cli.backup", "backup", "Take a base backup now."),
+    "status": LazyCommand("cli.status", "status", "Tell what is safe, and how fresh it is."),
+    "backups": LazyCommand("cli.backups", "backups", "List and show base backups."),
+    "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
+    "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
+    "wal": LazyCommand("cli.wal", "wal", "List archived WAL, or fetch a segment for PostgreSQL."),
+    "catalogue": LazyCommand("cli.catalogue", "catalogue", "Rebuild or check the catalogue."),
+}
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    try:
+        click.echo(f"pitr {metadata.version('pitr')}")
+    except metadata.PackageNotFoundError:
+        click.echo("pitr (from a checkout that is not installed)")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy_commands=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "PITR"},
+    invoke_without_command=False,
+    no_args_is_help=True,
+)
+@common_options
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Colour of what people read.",
+)
+@click.option(
+    "--progress", type=click.Choice(["auto", "plain", "none"]), default="auto", help="How progress is shown."
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="Form of the log on standard error.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version.",
+)
+@click.pass_context
+def pitr(ctx: click.Context, color: str, progress: str, log_format: str) -> None:
+    """Back up PostgreSQL to several regions, and restore it to any moment."""
+    app = ctx.ensure_object(App)
+    app.output.color = color
+    app.output.progress = progress
+    app.log_format = log_format
+    app.output.command = ctx.invoked_subcommand or ""

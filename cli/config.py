@@ -1,0 +1,129 @@
+"""The configuration file: found, read, and all its mistakes told in one message.
+
+TOML by tomllib; the schema is in ``cli.config_schema``.  Secrets never stand in it, only
+the paths of files that hold them.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from cli.errors import ConfigRefused, UsageRefused
+from cli.settings import Settings
+from pitr.errors import NotInitialised
+
+# A configuration has a few kilobytes; a larger file is the wrong file, and is not read into memory.
+CONFIG_BYTES_MAX = 1024 * 1024
+MISTAKES_MAX = 50
+_HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"'-]+)\s*\]")
+_KEY = re.compile(r"\s*([A-Za-z0-9_\"'-]+)\s*=")
+
+
+def config_places() -> tuple[Path, ...]:
+    """Return where a configuration is looked for, in order."""
+    return (
+        Path("pitr.toml"),
+        Path("~/.config/pitr/pitr.toml").expanduser(),
+        Path("/etc/pitr/pitr.toml"),
+    )
+
+
+def find_config_or_none(given: Path | None) -> Path | None:
+    """Return the configuration's path; None if none is given and none is at its usual places."""
+    if given is not None:
+        return given
+    return next((place for place in config_places() if place.exists()), None)
+
+
+def find_config(given: Path | None) -> Path:
+    """Return the configuration's path.  Raises NotInitialised; UsageRefused if a given one is missing."""
+    found = find_config_or_none(given)
+    if found is None:
+        raise NotInitialised(
+            "no configuration was found",
+            detail="looked for " + ", ".join(str(place) for place in config_places()),
+            hint="pitr init, or name the file with --config or $PITR_CONFIG",
+        )
+    if not found.exists():
+        raise UsageRefused(f"there is no configuration file {found}", hint="check --config and $PITR_CONFIG")
+    return found
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check a configuration file.  Raises ConfigRefused with every mistake found."""
+    text = _read(path)
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _refusal(path, [f"this is not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise _refusal(path, ["this is not a configuration: it nests too deeply"]) from error
+    # pydantic takes a tenth of a second to import; only who reads a configuration pays for it.
+    from cli.config_schema import check_tables
+
+    checked = check_tables(tables, base=path.absolute().parent, path=path.absolute())
+    if isinstance(checked, Settings):
+        return checked
+    mistakes = []
+    for mistake in checked[:MISTAKES_MAX]:
+        line = line_of(text, mistake.place)
+        where = f"line {line}: " if line is not None else ""
+        mistakes.append(f"{where}{mistake.name}: {mistake.text}")
+    if len(checked) > MISTAKES_MAX:
+        mistakes.append(f"and {len(checked) - MISTAKES_MAX} more")
+    raise _refusal(path, mistakes)
+
+
+def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
+    """Return the line where ``place`` (table, position in its array, key …) stands; None if it is not there.
+
+    Good for the usual forms; what is written in inline tables is found at their key.
+    """
+    wanted = [str(part) for part in place]
+    counts: dict[str, int] = {}
+    prefix: list[str] = []
+    best: tuple[int, int] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        here = prefix
+        if header := _HEADER.match(line):
+            name = header[2].replace('"', "").replace("'", "")
+            prefix = name.split(".")
+            if header[1] == "[[":
+                prefix.append(str(counts.get(name, 0)))
+                counts[name] = counts.get(name, 0) + 1
+            here = prefix
+        elif key := _KEY.match(line):
+            here = [*prefix, key[1].strip("\"'")]
+        else:
+            continue
+        if wanted[: len(here)] == here and (best is None or len(here) > best[0]):
+            best = (len(here), number)
+    return best[1] if best is not None else None
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise _refusal(path, ["this is not a file"])
+        with path.open("rb") as file:
+            content = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise _refusal(path, [f"it cannot be read: {error.strerror}"]) from error
+    if len(content) > CONFIG_BYTES_MAX:
+        raise _refusal(path, [f"it has more than {CONFIG_BYTES_MAX} bytes: not a configuration"])
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise _refusal(path, [f"line {line}: this is not UTF-8 text"]) from error
+
+
+def _refusal(path: Path, mistakes: list[str]) -> ConfigRefused:
+    count = f"{len(mistakes)} mistakes" if len(mistakes) != 1 else "a mistake"
+    return ConfigRefused(
+        f"the configuration {path} has {count}",
+        detail="\n".join(mistakes),
+        hint=f"correct {path}; docs/config.md tells what each setting means",
+    )

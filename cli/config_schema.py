@@ -1,0 +1,333 @@
+"""The schema of the configuration: what each setting may be, checked by pydantic, made ``cli.settings``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from cli.settings import (
+    BackupSettings,
+    ClusterSettings,
+    DaemonSettings,
+    KeySettings,
+    RegionSettings,
+    RepositorySettings,
+    Settings,
+    WalSettings,
+)
+from pitr.errors import MalformedValue, PitrError
+from pitr.pipeline.keys import Recipient
+from pitr.pipeline.sign import Verifier
+
+REGIONS_MAX = 16
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)")
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+_PASSWORD = re.compile(r"(^|[\s?&])password\s*=", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of ``60s``, ``5 min``, ``24h``.  Raises MalformedValue."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise MalformedValue(f"not a duration: {text!r}; write a number with ms, s, min, h or d, such as 60s")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError("expected seconds, or a text such as '24h'")
+
+
+def _no_password(dsn: str) -> str:
+    if _PASSWORD.search(dsn) or _URL_PASSWORD.match(dsn):
+        raise ValueError("a password must not stand here; use a password file (passfile=, ~/.pgpass)")
+    return dsn
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("expected an IANA zone such as 'Europe/Berlin'") from error
+    return name
+
+
+def _duration_or_never(value: object) -> float | None:
+    if value == "never":
+        return None
+    duration_s = _duration(value)
+    if not 60 <= duration_s <= 366 * 86_400:
+        raise ValueError("expected 'never', or at least 60s and at most 366d")
+    return duration_s
+
+
+def _listen(text: str) -> str:
+    if text == "off":
+        return text
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) < 65_536:
+        raise ValueError("expected HOST:PORT, such as '127.0.0.1:9187', or 'off'")
+    if host not in {"127.0.0.1", "::1", "[::1]", "localhost"}:
+        raise ValueError("metrics have no authentication and stay on loopback: 127.0.0.1 or ::1")
+    return text
+
+
+def _recipient(text: str) -> str:
+    return str(Recipient.parse(text))
+
+
+def _root(text: str) -> str:
+    return str(Verifier.parse(text))
+
+
+def _region_url(text: str) -> str:
+    from storage.url import parse_region_url
+
+    parse_region_url(text)
+    return text
+
+
+def _as_value_error(parse: Any) -> AfterValidator:
+    """Let an error of ours reach pydantic as the ValueError that it collects."""
+
+    def check(value: str) -> Any:
+        try:
+            return parse(value)
+        except PitrError as error:
+            raise ValueError("; ".join(filter(None, (error.message, error.hint)))) from error
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Cluster(_Table):
+    name: Name = "main"
+    dsn: Annotated[str, Field(min_length=1), AfterValidator(_no_password)]
+    slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "pitr"
+
+
+class _Quorum(_Table):
+    wal: Annotated[int, Field(ge=1, le=REGIONS_MAX)]
+    backups: Annotated[int, Field(ge=1, le=REGIONS_MAX)]
+
+
+class _Repository(_Table):
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    quorum: Annotated[int, Field(ge=1, le=REGIONS_MAX)] | _Quorum
+
+
+class _Region(_Table):
+    name: Name
+    url: Annotated[str, _as_value_error(_region_url)]
+    credentials_file: str | None = None
+    credentials_profile: Annotated[str, Field(min_length=1)] = "default"
+
+
+class _Keys(_Table):
+    signing_key_file: str
+    root: Annotated[str, _as_value_error(_root)]
+    recipients: Annotated[list[Annotated[str, _as_value_error(_recipient)]], Field(max_length=32)] = []
+    recipients_file: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_recipient(self) -> _Keys:
+        if bool(self.recipients) == bool(self.recipients_file):
+            raise ValueError("give either recipients or recipients_file: nobody could read the backups else")
+        return self
+
+
+class _Wal(_Table):
+    piece_age_s: Annotated[float, Field(ge=0.05, le=3600)] = 1.0
+    piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = 4 << 20
+    puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
+
+
+class _Backup(_Table):
+    workers: Annotated[int, Field(ge=1, le=64)] = 2
+    # One union member at a time would give two messages for one mistake.
+    full_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 86_400.0
+    deadline: Duration = 43_200.0
+
+
+class _Daemon(_Table):
+    state_dir: str
+    metrics_listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:9187"
+    drain: Duration = 25.0
+
+
+class _Postgres(_Table):
+    bin_dir: str | None = None
+
+
+class _Config(_Table):
+    cluster: _Cluster
+    repository: _Repository
+    region: Annotated[list[_Region], Field(min_length=1, max_length=REGIONS_MAX)]
+    keys: _Keys
+    daemon: _Daemon
+    wal: _Wal = _Wal()
+    backup: _Backup = _Backup()
+    postgres: _Postgres = _Postgres()
+    timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing that is wrong, and where: ``place`` as keys and list positions from the top."""
+
+    place: tuple[str | int, ...]
+    text: str
+
+    @property
+    def name(self) -> str:
+        """Return the place as people write it: ``region[1].url``."""
+        text = ""
+        for part in self.place:
+            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        return text or "the file"
+
+
+def check_tables(tables: dict[str, Any], *, base: Path, path: Path) -> Settings | list[Mistake]:
+    """Return the settings, or every mistake in them.
+
+    ``base`` is the directory that relative paths in the file start from.
+    """
+    try:
+        config = _Config.model_validate(tables)
+    except ValidationError as error:
+        return [_mistake(line) for line in error.errors(include_url=False, include_input=False)]
+    mistakes = _contradictions(config)
+    recipients = tuple(config.keys.recipients)
+    if config.keys.recipients_file is not None:
+        try:
+            recipients = _read_recipients(_path(base, config.keys.recipients_file))
+        except (OSError, ValueError) as error:
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            mistakes.append(Mistake(("keys", "recipients_file"), text or "it cannot be read"))
+    return mistakes or _settings(config, recipients, base, path)
+
+
+def _mistake(line: Any) -> Mistake:
+    text = str(line["msg"]).removeprefix("Value error, ")
+    if line["type"] == "extra_forbidden":
+        text = "there is no such setting"
+    elif line["type"] == "missing":
+        text = "this is required"
+    elif line["type"] == "string_pattern_mismatch":
+        text = f"expected text that matches {line['ctx']['pattern']}"
+    elif text.startswith("Input should be"):
+        text = "expected " + text.removeprefix("Input should be ").removeprefix("a valid ")
+    # A union names its members in the location; they are no part of the file.
+    place = tuple(part for part in line["loc"] if part not in {"_Quorum", "int"})
+    return Mistake(place, text)
+
+
+def _contradictions(config: _Config) -> list[Mistake]:
+    """Return what each setting alone does not show."""
+    mistakes = []
+    count = len(config.region)
+    quorums = {"wal": _quorums(config)[0], "backups": _quorums(config)[1]}
+    for what, quorum in quorums.items():
+        if quorum > count:
+            place = (
+                ("repository", "quorum")
+                if isinstance(config.repository.quorum, int)
+                else ("repository", "quorum", what)
+            )
+            mistake = Mistake(place, f"{quorum} regions are wanted, but there are only {count}")
+            if mistake not in mistakes:
+                mistakes.append(mistake)
+    for attribute in ("name", "url"):
+        seen: set[str] = set()
+        for at, region in enumerate(config.region):
+            value = getattr(region, attribute)
+            if value in seen:
+                mistakes.append(
+                    Mistake(
+                        ("region", at, attribute), f"{value!r} is given twice; one copy is no second region"
+                    )
+                )
+            seen.add(value)
+    return mistakes
+
+
+def _quorums(config: _Config) -> tuple[int, int]:
+    quorum = config.repository.quorum
+    return (quorum, quorum) if isinstance(quorum, int) else (quorum.wal, quorum.backups)
+
+
+def _read_recipients(path: Path) -> tuple[str, ...]:
+    """Return the recipients of a file: one a line, ``#`` begins a comment."""
+    with path.open("r", encoding="utf-8") as file:
+        content = file.read(256 * 1024)
+    lines = [line.partition("#")[0].strip() for line in content.splitlines()]
+    recipients = []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            recipients.append(_recipient(line))
+        except PitrError as error:
+            raise ValueError(f"line {number} of {path}: {error.message}") from error
+    if not recipients:
+        raise ValueError(f"{path} names no recipient")
+    return tuple(recipients)
+
+
+def _path(base: Path, text: str) -> Path:
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else base / path
+
+
+def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Path) -> Settings:
+    wal_quorum, backup_quorum = _quorums(config)
+    host, _, port = config.daemon.metrics_listen.rpartition(":")
+    return Settings(
+        path=path,
+        cluster=ClusterSettings(config.cluster.name, config.cluster.dsn, config.cluster.slot),
+        repository=RepositorySettings(config.repository.id, wal_quorum, backup_quorum),
+        regions=tuple(
+            RegionSettings(
+                region.name,
+                region.url,
+                _path(base, region.credentials_file) if region.credentials_file else None,
+                region.credentials_profile,
+            )
+            for region in config.region
+        ),
+        keys=KeySettings(_path(base, config.keys.signing_key_file), recipients, config.keys.root),
+        daemon=DaemonSettings(
+            _path(base, config.daemon.state_dir),
+            host.strip("[]") or "127.0.0.1",
+            int(port) if host else None,
+            config.daemon.drain,
+        ),
+        wal=WalSettings(config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight),
+        backup=BackupSettings(config.backup.workers, config.backup.full_every, config.backup.deadline),
+        timezone=config.timezone,
+        bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
+    )

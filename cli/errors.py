@@ -1,0 +1,297 @@
+"""Exit codes and error numbers: one table from error classes to what a caller of ``pitr`` sees.
+
+The codes are published (docs/exit-codes.md is made from this table, and a test compares
+them): scripts and service managers rely on them, so a code never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from pitr import errors as domain
+from storage import store
+
+
+class ExitCode(IntEnum):
+    """What the exit status of ``pitr`` means; any other value is a failure."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    PARTIAL = 3
+    NOT_RESTORABLE = 4
+    THRESHOLD = 5
+    LOCKED = 6
+    NOT_VERIFIED = 7
+    KEY = 8
+    STORAGE = 9
+    NOT_INITIALISED = 10
+    INTERRUPTED = 130
+
+
+EXIT_MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "done",
+    ExitCode.FAILURE: "failed",
+    ExitCode.USAGE: "wrong usage or configuration; nothing was done",
+    ExitCode.PARTIAL: "done at quorum, but some region was missed and is being repaired",
+    ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear",
+    ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
+    ExitCode.LOCKED: "another run holds the lock",
+    ExitCode.NOT_VERIFIED: "something was restored or read, and did not prove right",
+    ExitCode.KEY: "a key is missing, or something does not decrypt or verify",
+    ExitCode.STORAGE: "storage is unreachable, refuses, or is below quorum",
+    ExitCode.NOT_INITIALISED: "not initialised",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+
+class ConfigRefused(domain.PitrError):
+    """The configuration file has mistakes; ``detail`` lists all of them."""
+
+
+class UsageRefused(domain.PitrError):
+    """What was typed cannot be meant, or a needed answer was not given."""
+
+
+class ThresholdBroken(domain.PitrError):
+    """A figure is worse than the caller allows."""
+
+
+class ChecksFailed(domain.PitrError):
+    """A check found something wrong; the findings are in the result."""
+
+
+class DoctorFailed(domain.PitrError):
+    """The doctor found something that keeps the set-up from working."""
+
+
+class RegionsMissed(domain.PitrError):
+    """The work is done at quorum; some region lacks part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """How one class of error is shown: its number, its exit code, what to do if the error does not say."""
+
+    type: type[BaseException]
+    number: int
+    exit_code: ExitCode
+    meaning: str
+    next: str
+
+
+# The first digit of the number is the exit code, 0 for 10 (an interruption, 130, is 1013).
+RULES: tuple[ErrorRule, ...] = (
+    ErrorRule(
+        UsageRefused, 2001, ExitCode.USAGE, "what was typed cannot be meant", "see the command's --help"
+    ),
+    ErrorRule(
+        ConfigRefused, 2002, ExitCode.USAGE, "the configuration has mistakes", "correct the configuration"
+    ),
+    ErrorRule(RegionsMissed, 3001, ExitCode.PARTIAL, "done at quorum; a region was missed", "pitr status"),
+    ErrorRule(
+        domain.TargetRefused,
+        4001,
+        ExitCode.NOT_RESTORABLE,
+        "the target is ambiguous, in the future or not restorable",
+        "pitr backups list",
+    ),
+    ErrorRule(
+        domain.WalMissing, 4002, ExitCode.NOT_RESTORABLE, "WAL is missing in every region", "pitr wal list"
+    ),
+    ErrorRule(ThresholdBroken, 5001, ExitCode.THRESHOLD, "a threshold is broken", "pitr status"),
+    ErrorRule(
+        domain.AlreadyRunning, 6001, ExitCode.LOCKED, "another run holds the lock", "wait until it has ended"
+    ),
+    ErrorRule(
+        domain.RecoveryFailed,
+        7001,
+        ExitCode.NOT_VERIFIED,
+        "recovery stopped elsewhere than planned; nothing was promoted",
+        "pitr plan TARGET",
+    ),
+    ErrorRule(
+        ChecksFailed, 7002, ExitCode.NOT_VERIFIED, "a check found something wrong", "read the findings above"
+    ),
+    ErrorRule(
+        domain.NotAuthentic,
+        8001,
+        ExitCode.KEY,
+        "a signature, tag or context is wrong",
+        "do not use these bytes; find out who changed them",
+    ),
+    ErrorRule(
+        domain.KeyMissing,
+        8002,
+        ExitCode.KEY,
+        "no key at hand opens this",
+        "give the right identity with --identity FILE",
+    ),
+    ErrorRule(
+        store.CopyDamaged,
+        8003,
+        ExitCode.KEY,
+        "no region has a good copy of an object",
+        "pitr catalogue check",
+    ),
+    ErrorRule(
+        store.StoreUnavailable,
+        9001,
+        ExitCode.STORAGE,
+        "too few regions answered",
+        "pitr doctor; the command may be repeated",
+    ),
+    ErrorRule(
+        store.StoreRefused,
+        9002,
+        ExitCode.STORAGE,
+        "a region refuses: permission, quota or lock",
+        "pitr doctor",
+    ),
+    ErrorRule(
+        domain.NotInitialised,
+        1,
+        ExitCode.NOT_INITIALISED,
+        "the repository, slot, key or catalogue is not there yet",
+        "pitr init",
+    ),
+    ErrorRule(
+        DoctorFailed, 1001, ExitCode.FAILURE, "the doctor found a fault", "do what the next: lines above say"
+    ),
+    ErrorRule(
+        domain.ArchiveDiverged,
+        1002,
+        ExitCode.FAILURE,
+        "the server's WAL differs from what is archived",
+        "find out which of the two servers is the right one; nothing was overwritten",
+    ),
+    ErrorRule(domain.ServerRefused, 1003, ExitCode.FAILURE, "PostgreSQL says no", "pitr doctor"),
+    ErrorRule(
+        domain.ServerUnavailable, 1004, ExitCode.FAILURE, "PostgreSQL gave no answer in time", "pitr doctor"
+    ),
+    ErrorRule(
+        domain.BackupFailed,
+        1005,
+        ExitCode.FAILURE,
+        "the base backup did not complete; nothing lists it",
+        "pitr backup",
+    ),
+    ErrorRule(
+        domain.RestoreRefused,
+        1006,
+        ExitCode.FAILURE,
+        "the restore would write over something, or lacks room; nothing was written",
+        "choose another directory with --into",
+    ),
+    ErrorRule(
+        store.ObjectConflict,
+        1007,
+        ExitCode.FAILURE,
+        "a key holds other bytes: two writers",
+        "look for a second daemon with the same key",
+    ),
+    ErrorRule(
+        store.ObjectMissing,
+        1008,
+        ExitCode.FAILURE,
+        "an object that something names is in no region",
+        "pitr catalogue check",
+    ),
+    ErrorRule(
+        domain.MalformedValue,
+        1009,
+        ExitCode.FAILURE,
+        "something that was read does not have the form that it must have",
+        "pitr catalogue check",
+    ),
+    ErrorRule(domain.PitrError, 1010, ExitCode.FAILURE, "another failure", "pitr doctor"),
+    ErrorRule(store.StoreError, 1011, ExitCode.FAILURE, "another failure of a store", "pitr doctor"),
+    ErrorRule(
+        OSError,
+        1012,
+        ExitCode.FAILURE,
+        "the operating system says no",
+        "check the path, its owner and the disk",
+    ),
+    ErrorRule(KeyboardInterrupt, 1013, ExitCode.INTERRUPTED, "interrupted", "the command may be repeated"),
+    ErrorRule(
+        Exception,
+        1099,
+        ExitCode.FAILURE,
+        "a mistake in pitr itself",
+        "repeat with --verbose and report what it prints",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it is shown: *what*, *why*, *next*, its number and its exit code."""
+
+    number: int
+    exit_code: ExitCode
+    message: str
+    why: str
+    next: str
+
+    @property
+    def code(self) -> str:
+        """Return the number as it is printed: ``PITR-4001``."""
+        return f"PITR-{self.number:04d}"
+
+    def lines(self) -> tuple[str, str, str]:
+        """Return the three lines; those after the first of a long *why* are indented."""
+        why = self.why.replace("\n", "\n        ")
+        return f"error[{self.code}]: {self.message}", f"  why:  {why}", f"  next: {self.next}"
+
+
+def rule_for(error: BaseException) -> ErrorRule:
+    """Return the rule of the error's nearest class."""
+    for parent in type(error).__mro__:
+        for rule in RULES:
+            if rule.type is parent:
+                return rule
+    return RULES[-1]
+
+
+def describe(error: BaseException) -> Failure:
+    """Return how ``error`` is shown."""
+    rule = rule_for(error)
+    message, detail, hint = str(error) or rule.meaning, None, None
+    if isinstance(error, domain.PitrError):
+        message, detail, hint = error.message, error.detail, error.hint
+    elif rule.type is Exception:
+        message = f"{rule.meaning}: {type(error).__name__}: {error}"
+    if rule.type is KeyboardInterrupt:
+        message = rule.meaning
+    return Failure(
+        rule.number, rule.exit_code, message, detail or _cause(error) or rule.meaning, hint or rule.next
+    )
+
+
+def _cause(error: BaseException) -> str | None:
+    """Return the text of what lies below, or None; at most three steps, for chains can be long."""
+    texts: list[str] = []
+    cause = error.__cause__
+    while cause is not None and len(texts) < 3:
+        if str(cause):
+            texts.append(str(cause).strip())
+        cause = cause.__cause__
+    return "; ".join(texts) or None
+
+
+def exit_code_table() -> str:
+    """Return docs/exit-codes.md's two tables in Markdown."""
+    lines = ["| code | meaning |", "|---|---|"]
+    lines += [f"| {code.value} | {meaning} |" for code, meaning in EXIT_MEANINGS.items()]
+    lines += [
+        "",
+        "| error | exit code | meaning | next, if the message names nothing better |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| PITR-{rule.number:04d} | {rule.exit_code.value} | {rule.meaning} | {rule.next} |"
+        for rule in sorted(RULES, key=lambda rule: (rule.exit_code, rule.number))
+    ]
+    return "\n".join(lines) + "\n"

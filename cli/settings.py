@@ -1,0 +1,110 @@
+"""Settings: the configuration as frozen values.  Made by ``cli.config``, passed in parts to what needs them.
+
+No secret is ever in here: only the paths of the files that hold one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """The server to protect.  ``dsn`` is a libpq connection string without a password."""
+
+    name: str
+    dsn: str
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepositorySettings:
+    """Which repository, and in how many regions an object must be before it counts as kept."""
+
+    repository: str
+    wal_quorum: int
+    backup_quorum: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSettings:
+    """One region: a bucket or a directory, and the file with the credentials for it, if any."""
+
+    name: str
+    url: str
+    credentials_file: Path | None = None
+    credentials_profile: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """The host's own key, whom to seal for, and the root that vouches for the repository."""
+
+    signing_key_file: Path
+    recipients: tuple[str, ...]
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class WalSettings:
+    """When a piece is cut and how many are on their way at once."""
+
+    piece_age_s: float = 1.0
+    piece_bytes: int = 4 << 20
+    puts_in_flight: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """How base backups are taken.  ``full_every_s`` None: only when asked."""
+
+    workers: int = 2
+    full_every_s: float | None = 86_400.0
+    deadline_s: float = 43_200.0
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSettings:
+    """Where the daemon keeps its state and shows its metrics.  ``metrics_port``: None nowhere, 0 any."""
+
+    state_dir: Path
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = 9187
+    drain_s: float = 25.0
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.state_dir / "spool"
+
+    @property
+    def catalogue_path(self) -> Path:
+        return self.state_dir / "catalogue.sqlite"
+
+    @property
+    def repair_queue_path(self) -> Path:
+        return self.state_dir / "repair.sqlite"
+
+    @property
+    def control_path(self) -> Path:
+        return self.state_dir / "control.sock"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.state_dir / "daemon.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration; ``path`` is the file it was read from."""
+
+    path: Path
+    cluster: ClusterSettings
+    repository: RepositorySettings
+    regions: tuple[RegionSettings, ...]
+    keys: KeySettings
+    daemon: DaemonSettings
+    wal: WalSettings = field(default_factory=WalSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
+    timezone: str | None = None
+    bin_dir: Path | None = None
