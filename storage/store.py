@@ -55,7 +55,9 @@ CopyCheck = Callable[[bytes], None]
 class ObjectStore(Protocol):
     """Any method may raise StoreRefused or StoreUnavailable.  Thread-safe.
 
-    A key is 1 to 512 characters of ``[A-Za-z0-9._/-]``, without empty, ``.`` or ``..`` parts.
+    A key is 1 to 512 characters of ``[A-Za-z0-9._/-]``, without empty, ``.`` or ``..`` parts,
+    and a part has at most 255.  No key is another's parent (``a`` and ``a/b``): a directory
+    could not hold both.  What breaks these rules, or OBJECT_BYTES_MAX, is StoreRefused.
     """
 
     def put(self, key: str, body: bytes, *, sha256: bytes | None = None, after_all: bool = False) -> None:
@@ -64,7 +66,7 @@ class ObjectStore(Protocol):
         Putting equal bytes again succeeds: a caller whose reply was lost must be
         able to repeat the call.  Raises ObjectConflict if the bytes differ.
         ``sha256`` is the digest of ``body`` where the caller has it, for the store
-        to verify.  ``after_all``: in no copy may the object appear before every
+        to verify: StoreRefused if it is not.  ``after_all``: in no copy may the object appear before every
         object that was put earlier through this store.
         """
 
@@ -72,13 +74,13 @@ class ObjectStore(Protocol):
         """Return the whole object.  Raises ObjectMissing; CopyDamaged if no copy passes ``check``."""
 
     def get_range(self, key: str, start: int, length: int, *, check: CopyCheck | None = None) -> bytes:
-        """Return up to ``length`` bytes from ``start``; shorter only at the object's end.
+        """Return up to ``length`` bytes from ``start``; shorter (or empty) only at the object's end.
 
         Raises ObjectMissing; CopyDamaged if no copy passes ``check``.
         """
 
     def list_objects(self, prefix: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        """Yield objects whose key starts with ``prefix`` in ascending key order, so copies compare by merging.
+        """Yield objects whose key starts with ``prefix``, by ascending key, so that copies compare by merging.
 
         ``start_after`` leaves out keys up to and including that one.
         """
