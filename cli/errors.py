@@ -70,6 +70,15 @@ class RegionsMissed(domain.PitrError):
     """The work is done at quorum; some region lacks part of it."""
 
 
+class DaemonRefused(domain.PitrError):
+    """The daemon answered with an error, which is shown as if it had happened here."""
+
+    def __init__(self, message: str, *, detail: str, hint: str, number: int, exit_code: ExitCode) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.number = number
+        self.exit_code = exit_code
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorRule:
     """How one class of error is shown: its number, its exit code, what to do if the error does not say."""
@@ -265,6 +274,8 @@ def describe(error: BaseException) -> Failure:
         message = f"{rule.meaning}: {type(error).__name__}: {error}"
     if rule.type is KeyboardInterrupt:
         message = rule.meaning
+    if isinstance(error, DaemonRefused):
+        return Failure(error.number, error.exit_code, message, detail or "", hint or rule.next)
     return Failure(
         rule.number, rule.exit_code, message, detail or _cause(error) or rule.meaning, hint or rule.next
     )
