@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from pitr.catalogue.fields import Fields, base64_text, time_text
+from pitr.catalogue.fields import Fields, base64_text
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
 from pitr.layout import ArchiveId
+from pitr.pipeline.sign import encode_time
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
 from pitr.wal.timeline import TimelineId
@@ -124,8 +125,8 @@ class BackupManifest:
             "label": self.label,
             "type": self.type,
             "parent": self.parent,
-            "started_at": time_text(self.started_at),
-            "stopped_at": time_text(self.stopped_at),
+            "started_at": encode_time(self.started_at),
+            "stopped_at": encode_time(self.stopped_at),
             "timeline": str(self.timeline),
             "start_lsn": str(self.start_lsn),
             "stop_lsn": str(self.stop_lsn),

@@ -11,40 +11,22 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from pitr.errors import MalformedValue
 from pitr.layout import ArchiveId
+from pitr.pipeline.sign import check_repository_id, decode_time
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
 DIGEST_BYTES = 32
 KEY_ID_BYTES = 16
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
-_REPOSITORY = re.compile(r"[0-9a-f]{32}")
 # No text of ours comes near; it keeps a hostile record from filling a log or a table.
 TEXT_CHARS_MAX = 65536
 
 _T = TypeVar("_T")
-
-
-def time_text(at: datetime) -> str:
-    """Return an aware time as RFC 3339 in UTC with microseconds, the one form in records."""
-    if at.tzinfo is None:
-        raise MalformedValue(f"a time without a zone: {at}")
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond:06d}Z"
-
-
-def parse_time(text: str) -> datetime:
-    """Read what ``time_text`` wrote.  Raises MalformedValue."""
-    if _TIME.fullmatch(text) is None:
-        raise MalformedValue(f"not a time of a record: {text!r}")
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError as cause:
-        raise MalformedValue(f"not a time of a record: {text!r}") from cause
 
 
 def base64_text(content: bytes) -> str:
@@ -113,7 +95,7 @@ class Fields:
 
     def time(self, name: str) -> datetime:
         """Return an aware time in UTC."""
-        return parse_time(self.text(name))
+        return decode_time(self.text(name))
 
     def lsn(self, name: str) -> LSN:
         """Return an LSN; the text must be as PostgreSQL prints it."""
@@ -155,10 +137,7 @@ class Fields:
 
     def repository(self) -> str:
         """Return the repository's id: 32 hexadecimal digits."""
-        text = self.text("repository")
-        if _REPOSITORY.fullmatch(text) is None:
-            raise self._refuse("repository", "must have 32 lower-case hexadecimal digits")
-        return text
+        return check_repository_id(self.text("repository"))
 
     def archive(self) -> ArchiveId:
         """Return the archive of ``system_identifier`` and ``epoch``."""

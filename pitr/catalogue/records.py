@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from pitr.catalogue.fields import Fields, base64_text, time_text
+from pitr.catalogue.fields import Fields, base64_text
 from pitr.errors import MalformedValue
 from pitr.layout import ArchiveId
+from pitr.pipeline.sign import encode_time
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineHistory, TimelineId
 
@@ -47,7 +48,7 @@ class RepositoryRecord:
         return {
             "kind": "repository",
             "repository": self.repository,
-            "created_at": time_text(self.created_at),
+            "created_at": encode_time(self.created_at),
             "root": self.root,
             "recipients": list(self.recipients),
         }
@@ -89,7 +90,7 @@ class EpochRecord:
         parent = self.parent
         return {
             **archive_fields("epoch", self.repository, self.archive),
-            "created_at": time_text(self.created_at),
+            "created_at": encode_time(self.created_at),
             "signer": self.signer,
             "parent": None
             if parent is None
@@ -171,7 +172,7 @@ class HeadRecord:
             **archive_fields("head", self.repository, self.archive),
             "sequence": self.sequence,
             "previous": None if self.previous is None else self.previous.hex(),
-            "at": time_text(self.at),
+            "at": encode_time(self.at),
             "timeline": str(self.timeline),
             "wal_start": None if self.wal_start is None else str(self.wal_start),
             "wal_end": None if self.wal_end is None else str(self.wal_end),

@@ -13,10 +13,11 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TypeAlias
 
-from pitr.catalogue.fields import Fields, parse_time, time_text
+from pitr.catalogue.fields import Fields
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
+from pitr.pipeline.sign import decode_time, encode_time
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import SegmentName, check_segment_bytes
 from pitr.wal.timeline import TimelineId
@@ -54,7 +55,7 @@ def _write_times(times: TransactionTimes | None) -> Payload | None:
     if times is None:
         return None
     exact = times.is_exact
-    return {"min_at": time_text(times.min_at), "max_at": time_text(times.max_at), "is_exact": exact}
+    return {"min_at": encode_time(times.min_at), "max_at": encode_time(times.max_at), "is_exact": exact}
 
 
 def _read_times(fields: Fields) -> TransactionTimes | None:
@@ -69,7 +70,7 @@ def _read_points(fields: Fields) -> tuple[TimePoint, ...]:
     for item in fields.items("points", count_max=POINTS_MAX):
         if not isinstance(item, list) or len(item) != 2 or not all(isinstance(part, str) for part in item):
             raise MalformedValue("a sampled point must be a list of LSN and time")
-        points.append(TimePoint(LSN.parse(item[0]), parse_time(item[1])))
+        points.append(TimePoint(LSN.parse(item[0]), decode_time(item[1])))
     if any(later.lsn <= earlier.lsn for earlier, later in pairwise(points)):
         raise MalformedValue("sampled points must ascend by LSN")
     return tuple(points)
@@ -110,7 +111,7 @@ class PieceHeader:
             **_span_fields(self),
             "sequence": self.sequence,
             "previous": None if self.previous is None else self.previous.hex(),
-            "received_at": time_text(self.received_at),
+            "received_at": encode_time(self.received_at),
         }
 
     @classmethod
@@ -211,7 +212,7 @@ def _span_fields(header: WalHeader) -> Payload:
         "content_hmac": header.content_hmac.hex(),
         "key_id": header.key_id.hex(),
         "transactions": _write_times(header.transactions),
-        "points": [[str(point.lsn), time_text(point.at)] for point in header.points],
+        "points": [[str(point.lsn), encode_time(point.at)] for point in header.points],
     }
 
 

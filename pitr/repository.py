@@ -1,0 +1,382 @@
+"""The repository: signed records and WAL, put and got through an object store.
+
+Nothing that comes out of here is unverified: the root key (the reader's own trust anchor) signs
+which host may write an archive, that host signs all else, and what a record says must agree with
+the key that it lies under, so a renamed or swapped object is refused and another region is asked.
+It knows no catalogue.  Reference: docs/format.md §1, §4, §6 to §8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from pitr.catalogue.backup_record import BackupManifest, check_backup_id
+from pitr.catalogue.records import EpochRecord, HeadRecord, HistoryRecord, RepositoryRecord
+from pitr.catalogue.wal_records import WalHeader, WalIndexRecord
+from pitr.errors import MalformedValue, NotAuthentic, NotInitialised
+from pitr.layout import (
+    REPOSITORY_KEY,
+    ArchiveId,
+    PieceKey,
+    SegmentKey,
+    envelope_key,
+    epoch_key,
+    head_key,
+    head_sequence,
+    history_key,
+    manifest_key,
+    wal_index_key,
+)
+from pitr.pipeline.envelope import EnvelopeRecord
+from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, sign_record
+from pitr.verified import RefusedObject, check_place, get_verified
+from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineHistory, TimelineId
+from pitr.wal_reader import DataKeySource, WalReader
+from storage.store import ObjectMissing, ObjectStore
+
+# Heads come every 30 s; more bad ones than this in a row is no rot but an attack, and a reader stops.
+BAD_HEADS_MAX: Final = 16
+
+
+class _Record(Protocol):
+    @property
+    def repository(self) -> str: ...
+
+
+_RecordT = TypeVar("_RecordT", bound=_Record)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedBackup:
+    """A verified manifest and the SHA-256 of its object, as the head's list of backups has it."""
+
+    manifest: BackupManifest
+    object_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestListing:
+    """All backups of an archive in the order of their ids, and the manifests that cannot be used."""
+
+    backups: tuple[ListedBackup, ...]
+    refused: tuple[RefusedObject, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedHead:
+    """A verified head and the SHA-256 of its payload, which the next head names."""
+
+    head: HeadRecord
+    payload_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSearch:
+    """The newest head whose signature holds, if any, and newer ones that were refused."""
+
+    newest: ListedHead | None
+    refused: tuple[RefusedObject, ...]
+
+
+class Repository:
+    """One repository in one store.  Thread-safe as far as the store is."""
+
+    def __init__(self, store: ObjectStore, repository_id: str, root: Verifier) -> None:
+        self.store: Final = store
+        self.repository_id: Final = repository_id
+        self.root: Final = root
+        self.wal: Final = WalReader(store, repository_id, self.verifier)
+        self._epochs: dict[ArchiveId, EpochRecord] = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def open(store: ObjectStore, root: Verifier, *, repository_id: str | None = None) -> Repository:
+        """Open the repository whose record ``root`` signed; ``repository_id`` must be its id if given.
+
+        Raises NotInitialised if there is none, NotAuthentic if another root signed it, StoreError.
+        """
+        record = read_repository_record(store, root)
+        if repository_id is not None and record.repository != repository_id:
+            raise NotAuthentic(
+                "this is another repository than the identity belongs to",
+                detail=f"found {record.repository}, expected {repository_id}",
+                hint="check the region's URL and the identity file",
+            )
+        return Repository(store, record.repository, root)
+
+    @staticmethod
+    def create(store: ObjectStore, record: RepositoryRecord, root_signer: Signer) -> Repository:
+        """Put the repository's record.  May be repeated; raises ObjectConflict over another repository."""
+        root = root_signer.public
+        if record.root != str(root):
+            raise MalformedValue("the repository's record must name the root key that signs it")
+        store.put(REPOSITORY_KEY, sign_record(record.to_payload(), root_signer))
+        return Repository(store, record.repository, root)
+
+    def record(self) -> RepositoryRecord:
+        """Return the verified record, with the recipients of new data keys."""
+        return read_repository_record(self.store, self.root)
+
+    def archives(self) -> list[ArchiveId]:
+        """Return the archives that have an epoch record, by system identifier and epoch; unverified."""
+        prefix = "epochs/"
+        return [ArchiveId.parse(info.key[len(prefix) :]) for info in self.store.list_objects(prefix)]
+
+    def epoch(self, archive: ArchiveId) -> EpochRecord:
+        """Return who may write ``archive``, signed by root; read once.
+
+        Raises NotInitialised if the epoch is not there, NotAuthentic, StoreError.
+        """
+        with self._lock:
+            known = self._epochs.get(archive)
+        if known is None:
+            known = self._read_epoch(archive)
+            with self._lock:
+                self._epochs[archive] = known
+        return known
+
+    def _read_epoch(self, archive: ArchiveId) -> EpochRecord:
+        def read(body: bytes) -> EpochRecord:
+            record = EpochRecord.from_payload(open_record(body, self.root, "epoch"))
+            self._check_place(epoch_key(archive), epoch_key(record.archive), record.repository)
+            Verifier.parse(record.signer)
+            return record
+
+        try:
+            return get_verified(self.store, epoch_key(archive), read)
+        except ObjectMissing as cause:
+            raise NotInitialised(
+                f"archive {archive} has no epoch record",
+                detail="Nobody was allowed to write it.",
+                hint="run `pitr init` with the identity",
+            ) from cause
+
+    def write_epoch(self, record: EpochRecord, root_signer: Signer) -> None:
+        """Put an epoch record.  May be repeated; raises ObjectConflict if the epoch is another's."""
+        self._check_own(record.repository)
+        if root_signer.public != self.root:
+            raise NotAuthentic("only the root key signs an epoch", hint="use this repository's identity")
+        Verifier.parse(record.signer)
+        self.store.put(epoch_key(record.archive), sign_record(record.to_payload(), root_signer))
+
+    def verifier(self, archive: ArchiveId) -> Verifier:
+        """Return the public key of the host that writes ``archive``.  Raises as ``epoch``."""
+        return Verifier.parse(self.epoch(archive).signer)
+
+    def check_signer(self, archive: ArchiveId, signer: Signer) -> None:
+        """Refuse to write as somebody whom the epoch record does not name.  Raises NotAuthentic."""
+        if signer.public != self.verifier(archive):
+            raise NotAuthentic(
+                f"this signing key may not write archive {archive}",
+                detail=f"The epoch names {self.verifier(archive)}, the key is {signer.public}.",
+                hint="use the key file that `pitr init` wrote for this host, or start a new epoch",
+            )
+
+    def put_envelope(self, record: EnvelopeRecord, signer: Signer) -> None:
+        """Put the envelope of a data key; it must be there before the first object under that key."""
+        self._put(envelope_key(record.archive, record.key_id), record.repository, record.to_payload(), signer)
+
+    def get_envelope(self, archive: ArchiveId, key_id: bytes) -> EnvelopeRecord:
+        """Return the verified envelope.  Raises ObjectMissing, NotAuthentic, StoreError."""
+        return self._get(
+            archive,
+            envelope_key(archive, key_id),
+            "envelope",
+            EnvelopeRecord.from_payload,
+            lambda record: envelope_key(record.archive, record.key_id),
+        )
+
+    def put_history(self, record: HistoryRecord, signer: Signer) -> None:
+        """Put a timeline history file.  Raises ObjectConflict if the timeline has another history."""
+        record.history()
+        self._put(
+            history_key(record.archive, record.timeline), record.repository, record.to_payload(), signer
+        )
+
+    def get_history(self, archive: ArchiveId, timeline: TimelineId) -> HistoryRecord:
+        """Return a verified history file.  Raises ObjectMissing, NotAuthentic, StoreError."""
+        record = self._get(
+            archive,
+            history_key(archive, timeline),
+            "timeline-history",
+            HistoryRecord.from_payload,
+            lambda record: history_key(record.archive, record.timeline),
+        )
+        record.history()
+        return record
+
+    def histories(self, archive: ArchiveId) -> list[TimelineHistory]:
+        """Return all timeline histories of an archive, ascending by number; the first has none."""
+        prefix = f"history/{archive}/"
+        timelines = [TimelineId.parse(i.key[len(prefix) :]) for i in self.store.list_objects(prefix)]
+        return [self.get_history(archive, timeline).history() for timeline in timelines]
+
+    def put_manifest(self, manifest: BackupManifest, signer: Signer) -> bytes:
+        """Put a backup's manifest, which makes it a backup; return the SHA-256 of the object."""
+        key = manifest_key(manifest.archive, manifest.backup)
+        return self._put(key, manifest.repository, manifest.to_payload(), signer)
+
+    def get_manifest(self, archive: ArchiveId, backup: str) -> ListedBackup:
+        """Return one verified manifest.  Raises ObjectMissing, NotAuthentic, StoreError."""
+        check_backup_id(backup)
+        digests: list[bytes] = []
+
+        def place(manifest: BackupManifest) -> str:
+            return manifest_key(manifest.archive, manifest.backup)
+
+        def digest(body: bytes) -> None:
+            digests[:] = [hashlib.sha256(body).digest()]
+
+        manifest = self._get(
+            archive, manifest_key(archive, backup), "backup", BackupManifest.from_payload, place, digest
+        )
+        return ListedBackup(manifest, digests[0])
+
+    def manifests(self, archive: ArchiveId) -> ManifestListing:
+        """Return every backup of an archive by its id.  A bad manifest is reported and hides no other."""
+        prefix = f"manifests/{archive}/"
+        backups: list[ListedBackup] = []
+        refused: list[RefusedObject] = []
+        for info in self.store.list_objects(prefix):
+            try:
+                backups.append(self.get_manifest(archive, info.key[len(prefix) :]))
+            except (NotAuthentic, MalformedValue) as cause:
+                refused.append(RefusedObject(info.key, cause.detail or cause.message))
+        return ManifestListing(tuple(backups), tuple(refused))
+
+    def put_head(self, head: HeadRecord, signer: Signer) -> bytes:
+        """Put a signed end of the archive after all that it speaks of; return its payload's SHA-256.
+
+        Raises ObjectConflict if another writer has put this head: the epoch has two writers.
+        """
+        self._check_own(head.repository)
+        body = sign_record(head.to_payload(), signer)
+        self.store.put(head_key(head.archive, head.sequence), body, after_all=True)
+        return payload_sha256(body)
+
+    def find_head(self, archive: ArchiveId) -> HeadSearch:
+        """Look for the newest head whose signature holds; refused ones before it are reported.
+
+        Raises NotAuthentic after BAD_HEADS_MAX bad ones, StoreError.
+        """
+        refused: list[RefusedObject] = []
+        for info in self.store.list_objects(f"heads/{archive}/"):
+            try:
+                return HeadSearch(self.get_head(archive, head_sequence(info.key)), tuple(refused))
+            except (NotAuthentic, MalformedValue) as cause:
+                refused.append(RefusedObject(info.key, cause.detail or cause.message))
+            if len(refused) >= BAD_HEADS_MAX:
+                raise NotAuthentic(
+                    f"the newest {BAD_HEADS_MAX} heads of archive {archive} are all bad",
+                    detail=refused[0].reason,
+                    hint="look at the other regions one by one with `--region`",
+                )
+        return HeadSearch(None, tuple(refused))
+
+    def latest_head(self, archive: ArchiveId) -> HeadRecord | None:
+        """Return the newest head whose signature holds, None if there is none; see ``find_head``."""
+        newest = self.find_head(archive).newest
+        return None if newest is None else newest.head
+
+    def get_head(self, archive: ArchiveId, sequence: int) -> ListedHead:
+        """Return one verified head.  Raises ObjectMissing, NotAuthentic, StoreError."""
+        digests: list[bytes] = []
+
+        def place(head: HeadRecord) -> str:
+            return head_key(head.archive, head.sequence)
+
+        def digest(body: bytes) -> None:
+            digests[:] = [payload_sha256(body)]
+
+        key = head_key(archive, sequence)
+        return ListedHead(self._get(archive, key, "head", HeadRecord.from_payload, place, digest), digests[0])
+
+    def put_wal_index(self, record: WalIndexRecord, signer: Signer) -> bytes:
+        """Put an index of WAL headers; return its payload's SHA-256, which the next one names."""
+        self._check_own(record.repository)
+        body = sign_record(record.to_payload(), signer)
+        self.store.put(wal_index_key(record.archive, record.first, record.last), body)
+        return payload_sha256(body)
+
+    def wal_objects(
+        self, archive: ArchiveId, timeline: TimelineId, *, from_segment: SegmentName | None = None
+    ) -> Iterator[PieceKey | SegmentKey]:
+        """See ``WalReader.objects``."""
+        return self.wal.objects(archive, timeline, from_segment=from_segment)
+
+    def read_header(self, key: PieceKey | SegmentKey) -> WalHeader:
+        """See ``WalReader.header``."""
+        return self.wal.header(key).header
+
+    def read_wal(self, key: PieceKey | SegmentKey, data_keys: DataKeySource) -> bytes:
+        """See ``WalReader.read``."""
+        return self.wal.read(key, data_keys)
+
+    def _put(self, key: str, repository: str, payload: Mapping[str, object], signer: Signer) -> bytes:
+        self._check_own(repository)
+        body = sign_record(payload, signer)
+        digest = hashlib.sha256(body).digest()
+        self.store.put(key, body, sha256=digest)
+        return digest
+
+    def _get(
+        self,
+        archive: ArchiveId,
+        key: str,
+        kind: str,
+        parse: Callable[[dict[str, object]], _RecordT],
+        place: Callable[[_RecordT], str],
+        digest: Callable[[bytes], None] = lambda _body: None,
+    ) -> _RecordT:
+        verifier = self.verifier(archive)
+
+        def read(body: bytes) -> _RecordT:
+            record = parse(open_record(body, verifier, kind))
+            self._check_place(key, place(record), record.repository)
+            digest(body)
+            return record
+
+        return get_verified(self.store, key, read)
+
+    def _check_own(self, repository: str) -> None:
+        if repository != self.repository_id:
+            raise MalformedValue(
+                f"a record of repository {repository} does not belong in {self.repository_id}"
+            )
+
+    def _check_place(self, key: str, expected: str, repository: str) -> None:
+        check_place(key, expected, repository, self.repository_id)
+
+
+def read_repository_record(store: ObjectStore, root: Verifier) -> RepositoryRecord:
+    """Return the repository's record if ``root`` signed it.
+
+    Raises NotInitialised if there is none, NotAuthentic, StoreError.
+    """
+
+    def read(body: bytes) -> RepositoryRecord:
+        record = RepositoryRecord.from_payload(open_record(body, root, "repository"))
+        if record.root != str(root):
+            raise NotAuthentic("the repository's record names another root key than its signer")
+        return record
+
+    try:
+        return get_verified(store, REPOSITORY_KEY, read)
+    except ObjectMissing as cause:
+        raise NotInitialised(
+            "there is no repository here",
+            detail="No region has the repository's record.",
+            hint="check the region's URL, or make one with `pitr init`",
+        ) from cause
+
+
+def backups_sha256(backups: Iterable[ListedBackup]) -> bytes:
+    """Return the digest that a head gives of all listed backups (docs/format.md §6.4)."""
+    listed = sorted(backups, key=lambda backup: backup.manifest.backup)
+    lines = (f"{backup.manifest.backup} {backup.object_sha256.hex()}\n" for backup in listed)
+    return hashlib.sha256("".join(lines).encode("ascii")).digest()
