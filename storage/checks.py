@@ -11,42 +11,45 @@ import re
 
 from storage.store import OBJECT_BYTES_MAX, StoreRefused
 
-KEY_CHARACTERS_MAX = 512
 _KEY = re.compile(r"[A-Za-z0-9._/-]{1,512}")
 _PREFIX = re.compile(r"[A-Za-z0-9._/-]{0,512}")
 
 
+class RequestRefused(StoreRefused):
+    """The request itself is wrong: its key, size, range or digest.  It tells nothing about the store."""
+
+
 def check_key(key: str) -> None:
-    """Raise StoreRefused unless ``key`` has the form that ``ObjectStore`` promises."""
+    """Raise RequestRefused unless ``key`` has the form that ``ObjectStore`` promises."""
     if _KEY.fullmatch(key) is None or any(part in ("", ".", "..") for part in key.split("/")):
-        raise StoreRefused(f"not an object key: {key[:600]!r}")
+        raise RequestRefused(f"not an object key: {key[:600]!r}")
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise StoreRefused unless some key may start with ``prefix``; "" stands for all."""
+    """Raise RequestRefused unless some key may start with ``prefix``; "" stands for all."""
     # The last part may be cut anywhere ("wal/1." is the start of "wal/1.x"); the parts before it may not.
     whole = prefix.split("/")[:-1]
     if _PREFIX.fullmatch(prefix) is None or any(part in ("", ".", "..") for part in whole):
-        raise StoreRefused(f"not the start of an object key: {prefix[:600]!r}")
+        raise RequestRefused(f"not the start of an object key: {prefix[:600]!r}")
 
 
 def check_body(key: str, body: bytes, sha256: bytes | None) -> None:
-    """Raise StoreRefused if ``body`` is too large, or ``sha256`` cannot be a digest."""
+    """Raise RequestRefused if ``body`` is too large, or ``sha256`` cannot be a digest."""
     if len(body) > OBJECT_BYTES_MAX:
-        raise StoreRefused(f"object {key} has {len(body)} bytes; the limit is {OBJECT_BYTES_MAX}")
+        raise RequestRefused(f"object {key} has {len(body)} bytes; the limit is {OBJECT_BYTES_MAX}")
     if sha256 is not None and len(sha256) != 32:
-        raise StoreRefused(f"object {key}: a SHA-256 has 32 bytes, not {len(sha256)}")
+        raise RequestRefused(f"object {key}: a SHA-256 has 32 bytes, not {len(sha256)}")
 
 
 def check_digest(key: str, body: bytes, sha256: bytes | None) -> None:
-    """Raise StoreRefused if ``body`` does not have the digest that the caller gave."""
+    """Raise RequestRefused if ``body`` does not have the digest that the caller gave."""
     if sha256 is not None and hashlib.sha256(body).digest() != sha256:
-        raise StoreRefused(
+        raise RequestRefused(
             f"object {key} does not have the SHA-256 that was given with it; nothing is stored"
         )
 
 
 def check_range(key: str, start: int, length: int) -> None:
-    """Raise StoreRefused unless 0 ≤ start and 0 ≤ length ≤ OBJECT_BYTES_MAX."""
+    """Raise RequestRefused unless 0 ≤ start and 0 ≤ length ≤ OBJECT_BYTES_MAX."""
     if start < 0 or not 0 <= length <= OBJECT_BYTES_MAX:
-        raise StoreRefused(f"object {key}: cannot read {length} bytes from offset {start}")
+        raise RequestRefused(f"object {key}: cannot read {length} bytes from offset {start}")

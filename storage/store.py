@@ -80,9 +80,9 @@ class ObjectStore(Protocol):
         """
 
     def list_objects(self, prefix: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
-        """Yield objects whose key starts with ``prefix``, by ascending key, so that copies compare by merging.
+        """Yield objects whose key starts with ``prefix``, in ascending key order.
 
-        ``start_after`` leaves out keys up to and including that one.
+        So copies compare by merging.  ``start_after`` leaves out keys up to and including that one.
         """
 
     def delete(self, key: str) -> None:

@@ -1,0 +1,294 @@
+"""ReplicatedStore: one ``ObjectStore`` over N regions, of which W acknowledge a put.
+
+    put     to all regions at once; returns when W have it and the repair queue
+            has recorded which others lack it
+    get     from the first region, in the order given, that has a good copy
+    list    the union of at least N - W + 1 regions, which misses nothing acknowledged
+    delete  from all regions
+
+Lanes carry the puts, the repairer what is left over; see those modules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from storage.checks import check_body, check_key, check_prefix, check_range
+from storage.lanes import Lanes
+from storage.reads import DamagedCopy, GoodCopy, RegionReader
+from storage.regions import COOLDOWN_S, Region, RegionHealth, RegionStatus, StoreEvent
+from storage.repair import Repair, RepairCounts, RepairQueue
+from storage.repairer import Repairer
+from storage.store import (
+    CopyCheck,
+    ObjectInfo,
+    ObjectStore,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+# One put of 64 MiB at 20 Mbit/s; a region that is slower is served by repair.
+PUT_TIMEOUT_S = 30.0
+WORKERS_PER_REGION = 4
+# Missing copies recorded in one transaction, so that a large comparison does not sync for each.
+_RECONCILE_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What a comparison of the regions found.  ``unreached`` regions were not, or not wholly, compared."""
+
+    objects: int
+    missing_copies: int
+    unreached: tuple[str, ...]
+
+
+class ReplicatedStore:
+    """An ``ObjectStore`` over ``regions``, the nearest first.  Close it; its threads live until then.
+
+    Without a ``queue`` it is read-only: put and delete are refused, and no thread is started.
+    ``read_only_regions_minimum`` lowers the number of regions that a listing needs, for a restore
+    from what is left: such a listing may lack what was acknowledged.  ``repair_reads`` queues the
+    copies that a read found missing, but for keys with ``after_all_prefixes``: those only ever follow
+    everything before them.  ``on_event`` is called from any thread, and must not call the store.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[Region],
+        *,
+        quorum: int,
+        queue: RepairQueue | None = None,
+        put_timeout_s: float = PUT_TIMEOUT_S,
+        workers_per_region: int = WORKERS_PER_REGION,
+        on_event: Callable[[StoreEvent], None] | None = None,
+        repair_reads: bool = True,
+        after_all_prefixes: Sequence[str] = (),
+        read_only_regions_minimum: int | None = None,
+        cooldown_s: float = COOLDOWN_S,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        names = [region.name for region in regions]
+        if not 1 <= quorum <= len(names) or len(set(names)) != len(names):
+            raise ValueError(f"a quorum of {quorum} of the regions {names} is impossible")
+        self._regions = tuple(regions)
+        self._quorum = quorum
+        self._answers_min = read_only_regions_minimum or len(names) - quorum + 1
+        self._after_all_prefixes = tuple(after_all_prefixes)
+        self._repair_reads = repair_reads
+        self._put_timeout_s = put_timeout_s
+        self._queue = queue
+        self._healths = [RegionHealth(clock, cooldown_s) for _ in regions]
+        self._on_event = on_event or (lambda _: None)
+        self._reader = RegionReader(regions, self._healths, self._on_event)
+        self._lanes: Lanes | None = None
+        self._repairer: Repairer | None = None
+        if queue is not None:
+            self._lanes = Lanes(
+                regions,
+                self._healths,
+                queue,
+                quorum=quorum,
+                put_timeout_s=put_timeout_s,
+                workers_per_region=workers_per_region,
+                clock=clock,
+                on_event=self._on_event,
+            )
+            self._repairer = Repairer(
+                self._lanes, self._reader, queue, clock=clock, jitter=jitter, on_event=self._on_event
+            )
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions, the nearest first."""
+        return self._regions
+
+    @property
+    def quorum(self) -> int:
+        """How many regions have an object when put returns."""
+        return self._quorum
+
+    def view(self, region_name: str) -> ObjectStore:
+        """Return one region's store alone.  Raises KeyError."""
+        for region in self._regions:
+            if region.name == region_name:
+                return region.store
+        raise KeyError(region_name)
+
+    def put(self, key: str, body: bytes, *, sha256: bytes | None = None, after_all: bool = False) -> None:
+        """See ``ObjectStore.put``.  Returns when a quorum of regions has the object.
+
+        Raises StoreUnavailable, naming each region's cause, when that takes longer than
+        ``put_timeout_s``: some regions may have the object; the same call may be repeated.
+        """
+        check_key(key)
+        check_body(key, body, sha256)
+        lanes, _ = self._writable()
+        digest = hashlib.sha256(body).digest() if sha256 is None else sha256
+        lanes.send(key, body, digest, after_all=after_all)
+
+    def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
+        """See ``ObjectStore.get``.  Raises ObjectMissing only if every region says so."""
+        check_key(key)
+        copy = self._reader.read(key, lambda store: store.get(key, check=check))
+        self._repair_lacking(key, copy)
+        return copy.body
+
+    def get_range(self, key: str, start: int, length: int, *, check: CopyCheck | None = None) -> bytes:
+        """See ``ObjectStore.get_range``.  Raises ObjectMissing only if every region says so."""
+        check_key(key)
+        check_range(key, start, length)
+        return self._reader.read(key, lambda store: store.get_range(key, start, length, check=check)).body
+
+    def list_objects(self, prefix: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        """See ``ObjectStore.list_objects``.  What any region lists is listed.
+
+        Raises StoreUnavailable, perhaps in the middle, if fewer than N - W + 1 regions answer to the end.
+        """
+        check_prefix(prefix)
+        copies = self._reader.list_copies(prefix, start_after, answers_min=self._answers_min)
+        return (ObjectInfo(copy.key, copy.size_bytes) for copy in copies)
+
+    def delete(self, key: str) -> None:
+        """See ``ObjectStore.delete``.  Raises if any region failed; the others have deleted it then."""
+        check_key(key)
+        lanes, queue = self._writable()
+        # First, so that no repair brings it back.
+        queue.forget(key)
+        if not lanes.wait_until(lambda: not lanes.is_busy(key), self._put_timeout_s):
+            raise StoreUnavailable(f"object {key} is still being put")
+        errors: dict[str, StoreError] = {}
+        for region in self._regions:
+            try:
+                region.store.delete(key)
+            except StoreError as error:
+                errors[region.name] = error
+        if errors:
+            causes = "; ".join(f"{name}: {error}" for name, error in errors.items())
+            first = next(iter(errors.values()))
+            if all(isinstance(error, StoreRefused) for error in errors.values()):
+                raise StoreRefused(f"object {key} is not deleted everywhere; {causes}") from first
+            raise StoreUnavailable(f"object {key} is not deleted everywhere; {causes}") from first
+
+    def status(self) -> tuple[RegionStatus, ...]:
+        """Return how each region does."""
+        return tuple(
+            self._region_status(region, health)
+            for region, health in zip(self._regions, self._healths, strict=True)
+        )
+
+    def damaged(self) -> tuple[DamagedCopy, ...]:
+        """Return the damaged copies that reads have met since the start, oldest first, a bounded number."""
+        return self._reader.damaged()
+
+    def reconcile(self, prefix: str = "") -> Reconciliation:
+        """Compare the regions' listings below ``prefix``, and queue the copies that are missing.
+
+        For when the repair queue was lost, or a region was replaced.  Objects with one of the
+        ``after_all_prefixes`` come last, in descending key order (newer heads sort first).  May be repeated.
+        """
+        check_prefix(prefix)
+        _, queue = self._writable()
+        unreached: dict[str, StoreError] = {}
+        late: list[Repair] = []
+        batch: list[Repair] = []
+        objects = missing = 0
+        copies = self._reader.list_copies(prefix, None, answers_min=1, unreached=unreached)
+        for copy in copies:
+            objects += 1
+            is_late = copy.key.startswith(self._after_all_prefixes)
+            for region, size in zip(self._regions, copy.sizes_bytes, strict=True):
+                if size is None and region.name not in unreached:
+                    repair = Repair(region.name, 0, copy.key, copy.size_bytes, None, is_late)
+                    (late if is_late else batch).append(repair)
+                    missing += 1
+            if len(batch) >= _RECONCILE_BATCH:
+                self._queue_repairs(batch)
+                batch = []
+        self._queue_repairs(batch)
+        late.reverse()
+        for start in range(0, len(late), _RECONCILE_BATCH):
+            self._queue_repairs(late[start : start + _RECONCILE_BATCH])
+        if not unreached and prefix == "":
+            queue.set_must_reconcile(False)
+        self.retry_now()
+        return Reconciliation(objects, missing, tuple(unreached))
+
+    def retry_now(self) -> None:
+        """End all cool-downs and back-offs, and try what is stuck again: a person has mended something."""
+        for health in self._healths:
+            health.forgive()
+        if self._lanes is not None and self._queue is not None:
+            self._queue.retry_stuck()
+            with self._lanes.changed:
+                for lane in self._lanes.lanes:
+                    lane.retry_at = float("-inf")
+                self._lanes.changed.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Return True once every region has everything; False after ``timeout_s``."""
+        if self._lanes is None or self._queue is None:
+            return True
+        lanes, queue = self._lanes, self._queue
+        return lanes.wait_until(
+            lambda: (
+                not any(
+                    lane.undecided or queue.oldest_sequence(lane.region.name) is not None
+                    for lane in lanes.lanes
+                )
+            ),
+            timeout_s,
+        )
+
+    def close(self, deadline_s: float = 10.0) -> None:
+        """Finish what is being sent, for at most ``deadline_s``, and end the threads.
+
+        What a region lacks then stays in the repair queue, which the caller closes after the store.
+        """
+        if self._lanes is not None:
+            self._lanes.close(deadline_s)
+        if self._repairer is not None:
+            self._repairer.close(deadline_s)
+
+    def _writable(self) -> tuple[Lanes, RepairQueue]:
+        if self._lanes is None or self._queue is None:
+            raise StoreRefused("the store was opened for reading only")
+        return self._lanes, self._queue
+
+    def _repair_lacking(self, key: str, copy: GoodCopy) -> None:
+        if self._queue is None or not self._repair_reads or not copy.lacking:
+            return
+        if key.startswith(self._after_all_prefixes):
+            return
+        digest = hashlib.sha256(copy.body).digest()
+        try:
+            self._queue_repairs(
+                [Repair(name, 0, key, len(copy.body), digest, after_all=False) for name in copy.lacking]
+            )
+        except StoreError:
+            # The read succeeded; the next one, or a reconciliation, finds the same again.
+            return
+
+    def _queue_repairs(self, repairs: Sequence[Repair]) -> None:
+        lanes, queue = self._writable()
+        if repairs:
+            queue.record([replace(repair, sequence=queue.next_sequence()) for repair in repairs])
+            lanes.wake()
+
+    def _region_status(self, region: Region, health: RegionHealth) -> RegionStatus:
+        counts = RepairCounts(0, 0, None) if self._queue is None else self._queue.counts(region.name)
+        return RegionStatus(
+            name=region.name,
+            is_healthy=health.is_healthy,
+            pending_repairs=counts.pending,
+            stuck_repairs=counts.stuck,
+            oldest_pending_at=counts.oldest_at,
+            last_error=health.last_error,
+            put_latency_s=health.put_latency_s,
+        )
