@@ -37,6 +37,43 @@ def crc32c_zeros(size_bytes: int) -> int:
     return _product(_shift(size_bytes), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
 
 
+class FileCrc32c:
+    """The CRC32C of a file from that of its runs of bytes, in order; what lies between them is zero."""
+
+    __slots__ = ("_crc", "_end")
+
+    def __init__(self) -> None:
+        self._crc = 0
+        self._end = 0
+
+    @property
+    def end(self) -> int:
+        """The offset up to which the CRC goes."""
+        return self._end
+
+    def add(self, offset: int, size_bytes: int, crc: int) -> None:
+        """Go on with ``size_bytes`` bytes at ``offset`` whose CRC is ``crc``.
+
+        Raises ValueError if they begin before ``end``.
+        """
+        self._skip_to(offset)
+        self._crc = crc32c_combine(self._crc, crc, size_bytes)
+        self._end += size_bytes
+
+    def finish(self, size_bytes: int) -> int:
+        """Return the CRC of the file of ``size_bytes`` bytes.  Raises ValueError if it is longer."""
+        self._skip_to(size_bytes)
+        return self._crc
+
+    def _skip_to(self, offset: int) -> None:
+        gap_bytes = offset - self._end
+        if gap_bytes < 0:
+            raise ValueError(f"offset {offset} lies before {self._end}")
+        if gap_bytes:
+            self._crc = crc32c_combine(self._crc, crc32c_zeros(gap_bytes), gap_bytes)
+            self._end = offset
+
+
 @lru_cache(maxsize=4096)
 def _shift(size_bytes: int) -> int:
     """Return x to the power of the bits in ``size_bytes`` bytes, modulo the polynomial."""

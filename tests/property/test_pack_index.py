@@ -1,0 +1,256 @@
+"""What a part writer wrote, the index and the packs give back; hostile indexes are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pitr.errors import MalformedValue
+from pitr.layout import ArchiveId
+from pitr.pipeline.crc import FileCrc32c, crc32c, crc32c_combine, crc32c_zeros
+from pitr.pipeline.keys import DataKey
+from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartKind, PartWriter, SealedPart
+from pitr.pipeline.packs import (
+    Extent,
+    IndexDirectory,
+    IndexFile,
+    IndexFileMore,
+    IndexLine,
+    IndexLink,
+    IndexPack,
+    iter_index,
+)
+from pitr.pipeline.seal import Context, Opener, iter_frames
+
+DATA_KEY = DataKey(bytes(range(32)))
+STATUS = FileStatus(0o600, 1_700_000_000)
+CHUNK = 1 << 20
+
+
+def context(kind: PartKind, part: int, number: int) -> Context:
+    return Context("0" * 32, ArchiveId(7, 1), kind, f"backup/{part:04d}/{number:06d}")
+
+
+def read_back(parts: list[SealedPart]) -> dict[bytes, bytearray]:
+    """Rebuild every file from the sealed objects, as a restore does: one pack at a time."""
+    packs = {part.number: part.body for part in parts if part.kind == "pack"}
+    files: dict[bytes, bytearray] = {}
+    waiting: list[IndexFile | IndexFileMore] = []
+
+    def place(body: bytes | None, pack: IndexPack | None) -> None:
+        for line in waiting:
+            content = files.setdefault(line.path, bytearray())
+            for extent in line.extents:
+                assert body is not None
+                assert pack is not None
+                where = pack.frames[extent.frame]
+                sealed = body[where.offset + 4 : where.offset + 4 + where.sealed_bytes]
+                opener = Opener(body[:88], DATA_KEY, context("pack", 3, pack.number))
+                frame = opener.open_frame(sealed, extent.frame, last=extent.frame == len(pack.frames) - 1)
+                run = frame[extent.frame_offset : extent.frame_offset + extent.size_bytes]
+                assert crc32c(run) == extent.crc32c
+                content.extend(bytes(extent.offset - len(content)))
+                content.extend(run)
+            if isinstance(line, IndexFile):
+                content.extend(bytes(line.size_bytes - len(content)))
+        waiting.clear()
+
+    for line in iter_index(index_frames(parts)):
+        if isinstance(line, IndexPack):
+            place(packs.pop(line.number), line)
+        elif isinstance(line, IndexFile | IndexFileMore):
+            waiting.append(line)
+    place(None, None)
+    assert not packs
+    return files
+
+
+def index_frames(parts: list[SealedPart]) -> list[list[bytes]]:
+    indexes = [part for part in parts if part.kind == "index"]
+    assert [part.number for part in indexes] == list(range(len(indexes)))
+    return [list(iter_frames(part.body, DATA_KEY, context("index", 3, part.number))) for part in indexes]
+
+
+@st.composite
+def file_plans(draw: st.DrawFn) -> list[list[tuple[int, int]]]:
+    """Files as runs of (zero bytes before, bytes); a small one is a single run from 0."""
+    run = st.tuples(st.sampled_from([0, 1, 8192, CHUNK]), st.sampled_from([1, 700, CHUNK // 2 + 1, CHUNK]))
+    return draw(st.lists(st.lists(run, max_size=6), max_size=12))
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans=file_plans(), pack_bytes=st.sampled_from([1, CHUNK, 3 * CHUNK]), seed=st.integers(0, 255))
+def test_files_come_back_from_packs_and_index(
+    plans: list[list[tuple[int, int]]], pack_bytes: int, seed: int
+) -> None:
+    parts: list[SealedPart] = []
+    writer = PartWriter(3, DATA_KEY, context, parts.append, pack_bytes=pack_bytes)
+    expected: dict[bytes, bytes] = {}
+    for number, plan in enumerate(plans):
+        path = b"base/5/%d\xff" % number if number % 2 else b"base/5/%d" % number
+        content = bytearray()
+        is_small = sum(gap + size for gap, size in plan) <= SMALL_BYTES_MAX
+        file = None if is_small else writer.open_file(path)
+        for gap, size in plan:
+            content.extend(bytes(gap))
+            run = hashlib.shake_128(bytes([seed, number & 0xFF])).digest(size)
+            if file is not None:
+                file.add(len(content), run)
+            content.extend(run)
+        if file is None:
+            writer.add_small(path, bytes(content), STATUS)
+        else:
+            content.extend(bytes(100))
+            file.close(len(content), STATUS)
+        expected[path] = bytes(content)
+    writer.finish()
+    assert {path: bytes(content) for path, content in read_back(parts).items()} == expected
+    for part in parts:
+        assert hashlib.sha256(part.body).digest() == part.sha256
+    for line in iter_index(index_frames(parts)):
+        if isinstance(line, IndexFile):
+            assert line.crc32c == crc32c(expected[line.path])
+
+
+def test_packs_of_many_small_files_are_closed_when_full() -> None:
+    parts: list[SealedPart] = []
+    writer = PartWriter(3, DATA_KEY, context, parts.append, pack_bytes=CHUNK)
+    contents = {b"base/%d" % n: hashlib.shake_128(b"%d" % n).digest(SMALL_BYTES_MAX) for n in range(12)}
+    for path, content in contents.items():
+        writer.add_small(path, content, STATUS)
+    writer.finish()
+    assert sum(part.kind == "pack" for part in parts) >= 3
+    assert {path: bytes(content) for path, content in read_back(parts).items()} == contents
+
+
+def test_directories_and_links_come_back() -> None:
+    parts: list[SealedPart] = []
+    writer = PartWriter(3, DATA_KEY, context, parts.append)
+    writer.add_directory(b"pg_wal", 0o700)
+    writer.add_directory(b"odd\xff", 0o750)
+    writer.add_link(b"pg_tblspc/16400", 16400)
+    writer.finish()
+    assert list(iter_index(index_frames(parts))) == [
+        IndexDirectory(b"pg_wal", 0o700),
+        IndexDirectory(b"odd\xff", 0o750),
+        IndexLink(b"pg_tblspc/16400", 16400),
+    ]
+    assert [part.kind for part in parts] == ["index"]
+
+
+@given(first=st.binary(max_size=300), second=st.binary(max_size=300), gap=st.integers(0, 5000))
+@example(first=b"", second=b"", gap=0)
+def test_crcs_join(first: bytes, second: bytes, gap: int) -> None:
+    whole = first + bytes(gap) + second
+    assert crc32c_combine(crc32c(first), crc32c(second), len(second)) == crc32c(first + second)
+    assert crc32c_zeros(gap) == crc32c(bytes(gap))
+    crc = FileCrc32c()
+    crc.add(0, len(first), crc32c(first))
+    crc.add(len(first) + gap, len(second), crc32c(second))
+    assert crc.finish(len(whole) + 7) == crc32c(whole + bytes(7))
+
+
+def file_line(**changes: object) -> dict[str, object]:
+    return {
+        "path": "base/1/2",
+        "size": 10,
+        "mode": 0o600,
+        "mtime": 1,
+        "crc32c": f"{crc32c(b'0123456789'):08x}",
+        "extents": [[0, 10, 0, 0, 0, f"{crc32c(b'0123456789'):08x}"]],
+        **changes,
+    }
+
+
+PACK = {"pack": 0, "frames": [[88, 50]]}
+EXTENT = file_line()["extents"][0]  # type: ignore[index]
+
+
+def lines_of(*lines: object) -> list[IndexLine]:
+    return list(iter_index([[b"".join(json.dumps(line).encode() + b"\n" for line in lines)]]))
+
+
+def test_a_good_index_is_accepted() -> None:
+    assert lines_of(file_line(), PACK)[0] == IndexFile(
+        b"base/1/2",
+        10,
+        0o600,
+        1,
+        crc32c(b"0123456789"),
+        (Extent(0, 10, 0, 0, 0, crc32c(b"0123456789")),),
+    )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/etc/passwd", "../x", "base/../../x", "base//x", "base/./x", "a/", "nul\0", "x" * 5000, "\ud800"],
+)
+@pytest.mark.parametrize("kind", ["path", "directory"])
+def test_a_path_out_of_the_data_directory_is_refused(path: str, kind: str) -> None:
+    line = file_line(path=path) if kind == "path" else {"directory": path, "mode": 0o700}
+    with pytest.raises(MalformedValue):
+        lines_of(line, PACK)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param([file_line(), {"pack": 0, "frames": []}], id="no frames"),
+        pytest.param([file_line()], id="no line of the pack"),
+        pytest.param(
+            [file_line(extents=[[*EXTENT[:3], 1, *EXTENT[4:]]]), PACK], id="frame that is not there"
+        ),
+        pytest.param([file_line(extents=[[*EXTENT[:2], 1, *EXTENT[3:]]]), PACK], id="pack out of order"),
+        pytest.param([file_line(extents=[[*EXTENT[:4], 1 << 20, EXTENT[5]]]), PACK], id="past the frame"),
+        pytest.param([file_line(extents=[EXTENT, EXTENT], size=20), PACK], id="overlap"),
+        pytest.param([file_line(size=9), PACK], id="longer than the file"),
+        pytest.param([file_line(size=11), PACK], id="CRC of another size"),
+        pytest.param([file_line(crc32c="00000000"), PACK], id="wrong CRC"),
+        pytest.param([file_line(size=1 << 60), PACK], id="huge size"),
+        pytest.param([file_line(size=-1), PACK], id="negative size"),
+        pytest.param([file_line(size=10.0), PACK], id="float"),
+        pytest.param([file_line(size=True), PACK], id="boolean"),
+        pytest.param([file_line(mode=0o10000), PACK], id="mode"),
+        pytest.param([file_line(extents=[[0, 0, 0, 0, 0, "00000000"]]), PACK], id="empty extent"),
+        pytest.param([file_line(), PACK, PACK], id="pack twice"),
+        pytest.param([file_line(), {"pack": 0, "frames": [[87, 50]]}], id="frame in the header"),
+        pytest.param([file_line(), {"pack": 0, "frames": [[88, 50], [140, 50]]}], id="frames overlap"),
+        pytest.param([file_line(), {"pack": 0, "frames": [[88, 1 << 30]]}], id="huge frame"),
+        pytest.param([{"link": "pg_tblspc/../x", "to": 1}], id="link elsewhere"),
+        pytest.param([{"link": "base", "to": 1}], id="link that is no tablespace"),
+        pytest.param([{"path": "a", "more": True, "extents": [EXTENT]}, PACK], id="file not ended"),
+        pytest.param(
+            [
+                {"path": "a", "more": True, "extents": [EXTENT]},
+                PACK,
+                {"path": "b", "more": True, "extents": []},
+            ],
+            id="two files open",
+        ),
+        pytest.param([[]], id="no object"),
+        pytest.param([{"path_hex": "zz"}], id="no hex"),
+    ],
+)
+def test_a_hostile_index_is_refused(lines: list[object]) -> None:
+    with pytest.raises(MalformedValue):
+        lines_of(*lines)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"{}", id="no line feed"),
+        pytest.param(b"[" * 100_000 + b"\n", id="deep"),
+        pytest.param(b'{"pack": ' + b"9" * 10_000 + b"}\n", id="number of many digits"),
+        pytest.param(b'{"pack": NaN}\n', id="not a number"),
+        pytest.param(b"\xff\xff\n", id="no text"),
+        pytest.param(b" " * (2 << 20), id="long line"),
+    ],
+)
+def test_bytes_that_are_no_index_are_refused(content: bytes) -> None:
+    with pytest.raises(MalformedValue):
+        list(iter_index([[content[start : start + CHUNK] for start in range(0, len(content), CHUNK)]]))
