@@ -1,0 +1,149 @@
+"""``restore_command``: hand PostgreSQL the file that it asks for, or an exit code that it cannot misread.
+
+PostgreSQL starts this once per segment, so a file that lies in the spool is moved before anything else
+is read, and what can open objects is imported only when nobody feeds the spool.  Exit codes:
+``pitr.wal_path``.  A SIGTERM of the server ends the process by that signal, which PostgreSQL expects.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pitr.errors import PitrError
+from pitr.fetch_socket import SPOOL_NAME, ask
+from pitr.wal_path import (
+    EXIT_DELIVERED,
+    Decision,
+    Doubt,
+    OutsidePath,
+    ServeHistory,
+    ServeSegment,
+    decide,
+    exit_code,
+)
+
+if TYPE_CHECKING:
+    from pitr.wal_assembly import ReadWal
+    from pitr.wal_plan_file import WalPlanHeader
+
+_SEGMENT = re.compile(r"[0-9A-F]{24}")
+
+
+@dataclass(frozen=True, slots=True)
+class WalFetchRequest:
+    """One call of ``restore_command``: ``name`` is %f, ``destination`` is %p.
+
+    ``open_reader`` opens regions and keys by the plan's words; it is called only when no restore
+    process feeds the spool.  It raises PitrError or StoreError.
+    """
+
+    name: str
+    destination: Path
+    plan_file: Path
+    is_standby: bool
+    open_reader: Callable[[WalPlanHeader], ReadWal]
+
+
+@dataclass(frozen=True, slots=True)
+class WalFetchOutcome:
+    """What the process must end with; ``message`` is for the server's log, None if all is well."""
+
+    exit_code: int
+    message: str | None = None
+
+
+def fetch_wal(request: WalFetchRequest) -> WalFetchOutcome:
+    """Deliver the file, or say why not.  Raises nothing: what is unexpected is doubt, too."""
+    decision: Decision
+    try:
+        # Only complete, checked files of the plan are in the spool.  A standby must not get the last
+        # one if it is padded, which only the plan tells.
+        if not request.is_standby and _SEGMENT.fullmatch(request.name) and _take_from_spool(request):
+            return WalFetchOutcome(EXIT_DELIVERED)
+        decision, is_delivered = _fetch(request)
+    except Exception as cause:  # noqa: BLE001 - the top of the command; silence would be exit code 1
+        decision, is_delivered = Doubt(_words(cause)), False
+    code = exit_code(decision, is_delivered=is_delivered, is_standby=request.is_standby)
+    if is_delivered:
+        return WalFetchOutcome(code)
+    reason = decision.reason if isinstance(decision, Doubt | OutsidePath) else "it could not be had"
+    return WalFetchOutcome(code, f"{request.name}: {reason}")
+
+
+def _fetch(request: WalFetchRequest) -> tuple[Decision, bool]:
+    from pitr.wal_plan_file import read_header
+
+    header = read_header(request.plan_file)
+    decision = decide(request.name, header.path)
+    if isinstance(decision, ServeHistory):
+        _write(request.destination, decision.history.content)
+        return decision, True
+    if not isinstance(decision, ServeSegment):
+        return decision, False
+    if request.is_standby:
+        return _fetch_alone(request, header, decision)
+    answer = ask(request.plan_file.parent, request.name)
+    if answer is None:
+        return _fetch_alone(request, header, decision)
+    if answer.doubt is not None:
+        return Doubt(answer.doubt), False
+    if _take_from_spool(request):
+        return decision, True
+    return Doubt("the restore said that the file is in the spool, and it is not"), False
+
+
+def _fetch_alone(
+    request: WalFetchRequest, header: WalPlanHeader, decision: ServeSegment
+) -> tuple[Decision, bool]:
+    """Open the segment's objects in this process: slow, and needs the identity."""
+    from pitr.wal_assembly import assemble_segment
+    from pitr.wal_plan_file import find_segment
+
+    segment = find_segment(request.plan_file, decision.segment)
+    read = request.open_reader(header)
+    staged = request.plan_file.parent / SPOOL_NAME / f"{request.name}.{os.getpid()}"
+    made = assemble_segment(segment, header.path, read, staged)
+    if request.is_standby and made.is_padded:
+        staged.unlink()
+        return Doubt("the segment is not complete; a standby must not take its padding for WAL"), False
+    _move(staged, request.destination)
+    return decision, True
+
+
+def _take_from_spool(request: WalFetchRequest) -> bool:
+    """Move the file from the spool to its place; False if the spool has not got it."""
+    try:
+        _move(request.plan_file.parent / SPOOL_NAME / request.name, request.destination)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _move(source: Path, destination: Path) -> None:
+    try:
+        source.replace(destination)
+    except OSError as refused:
+        # pg_wal may lie on a filesystem of its own.  The server syncs what it was given.
+        if refused.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(source, destination)
+        source.unlink()
+
+
+def _write(destination: Path, content: bytes) -> None:
+    staged = destination.with_name(f"{destination.name}.{os.getpid()}")
+    staged.write_bytes(content)
+    staged.replace(destination)
+
+
+def _words(cause: Exception) -> str:
+    if isinstance(cause, PitrError):
+        return f"{cause.message}: {cause.detail}" if cause.detail else cause.message
+    return f"{type(cause).__name__}: {cause}"
