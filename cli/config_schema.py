@@ -130,14 +130,9 @@ class _Cluster(_Table):
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "pitr"
 
 
-class _Quorum(_Table):
-    wal: Annotated[int, Field(ge=1, le=REGIONS_MAX)]
-    backups: Annotated[int, Field(ge=1, le=REGIONS_MAX)]
-
-
 class _Repository(_Table):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    quorum: Annotated[int, Field(ge=1, le=REGIONS_MAX)] | _Quorum
+    quorum: Annotated[int, Field(ge=1, le=REGIONS_MAX)]
 
 
 class _Region(_Table):
@@ -241,26 +236,16 @@ def _mistake(line: Any) -> Mistake:
         text = f"expected text that matches {line['ctx']['pattern']}"
     elif text.startswith("Input should be"):
         text = "expected " + text.removeprefix("Input should be ").removeprefix("a valid ")
-    # A union names its members in the location; they are no part of the file.
-    place = tuple(part for part in line["loc"] if part not in {"_Quorum", "int"})
-    return Mistake(place, text)
+    return Mistake(tuple(line["loc"]), text)
 
 
 def _contradictions(config: _Config) -> list[Mistake]:
     """Return what each setting alone does not show."""
-    mistakes = []
-    count = len(config.region)
-    quorums = {"wal": _quorums(config)[0], "backups": _quorums(config)[1]}
-    for what, quorum in quorums.items():
-        if quorum > count:
-            place = (
-                ("repository", "quorum")
-                if isinstance(config.repository.quorum, int)
-                else ("repository", "quorum", what)
-            )
-            mistake = Mistake(place, f"{quorum} regions are wanted, but there are only {count}")
-            if mistake not in mistakes:
-                mistakes.append(mistake)
+    mistakes: list[Mistake] = []
+    count, quorum = len(config.region), config.repository.quorum
+    if quorum > count:
+        text = f"{quorum} regions are wanted, but there are only {count}"
+        mistakes.append(Mistake(("repository", "quorum"), text))
     for attribute in ("name", "url"):
         seen: set[str] = set()
         for at, region in enumerate(config.region):
@@ -273,11 +258,6 @@ def _contradictions(config: _Config) -> list[Mistake]:
                 )
             seen.add(value)
     return mistakes
-
-
-def _quorums(config: _Config) -> tuple[int, int]:
-    quorum = config.repository.quorum
-    return (quorum, quorum) if isinstance(quorum, int) else (quorum.wal, quorum.backups)
 
 
 def _read_recipients(path: Path) -> tuple[str, ...]:
@@ -304,12 +284,11 @@ def _path(base: Path, text: str) -> Path:
 
 
 def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Path) -> Settings:
-    wal_quorum, backup_quorum = _quorums(config)
     host, _, port = config.daemon.metrics_listen.rpartition(":")
     return Settings(
         path=path,
         cluster=ClusterSettings(config.cluster.name, config.cluster.dsn, config.cluster.slot),
-        repository=RepositorySettings(config.repository.id, wal_quorum, backup_quorum),
+        repository=RepositorySettings(config.repository.id, config.repository.quorum),
         regions=tuple(
             RegionSettings(
                 region.name,

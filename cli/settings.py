@@ -23,8 +23,7 @@ class RepositorySettings:
     """Which repository, and in how many regions an object must be before it counts as kept."""
 
     repository: str
-    wal_quorum: int
-    backup_quorum: int
+    quorum: int
 
 
 @dataclass(frozen=True, slots=True)

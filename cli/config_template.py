@@ -1,0 +1,107 @@
+"""The configuration that ``pitr init`` writes: every setting, with what it means."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class NewRegion:
+    """A region as it is given to ``pitr init``."""
+
+    name: str
+    url: str
+    credentials_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewConfig:
+    """What differs from one new configuration to the next."""
+
+    cluster: str
+    dsn: str
+    slot: str
+    repository: str
+    root: str
+    recipients: tuple[str, ...]
+    quorum: int
+    regions: tuple[NewRegion, ...]
+    signing_key_file: Path
+    state_dir: Path
+    metrics_listen: str = "127.0.0.1:9187"
+    timezone: str | None = None
+
+
+def render_config(new: NewConfig) -> str:
+    """Return the text of a configuration file."""
+    regions = "\n".join(_region(region) for region in new.regions)
+    recipients = "".join(f"    {_quote(recipient)},\n" for recipient in new.recipients)
+    zone = f"timezone = {_quote(new.timezone)}" if new.timezone else '# timezone = "Europe/Berlin"'
+    return f"""\
+# pitr: what to back up, and where to.  Checked with: pitr doctor
+# No secret stands in this file; keys and credentials are in files of their own.
+
+# The zone of times that name none, as in --to "2026-11-23 14:05".  Without it such times are refused.
+{zone}
+
+[cluster]
+name = {_quote(new.cluster)}
+# libpq's connection string or URI, without a password (~/.pgpass or passfile= holds it).
+dsn = {_quote(new.dsn)}
+# The physical replication slot that keeps WAL while we are away.
+slot = {_quote(new.slot)}
+
+[repository]
+id = {_quote(new.repository)}
+# In how many regions an object must be before it counts as kept; the others follow in the background.
+quorum = {new.quorum}
+
+{regions}
+[keys]
+# This host's own key: says who wrote an object, and opens none.
+signing_key_file = {_quote(str(new.signing_key_file))}
+# The repository's root key (public): says which hosts may write.
+root = {_quote(new.root)}
+# Who can read the backups (public keys).  The matching identities belong on no database host.
+recipients = [
+{recipients}]
+
+[wal]
+# WAL is sent when it is this old, or when there is this much of it.
+piece_age_s = 1.0
+piece_bytes = {4 << 20}
+puts_in_flight = 4
+
+[backup]
+workers = 2
+full_every = "24h"     # or "never"
+deadline = "12h"
+
+[daemon]
+# Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.
+state_dir = {_quote(str(new.state_dir))}
+# Prometheus metrics, on loopback only; "off" for none.
+metrics_listen = {_quote(new.metrics_listen)}
+# How long a stop may take to send what has arrived.
+drain = "25s"
+
+[postgres]
+# Where the programs of PostgreSQL are; without it they are looked for in the usual places.
+# bin_dir = "/usr/lib/postgresql/17/bin"
+"""
+
+
+def _region(region: NewRegion) -> str:
+    credentials = (
+        f"credentials_file = {_quote(str(region.credentials_file))}\n"
+        if region.credentials_file is not None
+        else '# credentials_file = "/etc/pitr/credentials"     # an AWS credentials file\n'
+    )
+    return f"[[region]]\nname = {_quote(region.name)}\nurl = {_quote(region.url)}\n{credentials}"
+
+
+def _quote(text: str) -> str:
+    """Return a TOML basic string; JSON's form is one, but for DEL, which it leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,168 @@
+"""The doctor's probes against real servers, stores and files."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from fix_postgres import PostgresFactory, RunningPostgres
+
+from pitr.catalogue.records import EpochRecord, RepositoryRecord
+from pitr.layout import ArchiveId
+from pitr.pipeline.keys import Identity, best_suite
+from pitr.pipeline.sign import Signer
+from pitr.repository import Repository
+from storage.local import DirectoryStore
+from storage.memory import MemoryStore
+from storage.regions import Region
+from verifiers.base import Finding, Severity, worst
+from verifiers.host_probes import probe_identity_absent, probe_signing_key, probe_state_directory
+from verifiers.probes import judge_data_directory, probe_server
+from verifiers.store_probes import probe_envelope, probe_key, probe_region, probe_repository
+
+REPOSITORY = "0123456789abcdef0123456789abcdef"
+ARCHIVE = ArchiveId(7_300_000_000_000_000_001, 1)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _by_id(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.id: finding for finding in findings}
+
+
+@pytest.fixture(scope="module")
+def server(module_postgres_factory: PostgresFactory) -> RunningPostgres:
+    return module_postgres_factory()
+
+
+def test_a_good_server_has_no_failure(server: RunningPostgres) -> None:
+    server.execute("SELECT pg_create_physical_replication_slot('pitr', true)")
+    try:
+        probe, findings = probe_server(server.dsn, "pitr", now=_now)
+    finally:
+        server.execute("SELECT pg_drop_replication_slot('pitr')")
+    assert probe is not None
+    assert probe.major == 17
+    assert worst(findings) is not Severity.FAIL, [one for one in findings if one.severity is Severity.FAIL]
+    assert _by_id(findings)["server.slot"].severity is Severity.WARN
+    assert "not active" in _by_id(findings)["server.slot"].message
+
+
+def test_a_server_that_is_not_there_is_one_finding() -> None:
+    probe, findings = probe_server("host=/nonexistent port=1 dbname=x user=x", "pitr", now=_now)
+    assert probe is None
+    assert [(one.id, one.severity) for one in findings] == [("server.reachable", Severity.FAIL)]
+
+
+def test_what_a_role_lacks_is_named_with_the_grant_that_mends_it(server: RunningPostgres) -> None:
+    server.execute("CREATE ROLE weak LOGIN")
+    dsn = server.dsn.replace("user=postgres", "user=weak")
+    _, findings = probe_server(dsn, "pitr", now=_now)
+    found = _by_id(findings)
+    for check in ("replication", "backup", "settings"):
+        assert found[f"server.grant.{check}"].severity is Severity.FAIL
+    for finding in findings:
+        if finding.id.startswith("server.grant."):
+            assert finding.hint is not None
+            server.execute(finding.hint)
+    _, findings = probe_server(dsn, "pitr", now=_now)
+    found = _by_id(findings)
+    for check in ("replication", "backup", "settings"):
+        assert found[f"server.grant.{check}"].severity is Severity.OK
+
+
+def test_a_clock_that_is_off_is_seen(server: RunningPostgres) -> None:
+    _, findings = probe_server(server.dsn, "pitr", now=lambda: _now() - timedelta(minutes=5))
+    assert _by_id(findings)["server.clock"].severity is Severity.FAIL
+
+
+def test_a_server_without_wal_for_us_fails(postgres_factory: PostgresFactory) -> None:
+    settings = {"wal_level": "minimal", "max_wal_senders": "0", "summarize_wal": "off"}
+    server = postgres_factory(settings=settings)
+    _, findings = probe_server(server.dsn, "pitr", now=_now)
+    found = _by_id(findings)
+    assert found["server.wal_level"].severity is Severity.FAIL
+    assert found["server.max_wal_senders"].severity is Severity.FAIL
+    assert found["server.replication_connection"].severity is Severity.FAIL
+    assert found["server.summarize_wal"].severity is Severity.WARN
+
+
+def test_an_unreadable_data_directory_fails() -> None:
+    assert judge_data_directory("/var/lib/x", lambda *_: False).severity is Severity.FAIL
+    assert judge_data_directory("/var/lib/x", lambda *_: True).severity is Severity.OK
+
+
+def test_a_region_keeps_what_it_promises_and_keeps_one_probe_only(tmp_path: Path) -> None:
+    store = DirectoryStore.create(tmp_path / "eu")
+    key = probe_key(REPOSITORY, Signer.generate(os.urandom).public)
+    for _ in range(2):
+        findings = probe_region(Region("eu", store), key)
+        assert [finding.severity for finding in findings] == [Severity.OK] * 4
+    assert [info.key for info in store.list_objects("probe/")] == [key]
+
+
+class _Overwriting(MemoryStore):
+    """A store like rclone's: it takes a second put of one key."""
+
+    def put(self, key: str, body: bytes, *, sha256: bytes | None = None, after_all: bool = False) -> None:
+        self.delete(key)
+        super().put(key, body, sha256=sha256, after_all=after_all)
+
+
+def test_a_region_that_overwrites_fails() -> None:
+    findings = _by_id(probe_region(Region("eu", _Overwriting()), "probe/x"))
+    assert findings["region.eu.create-only"].severity is Severity.FAIL
+    assert findings["region.eu.write"].severity is Severity.OK
+
+
+def test_a_region_that_is_gone_is_one_finding(tmp_path: Path) -> None:
+    store = DirectoryStore.create(tmp_path / "eu")
+    (tmp_path / "eu").rename(tmp_path / "away")
+    findings = probe_region(Region("eu", store), "probe/x")
+    assert [finding.severity for finding in findings] == [Severity.FAIL]
+
+
+def test_the_repository_is_looked_for_in_every_region() -> None:
+    identity, host = Identity.generate(os.urandom), Signer.generate(os.urandom)
+    root = identity.root_signer()
+    good, empty = MemoryStore(), MemoryStore()
+    repository = Repository.create(good, RepositoryRecord(REPOSITORY, _now(), str(root.public), ()), root)
+    repository.write_epoch(EpochRecord(REPOSITORY, ARCHIVE, _now(), str(host.public)), root)
+    regions = [Region("good", good), Region("empty", empty)]
+    findings = probe_repository(regions, REPOSITORY, root.public, ARCHIVE, host.public)
+    assert [finding.severity for finding in findings] == [Severity.OK, Severity.FAIL]
+    other = Signer.generate(os.urandom).public
+    findings = probe_repository(regions[:1], REPOSITORY, root.public, ARCHIVE, other)
+    assert "another key" in findings[0].message
+
+
+def test_an_identity_that_is_no_recipient_fails_the_round_trip() -> None:
+    identity, stranger = Identity.generate(os.urandom), Identity.generate(os.urandom)
+    recipients = [identity.recipient(best_suite())]
+    arguments = {"now": _now(), "random": os.urandom}
+    assert probe_envelope(recipients, identity, REPOSITORY, **arguments).severity is Severity.OK
+    assert probe_envelope(recipients, stranger, REPOSITORY, **arguments).severity is Severity.FAIL
+
+
+def test_an_identity_on_the_host_is_warned_of(tmp_path: Path) -> None:
+    assert probe_identity_absent([tmp_path]).severity is Severity.OK
+    (tmp_path / "forgotten.txt").write_text(Identity.generate(os.urandom).text())
+    assert probe_identity_absent([tmp_path]).severity is Severity.WARN
+
+
+def test_a_key_that_others_can_read_fails(tmp_path: Path) -> None:
+    key = tmp_path / "signing.key"
+    assert probe_signing_key(key).severity is Severity.FAIL
+    key.write_text(Signer.generate(os.urandom).text())
+    key.chmod(0o644)
+    assert probe_signing_key(key).severity is Severity.FAIL
+    key.chmod(0o600)
+    assert probe_signing_key(key).severity is Severity.OK
+
+
+def test_the_state_directory_is_judged_before_it_exists(tmp_path: Path) -> None:
+    assert probe_state_directory(tmp_path / "not" / "yet").severity is not Severity.FAIL
