@@ -54,6 +54,12 @@ def test_every_cut_is_refused() -> None:
         assert_refused(body[:length])
 
 
+@pytest.mark.parametrize("missing", [1, 5, 20])
+def test_a_cut_inside_a_frame_is_called_one(missing: int) -> None:
+    with pytest.raises(NotAuthentic, match="cut short"):
+        seal.open_container(container()[:-missing], KEY, CONTEXT, content_bytes_max=1000)
+
+
 @pytest.mark.parametrize("extra", [b"\0", b"\0\0\0\0", b"\0\0\0\x14" + bytes(20), b"x" * 100])
 def test_appended_bytes_are_refused(extra: bytes) -> None:
     assert_refused(container() + extra)
@@ -121,7 +127,13 @@ def test_another_key_is_refused_even_if_the_header_names_it() -> None:
 
 def test_the_opener_refuses_before_it_decrypts_anything() -> None:
     header = container()[:HEADER]
-    for bad in (header[:-1], header + b"x", b"", header[:40] + bytes(32) + header[72:]):
+    for bad in (
+        header[:-1],
+        header + b"x",
+        b"",
+        header[:40] + bytes(32) + header[72:],
+        header[:72] + bytes(16),
+    ):
         with pytest.raises(NotAuthentic):
             seal.Opener(bad, KEY, CONTEXT)
 

@@ -211,6 +211,12 @@ def test_another_body_is_refused(body: bytes) -> None:
         headed.verify_body(header, body)
 
 
+def test_a_header_that_is_wrong_about_its_bodys_length_is_refused() -> None:
+    header = headed.open_header(HEADED, SIGNER.public, "wal-piece")
+    with pytest.raises(NotAuthentic):
+        headed.verify_body({**header, "body_bytes": 9}, b"the body")
+
+
 def test_a_header_beyond_its_limit_is_neither_written_nor_read() -> None:
     huge = {"kind": "wal-piece", "x": "x" * headed.ENVELOPE_BYTES_MAX}
     with pytest.raises(MalformedValue, match="limit"):
