@@ -145,7 +145,7 @@ def test_a_destination_that_cannot_be_written_is_doubt(plan: Path, shelf: WalShe
 
 
 def test_a_hit_imports_nothing_heavy() -> None:
-    heavy = "boto3 psycopg pydantic rich structlog numpy cryptography json click".split()
+    heavy = ["boto3", "psycopg", "pydantic", "rich", "structlog", "numpy", "cryptography", "json", "click"]
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pitr.wal_fetch; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-I", "-c", program], stdout=subprocess.PIPE, check=True)
     assert not set(loaded.stdout.decode().split()) & set(heavy)
