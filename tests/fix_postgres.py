@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,8 @@ def postgres_house() -> Iterator[PostgresHouse]:
     """The server's user, and copies of the wheels where that user cannot read them."""
     cache_dir = Path(tempfile.mkdtemp(prefix="pitr-pg-"))
     cache_dir.chmod(0o755)
-    yield PostgresHouse(server_user(), cache_dir)
+    # restore_command runs this Python as the server's user.
+    yield PostgresHouse(server_user(must_run=[sys.executable, "--version"]), cache_dir)
     shutil.rmtree(cache_dir)
 
 

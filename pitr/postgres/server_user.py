@@ -12,6 +12,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -40,9 +41,11 @@ class UserOptions(TypedDict, total=False):
     extra_groups: list[int]
 
 
-def server_user() -> ServerUser | None:
+def server_user(*, must_run: Sequence[str] = ("true",)) -> ServerUser | None:
     """Return whom PostgreSQL must run as: None when we are not root.
 
+    ``must_run`` is a command that this user must be able to run, such as the Python that
+    ``restore_command`` names: in a home of mode 0700 only the user namespace can.
     Raises ServerRefused if this root can neither become another user nor make a user namespace.
     """
     if os.geteuid() != 0:
@@ -58,11 +61,12 @@ def server_user() -> ServerUser | None:
     candidates += [ServerUser(e.pw_uid, e.pw_gid) for e in pwd.getpwall() if e.pw_uid != 0][:1]
     candidates += [ServerUser(one.uid, one.gid, is_mapped=True) for one in candidates]
     for candidate in candidates:
-        if _runs(["true"], candidate):
+        if _runs(must_run, candidate):
             return candidate
     raise ServerRefused(
-        "PostgreSQL does not run as root, and this root can become no other user",
-        hint="run as an ordinary user, or give the container the capabilities SETUID and SETGID",
+        f"PostgreSQL does not run as root, and no other user can run {must_run[0]}",
+        hint="run as an ordinary user; or open the folders above that program to others (chmod o+x);"
+        " or give the container the capabilities SETUID and SETGID",
     )
 
 
@@ -126,7 +130,7 @@ def readable_installation(
     return copy
 
 
-def _runs(command: list[str], user: ServerUser) -> bool:
+def _runs(command: Sequence[str], user: ServerUser) -> bool:
     """Tell whether the command ends with 0 as that user."""
     prefix, options = as_user(user)
     try:

@@ -1,0 +1,112 @@
+# Everything that a person or CI runs here.  Needs make, Python >= 3.11 with venv, and the package registries.
+#
+#   make demo                      the whole way once: back up, break, restore, prove
+#   make test                      what CI runs
+#   make test-all                  full counts, and what needs a distribution's packages; in resumable parts
+#   make bench [ONLY=name] [QUICK=1]
+#   make lock | format | clean
+
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all test-all-apt check bench lock format clean s3-server help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
+WORKERS ?= 2
+SEEDS ?= 50
+UV := uv==0.13.9
+
+help:
+	@sed -n '3,7s/^# \{0,3\}//p' Makefile
+
+# --- the virtual environment -------------------------------------------------------------------------------
+
+# The mark's name depends on the place: scripts in a virtual environment name it, so a moved one is made anew.
+VENV_MADE := $(VENV)/.made-$(shell pwd | cksum | cut -d ' ' -f 1)
+
+$(VENV_MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "pitr needs Python 3.11 or later, and '$(PYTHON)' is not; say which: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "'$(PYTHON)' has no venv module or no ensurepip; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo-ready: $(VENV_MADE) requirements.lock pyproject.toml
+	$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements.lock
+	$(PIP_INSTALL) --no-deps --no-build-isolation --no-index --editable .
+	@touch $@
+
+# The test lock holds all of the other one, in the same versions.
+$(VENV)/.test-ready: $(VENV)/.demo-ready requirements-test.lock
+	$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements-test.lock
+	@touch $@
+
+# --- what people run ---------------------------------------------------------------------------------------
+
+demo: $(VENV)/.demo-ready
+	$(BIN)/pitr demo $(ARGS)
+
+bench: $(VENV)/.demo-ready
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(QUICK),--quick)
+
+check: $(VENV)/.test-ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Built once per machine and kept in the user's cache; here, so that no test's own time limit counts it.
+s3-server: $(VENV)/.test-ready
+	@$(BIN)/python tests/versitygw.py
+
+# A file's tests share servers, so a worker takes whole files.
+test: check s3-server
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# --- the full counts -----------------------------------------------------------------------------------------
+
+# A part that passed leaves a stamp under the commit's name and is not run again; a changed tree has no name
+# to keep a stamp under, so its parts always run.
+COMMIT = $(shell git describe --always --dirty --abbrev=16 --exclude '*')
+FULL := --seeds $(SEEDS) --hypothesis-profile=full --timeout 3600
+PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
+
+test-all: check s3-server
+	@mkdir -p .stamps; rm -f .stamps/*-dirty-*
+	@for part in $(PARTS) apt; do \
+	  stamp=".stamps/$(COMMIT)-$$part"; \
+	  if [ -e "$$stamp" ]; then echo "test-all: $$part passed before at this commit"; continue; fi; \
+	  echo "test-all: $$part"; \
+	  if [ $$part = apt ]; then $(MAKE) --no-print-directory test-all-apt; else \
+	    $(BIN)/python -m pytest "tests/$$part" -m 'not needs_apt' -n $(WORKERS) --dist loadfile $(FULL); fi || exit 1; \
+	  touch "$$stamp"; \
+	done; echo "test-all: every part passed"
+
+# Fails where a program is missing: what did not run has not passed.
+test-all-apt: $(VENV)/.test-ready
+	$(BIN)/python -m pytest tests -m needs_apt -n $(WORKERS) --dist loadfile $(FULL)
+
+# --- the project's own upkeep ----------------------------------------------------------------------------------
+
+LOCK := .cache/lock-venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+  --quiet --custom-compile-command "make lock"
+
+# UPGRADE=1 takes the newest versions; otherwise what is locked stays if it still fits.
+lock: $(VENV_MADE)
+	test -x .cache/lock-venv/bin/uv || { $(BIN)/python -m venv .cache/lock-venv && \
+	  .cache/lock-venv/bin/python -m pip install --quiet --disable-pip-version-check $(UV); }
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra make --extra demo -o requirements.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra make --extra demo --extra test -c requirements.lock -o requirements-test.lock
+
+format: $(VENV)/.test-ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .stamps .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	  .import_linter_cache benchmarks/results.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
