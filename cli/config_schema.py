@@ -31,6 +31,7 @@ from cli.settings import (
 from pitr.errors import MalformedValue, PitrError
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.sign import Verifier
+from storage.url import parse_region_url
 
 REGIONS_MAX = 16
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)")
@@ -98,10 +99,7 @@ def _root(text: str) -> str:
 
 
 def _region_url(text: str) -> str:
-    from storage.url import parse_region_url
-
-    parse_region_url(text)
-    return text
+    return str(parse_region_url(text))
 
 
 def _as_value_error(parse: Any) -> AfterValidator:
@@ -137,7 +135,7 @@ class _Repository(_Table):
 
 class _Region(_Table):
     name: Name
-    url: Annotated[str, _as_value_error(_region_url)]
+    url: Annotated[str, AfterValidator(_region_url)]
     credentials_file: str | None = None
     credentials_profile: Annotated[str, Field(min_length=1)] = "default"
 
