@@ -1,0 +1,92 @@
+"""Scanner: the end times of the transactions in WAL as it streams by.  Pure; the archiver's side.
+
+It does not walk record by record, which would cost more than all the rest of archiving.  It takes
+candidates from ``pitr.wal.candidates``, and only the few that would be the least or the greatest
+time are proved to be records.  So the result is exact, at a small part of the walk's cost.
+
+Reference: docs/format.md §7.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pitr.errors import MalformedValue
+from pitr.wal.candidates import EndCandidate, Window, find_ends
+from pitr.wal.lsn import LSN
+from pitr.wal.pages import PAGE_BYTES, WalGeometry
+from pitr.wal.transactions import time_at
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTime:
+    """One transaction-end record: where it starts, and its time."""
+
+    lsn: LSN
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScanResult:
+    """What the transaction-end records say whose last byte lies in the WAL just fed.
+
+    ``min_at`` and ``max_at`` are None if there is none.  ``is_exact`` is false if one may be missing,
+    because the scan began in mid-record.  ``points`` ascend by LSN, at most POINTS_MAX.
+    """
+
+    min_at: datetime | None
+    max_at: datetime | None
+    is_exact: bool
+    points: tuple[SampledTime, ...]
+
+
+class TransactionScanner:
+    """Scans one contiguous run of WAL, fed in any cuts.  Holds at most two pages between feeds."""
+
+    def __init__(self, segment_bytes: int) -> None:
+        self._geometry = WalGeometry(segment_bytes)
+        self._fed_to: int | None = None
+        # From a page's start on: what is needed to read a record that later bytes complete.
+        self._tail = b""
+        self._open: EndCandidate | None = None
+        # Where the first record begins that is known to be one; None until a page has been seen.
+        self._synced_at: int | None = None
+
+    def feed(self, start: LSN, content: bytes | memoryview) -> ScanResult:
+        """Return what the records say that end in ``content``, the WAL from ``start`` on.
+
+        Raises MalformedValue if it does not join what was fed before.
+        """
+        begin, end = start.offset, start.offset + len(content)
+        if self._fed_to not in (None, begin):
+            raise MalformedValue(f"WAL does not join: {begin:016X} follows {self._fed_to:016X}")
+        self._fed_to = end
+        # Before a page has been seen, the bytes up to the next one say nothing.
+        skipped = 0 if self._tail else min(-begin % PAGE_BYTES, len(content))
+        held = memoryview(content)[skipped:]
+        window_start = begin + skipped - len(self._tail)
+        window = Window(self._geometry, window_start, b"".join((self._tail, held)))
+        result = self._scan(window, begin, end)
+        self._tail = window.content[window.tail_offset :]
+        return result
+
+    def _scan(self, window: Window, begin: int, end: int) -> ScanResult:
+        if self._synced_at is None:
+            self._synced_at = window.first_record(window.start)
+        found = find_ends(window, begin)
+        if self._open is not None and window.is_unbroken(self._open) and self._open.end <= end:
+            found.add_proven(self._open)
+        if self._open is not None and self._open.end <= end:
+            self._open = None
+        for unfinished in found.unfinished:
+            # Of records only one can be unfinished; the rest of the candidates are none.
+            if window.is_record(unfinished.start):
+                self._open = unfinished
+        low, high = found.least(), found.greatest()
+        return ScanResult(
+            None if low is None else time_at(low),
+            None if high is None else time_at(high),
+            self._synced_at is not None and begin >= self._synced_at,
+            tuple(SampledTime(LSN(point.start), time_at(point.time)) for point in found.sample()),
+        )
