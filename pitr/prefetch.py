@@ -8,28 +8,25 @@ a jump; then the window of what is kept ready moves there.  What cannot be had i
 from __future__ import annotations
 
 import contextlib
-import random
 import socket
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from pitr.errors import PitrError
 from pitr.fetch_socket import SOCKET_NAME, SPOOL_NAME, Answer, read_line, socket_address
+from pitr.patience import with_patience
 from pitr.postgres.server_user import ServerUser, hand_over
-from pitr.wal_assembly import ReadWal, SegmentFile, assemble_segment
+from pitr.wal_assembly import ReadWal, assemble_segment
 from pitr.wal_path import ServeSegment, decide
 from pitr.wal_plan_file import PlanSegments
-from storage.store import StoreError, StoreUnavailable
+from storage.store import StoreError
 
 WORKERS = 3
 AHEAD_BYTES_MAX = 256 * 1024 * 1024
 # How long an unreachable store is asked again before that is doubt: a short outage must not cost the
 # whole recovery, and a long one must be told.
 PATIENCE_S = 60.0
-_RETRY_FIRST_S = 0.25
-_RETRY_MAX_S = 5.0
 # How soon an emptied spool is noticed; replay of one segment takes longer.
 _LOOK_S = 0.02
 _QUESTIONS_MAX = 4
@@ -38,10 +35,7 @@ _JOIN_TIMEOUT_S = 30.0
 
 
 class Prefetcher:
-    """Feeds the spool beside ``plan_file`` while it is open: a context manager.
-
-    ``jitter`` returns numbers from 0 to 1, for the pauses between attempts.
-    """
+    """Feeds the spool beside ``plan_file`` while it is open: a context manager."""
 
     def __init__(
         self,
@@ -52,7 +46,6 @@ class Prefetcher:
         workers: int = WORKERS,
         ahead_bytes_max: int = AHEAD_BYTES_MAX,
         patience_s: float = PATIENCE_S,
-        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._folder = plan_file.parent
         self._spool = self._folder / SPOOL_NAME
@@ -62,7 +55,6 @@ class Prefetcher:
         self._user = user
         self._workers = workers
         self._patience_s = patience_s
-        self._jitter = jitter
         # At least two, or replay would wait for each segment.
         self._window = max(2, ahead_bytes_max // self._path.segment_bytes)
         self._stopping = threading.Event()
@@ -165,8 +157,10 @@ class Prefetcher:
         """
         part = self._spool / f"{self._segments.name(number)}.part"
         try:
-            made = self._with_patience(
-                lambda: assemble_segment(self._segments.get(number), self._path, self._read, part)
+            made = with_patience(
+                lambda: assemble_segment(self._segments.get(number), self._path, self._read, part),
+                patience_s=self._patience_s,
+                stopping=self._stopping,
             )
             hand_over(part, self._user)
             with self._changed:
@@ -178,20 +172,6 @@ class Prefetcher:
             with self._changed:
                 self._flying.discard(number)
                 self._changed.notify_all()
-
-    def _with_patience(self, attempt: Callable[[], SegmentFile]) -> SegmentFile:
-        waited_s = 0.0
-        pause_s = _RETRY_FIRST_S
-        while True:
-            try:
-                return attempt()
-            except StoreUnavailable:
-                if waited_s >= self._patience_s or self._stopping.is_set():
-                    raise
-            pause = pause_s * (0.5 + self._jitter() / 2)
-            self._stopping.wait(pause)
-            waited_s += pause
-            pause_s = min(pause_s * 2, _RETRY_MAX_S)
 
     def _doubt(self, number: int, cause: Exception) -> None:
         with self._changed:
