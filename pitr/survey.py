@@ -1,0 +1,189 @@
+"""What is known of an archive, and what each of its backups can be taken to.  Pure.
+
+An ``ArchiveSurvey`` is gathered from the catalogue or straight from the regions; along the way to
+one timeline it becomes ``Ground``: runs of WAL, and for each usable backup a window of LSNs and times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pitr.catalogue.backup_record import BackupManifest
+from pitr.catalogue.records import EpochRecord, HeadRecord
+from pitr.catalogue.wal_records import WalUnit
+from pitr.layout import ArchiveId
+from pitr.recovery import RecoveryTarget, instant_text
+from pitr.restore_plan import RestorableMoment, SkippedBackup, TargetNotRestorable
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+from pitr.wal_runs import Histories, WalRun, WalSpan, find_runs, way_to
+
+# Commit times have microseconds, so this is the least step between two moments.
+TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveEnd:
+    """What is known of the end of an archive: the newest signed head, and who was asked for more.
+
+    ``is_certain``: a head was found, or so many regions answered that none of the others can hold
+    WAL that is at quorum and that we have not seen.
+    """
+
+    head: HeadRecord | None
+    is_certain: bool
+    detail: str
+
+    @classmethod
+    def of(cls, head: HeadRecord | None, *, answered: int, regions: int, quorum: int) -> ArchiveEnd:
+        """Judge the end from the newest head and from how many of the ``regions`` answered."""
+        enough = answered >= regions - quorum + 1
+        detail = f"{answered} of {regions} regions answered"
+        detail += (
+            ", no signed head was found" if head is None else f", last signed head {instant_text(head.at)}"
+        )
+        return cls(head, enough or head is not None, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSurvey:
+    """All that is known of one archive and of those that it comes from."""
+
+    archive: ArchiveId
+    epochs: tuple[EpochRecord, ...]
+    histories: Histories
+    backups: tuple[BackupManifest, ...]
+    units: tuple[WalUnit, ...]
+    end: ArchiveEnd
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one backup can be taken to: LSNs from its consistency to ``run.end``, and times.
+
+    ``until_at`` None with ``is_to_end`` means every later time; without it no time at all.
+    """
+
+    backup: BackupManifest
+    run: WalRun
+    from_at: datetime
+    until_at: datetime | None
+    is_to_end: bool
+
+    def holds_time(self, instant: datetime) -> bool:
+        if instant < self.from_at:
+            return False
+        return self.is_to_end or (self.until_at is not None and instant <= self.until_at)
+
+    def holds_lsn(self, lsn: LSN) -> bool:
+        return self.backup.stop_lsn <= lsn <= self.run.end
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A survey, seen along the way to one timeline."""
+
+    survey: ArchiveSurvey
+    timeline: TimelineId
+    way: tuple[WalSpan, ...]
+    runs: tuple[WalRun, ...]
+    windows: tuple[Window, ...]
+    unusable: tuple[SkippedBackup, ...]
+
+
+def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | None) -> Ground:
+    """Return the ground for a target; ``backup`` leaves out all others.  Raises TargetRefused."""
+    backups = sorted(survey.backups, key=lambda found: (found.stop_lsn, found.backup))
+    if backup is not None:
+        backups = [found for found in backups if found.backup == backup]
+        if not backups:
+            raise TargetNotRestorable(f"there is no backup {backup}")
+    timeline = _target_timeline(target, survey, backups)
+    way = way_to(survey.archive, timeline, survey.epochs, survey.histories)
+    runs = find_runs(way, survey.units)
+    windows: list[Window] = []
+    unusable: list[SkippedBackup] = []
+    for found in backups:
+        verdict = _window(found, way, runs, survey.end)
+        if isinstance(verdict, Window):
+            windows.append(verdict)
+        else:
+            unusable.append(SkippedBackup(found.backup, verdict))
+    return Ground(survey, timeline, way, runs, tuple(windows), tuple(unusable))
+
+
+def _target_timeline(
+    target: RecoveryTarget, survey: ArchiveSurvey, backups: Sequence[BackupManifest]
+) -> TimelineId:
+    if isinstance(target.timeline, TimelineId):
+        return target.timeline
+    if target.timeline == "current" and backups:
+        return backups[-1].timeline
+    if survey.end.head is not None and survey.end.head.archive == survey.archive:
+        return survey.end.head.timeline
+    own = {unit.timeline for unit in survey.units if unit.archive == survey.archive}
+    own |= {found.timeline for found in backups if found.archive == survey.archive}
+    # As PostgreSQL takes "latest" (timeline.c, findNewestTimeLine): the highest number.
+    if own:
+        return max(own)
+    parents = [e.parent for e in survey.epochs if e.archive == survey.archive and e.parent is not None]
+    return parents[0].timeline if parents else TimelineId(1)
+
+
+def _window(
+    backup: BackupManifest, way: Sequence[WalSpan], runs: Sequence[WalRun], end: ArchiveEnd
+) -> Window | str:
+    """Return what the backup can be taken to, or why it is of no use on this way."""
+    span = next((span for span in way if span.holds(backup.start_lsn)), None)
+    if span is None or (span.archive, span.timeline) != (backup.archive, backup.timeline):
+        return f"it is not on the way to the target: it was taken on timeline {backup.timeline}"
+    if span.end is not None and span.end < backup.stop_lsn:
+        return (
+            f"the way to the target leaves timeline {backup.timeline} at {span.end}, before it was complete"
+        )
+    first = max(1, backup.start_lsn.offset - backup.start_lsn.offset % backup.segment_bytes)
+    run = next((run for run in runs if run.start.offset <= first < run.end.offset), None)
+    if run is None or run.end < backup.stop_lsn:
+        missing = LSN(first) if run is None else run.end
+        return f"WAL from {missing} on is missing, before its consistency point {backup.stop_lsn}"
+    lead = [link for link in run.links if backup.start_lsn <= link.start and link.until <= backup.stop_lsn]
+    body = [link for link in run.links if backup.stop_lsn <= link.start]
+    known = [at for link in body if (at := link.known_max_at) is not None]
+    ended = [at for link in lead if (at := link.known_max_at) is not None]
+    return Window(
+        backup=backup,
+        run=run,
+        # A transaction that ended before the consistency point cannot be left out.
+        from_at=max([backup.stopped_at, *ended]),
+        until_at=max(known) - TICK if known else None,
+        is_to_end=_reaches_end(run, runs, way, end),
+    )
+
+
+def _reaches_end(run: WalRun, runs: Sequence[WalRun], way: Sequence[WalSpan], end: ArchiveEnd) -> bool:
+    """Tell whether the run goes to the certain end of the archive, on the way to the target."""
+    if not end.is_certain or run is not runs[-1]:
+        return False
+    last = way[-1]
+    if run.end <= last.start:
+        return False
+    head = end.head
+    if head is None or head.wal_end is None or (head.archive, head.timeline) != (last.archive, last.timeline):
+        return True
+    return head.wal_end <= run.end
+
+
+def last_moment(window: Window, shift: timedelta = timedelta()) -> RestorableMoment:
+    """Return the last moment of a window; its time is left out where no time leads there."""
+    at = window.until_at
+    if at is not None and window.is_to_end:
+        at += TICK
+    return RestorableMoment(window.run.end, at + shift if at is not None and window.holds_time(at) else None)
+
+
+def first_moment(window: Window, shift: timedelta = timedelta()) -> RestorableMoment:
+    """Return the first moment of a window; its time is left out where no time leads there."""
+    at = window.from_at
+    return RestorableMoment(window.backup.stop_lsn, at + shift if window.holds_time(at) else None)
