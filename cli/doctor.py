@@ -1,0 +1,184 @@
+"""``pitr doctor``: one line per check of server, regions, keys, clock and host."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.context import common_options, current
+from cli.errors import DoctorFailed
+from cli.findings import finding_fields, show_findings
+from cli.settings import Settings
+from verifiers.base import Finding, Severity, worst
+
+if TYPE_CHECKING:
+    from pitr.pipeline.sign import Verifier
+
+CLOCK_TIMEOUT_S = 5.0
+
+
+@click.command()
+@click.option(
+    "--identity",
+    "identity_path",
+    type=click.Path(path_type=Path),
+    help="Also try whether this identity opens what the host seals.",
+)
+@click.option("--only", multiple=True, metavar="CHECK", help="Show only checks that begin with this.")
+@common_options
+def doctor(identity_path: Path | None, only: tuple[str, ...]) -> None:
+    """Check server, regions, keys, clock and host.
+
+    Exit code 1 if a check fails, 0 if all is well or only warned of.
+    """
+    app = current()
+    findings = [
+        finding
+        for finding in examine(app.settings(), identity_path)
+        if not only or any(finding.id.startswith(prefix) for prefix in only)
+    ]
+    report(app.output.is_json, findings)
+
+
+def report(is_json: bool, findings: list[Finding]) -> None:
+    """Show findings; raise DoctorFailed if one is a failure."""
+    app = current()
+    show_findings(app.output, findings)
+    result: dict[str, object] = {"findings": [finding_fields(finding) for finding in findings]}
+    failed = [finding for finding in findings if finding.severity is Severity.FAIL]
+    if failed:
+        app.partial_result = result
+        raise DoctorFailed(
+            f"{len(failed)} of {len(findings)} checks failed",
+            detail=", ".join(finding.id for finding in failed),
+            hint=failed[0].hint,
+        )
+    warned = sum(finding.severity is Severity.WARN for finding in findings)
+    if not is_json:
+        app.output.line(f"{len(findings)} checks, none failed" + (f", {warned} warned" if warned else ""))
+    app.output.finish({**result, "worst": worst(findings).value})
+
+
+def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
+    """Yield the findings of every check, the server's first."""
+    from cli.key_files import read_identity
+    from cli.wiring import host_identity, preferred_bin_dir
+    from pitr.errors import KeyMissing
+    from pitr.pipeline.sign import Verifier
+    from verifiers.host_probes import (
+        probe_identity_absent,
+        probe_installation,
+        probe_signing_key,
+        probe_state_directory,
+    )
+    from verifiers.probes import probe_server
+    from verifiers.store_probes import probe_envelope
+
+    probe, findings = probe_server(settings.cluster.dsn, settings.cluster.slot, now=lambda: datetime.now(UTC))
+    yield from findings
+    if probe is not None:
+        yield probe_installation(probe.major, preferred_bin_dir(settings))
+    yield probe_state_directory(settings.daemon.state_dir)
+    yield probe_signing_key(settings.keys.signing_key_file)
+    yield probe_identity_absent([settings.path.parent, settings.daemon.state_dir])
+    try:
+        host = host_identity(settings)
+    except KeyMissing as error:
+        yield Finding("keys.readable", Severity.FAIL, "keys", error.message, error.hint)
+        return
+    if identity_path is not None:
+        identity = read_identity(identity_path)
+        if identity.root != Verifier.parse(settings.keys.root):
+            yield Finding(
+                "keys.root",
+                Severity.FAIL,
+                str(identity_path),
+                "it belongs to another repository",
+                "give the right one",
+            )
+        yield probe_envelope(
+            host.recipients,
+            identity.identity,
+            settings.repository.repository,
+            now=datetime.now(UTC),
+            random=os.urandom,
+        )
+    identifier = probe.facts.get("system_identifier") if probe is not None else None
+    yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_regions(
+    settings: Settings, writer: Verifier, root: Verifier, system_identifier: int | None
+) -> Iterator[Finding]:
+    from cli.regions import open_reading, open_regions
+    from cli.wiring import host_repository
+    from pitr.errors import PitrError
+    from storage.store import StoreError
+    from verifiers.store_probes import probe_key, probe_region, probe_repository
+
+    try:
+        regions = open_regions(settings.regions)
+    except (PitrError, StoreError) as error:
+        hint = error.hint if isinstance(error, PitrError) else "check the regions' urls"
+        yield Finding("region.open", Severity.FAIL, "regions", str(error), hint)
+        return
+    key = probe_key(settings.repository.repository, writer)
+    for region in regions:
+        yield from probe_region(region, key)
+    for setting in settings.regions:
+        yield from _probe_clock(setting.name, setting.url)
+    archive = None
+    if system_identifier is not None:
+        store = open_reading(regions, settings.repository.quorum, answers_min=1)
+        try:
+            own = [
+                one
+                for one in host_repository(settings, store).archives()
+                if one.system_identifier == system_identifier
+            ]
+            archive = max(own, key=lambda one: one.epoch, default=None)
+        except (PitrError, StoreError) as error:
+            yield Finding(
+                "repository.epochs", Severity.FAIL, "repository", str(error), "see the regions' findings"
+            )
+        else:
+            if archive is None:
+                hint = "pitr init --identity FILE lets this cluster in"
+                text = f"no archive of system identifier {system_identifier}"
+                yield Finding("repository.epochs", Severity.FAIL, "repository", text, hint)
+        finally:
+            store.close()
+    yield from probe_repository(regions, settings.repository.repository, root, archive, writer)
+
+
+def _probe_clock(name: str, url: str) -> Iterator[Finding]:
+    """Compare our clock with the Date of an S3 server's answer, whatever it answers."""
+    from storage.url import S3Location, parse_region_url
+    from verifiers.probes import clock_finding
+
+    location = parse_region_url(url)
+    if not isinstance(location, S3Location):
+        return
+    endpoint = location.endpoint_url or f"https://s3.{location.region_name or 'us-east-1'}.amazonaws.com"
+    before = datetime.now(UTC)
+    try:
+        with urllib.request.urlopen(endpoint, timeout=CLOCK_TIMEOUT_S) as answer:
+            date = answer.headers.get("Date")
+    except urllib.error.HTTPError as refused:
+        date = refused.headers.get("Date")
+    except OSError:
+        return
+    if date is None:
+        return
+    middle = before + (datetime.now(UTC) - before) / 2
+    skew_s = (parsedate_to_datetime(date) - middle).total_seconds()
+    # The header has whole seconds, so half a second of what is seen may be rounding.
+    yield clock_finding(f"region.{name}.clock", name, skew_s + 0.5)

@@ -1,0 +1,258 @@
+"""The steps of ``pitr init``: a new repository, or a new writer epoch in one that exists.
+
+Each step may be repeated: keys that are there are taken, equal records are put again, and nothing is
+ever written over.  The configuration comes last, so that a half-made set-up is not taken for a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cli.config_schema import Mistake, check_tables
+from cli.config_template import NewConfig, NewRegion, render_config
+from cli.epochs import ArchivedPast, find_parent
+from cli.errors import UsageRefused
+from cli.key_files import read_identity, read_signing_key, write_secret
+from cli.regions import create_regions, open_regions
+from cli.settings import RegionSettings
+from pitr.catalogue.records import EpochParent, EpochRecord, RepositoryRecord
+from pitr.errors import NotInitialised
+from pitr.layout import ArchiveId
+from pitr.pipeline.keys import Identity, IdentityFile, Recipient, best_suite
+from pitr.pipeline.sign import Signer
+from pitr.postgres.replication import ensure_slot, read_timeline_history
+from pitr.postgres.server import Server, ServerFacts
+from pitr.repository import Repository
+from pitr.wal.lsn import LSN
+from storage.regions import Region
+
+
+@dataclass(frozen=True, slots=True)
+class SetupRequest:
+    """What is wanted.  ``identity_in``: the identity of a repository that exists, or of a half-made one."""
+
+    cluster: str
+    dsn: str
+    slot: str
+    regions: tuple[NewRegion, ...]
+    quorum: int
+    directory: Path
+    identity_in: Path | None
+    identity_out: Path
+    recipients: tuple[Recipient, ...]
+    creates_directories: bool
+    timezone: str | None = None
+    metrics_listen: str = "127.0.0.1:9187"
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "pitr.toml"
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.directory / "signing.key"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.directory / "state"
+
+
+@dataclass(frozen=True, slots=True)
+class SetupResult:
+    """What there is now.  ``is_new_repository``: the identity was made just now and must be kept safe."""
+
+    archive: ArchiveId
+    parent: EpochParent | None
+    identity: IdentityFile
+    identity_path: Path
+    config_path: Path
+    is_new_repository: bool
+    is_new_epoch: bool
+
+
+def set_up(
+    request: SetupRequest,
+    *,
+    now: Callable[[], datetime],
+    random: Callable[[int], bytes],
+    say: Callable[[str], None],
+) -> SetupResult:
+    """Carry out every step.  Raises UsageRefused before anything is written over."""
+    if request.config_path.exists():
+        raise UsageRefused(
+            f"{request.config_path} exists already",
+            detail="a set-up is never written over",
+            hint="pitr doctor checks it; choose another --dir for a second cluster",
+        )
+    with Server.connect(request.dsn) as server:
+        facts = server.facts()
+    say(f"PostgreSQL {facts.major}, system identifier {facts.system_identifier}")
+    settings = [
+        RegionSettings(region.name, region.url, region.credentials_file) for region in request.regions
+    ]
+    regions = create_regions(settings) if request.creates_directories else open_regions(settings)
+    _make_directory(request.directory)
+    _make_directory(request.state_dir)
+    identity, is_new = _identity(request, random)
+    signer = _signing_key(request.signing_key_path, random)
+    recipients = _recipients(identity.identity, request.recipients)
+    _put_repository(regions, identity, recipients, now(), is_new, request.quorum)
+    say(f"repository {identity.repository} is in {', '.join(region.name for region in regions)}")
+    slot_start = ensure_slot(request.dsn, request.slot)
+    say(f"slot {request.slot!r} keeps WAL from {slot_start} on")
+    archive, parent, is_new_epoch = _put_epoch(request, regions, identity, signer, facts, slot_start, now())
+    say(
+        f"archive {archive}"
+        + ("" if parent is None else f", which left epoch {parent.epoch} at {parent.lsn}")
+    )
+    _write_config(request, identity, recipients)
+    path = request.identity_in or request.identity_out
+    return SetupResult(archive, parent, identity, path, request.config_path, is_new, is_new_epoch)
+
+
+def mistakes_of(request: SetupRequest, random: Callable[[int], bytes]) -> list[Mistake]:
+    """Return what the configuration's schema would refuse in the file that this request leads to."""
+    stand_in = Identity.generate(random)
+    file = IdentityFile(stand_in, random(16).hex(), stand_in.root_signer().public)
+    text = _render(request, file, _recipients(stand_in, request.recipients))
+    path = request.config_path.absolute()
+    checked = check_tables(tomllib.loads(text), base=path.parent, path=path)
+    return checked if isinstance(checked, list) else []
+
+
+def _make_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _identity(request: SetupRequest, random: Callable[[int], bytes]) -> tuple[IdentityFile, bool]:
+    """Read the given identity, or make one; its file is durable before anything is sealed to it."""
+    if request.identity_in is not None:
+        return read_identity(request.identity_in), False
+    identity = Identity.generate(random)
+    file = IdentityFile(identity, random(16).hex(), identity.root_signer().public)
+    request.identity_out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_secret(request.identity_out, file.render())
+    return file, True
+
+
+def _signing_key(path: Path, random: Callable[[int], bytes]) -> Signer:
+    if path.exists():
+        return read_signing_key(path)
+    signer = Signer.generate(random)
+    write_secret(path, signer.text() + "\n")
+    return signer
+
+
+def _recipients(identity: Identity, others: Sequence[Recipient]) -> tuple[Recipient, ...]:
+    own = identity.recipient(best_suite())
+    return (own, *(recipient for recipient in dict.fromkeys(others) if recipient != own))
+
+
+def _put_repository(
+    regions: Sequence[Region],
+    identity: IdentityFile,
+    recipients: Sequence[Recipient],
+    now: datetime,
+    is_new: bool,
+    quorum: int,
+) -> None:
+    """See that every region has the same repository record; a region that is new to it gets it."""
+    record: RepositoryRecord | None = None
+    lacking: list[Region] = []
+    for region in regions:
+        try:
+            found = Repository.open(region.store, identity.root, repository_id=identity.repository)
+        except NotInitialised:
+            lacking.append(region)
+            continue
+        record = found.record()
+    if record is None:
+        texts = tuple(str(recipient) for recipient in recipients)
+        record = RepositoryRecord(identity.repository, now, str(identity.root), texts)
+    elif not is_new and len(regions) - len(lacking) < min(quorum, len(regions)):
+        # The record is in fewer regions than everything at quorum is: most likely wrong URLs.
+        lost = ", ".join(region.name for region in lacking)
+        raise UsageRefused(
+            f"the repository is not in {lost}",
+            detail="too few of the given regions hold it",
+            hint="check the URLs; a new region is added while the others hold the repository",
+        )
+    for region in lacking:
+        Repository.create(region.store, record, identity.identity.root_signer())
+
+
+def _put_epoch(
+    request: SetupRequest,
+    regions: Sequence[Region],
+    identity: IdentityFile,
+    signer: Signer,
+    facts: ServerFacts,
+    slot_start: LSN,
+    now: datetime,
+) -> tuple[ArchiveId, EpochParent | None, bool]:
+    """Let this host's key write: take its epoch if it has the newest, else make the next one."""
+    from cli.regions import open_reading
+
+    store = open_reading(regions, request.quorum)
+    try:
+        repository = Repository(store, identity.repository, identity.root)
+        epochs = [one for one in repository.archives() if one.system_identifier == facts.system_identifier]
+        newest = max(epochs, key=lambda archive: archive.epoch, default=None)
+        parent: EpochParent | None = None
+        if newest is not None and repository.verifier(newest) == signer.public:
+            record = repository.epoch(newest)
+        else:
+            if newest is not None:
+                history = read_timeline_history(request.dsn, facts.timeline)
+                head = repository.latest_head(newest)
+                past = ArchivedPast(
+                    newest.epoch, repository.histories(newest), head.wal_end if head is not None else None
+                )
+                parent = find_parent(history, past, slot_start)
+            archive = ArchiveId(facts.system_identifier, 1 if newest is None else newest.epoch + 1)
+            record = EpochRecord(identity.repository, archive, now, str(signer.public), parent)
+    finally:
+        store.close()
+    # Also where it is there: a region that was down when the epoch was made gets its record now.
+    for region in regions:
+        Repository(region.store, identity.repository, identity.root).write_epoch(
+            record, identity.identity.root_signer()
+        )
+    return record.archive, record.parent, record.archive != newest
+
+
+def _render(request: SetupRequest, identity: IdentityFile, recipients: Sequence[Recipient]) -> str:
+    return render_config(
+        NewConfig(
+            cluster=request.cluster,
+            dsn=request.dsn,
+            slot=request.slot,
+            repository=identity.repository,
+            root=str(identity.root),
+            recipients=tuple(str(recipient) for recipient in recipients),
+            quorum=request.quorum,
+            regions=request.regions,
+            signing_key_file=request.signing_key_path.absolute(),
+            state_dir=request.state_dir.absolute(),
+            metrics_listen=request.metrics_listen,
+            timezone=request.timezone,
+        )
+    )
+
+
+def _write_config(request: SetupRequest, identity: IdentityFile, recipients: Sequence[Recipient]) -> None:
+    text = _render(request, identity, recipients)
+    staged = request.config_path.with_suffix(".toml.new")
+    staged.write_text(text, encoding="utf-8")
+    staged.chmod(0o640)
+    descriptor = os.open(staged, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    staged.rename(request.config_path)

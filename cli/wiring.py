@@ -1,0 +1,169 @@
+"""Wiring: the parts put together from settings, for the host that writes and for a reader.
+
+The only place that knows which part gets what; the parts themselves know their arguments only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.key_files import read_identity, read_signing_key
+from cli.regions import open_reading, open_regions
+from cli.settings import RegionSettings, Settings
+from pitr.errors import NotAuthentic, NotInitialised
+from pitr.layout import ArchiveId
+from pitr.pipeline.keys import IdentityFile, Recipient
+from pitr.pipeline.sign import Signer, Verifier
+from pitr.repository import Repository
+
+if TYPE_CHECKING:
+    from pitr.wal_assembly import ReadWal
+    from pitr.wal_plan_file import WalPlanHeader
+    from storage.replicated import ReplicatedStore
+    from storage.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """Who this host is in the repository."""
+
+    signer: Signer
+    root: Verifier
+    recipients: tuple[Recipient, ...]
+
+
+def host_identity(settings: Settings) -> HostIdentity:
+    """Read the host's key.  Raises KeyMissing."""
+    return HostIdentity(
+        read_signing_key(settings.keys.signing_key_file),
+        Verifier.parse(settings.keys.root),
+        tuple(Recipient.parse(text) for text in settings.keys.recipients),
+    )
+
+
+def host_repository(settings: Settings, store: ObjectStore) -> Repository:
+    """Return the configured repository in ``store``."""
+    return Repository(store, settings.repository.repository, Verifier.parse(settings.keys.root))
+
+
+def own_archive(repository: Repository, signer: Signer, system_identifier: int) -> ArchiveId:
+    """Return the archive that this key may write for a cluster: its newest epoch, if that is ours.
+
+    Raises NotInitialised if no epoch names the key, NotAuthentic if a newer epoch superseded ours.
+    """
+    epochs = [one for one in repository.archives() if one.system_identifier == system_identifier]
+    if not epochs:
+        raise NotInitialised(
+            f"the repository has no archive of the cluster with system identifier {system_identifier}",
+            hint="pitr init --identity FILE lets this cluster in",
+        )
+    newest = max(epochs, key=lambda archive: archive.epoch)
+    if repository.verifier(newest) == signer.public:
+        return newest
+    own = [archive for archive in epochs if repository.verifier(archive) == signer.public]
+    if own:
+        raise NotAuthentic(
+            f"another host writes this cluster's archive now: epoch {newest.epoch}",
+            detail=f"ours was epoch {own[-1].epoch}; what we would write, readers would ignore",
+            hint="stop this host's daemon for good, or start a new epoch: pitr init --identity FILE",
+        )
+    raise NotInitialised(
+        "this host's signing key may write none of the cluster's archives",
+        detail=f"newest: {newest}, written by {repository.verifier(newest)}",
+        hint="use the key file that pitr init made, or start a new epoch: pitr init --identity FILE",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A repository opened for reading; ``identity`` None: records can be read, data cannot."""
+
+    repository: Repository
+    store: ReplicatedStore
+    regions: tuple[RegionSettings, ...]
+    identity: IdentityFile | None
+    identity_path: Path | None
+
+
+@contextmanager
+def open_reader(
+    settings: Settings | None,
+    *,
+    urls: Sequence[str] = (),
+    identity_path: Path | None = None,
+    region: str | None = None,
+    quorum: int | None = None,
+) -> Iterator[Reader]:
+    """Open the repository from the configuration, or from URLs and an identity alone.
+
+    ``region`` restricts a configured repository to one region.  Raises NotInitialised, KeyMissing.
+    """
+    identity = read_identity(identity_path) if identity_path is not None else None
+    regions = _regions_of(settings, urls, region)
+    if identity is not None:
+        repository_id, root = identity.repository, identity.root
+    elif settings is not None:
+        repository_id, root = settings.repository.repository, Verifier.parse(settings.keys.root)
+    else:
+        raise NotInitialised(
+            "nobody says which repository to trust",
+            detail="there is no configuration, and no identity was given",
+            hint="give the identity file of the recovery sheet: --identity FILE",
+        )
+    is_all = settings is not None and len(regions) == len(settings.regions)
+    needed = quorum or (settings.repository.quorum if settings is not None and is_all else len(regions))
+    store = open_reading(open_regions(regions), needed)
+    try:
+        yield Reader(Repository(store, repository_id, root), store, regions, identity, identity_path)
+    finally:
+        store.close()
+
+
+def _regions_of(
+    settings: Settings | None, urls: Sequence[str], region: str | None
+) -> tuple[RegionSettings, ...]:
+    if urls:
+        return tuple(RegionSettings(f"region-{at}", url) for at, url in enumerate(urls, 1))
+    if settings is None:
+        raise NotInitialised(
+            "no region is known",
+            detail="there is no configuration, and no region was given",
+            hint="give one or more with --from URL, or the configuration with --config",
+        )
+    if region is None:
+        return settings.regions
+    chosen = tuple(one for one in settings.regions if one.name == region)
+    if not chosen:
+        names = ", ".join(one.name for one in settings.regions)
+        raise NotInitialised(f"there is no region {region!r}", hint=f"the configuration has: {names}")
+    return chosen
+
+
+def open_wal_reader(header: WalPlanHeader) -> ReadWal:
+    """Open the regions and the identity that a WAL plan names.  Raises KeyMissing, StoreError."""
+    from pitr.datakeys import DataKeys
+    from pitr.errors import KeyMissing
+
+    if header.identity_file is None:
+        raise KeyMissing("the plan names no identity", hint="restore with --identity FILE")
+    identity = read_identity(header.identity_file)
+    if (identity.repository, str(identity.root)) != (header.repository, header.root):
+        raise NotAuthentic("the identity belongs to another repository than the plan")
+    regions = tuple(RegionSettings(region.name, region.url) for region in header.regions)
+    store = open_reading(open_regions(regions), len(regions))
+    repository = Repository(store, identity.repository, identity.root)
+    keys = DataKeys(repository, identity.identity)
+    return lambda key: repository.read_wal(key, keys)
+
+
+def preferred_bin_dir(settings: Settings | None) -> Path | None:
+    """Return where PostgreSQL's programs are wanted from: $PITR_PG_BIN, else the configuration."""
+    named = os.environ.get("PITR_PG_BIN")
+    if named:
+        return Path(named)
+    return settings.bin_dir if settings is not None else None
