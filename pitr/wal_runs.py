@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from pitr.catalogue.records import EpochRecord
-from pitr.catalogue.wal_records import CoverageInterval, WalUnit
+from pitr.catalogue.wal_records import WalUnit
 from pitr.errors import TargetRefused
 from pitr.layout import ArchiveId
 from pitr.wal.lsn import LSN
@@ -236,32 +236,3 @@ def _split(links: Sequence[WalLink]) -> Iterable[WalRun]:
         if number + 1 == len(links) or links[number + 1].start != link.until:
             yield WalRun(links[first].start, link.until, tuple(links[first : number + 1]))
             first = number + 1
-
-
-def coverage_intervals(units: Iterable[WalUnit]) -> list[CoverageInterval]:
-    """Return what is stored of each archive and timeline, joined where nothing is missing between."""
-    stored: dict[tuple[ArchiveId, TimelineId], list[WalUnit]] = {}
-    for unit in units:
-        stored.setdefault((unit.archive, unit.timeline), []).append(unit)
-    intervals: list[CoverageInterval] = []
-    for archive, timeline in sorted(stored):
-        span = WalSpan(archive, timeline, FIRST_LSN)
-        intervals += [_interval(span, run) for run in find_runs([span], stored[archive, timeline])]
-    return intervals
-
-
-def _interval(span: WalSpan, run: WalRun) -> CoverageInterval:
-    times = [link.unit.transactions for link in run.links if link.unit.transactions is not None]
-    regions = set(run.links[0].unit.regions)
-    for link in run.links:
-        regions &= set(link.unit.regions)
-    return CoverageInterval(
-        archive=span.archive,
-        timeline=span.timeline,
-        start=run.start,
-        end=run.end,
-        min_at=min((time.min_at for time in times), default=None),
-        max_at=max((time.max_at for time in times), default=None),
-        is_exact=all(time.is_exact for time in times),
-        regions=tuple(sorted(regions)),
-    )
