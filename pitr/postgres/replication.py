@@ -1,0 +1,325 @@
+"""The replication protocol: one physical connection, its commands, and its stream of messages.
+
+Thin: it owns the socket and gives every wait a deadline.  What the messages say is in
+``pitr.postgres.receiver``.  libpq directly, for psycopg's own connection knows no COPY BOTH.
+
+Reference: PostgreSQL manual, "Streaming Replication Protocol" (55.4 in 17); majors 15 to 18.
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pitr.errors import MalformedValue, PitrError, ServerRefused, ServerUnavailable
+from pitr.wal.lsn import LSN
+from pitr.wal.segment import check_segment_bytes
+from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineId
+
+CONNECT_TIMEOUT_S = 20
+COMMAND_TIMEOUT_S = 30.0
+VERSION_MIN = 150000
+# As PostgreSQL's own: no quoting is needed, so nothing can be smuggled into a command.
+_SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
+_SIZE = re.compile(r"([0-9]+)(B|kB|MB|GB)?")
+_UNITS = {None: 1, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+_DEFAULTS: dict[str, str | int] = {
+    "application_name": "pitr",
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+# Connection, resources, in use, operator intervention, system: what may be otherwise in a minute.
+_UNAVAILABLE_CLASSES = ("08", "40", "53", "55006", "57", "58")
+_REFUSED_TEXTS = ("authentication", "pg_hba.conf", "does not exist", "no password", "not permitted")
+
+
+class WalRemoved(ServerRefused):
+    """The server no longer has the WAL that was asked for."""
+
+
+class SlotLost(ServerRefused):
+    """The replication slot does not exist, or the server has invalidated it."""
+
+
+class SlotExists(ServerRefused):
+    """There is a replication slot of this name already."""
+
+
+# What the commands of this protocol can be refused for, each with its own way out.
+_LEAVES: dict[str, type[ServerRefused]] = {
+    "58P01": WalRemoved,
+    "42704": SlotLost,
+    "55000": SlotLost,
+    "42710": SlotExists,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """What IDENTIFY_SYSTEM says: whose WAL this is, on which timeline, and flushed up to where."""
+
+    system_identifier: int
+    timeline: TimelineId
+    flushed: LSN
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """A physical slot.  ``restart`` None: it keeps no WAL, being new or invalidated."""
+
+    restart: LSN | None
+    timeline: TimelineId | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The server ended the stream; with a next timeline, the streamed one ended at ``next_start``."""
+
+    next_timeline: TimelineId | None
+    next_start: LSN | None
+
+
+class ReplicationConnection:
+    """One connection.  Not thread-safe.
+
+    Any method raises ServerUnavailable when the connection is lost or no answer comes in time, and
+    ServerRefused when PostgreSQL says no; the connection is of no use then.
+    """
+
+    def __init__(self, pgconn: pq.abc.PGconn, clock: Callable[[], float]) -> None:
+        self._pg = pgconn
+        self._clock = clock
+
+    @classmethod
+    def connect(cls, dsn: str, *, clock: Callable[[], float] = time.monotonic) -> ReplicationConnection:
+        """Open a connection for ``dsn`` (a conninfo string or URI); what it says wins over our defaults."""
+        try:
+            settings: dict[str, str | int | None] = {**_DEFAULTS, **conninfo_to_dict(dsn)}
+            settings["replication"] = "true"
+            conninfo = make_conninfo("", **settings)
+        except psycopg.Error as cause:
+            raise MalformedValue(f"not a connection string: {cause}") from cause
+        try:
+            pgconn = pq.PGconn.connect(conninfo.encode())
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+        if pgconn.status != pq.ConnStatus.OK:
+            text = pgconn.error_message.decode("utf-8", "replace")
+            pgconn.finish()
+            raise _connection_error(text)
+        connection = cls(pgconn, clock)
+        if pgconn.server_version < VERSION_MIN:
+            connection.close()
+            raise ServerRefused(
+                f"PostgreSQL {pgconn.server_version // 10_000} is too old",
+                hint="Version 15 or later is needed.",
+            )
+        pgconn.nonblocking = 1
+        return connection
+
+    @property
+    def server_version(self) -> int:
+        """The server's version, as ``server_version_num``."""
+        return self._pg.server_version
+
+    def close(self) -> None:
+        """Close the connection.  May be repeated."""
+        self._pg.finish()
+
+    def identify(self) -> ServerIdentity:
+        """Ask whose WAL this is."""
+        system, timeline, flushed = self._row(b"IDENTIFY_SYSTEM", 3)
+        if system is None or timeline is None or flushed is None:
+            raise ServerUnavailable("the server does not say who it is")
+        return ServerIdentity(int(system), TimelineId(int(timeline)), LSN.parse(flushed.decode()))
+
+    def segment_bytes(self) -> int:
+        """Ask the size of the cluster's WAL segments."""
+        text = (self._row(b"SHOW wal_segment_size", 1)[0] or b"").decode()
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise MalformedValue(f"not a size: {text!r}")
+        return check_segment_bytes(int(match[1]) * _UNITS[match[2]])
+
+    def is_standby(self) -> bool:
+        """Say whether the server is in recovery, and so may not have all WAL yet."""
+        return self._row(b"SHOW in_hot_standby", 1)[0] == b"on"
+
+    def read_slot(self, name: str) -> SlotState | None:
+        """Return the state of a physical slot; None if there is no slot of that name."""
+        kind, restart, timeline = self._row(b"READ_REPLICATION_SLOT " + _slot(name), 3)
+        if kind is None:
+            return None
+        return SlotState(
+            None if restart is None else LSN.parse(restart.decode()),
+            None if timeline is None else TimelineId(int(timeline)),
+        )
+
+    def create_slot(self, name: str) -> None:
+        """Make a physical slot that keeps WAL from the last checkpoint on.  Raises SlotExists."""
+        self._ask(b"CREATE_REPLICATION_SLOT " + _slot(name) + b" PHYSICAL RESERVE_WAL")
+
+    def drop_slot(self, name: str) -> None:
+        """Drop a slot, such as one that was invalidated.  Raises SlotLost if there is none."""
+        self._ask(b"DROP_REPLICATION_SLOT " + _slot(name))
+
+    def timeline_history(self, timeline: TimelineId) -> bytes:
+        """Return the content of a timeline's history file."""
+        content = self._row(b"TIMELINE_HISTORY %d" % timeline.number, 2)[1] or b""
+        if len(content) > HISTORY_BYTES_MAX:
+            raise MalformedValue(f"history file of timeline {timeline} has {len(content)} bytes")
+        return content
+
+    def start_streaming(self, slot: str, start: LSN, timeline: TimelineId) -> StreamEnd | None:
+        """Begin to stream; a StreamEnd at once if the timeline ends where it would start.
+
+        Raises SlotLost, WalRemoved.
+        """
+        command = b"START_REPLICATION SLOT %b PHYSICAL %b TIMELINE %d" % (
+            _slot(slot),
+            str(start).encode(),
+            timeline.number,
+        )
+        results = self._ask(command)
+        if results and results[-1].status == pq.ExecStatus.COPY_BOTH:
+            return None
+        return _stream_end(results)
+
+    def receive(self) -> memoryview | StreamEnd | None:
+        """Return the next message if all of it is here, without waiting; None if not."""
+        try:
+            length, message = self._pg.get_copy_data(1)
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+        if length > 0:
+            return message
+        return None if length == 0 else self._finish_stream()
+
+    def send(self, message: bytes) -> None:
+        """Send one message on the stream."""
+        try:
+            self._pg.put_copy_data(message)
+            # What does not fit the socket now goes with the next call; a message has 34 bytes.
+            self._pg.flush()
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+
+    def wait(self, timeout_s: float, *, wake_fd: int, is_reading: bool = True) -> None:
+        """Wait until bytes have come, ``wake_fd`` is readable, or the time is over; take in the bytes.
+
+        Without ``is_reading`` what comes stays in the socket, so that the server holds back.
+        """
+        poll = select.poll()
+        poll.register(wake_fd, select.POLLIN)
+        if is_reading:
+            poll.register(self._pg.socket, select.POLLIN)
+        if any(fd != wake_fd for fd, _ in poll.poll(max(timeout_s, 0.0) * 1000)):
+            self._take_in()
+
+    def _take_in(self) -> None:
+        try:
+            self._pg.consume_input()
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+
+    def _row(self, command: bytes, columns: int) -> list[bytes | None]:
+        results = self._ask(command)
+        if not results or results[0].ntuples != 1 or results[0].nfields < columns:
+            raise ServerUnavailable(f"no answer to {command.decode()}")
+        return [results[0].get_value(0, column) for column in range(columns)]
+
+    def _ask(self, command: bytes) -> list[pq.abc.PGresult]:
+        """Send a command and return all its results, or those up to the one that begins a stream."""
+        try:
+            self._pg.send_query(command)
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+        return self._results()
+
+    def _results(self) -> list[pq.abc.PGresult]:
+        """Wait for results; what a command may give is few, so a deadline bounds their number."""
+        deadline = self._clock() + COMMAND_TIMEOUT_S
+        results = []
+        while (result := self._next_result(deadline)) is not None:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise _server_error(result)
+            results.append(result)
+            if result.status in (pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN):
+                break
+        return results
+
+    def _next_result(self, deadline: float) -> pq.abc.PGresult | None:
+        try:
+            while self._pg.flush() or self._pg.is_busy():
+                left_s = deadline - self._clock()
+                if left_s <= 0:
+                    raise ServerUnavailable(f"no answer from the server in {COMMAND_TIMEOUT_S:g} s")
+                poll = select.poll()
+                poll.register(self._pg.socket, select.POLLIN)
+                # Waiting for room to send is rare, and as short as a command.
+                if poll.poll(min(left_s, 1.0) * 1000):
+                    self._pg.consume_input()
+            return self._pg.get_result()
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+
+    def _finish_stream(self) -> StreamEnd:
+        """Learn why the server ended the stream: the timeline's end, or its own."""
+        results = self._results()
+        if results and results[-1].status == pq.ExecStatus.COPY_IN:
+            try:
+                self._pg.put_copy_end()
+            except psycopg.Error as cause:
+                raise _connection_error(str(cause)) from cause
+            results = self._results()
+        return _stream_end(results)
+
+
+def _stream_end(results: list[pq.abc.PGresult]) -> StreamEnd:
+    for result in results:
+        if result.status == pq.ExecStatus.TUPLES_OK and result.ntuples == 1:
+            timeline, start = result.get_value(0, 0), result.get_value(0, 1)
+            if timeline is not None and start is not None:
+                return StreamEnd(TimelineId(int(timeline)), LSN.parse(start.decode()))
+    return StreamEnd(None, None)
+
+
+def _slot(name: str) -> bytes:
+    if _SLOT_NAME.fullmatch(name) is None:
+        raise MalformedValue(f"not a replication slot's name: {name!r}")
+    return name.encode()
+
+
+def _server_error(result: pq.abc.PGresult) -> PitrError:
+    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+    text, detail, hint = (
+        (result.error_field(field) or b"").decode("utf-8", "replace")
+        for field in (
+            pq.DiagnosticField.MESSAGE_PRIMARY,
+            pq.DiagnosticField.MESSAGE_DETAIL,
+            pq.DiagnosticField.MESSAGE_HINT,
+        )
+    )
+    if not state:
+        return _connection_error(text or result.error_message.decode("utf-8", "replace"))
+    error: type[PitrError] = ServerUnavailable if state.startswith(_UNAVAILABLE_CLASSES) else ServerRefused
+    error = _LEAVES.get(state, error)
+    return error(text, detail=detail or None, hint=hint or None)
+
+
+def _connection_error(text: str) -> PitrError:
+    """Make an error of libpq's words: only they say why a connection failed."""
+    is_refused = any(part in text for part in _REFUSED_TEXTS)
+    lines = text.strip().splitlines() or ["connection lost"]
+    error = ServerRefused if is_refused else ServerUnavailable
+    return error(lines[0], detail="\n".join(lines[1:]) or None)

@@ -1,0 +1,218 @@
+"""The spool: sealed objects on local disk until they are at quorum.
+
+Sealing twice never gives equal bytes, so what may have reached a region must be sent again as it
+was, also after a crash.  It holds no plaintext and no key.  Not a cache: losing it loses nothing
+that was acknowledged.
+
+    DIR/SEQUENCE        "PITRSP1\\n", u32 length of the key, key, SHA-256 of the body, body
+    DIR/SEQUENCE.new    not complete; removed when the spool is opened
+
+SEQUENCE is the order in which objects were added, 16 digits.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from pitr.errors import AlreadyRunning, PitrError
+
+_MAGIC = b"PITRSP1\n"
+_KEY_LENGTH = struct.Struct(">I")
+_KEY_BYTES_MAX = 512
+_DIGEST_BYTES = 32
+_NAME_DIGITS = 16
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class SpoolFull(PitrError):
+    """There is no room for the object.  Nothing of it was kept; the call may be repeated."""
+
+
+class SpoolFailed(PitrError):
+    """The spool's disk does not work.  Nothing was kept; the call may be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledObject:
+    """One object as it was added, whole and with the digest that it had."""
+
+    key: str
+    body: bytes
+    sha256: bytes
+
+
+class Spool(Protocol):
+    """Where sealed objects wait.  Thread-safe."""
+
+    def add(self, key: str, body: bytes, sha256: bytes) -> None:
+        """Return once the object is on disk.  Raises SpoolFull, SpoolFailed."""
+
+    def remove(self, key: str) -> None:
+        """Forget an object that is at quorum; one that is not there is forgotten already."""
+
+    def objects(self) -> Iterator[SpooledObject]:
+        """Yield what is there, in the order in which it was added."""
+
+    @property
+    def held_bytes(self) -> int:
+        """The sum of the objects' sizes."""
+
+
+class DirectorySpool:
+    """A ``Spool`` in a directory of its own, which one process holds at a time."""
+
+    def __init__(self, root: Path, *, bytes_max: int) -> None:
+        """Open the spool in ``root``, made if need be; what a crash left incomplete is removed.
+
+        Raises AlreadyRunning if another process has it open, SpoolFailed.
+        """
+        self._root: Final = root
+        self._bytes_max: Final = bytes_max
+        self._lock = threading.Lock()
+        self._files: dict[str, tuple[Path, int]] = {}
+        self._held_bytes = 0
+        with _mapped(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as cause:
+                os.close(self._directory)
+                raise AlreadyRunning(f"another process uses the spool {root}") from cause
+            for left in root.glob("*.new"):
+                left.unlink()
+            names = sorted(path.name for path in root.iterdir() if path.name.isdigit())
+        self._next = int(names[-1]) + 1 if names else 1
+        self.damaged: tuple[Path, ...] = tuple(path for name in names if not self._index(path := root / name))
+
+    @property
+    def held_bytes(self) -> int:
+        """See ``Spool``."""
+        with self._lock:
+            return self._held_bytes
+
+    def add(self, key: str, body: bytes, sha256: bytes) -> None:
+        """See ``Spool.add``."""
+        with self._lock:
+            if self._held_bytes + len(body) > self._bytes_max:
+                raise SpoolFull(
+                    f"the spool {self._root} is full",
+                    detail=f"{self._held_bytes} of {self._bytes_max} bytes are in use.",
+                    hint="It empties when the regions can be reached again.",
+                )
+            path = self._root / f"{self._next:0{_NAME_DIGITS}d}"
+            self._next += 1
+            # Counted before it is written, so that several at once stay within the limit.
+            self._held_bytes += len(body)
+        encoded = key.encode("ascii")
+        head = b"".join((_MAGIC, _KEY_LENGTH.pack(len(encoded)), encoded, sha256))
+        try:
+            with _mapped(self._root):
+                self._write(path, head, body)
+        except PitrError:
+            with self._lock:
+                self._held_bytes -= len(body)
+            raise
+        with self._lock:
+            self._files[key] = (path, len(body))
+
+    def _write(self, path: Path, head: bytes, body: bytes) -> None:
+        new = path.with_suffix(".new")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            try:
+                _write_all(descriptor, head)
+                _write_all(descriptor, body)
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+            new.rename(path)
+            os.fsync(self._directory)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+
+    def remove(self, key: str) -> None:
+        """See ``Spool.remove``.  Not synced: an object that comes back is only put once more."""
+        with self._lock:
+            found = self._files.pop(key, None)
+            if found is None:
+                return
+            self._held_bytes -= found[1]
+        with _mapped(self._root):
+            found[0].unlink(missing_ok=True)
+
+    def objects(self) -> Iterator[SpooledObject]:
+        """See ``Spool.objects``.  A file that has rotted is left out, and named in ``damaged``."""
+        with self._lock:
+            found = sorted(self._files.items(), key=lambda item: item[1][0].name)
+        for key, (path, _) in found:
+            whole = _read(path)
+            if whole is None:
+                self.damaged = (*self.damaged, path)
+            else:
+                yield SpooledObject(key, *whole)
+
+    def close(self) -> None:
+        """Let another process have the spool."""
+        os.close(self._directory)
+
+    def _index(self, path: Path) -> bool:
+        """Note one file; False if it is not whole."""
+        key = _read_key(path)
+        if key is None:
+            return False
+        size_bytes = path.stat().st_size - len(_MAGIC) - _KEY_LENGTH.size - len(key) - _DIGEST_BYTES
+        self._files[key] = (path, size_bytes)
+        self._held_bytes += size_bytes
+        return True
+
+
+def _read_key(path: Path) -> str | None:
+    with path.open("rb") as file:
+        head = file.read(len(_MAGIC) + _KEY_LENGTH.size + _KEY_BYTES_MAX)
+    if len(head) < len(_MAGIC) + _KEY_LENGTH.size or not head.startswith(_MAGIC):
+        return None
+    (length,) = _KEY_LENGTH.unpack_from(head, len(_MAGIC))
+    raw = head[len(_MAGIC) + _KEY_LENGTH.size :][:length]
+    return (
+        raw.decode("ascii") if 0 < length <= _KEY_BYTES_MAX and len(raw) == length and raw.isascii() else None
+    )
+
+
+def _read(path: Path) -> tuple[bytes, bytes] | None:
+    """Return body and digest; None if the file is not what was written."""
+    key = _read_key(path)
+    if key is None:
+        return None
+    content = memoryview(path.read_bytes())[len(_MAGIC) + _KEY_LENGTH.size + len(key) :]
+    digest, body = bytes(content[:_DIGEST_BYTES]), bytes(content[_DIGEST_BYTES:])
+    return (body, digest) if hashlib.sha256(body).digest() == digest else None
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def _mapped(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno in _FULL:
+            raise SpoolFull(
+                f"the disk of the spool {root} is full", hint="Make room, or give the spool another disk."
+            ) from cause
+        raise SpoolFailed(f"the spool {root} cannot be used: {cause.strerror}") from cause
