@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,17 +19,18 @@ from cli.config_template import NewConfig, NewRegion, render_config
 from cli.epochs import ArchivedPast, find_parent
 from cli.errors import UsageRefused
 from cli.key_files import read_identity, read_signing_key, write_secret
-from cli.regions import create_regions, open_regions
+from cli.regions import create_regions, open_reading, open_regions
 from cli.settings import RegionSettings
 from pitr.catalogue.records import EpochParent, EpochRecord, RepositoryRecord
-from pitr.errors import NotInitialised
+from pitr.errors import NotInitialised, ServerRefused
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import Identity, IdentityFile, Recipient, best_suite
 from pitr.pipeline.sign import Signer
-from pitr.postgres.replication import ensure_slot, read_timeline_history
+from pitr.postgres.replication import ReplicationConnection
 from pitr.postgres.server import Server, ServerFacts
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.regions import Region
 
 
@@ -103,7 +105,7 @@ def set_up(
     recipients = _recipients(identity.identity, request.recipients)
     _put_repository(regions, identity, recipients, now(), is_new, request.quorum)
     say(f"repository {identity.repository} is in {', '.join(region.name for region in regions)}")
-    slot_start = ensure_slot(request.dsn, request.slot)
+    slot_start = _ensure_slot(request.dsn, request.slot)
     say(f"slot {request.slot!r} keeps WAL from {slot_start} on")
     archive, parent, is_new_epoch = _put_epoch(request, regions, identity, signer, facts, slot_start, now())
     say(
@@ -186,6 +188,32 @@ def _put_repository(
         Repository.create(region.store, record, identity.identity.root_signer())
 
 
+def _ensure_slot(dsn: str, name: str) -> LSN:
+    """Make the slot if it is not there; return where the WAL begins that it keeps.
+
+    It must be there before the first base backup: WAL is kept from then on, whatever happens to us.
+    """
+    with closing(ReplicationConnection.connect(dsn)) as connection:
+        state = connection.read_slot(name)
+        if state is None:
+            connection.create_slot(name)
+            state = connection.read_slot(name)
+        if state is None or state.restart is None:
+            raise ServerRefused(
+                f"slot {name!r} keeps no WAL",
+                detail="it was invalidated, or is a temporary one",
+                hint=f"SELECT pg_drop_replication_slot('{name}'), then repeat",
+            )
+        return state.restart
+
+
+def _read_history(dsn: str, timeline: TimelineId) -> TimelineHistory:
+    if timeline == TimelineId(1):
+        return TimelineHistory(timeline)
+    with closing(ReplicationConnection.connect(dsn)) as connection:
+        return TimelineHistory.parse(timeline, connection.timeline_history(timeline))
+
+
 def _put_epoch(
     request: SetupRequest,
     regions: Sequence[Region],
@@ -196,8 +224,6 @@ def _put_epoch(
     now: datetime,
 ) -> tuple[ArchiveId, EpochParent | None, bool]:
     """Let this host's key write: take its epoch if it has the newest, else make the next one."""
-    from cli.regions import open_reading
-
     store = open_reading(regions, request.quorum)
     try:
         repository = Repository(store, identity.repository, identity.root)
@@ -208,7 +234,7 @@ def _put_epoch(
             record = repository.epoch(newest)
         else:
             if newest is not None:
-                history = read_timeline_history(request.dsn, facts.timeline)
+                history = _read_history(request.dsn, facts.timeline)
                 head = repository.latest_head(newest)
                 past = ArchivedPast(
                     newest.epoch, repository.histories(newest), head.wal_end if head is not None else None
