@@ -210,11 +210,15 @@ class Repository:
         record.history()
         return record
 
-    def histories(self, archive: ArchiveId) -> list[TimelineHistory]:
-        """Return all timeline histories of an archive, ascending by number; the first has none."""
+    def history_records(self, archive: ArchiveId) -> list[HistoryRecord]:
+        """Return all timeline history files of an archive, ascending by number; timeline 1 has none."""
         prefix = f"history/{archive}/"
         timelines = [TimelineId.parse(i.key[len(prefix) :]) for i in self.store.list_objects(prefix)]
-        return [self.get_history(archive, timeline).history() for timeline in timelines]
+        return [self.get_history(archive, timeline) for timeline in timelines]
+
+    def histories(self, archive: ArchiveId) -> list[TimelineHistory]:
+        """Return what the history files of an archive say."""
+        return [record.history() for record in self.history_records(archive)]
 
     def put_manifest(self, manifest: BackupManifest, signer: Signer) -> bytes:
         """Put a backup's manifest, which makes it a backup; return the SHA-256 of the object."""

@@ -45,7 +45,7 @@ class _Growing:
 
 
 def coverage_intervals(units: Iterable[WalUnit]) -> list[CoverageInterval]:
-    """Return the intervals by archive, timeline and start; ``regions`` are those that hold every unit of it."""
+    """Return the intervals by archive, timeline and start; ``regions`` hold every unit of theirs."""
     intervals: list[CoverageInterval] = []
     growing: _Growing | None = None
     for unit in sorted(units, key=lambda unit: (unit.archive, unit.timeline, unit.start, unit.end)):

@@ -1,0 +1,243 @@
+"""Rebuild the catalogue from the store, or compare it with the store: a use case.
+
+What is listed is read header by header and verified; what cannot be is reported and left out, so a
+damaged object shows as a hole and never as WAL.  From one region alone the catalogue ends with that
+region's last signed head: what lies there after it is not known to be all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from pitr.catalogue.records import HeadRecord, HistoryRecord
+from pitr.catalogue.sqlite import Catalogue
+from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
+from pitr.errors import MalformedValue, NotAuthentic
+from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.repository import ListedBackup, ListedHead, Repository, backups_sha256
+from pitr.verified import RefusedObject
+from pitr.wal.segment import SegmentName
+from storage.store import ObjectStore, StoreError
+
+# Each waits for one ranged read; more would only queue in the store's own connections.
+_READERS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRegion:
+    """One region's own view, to see which copies it holds."""
+
+    name: str
+    store: ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """What a rebuild found.  ``refused`` objects are left out; ``unseen`` regions did not answer."""
+
+    archives: tuple[ArchiveId, ...]
+    wal_objects: int
+    headers_read: int
+    refused: tuple[RefusedObject, ...]
+    unseen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueDifference:
+    """One row that only the catalogue has, or only the store gives."""
+
+    row: str
+    is_in_store: bool
+
+
+@dataclass(slots=True)
+class _Found:
+    """What one archive holds, gathered before anything is written."""
+
+    archive: ArchiveId
+    backups: list[ListedBackup] = field(default_factory=list)
+    histories: list[HistoryRecord] = field(default_factory=list)
+    head: ListedHead | None = None
+    wal: list[IndexedHeader] = field(default_factory=list)
+    refused: list[RefusedObject] = field(default_factory=list)
+    headers_read: int = 0
+
+
+def rebuild(
+    repository: Repository,
+    catalogue: Catalogue,
+    *,
+    up_to_head: bool = False,
+    regions: Sequence[NamedRegion] = (),
+) -> RebuildResult:
+    """Make the catalogue's content anew from the store, at once or not at all.  May be repeated.
+
+    ``up_to_head`` leaves out what the newest head does not speak of: for one region alone.  With
+    ``regions`` each is listed as well, to record who holds what.  The daemon must not be recording
+    meanwhile.  Raises StoreError, NotAuthentic for a bad epoch or history; nothing has changed then.
+    """
+    archives = tuple(repository.archives())
+    found = [_gather(repository, archive, up_to_head=up_to_head) for archive in archives]
+    holders: dict[str, list[str]] = {}
+    unseen = [region.name for region in regions if not _note_holder(region, archives, holders)]
+    with catalogue.atomic():
+        catalogue.clear()
+        for one in found:
+            _record(repository, catalogue, one, holders)
+    return RebuildResult(
+        archives=archives,
+        wal_objects=sum(len(one.wal) for one in found),
+        headers_read=sum(one.headers_read for one in found),
+        refused=tuple(refused for one in found for refused in one.refused),
+        unseen=tuple(unseen),
+    )
+
+
+def check(
+    repository: Repository, catalogue: Catalogue, *, up_to_head: bool = False
+) -> tuple[CatalogueDifference, ...]:
+    """Compare the catalogue with what a rebuild would give.  Changes nothing.  Raises as ``rebuild``."""
+    fresh = Catalogue(":memory:")
+    try:
+        rebuild(repository, fresh, up_to_head=up_to_head)
+        given, recorded = set(fresh.dump().splitlines()), set(catalogue.dump().splitlines())
+    finally:
+        fresh.close()
+    differences = [CatalogueDifference(row, is_in_store=True) for row in given - recorded]
+    differences += [CatalogueDifference(row, is_in_store=False) for row in recorded - given]
+    return tuple(sorted(differences, key=lambda difference: difference.row))
+
+
+def _gather(repository: Repository, archive: ArchiveId, *, up_to_head: bool) -> _Found:
+    found = _Found(archive)
+    # A head speaks of what was put before it, so it is read first: all that it names is there then.
+    search = repository.find_head(archive)
+    found.head = search.newest
+    found.refused += search.refused
+    listing = repository.manifests(archive)
+    found.backups = list(listing.backups)
+    found.refused += listing.refused
+    last_piece: int | None = None
+    if up_to_head:
+        head = None if found.head is None else found.head.head
+        found.backups = _signed_backups(found, head)
+        last_piece = 0 if head is None else head.piece_sequence
+    found.histories = repository.history_records(archive)
+    for timeline in repository.wal.timelines(archive):
+        keys = repository.wal_objects(archive, timeline)
+        _gather_timeline(repository, found, keys, last_piece)
+    return found
+
+
+def _signed_backups(found: _Found, head: HeadRecord | None) -> list[ListedBackup]:
+    """Return the backups that the head counts: without the newest, if later ones have arrived since."""
+    if head is None:
+        return []
+    backups = sorted(found.backups, key=lambda listed: listed.manifest.stopped_at)
+    signed = backups[: head.backups_count]
+    if backups_sha256(signed) == head.backups_sha256:
+        return signed
+    found.refused.append(
+        RefusedObject(
+            f"manifests/{found.archive}/",
+            f"not the {head.backups_count} backups that head {head.sequence} signs",
+        )
+    )
+    return backups
+
+
+def _gather_timeline(
+    repository: Repository,
+    found: _Found,
+    keys: Iterable[PieceKey | SegmentKey],
+    last_piece: int | None,
+) -> None:
+    """Read the headers that are needed: a segment's spares those of the pieces that it holds."""
+    pieces: list[PieceKey] = []
+    segments: list[SegmentKey] = []
+    for key in keys:
+        if isinstance(key, SegmentKey):
+            segments.append(key)
+        elif last_piece is None or key.sequence <= last_piece:
+            pieces.append(key)
+    whole: dict[SegmentName, list[SegmentHeader]] = {}
+    for entry in _headers(repository, found, segments):
+        header = entry.header
+        if isinstance(header, SegmentHeader) and (last_piece is None or header.last_piece <= last_piece):
+            whole.setdefault(header.segment, []).append(header)
+            found.wal.append(entry)
+    loose = [
+        key
+        for key in pieces
+        if not any(h.start <= key.start and key.end <= h.end for h in whole.get(key.segment, ()))
+    ]
+    found.wal += _headers(repository, found, loose)
+
+
+def _headers(
+    repository: Repository, found: _Found, keys: Sequence[PieceKey | SegmentKey]
+) -> list[IndexedHeader]:
+    """Return the verified headers of ``keys``: from the hourly indexes, the rest one by one."""
+    wanted = {str(key) for key in keys}
+    entries: dict[str, IndexedHeader] = {}
+    if len(keys) > _READERS:
+        entries = _indexed(repository, found, wanted)
+    missing = [key for key in keys if str(key) not in entries]
+
+    def read(key: PieceKey | SegmentKey) -> IndexedHeader | RefusedObject:
+        try:
+            return repository.wal.header(key)
+        except (NotAuthentic, MalformedValue) as cause:
+            return RefusedObject(str(key), cause.detail or cause.message)
+
+    with ThreadPoolExecutor(max_workers=_READERS, thread_name_prefix="headers") as readers:
+        for result in readers.map(read, missing):
+            if isinstance(result, RefusedObject):
+                found.refused.append(result)
+            else:
+                entries[str(result.key)] = result
+    found.headers_read += len(missing)
+    return [entries[str(key)] for key in keys if str(key) in entries]
+
+
+def _indexed(repository: Repository, found: _Found, wanted: set[str]) -> dict[str, IndexedHeader]:
+    entries: dict[str, IndexedHeader] = {}
+    try:
+        for record in repository.wal.indexes(found.archive):
+            for entry in (*record.pieces, *record.segments):
+                if str(entry.key) in wanted:
+                    entries[str(entry.key)] = entry
+    except NotAuthentic as cause:
+        # An index only repeats; without it the headers themselves are asked.
+        found.refused.append(RefusedObject(f"walindex/{found.archive}/", cause.detail or cause.message))
+    return entries
+
+
+def _note_holder(region: NamedRegion, archives: Iterable[ArchiveId], holders: dict[str, list[str]]) -> bool:
+    """Note which WAL a region holds; False if it does not answer."""
+    seen: list[str] = []
+    try:
+        for archive in archives:
+            seen += [info.key for info in region.store.list_objects(f"wal/{archive}/")]
+    except StoreError:
+        return False
+    for key in seen:
+        holders.setdefault(key, []).append(region.name)
+    return True
+
+
+def _record(
+    repository: Repository, catalogue: Catalogue, found: _Found, holders: dict[str, list[str]]
+) -> None:
+    catalogue.record_epoch(repository.epoch(found.archive))
+    for history in found.histories:
+        catalogue.record_history(history)
+    for listed in found.backups:
+        catalogue.record_backup(listed.manifest, listed.object_sha256)
+    for entry in found.wal:
+        catalogue.record_wal(entry.header, entry.key, holders.get(str(entry.key), ()))
+    if found.head is not None:
+        catalogue.record_head(found.head.head, found.head.payload_sha256)
