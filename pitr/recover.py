@@ -1,0 +1,257 @@
+"""Recovery: a private instance replays WAL to the planned LSN, and opens only if it arrived exactly there.
+
+The instance listens on a socket of its own, archives nothing, and has a configuration of its own: what
+the restored files say about addresses, libraries and archives must not reach anybody from here.
+
+The rule of arrival, checked against PostgreSQL 15 to 18: when replay pauses at a recovery_target_lsn,
+``pg_last_wal_replay_lsn()`` is the end of the last record that was replayed.  It equals the plan's
+``replay_end`` or the recovery failed.  Where hot standby cannot start before the target (its first
+snapshot is incomplete), PostgreSQL does not pause but promotes; then the new timeline's history file
+must say that it left the old one at ``replay_end``.
+Reference: PostgreSQL src/backend/access/transam/xlogrecovery.c (recoveryPausesHere, recoveryStopsBefore).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from pitr.errors import PitrError, RecoveryFailed, ServerRefused
+from pitr.postgres.instance import Instance
+from pitr.postgres.replay import ReplayMonitor, ReplayState
+from pitr.prefetch import Prefetcher
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
+
+RestoreAction: TypeAlias = Literal["promote", "pause", "none"]
+
+STALL_TIMEOUT_S: Final = 900.0
+PROMOTE_TIMEOUT_S: Final = 3600.0
+STOP_TIMEOUT_S: Final = 600.0
+_LOOK_S: Final = 0.1
+_DOUBTS_SHOWN_MAX: Final = 3
+# They must be at least the primary's, or replay pauses (hot_standby, "insufficient parameter settings").
+_PRIMARY_SETTINGS: Final = {
+    "max_connections": 100,
+    "max_worker_processes": 8,
+    "max_wal_senders": 10,
+    "max_prepared_transactions": 0,
+    "max_locks_per_transaction": 64,
+}
+_PRIVATE_SETTINGS: Final = {
+    "listen_addresses": "",
+    "archive_mode": "off",
+    "hot_standby": "on",
+    "ssl": "off",
+    "shared_buffers": "128MB",
+    "shared_preload_libraries": "",
+    "session_preload_libraries": "",
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "synchronous_standby_names": "",
+    "archive_cleanup_command": "",
+    "recovery_end_command": "",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "log_min_messages": "warning",
+    "autovacuum": "off",
+    "recovery_init_sync_method": "syncfs",
+    "huge_pages": "off",
+    "external_pid_file": "",
+    "cluster_name": "pitr restore",
+}
+_CONFIG_TEXT: Final = "# Private configuration of a restore.  The cluster's own is in its data directory.\n"
+_HBA_TEXT: Final = "# The socket's folder is closed to everybody else.\nlocal all all trust\n"
+
+
+class ArrivedElsewhere(RecoveryFailed):
+    """Replay ended at another place than planned.  Going on cannot mend it; the cluster must not be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayProgress:
+    """How far replay is; ``lsn`` None until the server lets us look."""
+
+    lsn: LSN | None
+    target: LSN
+    fetched_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where replay must arrive; ``latest_xact_at`` bounds the time of the last transaction, if known."""
+
+    replay_end: LSN
+    latest_xact_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The end of a recovery that arrived; ``timeline`` is the one the cluster is on now."""
+
+    replay_lsn: LSN
+    last_xact_at: datetime | None
+    timeline: TimelineId
+    recover_s: float
+    promote_s: float
+    has_paused: bool
+
+
+def private_settings(
+    manifest_settings: Mapping[str, str], work: Path, data_dir: Path, extra: Mapping[str, str]
+) -> dict[str, str]:
+    """Write the private configuration files; return the settings for the server's command line.
+
+    ``manifest_settings`` are the primary's, for the limits that replay needs.
+    """
+    config, hba = work / "postgresql.conf", work / "pg_hba.conf"
+    config.write_text(_CONFIG_TEXT, encoding="utf-8")
+    hba.write_text(_HBA_TEXT, encoding="utf-8")
+    limits = {
+        name: str(max(least, _integer(manifest_settings.get(name))))
+        for name, least in _PRIMARY_SETTINGS.items()
+    }
+    return {
+        "config_file": str(config),
+        "hba_file": str(hba),
+        "data_directory": str(data_dir),
+        **limits,
+        **_PRIVATE_SETTINGS,
+        **extra,
+    }
+
+
+class Recovery:
+    """One recovery of one instance.  The caller owns the instance and stops it after any error."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        feeder: Prefetcher,
+        arrival: Arrival,
+        *,
+        superuser: str,
+        on_progress: Callable[[ReplayProgress], None],
+        cancel: threading.Event,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._instance = instance
+        self._feeder = feeder
+        self._arrival = arrival
+        self._superuser = superuser
+        self._on_progress = on_progress
+        self._cancel = cancel
+        self._stall_timeout_s = stall_timeout_s
+        self._monotonic = monotonic
+
+    def run(self, settings: Mapping[str, str], action: RestoreAction, old: TimelineId) -> Recovered:
+        """Start the server, wait until it pauses at the target, check, and carry out ``action``.
+
+        ``old`` is the timeline of the target.  With "pause" the server is left running, paused.
+        Raises RecoveryFailed if it did not arrive exactly; then it must not be used.
+        """
+        begun = self._monotonic()
+        try:
+            self._instance.start(settings, wait=False)
+        except ServerRefused as cause:
+            raise self._failed("the server could not be started", cause.detail) from cause
+        with ReplayMonitor(self._instance.dsn, superuser=self._superuser) as monitor:
+            state = self._wait_for_target(monitor)
+            arrived = self._monotonic()
+            if state.is_in_recovery:
+                self._check_arrival(state)
+            if action == "pause" and state.is_in_recovery:
+                return Recovered(
+                    self._arrival.replay_end, state.last_xact_at, old, arrived - begun, 0.0, has_paused=True
+                )
+            if state.is_in_recovery:
+                self._promote()
+            timeline = monitor.checkpoint()
+        self._check_new_timeline(old, timeline)
+        return Recovered(
+            self._arrival.replay_end,
+            state.last_xact_at,
+            timeline,
+            arrived - begun,
+            self._monotonic() - arrived,
+            has_paused=state.is_in_recovery,
+        )
+
+    def _wait_for_target(self, monitor: ReplayMonitor) -> ReplayState:
+        """Return once replay pauses or recovery has ended.  Raises RecoveryFailed."""
+        last_sign: tuple[LSN | None, int] | None = None
+        last_sign_at = self._monotonic()
+        while True:
+            if not self._instance.is_running:
+                raise self._failed("recovery stopped before its target", None)
+            if self._cancel.is_set():
+                raise RecoveryFailed("the recovery was cancelled", hint="run the same restore again to go on")
+            state = monitor.look()
+            lsn = None if state is None else state.replay_lsn
+            sign = (lsn, self._feeder.fetched_bytes)
+            self._on_progress(ReplayProgress(lsn, self._arrival.replay_end, sign[1]))
+            if state is not None and (state.is_paused or not state.is_in_recovery):
+                return state
+            now = self._monotonic()
+            if sign != last_sign:
+                last_sign, last_sign_at = sign, now
+            elif now - last_sign_at > self._stall_timeout_s:
+                raise self._failed(f"recovery has not moved for {self._stall_timeout_s:g} s", None)
+            self._cancel.wait(_LOOK_S)
+
+    def _check_arrival(self, state: ReplayState) -> None:
+        planned, reached = self._arrival.replay_end, state.replay_lsn
+        if reached != planned:
+            raise self._failed(
+                "recovery stopped elsewhere than planned", f"at {reached}, not at {planned}", ArrivedElsewhere
+            )
+        latest, last = self._arrival.latest_xact_at, state.last_xact_at
+        if latest is not None and last is not None and last > latest:
+            raise self._failed(
+                "recovery replayed a transaction too many", f"it ended at {last}, after {latest}"
+            )
+
+    def _promote(self) -> None:
+        try:
+            self._instance.promote(timeout_s=PROMOTE_TIMEOUT_S)
+        except PitrError as cause:
+            raise self._failed("the server was not promoted", cause.detail) from cause
+
+    def _check_new_timeline(self, old: TimelineId, new: TimelineId) -> None:
+        """Compare where the new timeline left the old one with the plan."""
+        file = self._instance.data_dir / "pg_wal" / history_file_name(new)
+        try:
+            history = TimelineHistory.parse(new, file.read_bytes())
+            left_at = history.end_of(old)
+        except (OSError, PitrError) as cause:
+            raise self._failed(
+                "the promoted cluster has no history of its timeline", str(cause), ArrivedElsewhere
+            ) from cause
+        if left_at != self._arrival.replay_end:
+            raise self._failed(
+                "the cluster was promoted elsewhere than planned",
+                f"timeline {new} left {old} at {left_at}, not at {self._arrival.replay_end}",
+                ArrivedElsewhere,
+            )
+
+    def _failed(
+        self, message: str, detail: str | None, kind: type[RecoveryFailed] = RecoveryFailed
+    ) -> RecoveryFailed:
+        """Say what failed, with what the feeder could not get and why the server ended."""
+        doubts = self._feeder.doubts[:_DOUBTS_SHOWN_MAX]
+        lines = [*([detail] if detail else []), *doubts, self._instance.last_log_lines()]
+        return kind(
+            message,
+            detail="\n".join(line for line in lines if line),
+            hint=f"the whole log of the server is {self._instance.log_path}",
+        )
+
+
+def _integer(text: str | None) -> int:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else 0

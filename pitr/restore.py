@@ -1,0 +1,320 @@
+"""Restore: carry out a plan.  Files first, then recovery up to the planned LSN, then promotion.
+
+Every step may be repeated after a crash: files are staged beside their place and moved there when they are
+complete; recovery goes on where the server was; the journal in the work directory tells how far it came.
+Nothing that was there before is overwritten.
+
+Not here: the plan (``pitr.planner``, ``pitr.stop``), and what a daemon does with the restored cluster: it
+needs a new writer epoch before it may archive anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from pitr.datakeys import DataKeys
+from pitr.errors import AlreadyRunning, RecoveryFailed, RestoreRefused
+from pitr.layout import PieceKey, SegmentKey
+from pitr.postgres.installation import Installation
+from pitr.postgres.instance import Instance
+from pitr.postgres.server_user import hand_over
+from pitr.prefetch import Prefetcher
+from pitr.recover import (
+    STOP_TIMEOUT_S,
+    Arrival,
+    ArrivedElsewhere,
+    Recovered,
+    Recovery,
+    private_settings,
+)
+from pitr.repository import Repository
+from pitr.restore_directory import (
+    AUTO_CONF,
+    DirectoryBuilder,
+    FilesDiffer,
+    remove_recovery,
+    verify_directory,
+)
+from pitr.restore_files import RestoredFiles
+from pitr.restore_journal import Journal, Phase, remove_tree
+from pitr.restore_place import RestorePlace, check_place, find_place, tablespace_locations
+from pitr.restore_plan import StopPoint
+from pitr.restore_request import Progress, RestoreRequest, RestoreResult, StepTiming, identify, next_steps
+from pitr.restore_wal import write_wal_plan
+
+_SOCKET_PATH_BYTES: Final = 80
+_PORT: Final = 5432
+
+
+def restore(
+    request: RestoreRequest,
+    repository: Repository,
+    data_keys: DataKeys,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
+    cancel: threading.Event | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> RestoreResult:
+    """Carry the plan out.  The same call again, after a crash or an error, goes on or begins cleanly.
+
+    ``on_progress`` is called from several threads.  Raises RestoreRefused (nothing was written),
+    WalMissing, NotAuthentic, KeyMissing, StoreError (nothing is at the target yet), RecoveryFailed (the
+    target directory holds a cluster that was not promoted), AlreadyRunning.
+    """
+    stop = request.plan.stop
+    if stop is None:
+        raise RestoreRefused("the plan has no exact stop yet", hint="resolve it with the identity first")
+    if request.installation is None and (request.action != "none" or request.verify_files):
+        raise RestoreRefused("PostgreSQL's programs are needed", hint="install the backup's major version")
+    run = _Run(request, stop, repository, data_keys, on_progress, cancel or threading.Event(), monotonic)
+    return run.run()
+
+
+class _Run:
+    """One run of one restore, through the phases of its journal."""
+
+    def __init__(
+        self,
+        request: RestoreRequest,
+        stop: StopPoint,
+        repository: Repository,
+        data_keys: DataKeys,
+        on_progress: Callable[[Progress], None],
+        cancel: threading.Event,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._request = request
+        self._stop = stop
+        self._backup = request.plan.backup
+        self._repository = repository
+        self._data_keys = data_keys
+        self._on_progress = on_progress
+        self._cancel = cancel
+        self._monotonic = monotonic
+        self._tablespaces = tablespace_locations(self._backup, request.tablespace_mapping)
+        self._place: RestorePlace = find_place(request.target, self._tablespaces)
+        self._plan_sha256 = identify(request, self._tablespaces)
+        self._timings: list[StepTiming] = []
+        self._files: RestoredFiles | None = None
+        self._wal_bytes = 0
+
+    def run(self) -> RestoreResult:
+        work = self._place.work
+        phase = self._phase(work.read())
+        if phase in (None, "files"):
+            self._check(is_claimed=phase == "files")
+        with work.locked():
+            if self._phase(work.read()) != phase:
+                raise AlreadyRunning("another restore into this directory has just run")
+            if phase in (None, "files"):
+                self._files = self._make_files()
+                phase = "placing"
+            if phase == "placing":
+                self._place_files()
+            installation = self._request.installation
+            if self._request.action != "none" and installation is not None:
+                return self._recover(installation)
+            self._journal("done")
+            return self._result(None, dsn=None)
+
+    def _check(self, *, is_claimed: bool) -> None:
+        segment_bytes = self._backup.segment_bytes
+        check_place(
+            self._request.target,
+            self._tablespaces,
+            size_bytes=self._backup.size_bytes,
+            # Replay keeps a segment or two in pg_wal beside what the spool holds.
+            spool_bytes=max(self._request.ahead_bytes_max, 2 * segment_bytes) + 2 * segment_bytes,
+            user=self._request.user,
+            is_claimed=is_claimed,
+        )
+
+    def _phase(self, found: Journal | None) -> Phase | None:
+        """Return where to go on; None for a new restore.  Raises RestoreRefused."""
+        if found is None:
+            return None
+        is_empty = not self._place.data.final.exists() or not any(self._place.data.final.iterdir())
+        if found.phase == "files" or (is_empty and found.phase in ("refused", "done")):
+            # Of another plan or this one: what it staged is only ours, and begun anew.
+            return "files"
+        if found.phase in ("refused", "done"):
+            raise RestoreRefused(
+                f"{self._place.data.final} holds the result of an earlier restore",
+                detail=f"it was {found.phase}" + (f": {found.reason}" if found.reason else ""),
+                hint=f"move it and {self._place.work.path} away, or restore into another directory",
+            )
+        if found.plan_sha256 != self._plan_sha256:
+            raise RestoreRefused(
+                f"{self._place.data.final} holds an interrupted restore of another plan",
+                hint=f"repeat that one, or move the directory and {self._place.work.path} away",
+            )
+        return found.phase
+
+    def _make_files(self) -> RestoredFiles:
+        request, work = self._request, self._place.work
+        with self._timed("prepare"):
+            self._journal("files")
+            work.clear()
+            work.spool.mkdir(mode=0o700)
+            hand_over(work.path, request.user)
+            write_wal_plan(
+                work.plan_file,
+                request.plan,
+                self._stop,
+                self._repository,
+                request.regions,
+                request.identity_file,
+            )
+        with self._timed("fetch"):
+            builder = DirectoryBuilder(
+                self._backup,
+                self._place,
+                user=request.user,
+                workers=request.workers,
+                patience_s=request.patience_s,
+            )
+            data_key = self._data_keys.get(self._backup.archive, self._backup.key_id)
+            restored = builder.fetch(self._repository.store, data_key, self._on_progress)
+            builder.add_recovery(request.plan.timeline, self._stop, request.fetch_command)
+            hand_over(work.plan_file, request.user)
+            builder.finish()
+        self._journal("placing")
+        return restored
+
+    def _place_files(self) -> None:
+        with self._timed("place"):
+            for directory in self._place.directories:
+                directory.place()
+        if self._request.verify_files and self._request.installation is not None:
+            with self._timed("verify"):
+                try:
+                    verify_directory(self._request.installation, self._place.data.final, self._request.user)
+                except FilesDiffer as cause:
+                    self._refuse(cause)
+                    raise
+
+    def _recover(self, installation: Installation) -> RestoreResult:
+        request, work = self._request, self._place.work
+        with self._instance(installation) as instance:
+            self._journal("recovering")
+            settings = private_settings(
+                dict(self._backup.settings), work.path, self._place.data.final, request.server_settings
+            )
+            hand_over(work.path, request.user)
+            with Prefetcher(
+                work.plan_file,
+                self._read_wal,
+                user=request.user,
+                ahead_bytes_max=request.ahead_bytes_max,
+                patience_s=request.patience_s,
+            ) as feeder:
+                recovery = Recovery(
+                    instance,
+                    feeder,
+                    self._arrival(),
+                    superuser=request.superuser,
+                    on_progress=self._on_progress,
+                    cancel=self._cancel,
+                    stall_timeout_s=request.stall_timeout_s,
+                    monotonic=self._monotonic,
+                )
+                try:
+                    done = recovery.run(settings, request.action, request.plan.timeline)
+                except ArrivedElsewhere as cause:
+                    instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
+                    self._refuse(cause)
+                    raise
+                self._wal_bytes = feeder.fetched_bytes
+            self._timings += [StepTiming("recover", done.recover_s), StepTiming("promote", done.promote_s)]
+            return self._end(instance, done)
+
+    def _end(self, instance: Instance, done: Recovered) -> RestoreResult:
+        """Leave the cluster as the request wants it; its recovery settings go once it is promoted."""
+        is_paused = self._request.action == "pause" and done.has_paused
+        is_kept = self._request.keep_running or is_paused
+        if not is_paused:
+            auto_conf = self._place.data.final / AUTO_CONF
+            remove_recovery(auto_conf, self._request.user)
+        if not is_kept:
+            with self._timed("stop"):
+                instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
+        self._journal("done")
+        if not is_paused:
+            self._place.work.remove(keep_log=is_kept)
+        return self._result(done, dsn=instance.dsn if is_kept else None)
+
+    @contextlib.contextmanager
+    def _instance(self, installation: Installation) -> Iterator[Instance]:
+        """Give the private instance; whatever happens but success, it does not run on."""
+        work = self._place.work
+        socket_dir = work.path / "s"
+        if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
+            socket_dir = Path(tempfile.mkdtemp(prefix="pitr-"))
+            hand_over(socket_dir, self._request.user)
+        instance = Instance(
+            installation,
+            self._place.data.final,
+            user=self._request.user,
+            socket_dir=socket_dir,
+            port=_PORT,
+            log_path=work.log_file,
+        )
+        # A server that runs here is that of a run of ours which was killed: the journal claims the place.
+        instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
+        try:
+            yield instance
+        except BaseException:
+            instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
+            raise
+        finally:
+            if not instance.is_running and socket_dir.parent != work.path:
+                remove_tree(socket_dir)
+
+    def _arrival(self) -> Arrival:
+        target = self._request.plan.target
+        return Arrival(self._stop.replay_end, target.instant if target.kind == "time" else None)
+
+    def _read_wal(self, key: PieceKey | SegmentKey) -> bytes:
+        return self._repository.read_wal(key, self._data_keys)
+
+    def _refuse(self, cause: RecoveryFailed) -> None:
+        """Move what must not be used out of the way, so that nobody starts it."""
+        aside = [
+            directory.set_aside(self._place.work.path / "refused") for directory in self._place.directories
+        ]
+        places = ", ".join(str(path) for path in aside)
+        self._journal("refused", f"{cause.message}; the files are in {places}")
+
+    def _journal(self, phase: Phase, reason: str | None = None) -> None:
+        self._place.work.write(Journal(self._plan_sha256, phase, reason))
+
+    @contextlib.contextmanager
+    def _timed(self, step: str) -> Iterator[None]:
+        begun = self._monotonic()
+        yield
+        self._timings.append(StepTiming(step, self._monotonic() - begun))
+
+    def _result(self, done: Recovered | None, *, dsn: str | None) -> RestoreResult:
+        request, files = self._request, self._files
+        return RestoreResult(
+            backup=self._backup.backup,
+            target=self._place.data.final,
+            action=request.action,
+            replay_end=None if done is None else done.replay_lsn,
+            last_xact_at=None if done is None else done.last_xact_at,
+            timeline=request.plan.timeline if done is None else done.timeline,
+            files=self._backup.files,
+            size_bytes=self._backup.size_bytes,
+            fetched_bytes=0 if files is None else files.fetched_bytes,
+            wal_bytes=self._wal_bytes,
+            timings=tuple(self._timings),
+            has_paused=done is not None and done.has_paused,
+            dsn=dsn,
+            next_steps=next_steps(request, done, self._place.data.final),
+        )

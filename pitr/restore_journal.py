@@ -1,0 +1,153 @@
+"""The journal of one restore: what it has claimed and how far it is, so that an interrupted one is known.
+
+It lies in the *work directory* beside the target (``DIR.pitr`` for ``DIR``), which also holds the plan for
+fetching WAL, the spool, the server's log and the files while they are incomplete.  A restore deletes
+only what lies there, or in folders that the journal names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, get_args
+
+from pitr.errors import AlreadyRunning, RestoreRefused
+from pitr.fetch_socket import SPOOL_NAME
+
+# files: staged files are incomplete.  placing: they are complete, and on their way to their place.
+# recovering, promoting: the server may have run.  refused: recovery went elsewhere than planned.
+Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refused", "done"]
+
+JOURNAL_NAME: Final = "pitr-restore.json"
+PLAN_NAME: Final = "wal-plan.json"
+LOG_NAME: Final = "server.log"
+_FORMAT: Final = "pitr-restore/1"
+_JOURNAL_BYTES_MAX: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """``plan_sha256`` identifies plan, target directory and tablespaces; ``reason`` why it was refused."""
+
+    plan_sha256: str
+    phase: Phase
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDirectory:
+    """The folder beside the target that belongs to its restore."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, target: Path) -> WorkDirectory:
+        return cls(target.with_name(f"{target.name}.pitr"))
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / PLAN_NAME
+
+    @property
+    def spool(self) -> Path:
+        return self.path / SPOOL_NAME
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / LOG_NAME
+
+    def read(self) -> Journal | None:
+        """Return the journal of an earlier run; None if there is no work directory.
+
+        Raises RestoreRefused if the folder is there and not known to be a restore's.
+        """
+        if not self.path.exists():
+            return None
+        if not any(self.path.iterdir()):
+            return None
+        try:
+            with (self.path / JOURNAL_NAME).open("rb") as file:
+                fields = json.loads(file.read(_JOURNAL_BYTES_MAX))
+            if fields["format"] == _FORMAT and fields["phase"] in get_args(Phase):
+                return Journal(str(fields["plan"]), fields["phase"], fields.get("reason"))
+            cause: Exception | None = None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            cause = error
+        raise RestoreRefused(
+            f"{self.path} is no work directory of a restore",
+            detail=f"a restore would use it, and its {JOURNAL_NAME} cannot be read",
+            hint="move it away, or restore into another directory",
+        ) from cause
+
+    def write(self, journal: Journal) -> None:
+        """Make the journal durable, replacing the one before."""
+        text = json.dumps(
+            {"format": _FORMAT, "plan": journal.plan_sha256, "phase": journal.phase, "reason": journal.reason}
+        )
+        staged = self.path / f"{JOURNAL_NAME}.new"
+        with staged.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(self.path / JOURNAL_NAME)
+        sync_directory(self.path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the work directory for one run.  Raises AlreadyRunning, RestoreRefused."""
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as cause:
+            raise RestoreRefused(
+                f"could not make the work directory {self.path}",
+                detail=str(cause),
+                hint="the folder above the target must exist and be writable",
+            ) from cause
+        try:
+            # On the directory itself: a lock file in it would have to be left behind.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as cause:
+            raise AlreadyRunning(
+                "another restore into this directory is running", detail=f"it holds {self.path}"
+            ) from cause
+        finally:
+            os.close(descriptor)
+
+    def clear(self) -> None:
+        """Delete what an earlier run left, but for the journal."""
+        for entry in self.path.iterdir():
+            if entry.name != JOURNAL_NAME:
+                remove_tree(entry)
+
+    def remove(self, *, keep_log: bool) -> None:
+        """Delete the work directory; ``keep_log``: while a server writes its log there."""
+        for entry in self.path.iterdir():
+            if not (keep_log and entry.name == LOG_NAME):
+                remove_tree(entry)
+        if not keep_log:
+            self.path.rmdir()
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file, link or directory.  Links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

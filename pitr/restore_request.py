@@ -1,0 +1,121 @@
+"""What a restore is asked for, and what it answers: values only.  Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TypeAlias
+
+from pitr.postgres.installation import Installation
+from pitr.postgres.server_user import ServerUser
+from pitr.prefetch import AHEAD_BYTES_MAX, PATIENCE_S
+from pitr.recover import STALL_TIMEOUT_S, Recovered, ReplayProgress, RestoreAction
+from pitr.restore_files import WORKERS, FileProgress
+from pitr.restore_plan import RestorePlan
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+from pitr.wal_plan_file import RegionAddress
+
+Progress: TypeAlias = FileProgress | ReplayProgress
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """What to restore, where and how.
+
+    ``fetch_command`` is the start of ``restore_command``, to which ``%f %p --plan FILE`` is added.
+    ``regions`` and ``identity_file`` are for a later fetch without this process, after "none" or "pause".
+    ``tablespace_mapping``: oid, name or old location, to the new place.  ``superuser`` is the cluster's.
+    ``installation`` None only for the action "none" without ``verify_files``.
+    """
+
+    plan: RestorePlan
+    target: Path
+    action: RestoreAction
+    installation: Installation | None
+    fetch_command: Sequence[str]
+    regions: tuple[RegionAddress, ...] = ()
+    identity_file: Path | None = None
+    tablespace_mapping: Mapping[str, Path] = field(default_factory=dict)
+    user: ServerUser | None = None
+    superuser: str = "postgres"
+    verify_files: bool = True
+    keep_running: bool = False
+    workers: int = WORKERS
+    ahead_bytes_max: int = AHEAD_BYTES_MAX
+    patience_s: float = PATIENCE_S
+    stall_timeout_s: float = STALL_TIMEOUT_S
+    server_settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """How long a step took; ``plan`` is the caller's."""
+
+    step: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """A restore that ended as planned.
+
+    ``timeline`` is the cluster's now: a new one after promotion.  ``fetched_bytes`` are sealed bytes
+    of the backup, ``wal_bytes`` opened WAL.  ``dsn`` is that of the running instance, if it was kept.
+    """
+
+    backup: str
+    target: Path
+    action: RestoreAction
+    replay_end: LSN | None
+    last_xact_at: datetime | None
+    timeline: TimelineId
+    files: int
+    size_bytes: int
+    fetched_bytes: int
+    wal_bytes: int
+    timings: tuple[StepTiming, ...]
+    has_paused: bool
+    dsn: str | None
+    next_steps: tuple[str, ...]
+
+    @property
+    def total_s(self) -> float:
+        """Return the time of all steps: the recovery time objective is measured against it."""
+        return sum(timing.seconds for timing in self.timings)
+
+
+def next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -> tuple[str, ...]:
+    """Return what a person does next, in words."""
+    if done is None:
+        return (
+            f"start the server: pg_ctl -D {target} start; it recovers to the target and pauses there",
+            "check it, then promote it: pg_ctl promote",
+        )
+    if request.action == "pause" and done.has_paused:
+        return (
+            "the server runs, paused at the target: look at it, then promote it with pg_ctl promote",
+            "then remove the recovery settings from postgresql.auto.conf",
+        )
+    return (
+        "before it archives anything, give the cluster a new writer epoch: pitr init --identity FILE",
+        "take a full backup of it: pitr backup",
+    )
+
+
+def identify(request: RestoreRequest, tablespaces: Mapping[int, Path]) -> str:
+    """Return a digest of what makes two runs the same restore."""
+    plan, stop = request.plan, request.plan.stop
+    parts = [
+        plan.backup.repository,
+        plan.backup.backup,
+        str(plan.archive),
+        str(plan.timeline),
+        "" if stop is None else f"{stop.target_lsn} {stop.is_inclusive} {stop.replay_end} {stop.read_end}",
+        str(request.target.absolute()),
+        *(f"{oid}={place}" for oid, place in sorted(tablespaces.items())),
+    ]
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

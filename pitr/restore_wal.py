@@ -1,0 +1,82 @@
+"""The WAL side of a restore: from a plan to the file that ``restore_command`` goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pitr.errors import WalMissing
+from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.repository import Repository
+from pitr.restore_plan import RestorePlan, StopPoint
+from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineId
+from pitr.wal_path import HistoryFile
+from pitr.wal_plan_file import RegionAddress, WalPlanHeader, write_plan
+from pitr.wal_sources import ArchivedSpan, find_segments, lay_path
+from storage.store import ObjectMissing
+
+
+def write_wal_plan(
+    file: Path,
+    plan: RestorePlan,
+    stop: StopPoint,
+    repository: Repository,
+    regions: Sequence[RegionAddress],
+    identity_file: Path | None,
+) -> None:
+    """List the WAL objects of the plan and write them, segment by segment, to ``file``.
+
+    Raises WalMissing if they do not cover the way, or a history file on it is gone; StoreError.
+    """
+    spans = archived_spans(plan, stop)
+    path = lay_path(spans, _histories(plan, spans, repository), segment_bytes=plan.backup.segment_bytes)
+
+    def list_wal(
+        archive: ArchiveId, timeline: TimelineId, first: SegmentName
+    ) -> Iterable[PieceKey | SegmentKey]:
+        return repository.wal.objects(archive, timeline, from_segment=first)
+
+    header = WalPlanHeader(
+        repository.repository_id, str(repository.root), path, tuple(regions), identity_file
+    )
+    write_plan(file, header, find_segments(path, spans, list_wal))
+
+
+def archived_spans(plan: RestorePlan, stop: StopPoint) -> list[ArchivedSpan]:
+    """Return the plan's way from the start of the backup's first segment to the last byte that is read."""
+    segment_bytes = plan.backup.segment_bytes
+    origin = plan.backup.start_lsn.offset - plan.backup.start_lsn.offset % segment_bytes
+    first = LSN(max(1, origin))
+    spans = []
+    for span in plan.spans:
+        start = max(span.start, first)
+        end = stop.read_end if span.end is None else min(span.end, stop.read_end)
+        if start < end:
+            spans.append(ArchivedSpan(span.archive, span.timeline, start, end))
+    return spans
+
+
+def _histories(plan: RestorePlan, spans: Sequence[ArchivedSpan], repository: Repository) -> list[HistoryFile]:
+    """Return the history files of all timelines on the way: the target's must be there."""
+    found: list[HistoryFile] = []
+    # An archive repeats the history that it began with; the youngest is asked first.
+    archives = list(dict.fromkeys([plan.archive, *(span.archive for span in reversed(spans))]))
+    for timeline in sorted({plan.timeline, *(span.timeline for span in spans)}):
+        if timeline.number == 1:
+            continue
+        for archive in archives:
+            try:
+                record = repository.get_history(archive, timeline)
+            except ObjectMissing:
+                continue
+            found.append(HistoryFile(timeline, record.content))
+            break
+        else:
+            if timeline == plan.timeline:
+                raise WalMissing(
+                    f"the history file of timeline {timeline} is in no region",
+                    hint="ask for a target on another timeline",
+                )
+    return found
