@@ -68,8 +68,9 @@ def page_checksums(pages: Words, first_block: int) -> NDArray[np.uint16]:
     zero.
     """
     count = len(pages)
-    # Row i of every page side by side: then each step runs over one long contiguous array.
-    rows = np.ascontiguousarray(pages.view(_ROW).T).view(np.uint32).reshape(_ROWS, count * _SUMS)
+    # Row i of every page side by side: then each step runs over one long contiguous array.  Always a
+    # copy (``ascontiguousarray`` makes none of a single page), since the next line writes to it.
+    rows = pages.view(_ROW).T.copy().view(np.uint32).reshape(_ROWS, count * _SUMS)
     # pd_checksum is the lower half of the third word.
     rows[0, 2::_SUMS] &= np.uint32(0xFFFF0000)
     sums = np.tile(_START, count)

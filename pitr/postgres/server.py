@@ -9,6 +9,7 @@ Reference: PostgreSQL manual, "Making a Base Backup Using the Low Level API" (25
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
 from pitr.wal.timeline import TimelineId
 
+_CANCEL_POLL_S = 0.2
 VERSION_MIN = 150000
 CONNECT_TIMEOUT_S = 20
 STATEMENT_TIMEOUT_S = 60.0
@@ -137,6 +139,28 @@ class Server:
         """Cancel the statement that another thread runs in this session, if any."""
         with _mapped():
             self._connection.cancel_safe(timeout=CONNECT_TIMEOUT_S)
+
+    @contextmanager
+    def interrupted_by(self, cancel: threading.Event) -> Iterator[None]:
+        """Cancel the statement that runs in the block as soon as ``cancel`` is set."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(_CANCEL_POLL_S):
+                if cancel.is_set():
+                    try:
+                        self.interrupt()
+                    except (ServerRefused, ServerUnavailable):
+                        return  # the session is gone, and so is the statement
+                    return
+
+        watcher = threading.Thread(target=watch, name="sql-cancel", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
     def facts(self) -> ServerFacts:
         """Ask who the server is.  Raises ServerRefused if it is none that we can back up."""

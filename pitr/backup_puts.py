@@ -1,0 +1,128 @@
+"""Puts the sealed objects of one base backup: a few at a time, repeated while the store is unavailable.
+
+What has been sealed is put again as the same bytes, so a lost answer costs nothing.  Whoever brings an
+object waits while ``in_flight_max`` others are on their way: that bounds the backup's memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from pitr.catalogue.backup_record import StoredObject
+from pitr.errors import BackupFailed, PitrError
+from pitr.pipeline.pack_writer import PartKind, SealedPart
+from storage.store import ObjectStore, StoreError, StoreUnavailable
+
+# 0.5 s, 1 s, 2 s … 32 s: about a minute and a half, on top of the store's own patience in each put.
+PUT_TRIES_MAX: Final = 8
+_BACKOFF_FIRST_S: Final = 0.5
+_SLOT_POLL_S: Final = 0.2
+
+_T = TypeVar("_T")
+
+# Gives the key of pack or index ``number`` of a part; called once for each object.
+PartKey = Callable[[PartKind, int, int], str]
+
+
+class Patience:
+    """Repeats what may be repeated while the store is unavailable.  Thread-safe.
+
+    ``jitter`` gives a number from 0 up to 1; a set ``stop`` ends every wait.
+    """
+
+    def __init__(self, stop: threading.Event, jitter: Callable[[], float]) -> None:
+        self._stop = stop
+        self._jitter = jitter
+
+    def repeat(self, action: Callable[[], _T]) -> _T:
+        """Return what ``action`` does in one of at most PUT_TRIES_MAX tries.
+
+        Raises what the last one raised, BackupFailed if the backup is being stopped meanwhile.
+        """
+        backoff_s = _BACKOFF_FIRST_S
+        for _ in range(PUT_TRIES_MAX - 1):
+            try:
+                return action()
+            except StoreUnavailable:
+                if self._stop.wait(backoff_s * (0.5 + self._jitter())):
+                    raise BackupFailed("the base backup is being stopped") from None
+                backoff_s *= 2
+        return action()
+
+
+class PutPool:
+    """Objects on their way.  Thread-safe.  The first failure sets ``stop`` and is kept in ``failure``."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        key: PartKey,
+        stop: threading.Event,
+        patience: Patience,
+        *,
+        in_flight_max: int,
+        on_stored: Callable[[int], None],
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._stop = stop
+        self._patience = patience
+        self._on_stored = on_stored
+        self._slots = threading.BoundedSemaphore(in_flight_max)
+        self._threads = ThreadPoolExecutor(in_flight_max, thread_name_prefix="backup-put")
+        self._lock = threading.Lock()
+        self._stored: dict[PartKind, list[StoredObject]] = {"pack": [], "index": []}
+        self.failure: Exception | None = None
+
+    def put(self, part: SealedPart) -> None:
+        """Return once ``part`` is on its way.  Raises BackupFailed if the backup is being stopped."""
+        while not self._slots.acquire(timeout=_SLOT_POLL_S):
+            self._check_going()
+        try:
+            self._check_going()
+            self._threads.submit(self._run, part)
+        except BackupFailed:
+            self._slots.release()
+            raise
+
+    def finish(self) -> None:
+        """Wait for all that is on its way.  May be repeated."""
+        self._threads.shutdown(wait=True)
+
+    def stored(self, kind: PartKind) -> tuple[StoredObject, ...]:
+        """Return the objects that the store has acknowledged, by key."""
+        with self._lock:
+            return tuple(sorted(self._stored[kind], key=lambda each: each.key))
+
+    def _check_going(self) -> None:
+        if self._stop.is_set():
+            raise BackupFailed("the base backup is being stopped")
+
+    def _run(self, part: SealedPart) -> None:
+        try:
+            key = self._key(part.kind, part.part, part.number)
+            self._patience.repeat(lambda: self._store.put(key, part.body, sha256=part.sha256))
+            stored = StoredObject(key, len(part.body), part.sha256, part.frames)
+            with self._lock:
+                self._stored[part.kind].append(stored)
+            self._on_stored(stored.size_bytes)
+        except Exception as failure:  # noqa: BLE001 - the top of a thread: kept for the owner
+            with self._lock:
+                self.failure = self.failure or failure
+            self._stop.set()
+        finally:
+            self._slots.release()
+
+
+def failed_by(failure: Exception) -> BackupFailed:
+    """Return ``failure`` as the end of the backup, with what can be done about it."""
+    if isinstance(failure, BackupFailed):
+        return failure
+    detail = failure.detail if isinstance(failure, PitrError) else None
+    hint = failure.hint if isinstance(failure, PitrError) else None
+    if isinstance(failure, StoreError):
+        hint = "see `pitr status` for the regions; a backup needs a quorum of them to the end"
+    return BackupFailed(f"base backup failed: {failure}", detail=detail, hint=hint)

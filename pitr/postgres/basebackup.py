@@ -1,0 +1,310 @@
+"""Reads the files of a running server for a base backup, and judges every page on the way.
+
+Direct reads, on the server's own host: three to five times as fast as the replication protocol and a
+quarter of its CPU.  Pages may be torn while the server writes them; replay from the backup's start
+mends those, so only a page that stays bad and that replay will not touch is a finding.
+
+Reference: PostgreSQL src/backend/backup/basebackup.c (sendFile, verify_page_checksum).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from pitr.errors import BackupFailed, MalformedValue
+from pitr.postgres.control import CONTROL_BYTES_MAX, ControlFile, parse_control_file
+from pitr.postgres.datadir import CONTROL_PATH, DataFile, RelationFile
+from pitr.postgres.page import PAGE_BYTES, PAGES_AT_ONCE, BadPage, check_pages
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+READ_BYTES: Final = PAGES_AT_ONCE * PAGE_BYTES
+# The server writes a page in well under a millisecond; a bad page that is bad thrice is no torn one.
+REREADS_MAX: Final = 3
+REREAD_WAIT_S: Final = 0.05
+# A cluster of garbage must not cost a wait for each of its reads: half a minute a thread, then none.
+_REREAD_WAITS_MAX: Final = 600
+_CONTROL_READS_MAX: Final = 20
+# What O_DIRECT asks of offset, length and address on any device with 512-byte or 4-KiB sectors.
+_DIRECT_BYTES: Final = 4096
+_START_LINE: Final = re.compile(rb"START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) \(file [0-9A-F]{24}\)\n")
+_TIMELINE_LINE: Final = re.compile(rb"\nSTART TIMELINE: ([0-9]+)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPage:
+    """A page that stayed bad; ``block`` counts from the relation's first segment."""
+
+    path: bytes
+    relation: RelationFile
+    block: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageRules:
+    """What pages are judged by.
+
+    A bad page is excused if its LSN is ``start_lsn`` or later, up to what ``insert_lsn`` says when asked: it
+    was written during the backup, so its WAL has a whole image of it.  A later LSN is garbage.
+    """
+
+    checksums: bool
+    relation_segment_blocks: int
+    start_lsn: LSN
+    insert_lsn: Callable[[], LSN]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes read at ``offset``; the view is only good until the next piece is read."""
+
+    offset: int
+    content: memoryview
+
+
+class FileReader:
+    """Reads files one at a time into one aligned buffer.  A thread has its own.
+
+    ``wait`` pauses for seconds; ``note`` is told once if O_DIRECT does not work here.
+    """
+
+    def __init__(
+        self,
+        data_dir: bytes,
+        rules: PageRules,
+        *,
+        wait: Callable[[float], object],
+        use_direct_io: bool = True,
+        note: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self._data_dir = data_dir
+        self._rules = rules
+        self._wait = wait
+        self._note = note
+        self._use_direct_io = use_direct_io
+        self._waits = 0
+        # mmap gives whole memory pages, the alignment that O_DIRECT wants.
+        self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))
+        self._page = memoryview(mmap.mmap(-1, PAGE_BYTES))
+
+    @contextmanager
+    def open(self, file: DataFile) -> Iterator[OpenedFile | None]:
+        """Open ``file`` as it is now; None if it was dropped meanwhile.  Raises BackupFailed."""
+        descriptor = self._open(file)
+        if descriptor is None:
+            yield None
+            return
+        try:
+            yield OpenedFile(self, file, descriptor)
+        except OSError as cause:
+            raise BackupFailed(f"could not read {os.fsdecode(file.path)}", detail=str(cause)) from cause
+        finally:
+            os.close(descriptor)
+
+    def _wait_for_writer(self) -> None:
+        """Give the server time to end what it is writing."""
+        if self._waits < _REREAD_WAITS_MAX:
+            self._waits += 1
+            self._wait(REREAD_WAIT_S)
+
+    def _open(self, file: DataFile) -> int | None:
+        path = os.path.join(self._data_dir, file.path)  # noqa: PTH118 - bytes, not text
+        # Never block on what has become a FIFO, never follow what has become a link.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        # The rest is small, or a log that somebody may be reading.
+        if self._use_direct_io and file.relation is not None and file.size_bytes >= READ_BYTES // 4:
+            flags |= os.O_DIRECT
+        for attempt_flags in (flags, flags & ~os.O_DIRECT):
+            try:
+                return os.open(path, attempt_flags)
+            except FileNotFoundError:
+                return None
+            except OSError as cause:
+                if cause.errno == errno.EINVAL and attempt_flags & os.O_DIRECT:
+                    self._without_direct_io()
+                    continue
+                raise BackupFailed(
+                    f"could not open {os.fsdecode(file.path)}",
+                    detail=str(cause),
+                    hint="the daemon needs the rights of the server's user, or of its group (initdb -g)",
+                ) from cause
+        return None
+
+    def _without_direct_io(self) -> None:
+        self._use_direct_io = False
+        self._note("no O_DIRECT here: reading through the page cache")
+
+    def _read(self, descriptor: int, view: memoryview, offset: int) -> int:
+        """Fill ``view`` from ``offset``; return how many bytes there were."""
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(descriptor, [view[done:]], offset + done)
+            except OSError as cause:
+                if cause.errno != errno.EINVAL or not _is_direct(descriptor):
+                    raise
+                # A device of larger sectors, or a file system that says no only now.
+                self._without_direct_io()
+                _set_buffered(descriptor)
+                continue
+            done += count
+            if count == 0 or (done % _DIRECT_BYTES and _is_direct(descriptor)):
+                break  # the end; another direct read would be unaligned
+        return done
+
+
+class OpenedFile:
+    """A file as it was when it was opened: what it grows by later is replay's business."""
+
+    def __init__(self, reader: FileReader, file: DataFile, descriptor: int) -> None:
+        self._reader = reader
+        self._file = file
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BackupFailed(f"{os.fsdecode(file.path)} is no longer a regular file")
+        self.mode = stat.S_IMODE(status.st_mode)
+        self.mtime = max(0, int(status.st_mtime))
+        # Less after ``pieces``, if the server truncated the file meanwhile.
+        self.size_bytes = status.st_size
+        self.found: list[FoundPage] = []
+        if file.relation is not None and self.size_bytes % PAGE_BYTES:
+            self._settle()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the content in order, in pieces of at most READ_BYTES."""
+        offset = 0
+        while offset < self.size_bytes:
+            want = min(READ_BYTES, self.size_bytes - offset)
+            aligned = -(-want // _DIRECT_BYTES) * _DIRECT_BYTES
+            count = min(want, self._reader._read(self._descriptor, self._reader._buffer[:aligned], offset))
+            content = self._reader._buffer[:count]
+            if self._file.relation is not None:
+                self._judge(self._file.relation, offset, content)
+            if count < want:
+                self.size_bytes = offset + count
+            if count:
+                yield Piece(offset, content)
+            offset += want
+
+    def _settle(self) -> None:
+        """Wait for the server to end an extension in the middle of which the file was opened."""
+        for _ in range(REREADS_MAX):
+            self._reader._wait_for_writer()
+            self.size_bytes = os.fstat(self._descriptor).st_size
+            if self.size_bytes % PAGE_BYTES == 0:
+                return
+
+    def _judge(self, relation: RelationFile, offset: int, content: memoryview) -> None:
+        """Check the pages of a piece; what stays bad and is not excused is found."""
+        rules = self._reader._rules
+        first = relation.segment * rules.relation_segment_blocks + offset // PAGE_BYTES
+        whole = len(content) // PAGE_BYTES
+        bad = check_pages(content[: whole * PAGE_BYTES], first, checksums=rules.checksums)
+        for _ in range(REREADS_MAX):
+            if not bad:
+                break
+            self._reader._wait_for_writer()
+            bad = [again for page in bad for again in self._reread(page, offset, first, content)]
+        if bad:
+            insert_lsn = rules.insert_lsn()
+            self._find(relation, first, [page for page in bad if not _is_excused(page, rules, insert_lsn)])
+        if len(content) % PAGE_BYTES:
+            torn = BadPage(whole, None, f"the file ends after {len(content) % PAGE_BYTES} bytes of a page")
+            self._find(relation, first, [torn])
+
+    def _reread(self, page: BadPage, offset: int, first: int, content: memoryview) -> list[BadPage]:
+        """Read one page again, into its place; return it if it is still bad."""
+        start = page.index * PAGE_BYTES
+        if self._reader._read(self._descriptor, self._reader._page, offset + start) < PAGE_BYTES:
+            return []  # truncated meanwhile, and replay will truncate it again
+        content[start : start + PAGE_BYTES] = self._reader._page
+        checksums = self._reader._rules.checksums
+        bad = check_pages(self._reader._page, first + page.index, checksums=checksums)
+        return [BadPage(page.index, each.lsn, each.reason) for each in bad]
+
+    def _find(self, relation: RelationFile, first: int, pages: list[BadPage]) -> None:
+        self.found += [
+            FoundPage(self._file.path, relation, first + page.index, page.reason) for page in pages
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlCopy:
+    """A whole control file, and what the index says of it."""
+
+    content: bytes
+    control: ControlFile
+    mode: int
+    mtime: int
+
+
+def read_control_file(data_dir: bytes, wait: Callable[[float], object]) -> ControlCopy:
+    """Read ``global/pg_control`` until its checksum is right.
+
+    Raises BackupFailed if it cannot be read, or is bad each of 20 times, a second in all.
+    """
+    path = os.path.join(data_dir, CONTROL_PATH)  # noqa: PTH118 - bytes, not text
+    failure: MalformedValue | None = None
+    for _ in range(_CONTROL_READS_MAX):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                status = os.fstat(descriptor)
+                content = os.pread(descriptor, CONTROL_BYTES_MAX + 1, 0)
+            finally:
+                os.close(descriptor)
+        except OSError as cause:
+            raise BackupFailed(
+                "could not read the control file",
+                detail=str(cause),
+                hint="is this the server's host, and are its files readable here?",
+            ) from cause
+        try:
+            control = parse_control_file(content)
+        except MalformedValue as cause:
+            failure = cause
+            wait(REREAD_WAIT_S)
+            continue
+        return ControlCopy(content, control, stat.S_IMODE(status.st_mode), max(0, int(status.st_mtime)))
+    raise BackupFailed("the control file stays torn", detail=str(failure)) from failure
+
+
+@dataclass(frozen=True, slots=True)
+class BackupLabel:
+    """Where replay of a restored backup starts."""
+
+    start_lsn: LSN
+    timeline: TimelineId
+
+
+def parse_backup_label(content: bytes) -> BackupLabel:
+    """Read what ``pg_backup_stop`` returned.  Raises MalformedValue."""
+    start = _START_LINE.match(content)
+    timeline = _TIMELINE_LINE.search(content)
+    if start is None or timeline is None:
+        raise MalformedValue(f"not a backup label: {content[:200]!r}")
+    return BackupLabel(LSN.parse(start[1].decode()), TimelineId(int(timeline[1])))
+
+
+def _is_excused(page: BadPage, rules: PageRules, insert_lsn: LSN) -> bool:
+    return page.lsn is not None and rules.start_lsn <= page.lsn <= insert_lsn
+
+
+def _is_direct(descriptor: int) -> bool:
+    return bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+
+
+def _set_buffered(descriptor: int) -> None:
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
