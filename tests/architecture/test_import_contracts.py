@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -67,3 +68,26 @@ def test_a_forbidden_import_breaks_a_contract(path: str, line: str, contract: st
     assert checked.returncode == 1, checked.stdout + checked.stderr
     broken = [text for text in checked.stdout.splitlines() if text.endswith("BROKEN")]
     assert any(text.startswith(contract) or contract in text for text in broken), checked.stdout
+
+
+def _third_party_imports() -> set[str]:
+    names = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
+def test_every_library_has_a_home_in_the_contracts() -> None:
+    contracts = _contracts()
+    homes = {
+        name
+        for section in contracts.sections()
+        if contracts[section].get("type") == "protected"
+        for name in contracts[section]["protected_modules"].split()
+    }
+    assert not _third_party_imports() - homes, "write a contract that says where it lives"
