@@ -15,10 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # PostgreSQL runs this once per WAL segment and reads the exit code in its own way: it must not
     # pay for importing click, nor ever see click's exit code 2, which it would take for the end of WAL.
-    if tuple(words[:2]) == WAL_FETCH and not {"-h", "--help"} & set(words[2:]):
+    at = next((at for at in range(len(words)) if tuple(words[at : at + 2]) == WAL_FETCH), None)
+    if at is not None and not {"-h", "--help"} & set(words):
         from cli.wal_fetch import run
 
-        sys.exit(run(words[2:]))
+        sys.exit(run(words[at + 2 :]))
     sys.exit(run_cli(words))
 
 

@@ -16,10 +16,12 @@ from cli.key_files import read_identity, read_signing_key
 from cli.regions import open_reading, open_regions
 from cli.settings import RegionSettings, Settings
 from pitr.errors import NotAuthentic, NotInitialised
-from pitr.layout import ArchiveId
+from pitr.layout import REPOSITORY_KEY, ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
 from pitr.repository import Repository
+from storage.regions import Region
+from storage.store import ObjectMissing, StoreError
 
 if TYPE_CHECKING:
     from pitr.wal_assembly import ReadWal
@@ -86,8 +88,19 @@ class Reader:
     repository: Repository
     store: ReplicatedStore
     regions: tuple[RegionSettings, ...]
+    region_count: int
+    quorum: int
     identity: IdentityFile | None
     identity_path: Path | None
+
+    @property
+    def answers_needed(self) -> int:
+        """Return how many regions must answer, so that nothing at quorum is missed: N - W + 1."""
+        return self.region_count - self.quorum + 1
+
+    def silent_regions(self) -> tuple[str, ...]:
+        """Return the regions that do not answer; each is asked for one small object."""
+        return tuple(region.name for region in self.store.regions if not _answers(region))
 
 
 @contextmanager
@@ -97,7 +110,6 @@ def open_reader(
     urls: Sequence[str] = (),
     identity_path: Path | None = None,
     region: str | None = None,
-    quorum: int | None = None,
 ) -> Iterator[Reader]:
     """Open the repository from the configuration, or from URLs and an identity alone.
 
@@ -115,13 +127,29 @@ def open_reader(
             detail="there is no configuration, and no identity was given",
             hint="give the identity file of the recovery sheet: --identity FILE",
         )
-    is_all = settings is not None and len(regions) == len(settings.regions)
-    needed = quorum or (settings.repository.quorum if settings is not None and is_all else len(regions))
-    store = open_reading(open_regions(regions), needed)
+    if settings is not None and not urls:
+        count, quorum = len(settings.regions), settings.repository.quorum
+    else:
+        # The configuration is lost. One region alone may be one of many; of several, most acknowledge.
+        count = max(2, len(regions))
+        quorum = count // 2 + 1
+    answers_min = None if len(regions) == count and not urls else 1
+    store = open_reading(open_regions(regions), min(quorum, len(regions)), answers_min=answers_min)
     try:
-        yield Reader(Repository(store, repository_id, root), store, regions, identity, identity_path)
+        repository = Repository(store, repository_id, root)
+        yield Reader(repository, store, regions, count, quorum, identity, identity_path)
     finally:
         store.close()
+
+
+def _answers(region: Region) -> bool:
+    try:
+        region.store.get(REPOSITORY_KEY)
+    except ObjectMissing:
+        return True
+    except StoreError:
+        return False
+    return True
 
 
 def _regions_of(

@@ -1,0 +1,82 @@
+"""From the regions to a plan: what commands that read have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cli.output import Output
+from cli.wiring import Reader
+from pitr.catalogue.sqlite import Catalogue
+from pitr.catalogue_rebuild import NamedRegion, RebuildResult, rebuild
+from pitr.catalogue_survey import survey_archive
+
+if TYPE_CHECKING:
+    from pitr.catalogue.wal_records import WalUnit
+    from pitr.layout import ArchiveId
+    from pitr.recovery import RecoveryTarget
+    from pitr.restore_plan import RestorePlan
+
+_REFUSED_SHOWN_MAX = 10
+
+
+def read_regions(reader: Reader, catalogue: Catalogue, output: Output) -> RebuildResult:
+    """Fill a catalogue from the regions, and warn of what cannot be used and of who does not answer.
+
+    Where fewer regions answer than must know of everything at quorum, what a region's last signed head
+    does not speak of is left out: later objects may be missing there without anyone knowing.
+    """
+    named = [NamedRegion(region.name, region.store) for region in reader.store.regions]
+    silent = reader.silent_regions()
+    answered = len(named) - len(silent)
+    is_partial = answered < reader.answers_needed
+    result = rebuild(reader.repository, catalogue, up_to_head=is_partial, regions=named)
+    for name in silent:
+        output.warn(f"region {name} does not answer")
+    if is_partial:
+        output.warn(
+            f"only {answered} of {reader.region_count} regions are read:"
+            " what came after the last signed end there is left out"
+        )
+    for refused in result.refused[:_REFUSED_SHOWN_MAX]:
+        output.warn(f"{refused.key} cannot be used: {refused.reason}")
+    if len(result.refused) > _REFUSED_SHOWN_MAX:
+        output.warn(f"and {len(result.refused) - _REFUSED_SHOWN_MAX} more objects cannot be used")
+    return result
+
+
+def make_plan(
+    reader: Reader,
+    archive: ArchiveId,
+    target: RecoveryTarget,
+    output: Output,
+    *,
+    backup_id: str | None = None,
+) -> RestorePlan:
+    """Return the plan for a target: with its exact stop if there is an identity to read WAL with.
+
+    Raises TargetRefused, StoreError, NotAuthentic, KeyMissing.
+    """
+    from pitr.datakeys import DataKeys
+    from pitr.planner import plan_restore
+    from pitr.stop import resolve_plan
+
+    catalogue = Catalogue(":memory:")
+    try:
+        result = read_regions(reader, catalogue, output)
+        survey = survey_archive(
+            catalogue,
+            archive,
+            answered=len(reader.store.regions) - len(result.unseen),
+            regions=reader.region_count,
+            quorum=reader.quorum,
+        )
+    finally:
+        catalogue.close()
+    if reader.identity is None:
+        return plan_restore(target, survey, backup=backup_id)
+    keys = DataKeys(reader.repository, reader.identity.identity)
+
+    def read_wal(unit: WalUnit) -> bytes:
+        return reader.repository.read_wal(unit.key, keys)
+
+    return resolve_plan(target, survey, read_wal, backup=backup_id)

@@ -1,0 +1,298 @@
+"""``pitr restore``: plan, show, confirm, execute, prove, promote."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from cli.context import App, common_options, current
+from cli.errors import UsageRefused
+from cli.output import format_bytes, format_seconds
+from cli.reading import choose_archive, open_source, source_of, source_options
+from cli.target import local_zone, read_target, target_options
+
+if TYPE_CHECKING:
+    from cli.wiring import Reader
+    from pitr.postgres.server_user import ServerUser
+    from pitr.restore_plan import RestorePlan
+    from pitr.restore_request import Progress, RestoreRequest, RestoreResult
+
+_WORKERS_MAX = 32
+
+
+@click.command()
+@click.option(
+    "--to", "target", required=True, metavar="TARGET", help='A time with zone, latest, lsn:X/Y, "10m ago" …'
+)
+@click.option(
+    "--into", required=True, type=click.Path(path_type=Path), help="New data directory: missing or empty."
+)
+@target_options
+@click.option(
+    "--action",
+    type=click.Choice(["promote", "pause", "none"]),
+    default="promote",
+    show_default=True,
+    help="At the target: open the cluster, leave it paused, or only prepare the files.",
+)
+@click.option("--start", is_flag=True, help="Leave the promoted server running on its private socket.")
+@source_options
+@click.option(
+    "--tablespace-map", multiple=True, metavar="OLD=NEW", help="Put a tablespace (oid, name, path) elsewhere."
+)
+@click.option(
+    "--owner", metavar="USER", help="Who owns the files and runs PostgreSQL, when this runs as root."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, _WORKERS_MAX), default=4, show_default=True, help="Parallel fetches."
+)
+@click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
+@click.option("--no-verify", is_flag=True, help="Leave out pg_verifybackup before the first start.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@common_options
+def restore(
+    target: str,
+    into: Path,
+    exclusive: bool,
+    timeline: str,
+    backup_id: str | None,
+    action: Literal["promote", "pause", "none"],
+    start: bool,
+    source_urls: tuple[str, ...],
+    source_identity: Path | None,
+    source_region: str | None,
+    source_archive: str | None,
+    tablespace_map: tuple[str, ...],
+    owner: str | None,
+    workers: int,
+    superuser: str,
+    no_verify: bool,
+    dry_run: bool,
+) -> None:
+    """Restore the cluster to a moment, into a new data directory.
+
+    Needs the regions and an identity, nothing else: no database host, no catalogue, and with --from no
+    configuration. The plan is shown first; nothing that exists is written over; the cluster is opened
+    only if replay ended exactly where the plan says.
+    """
+    from cli.plan_view import plan_fields, show_plan
+    from cli.planning import make_plan
+
+    app = current()
+    begun = time.monotonic()
+    if start and action != "promote":
+        raise UsageRefused("--start goes with --action promote only")
+    if source_identity is None:
+        raise UsageRefused(
+            "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
+        )
+    parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
+    source = source_of(source_urls, source_identity, source_region, source_archive)
+    zone = app.time_zone() or local_zone()
+    with open_source(app, source) as reader:
+        archive = choose_archive(reader.repository, source.archive)
+        plan = make_plan(reader, archive, parsed, app.output, backup_id=backup_id)
+        plan_s = time.monotonic() - begun
+        show_plan(app.output, plan, zone, into=str(into))
+        fields: dict[str, object] = {
+            "plan": plan_fields(plan, zone),
+            "into": str(into),
+            "is_dry_run": dry_run,
+        }
+        if dry_run:
+            app.output.finish(fields)
+            return
+        _confirm(app, into)
+        app.partial_result = fields
+        choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
+        result = _execute(app, reader, plan, into, action, choices)
+    _tell(app, result, plan_s, fields)
+
+
+class _Choices:
+    """What of the command line only the execution needs."""
+
+    def __init__(
+        self,
+        tablespace_map: Sequence[str],
+        owner: str | None,
+        workers: int,
+        superuser: str,
+        verify_files: bool,
+        keep_running: bool,
+    ) -> None:
+        self.tablespace_map = tablespace_map
+        self.owner = owner
+        self.workers = workers
+        self.superuser = superuser
+        self.verify_files = verify_files
+        self.keep_running = keep_running
+
+
+def _confirm(app: App, into: Path) -> None:
+    if app.is_yes:
+        return
+    if not app.output.is_interactive():
+        raise UsageRefused("a restore must be confirmed", hint="add --yes, or --dry-run to see the plan only")
+    click.confirm(f"Restore into {into}?", abort=True, err=True)
+
+
+def _execute(
+    app: App,
+    reader: Reader,
+    plan: RestorePlan,
+    into: Path,
+    action: Literal["promote", "pause", "none"],
+    choices: _Choices,
+) -> RestoreResult:
+    from cli.progress import ProgressReport
+    from pitr.datakeys import DataKeys
+    from pitr.restore import restore as carry_out
+
+    assert reader.identity is not None, "the command asks for an identity first"
+    request = _request(app, reader, plan, into, action, choices)
+    keys = DataKeys(reader.repository, reader.identity.identity)
+    with ProgressReport(app.output) as report:
+
+        def show(progress: Progress) -> None:
+            report.update(*_progress_of(progress))
+
+        return carry_out(request, reader.repository, keys, on_progress=show)
+
+
+def _request(
+    app: App,
+    reader: Reader,
+    plan: RestorePlan,
+    into: Path,
+    action: Literal["promote", "pause", "none"],
+    choices: _Choices,
+) -> RestoreRequest:
+    from cli.config import find_config_or_none
+    from cli.own_command import own_command
+    from cli.wiring import preferred_bin_dir
+    from pitr.postgres.installation import find_pg
+    from pitr.postgres.server_user import readable_installation
+    from pitr.restore_request import RestoreRequest
+    from pitr.wal_plan_file import RegionAddress
+
+    has_config = app.config_path is not None or find_config_or_none(None) is not None
+    preferred = preferred_bin_dir(app.settings() if has_config else None)
+    fetch_command = (*own_command(), "wal", "fetch")
+    user = _user(choices.owner, fetch_command)
+    installation = None
+    if action != "none" or choices.verify_files:
+        found = find_pg(plan.backup.server_version // 10_000, preferred=preferred)
+        installation = readable_installation(found, user, _cache_dir())
+    return RestoreRequest(
+        plan=plan,
+        target=into.absolute(),
+        action=action,
+        installation=installation,
+        fetch_command=fetch_command,
+        regions=tuple(RegionAddress(region.name, region.url) for region in reader.regions),
+        identity_file=reader.identity_path.absolute() if reader.identity_path is not None else None,
+        tablespace_mapping=_mapping(choices.tablespace_map),
+        user=user,
+        superuser=choices.superuser,
+        verify_files=choices.verify_files,
+        keep_running=choices.keep_running,
+        workers=choices.workers,
+    )
+
+
+def _cache_dir() -> Path:
+    """Return where programs are copied to that the server's user cannot read where they are."""
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / "pitr-postgres"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    if folder.stat().st_uid != 0:
+        # Programs are run from here: a folder that somebody else made could hold anything.
+        raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
+    folder.chmod(0o755)
+    return folder
+
+
+def _user(owner: str | None, fetch_command: Sequence[str]) -> ServerUser | None:
+    import os
+    import pwd
+
+    from pitr.postgres.server_user import ServerUser, server_user
+
+    if owner is None:
+        return server_user(must_run=(*fetch_command, "--help"))
+    if os.geteuid() != 0:
+        raise UsageRefused("--owner needs root", hint="without root the files belong to who restores")
+    try:
+        entry = pwd.getpwnam(owner)
+    except KeyError as error:
+        raise UsageRefused(f"there is no user {owner!r} on this host") from error
+    if entry.pw_uid == 0:
+        raise UsageRefused("PostgreSQL does not run as root", hint="name another --owner, such as postgres")
+    return ServerUser(entry.pw_uid, entry.pw_gid)
+
+
+def _mapping(texts: Sequence[str]) -> dict[str, Path]:
+    mapping = {}
+    for text in texts:
+        old, separator, new = text.partition("=")
+        if not separator or not old or not Path(new).is_absolute():
+            raise UsageRefused(f"not OLD=NEW: {text!r}", hint="--tablespace-map 16400=/new/place")
+        mapping[old] = Path(new)
+    return mapping
+
+
+def _progress_of(progress: Progress) -> tuple[str, int, int | None]:
+    from pitr.restore_files import FileProgress
+
+    if isinstance(progress, FileProgress):
+        return "restoring files", progress.written_bytes, progress.total_bytes
+    return "replaying WAL", progress.fetched_bytes, None
+
+
+def _tell(app: App, result: RestoreResult, plan_s: float, fields: dict[str, object]) -> None:
+    from pitr.recovery import instant_text
+
+    output = app.output
+    output.line()
+    if result.replay_end is not None:
+        output.line(f"restored  replay ended at {result.replay_end}, as planned")
+    else:
+        output.line("restored  the files; recovery has not run")
+    if result.last_xact_at is not None:
+        output.line(f"          last transaction ended at {instant_text(result.last_xact_at)}")
+    output.line(
+        f"          {format_bytes(result.size_bytes)} in {result.files} files, timeline {result.timeline}"
+    )
+    timings = {"plan": plan_s, **{timing.step: timing.seconds for timing in result.timings}}
+    for step, seconds in timings.items():
+        output.line(f"{step.ljust(9)} {format_seconds(seconds)}")
+    output.line(f"{'total'.ljust(9)} {format_seconds(sum(timings.values()))}")
+    if result.dsn is not None:
+        output.line(f"running   {result.dsn}")
+    for step in result.next_steps:
+        output.line(f"next: {step}")
+    output.finish(
+        {
+            **fields,
+            "backup": result.backup,
+            "action": result.action,
+            "replay_end": str(result.replay_end) if result.replay_end is not None else None,
+            "last_transaction_at": instant_text(result.last_xact_at) if result.last_xact_at else None,
+            "timeline": str(result.timeline),
+            "files": result.files,
+            "size_bytes": result.size_bytes,
+            "fetched_bytes": result.fetched_bytes,
+            "wal_bytes": result.wal_bytes,
+            "has_paused": result.has_paused,
+            "seconds": timings,
+            "recovery_time_s": sum(timings.values()),
+            "dsn": result.dsn,
+            "next": list(result.next_steps),
+        }
+    )

@@ -1,0 +1,124 @@
+"""``pitr wal``: archived WAL listed; and the help of ``wal fetch``, which runs in ``cli.wal_fetch``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.context import common_options, current
+from cli.reading import choose_archive, open_source, source_of, source_options
+
+
+@click.group()
+def wal() -> None:
+    """List archived WAL, or fetch a segment for PostgreSQL."""
+
+
+@wal.command("fetch")
+@click.argument("name")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option(
+    "--plan", "plan_file", type=click.Path(path_type=Path), required=True, help="The restore's WAL plan."
+)
+@click.option(
+    "--standby", is_flag=True, help="For a standby: doubt is 'not now', and nothing padded is served."
+)
+def fetch(name: str, destination: Path, plan_file: Path, standby: bool) -> int:
+    """Hand PostgreSQL the file NAME as DESTINATION: its restore_command.
+
+    Exit codes are PostgreSQL's, not those of the other commands: 0 the file is there; 1 the name is outside
+    the plan's signed WAL path; 200 anything doubtful, which stops recovery. pitr restore writes the
+    setting: restore_command = 'pitr wal fetch %f %p --plan FILE'.
+    """
+    from cli.wal_fetch import run
+
+    # Reached only with options before the words "wal fetch"; main() takes the usual call by itself.
+    return run([name, str(destination), "--plan", str(plan_file), *(["--standby"] if standby else [])])
+
+
+@wal.command("list")
+@click.option("--gaps-only", is_flag=True, help="Show what is missing only.")
+@source_options
+@common_options
+def list_wal(
+    gaps_only: bool,
+    source_urls: tuple[str, ...],
+    source_identity: Path | None,
+    source_region: str | None,
+    source_archive: str | None,
+) -> None:
+    """List the stretches of WAL that are stored without a hole, and the holes between them."""
+    from cli.planning import read_regions
+    from pitr.catalogue.sqlite import Catalogue
+    from pitr.recovery import instant_text
+
+    app = current()
+    source = source_of(source_urls, source_identity, source_region, source_archive)
+    with open_source(app, source) as reader:
+        archive = choose_archive(reader.repository, source.archive)
+        catalogue = Catalogue(":memory:")
+        read_regions(reader, catalogue, app.output)
+        intervals = catalogue.coverage(archive)
+        head = catalogue.head(archive)
+        catalogue.close()
+    rows: list[list[str]] = []
+    stretches: list[dict[str, object]] = []
+    previous = None
+    for interval in intervals:
+        if previous is not None and previous.timeline == interval.timeline:
+            rows.append(["gap", str(interval.timeline), str(previous.end), str(interval.start), "", ""])
+            stretches.append(
+                {
+                    "kind": "gap",
+                    "timeline": str(interval.timeline),
+                    "start": str(previous.end),
+                    "end": str(interval.start),
+                }
+            )
+        previous = interval
+        if gaps_only:
+            continue
+        times = [instant_text(at) if at is not None else None for at in (interval.min_at, interval.max_at)]
+        rows.append(
+            [
+                "wal",
+                str(interval.timeline),
+                str(interval.start),
+                str(interval.end),
+                *(text or "-" for text in times),
+            ]
+        )
+        stretches.append(
+            {
+                "kind": "wal",
+                "timeline": str(interval.timeline),
+                "start": str(interval.start),
+                "end": str(interval.end),
+                "min_at": times[0],
+                "max_at": times[1],
+                "regions": list(interval.regions),
+            }
+        )
+    app.output.table(
+        ["what", "timeline", "start", "end", "first commit", "last commit"],
+        rows,
+        empty="there is no gap" if gaps_only else "there is no WAL yet",
+    )
+    end = None if head is None else head.head
+    if end is not None and not gaps_only:
+        app.output.line(f"signed end: {end.wal_end} on timeline {end.timeline} at {instant_text(end.at)}")
+    app.output.finish(
+        {
+            "archive": str(archive),
+            "stretches": stretches,
+            "head": None
+            if end is None
+            else {
+                "sequence": end.sequence,
+                "at": instant_text(end.at),
+                "timeline": str(end.timeline),
+                "wal_end": str(end.wal_end) if end.wal_end is not None else None,
+            },
+        }
+    )
