@@ -8,17 +8,17 @@ a jump; then the window of what is kept ready moves there.  What cannot be had i
 from __future__ import annotations
 
 import contextlib
-import socket
+import os
 import threading
 from pathlib import Path
 from types import TracebackType
 
 from pitr.errors import PitrError
-from pitr.fetch_socket import SOCKET_NAME, SPOOL_NAME, Answer, read_line, socket_address
+from pitr.fetch_desk import Desk, Note
 from pitr.patience import with_patience
 from pitr.postgres.server_user import ServerUser, hand_over
 from pitr.wal_assembly import ReadWal, assemble_segment
-from pitr.wal_path import ServeSegment, decide
+from pitr.wal_path import EXIT_DOUBT, EXIT_OUTSIDE_PATH, OutsidePath, ServeHistory, ServeSegment, decide
 from pitr.wal_plan_file import PlanSegments
 from storage.store import StoreError
 
@@ -30,7 +30,6 @@ PATIENCE_S = 60.0
 # How soon an emptied spool is noticed; replay of one segment takes longer.
 _LOOK_S = 0.02
 _QUESTIONS_MAX = 4
-_QUESTION_TIMEOUT_S = 10.0
 _JOIN_TIMEOUT_S = 30.0
 
 
@@ -47,8 +46,8 @@ class Prefetcher:
         ahead_bytes_max: int = AHEAD_BYTES_MAX,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._folder = plan_file.parent
-        self._spool = self._folder / SPOOL_NAME
+        self._desk = Desk(plan_file.parent)
+        self._spool = self._desk.spool
         self._segments = PlanSegments(plan_file)
         self._path = self._segments.header.path
         self._read = read
@@ -58,8 +57,6 @@ class Prefetcher:
         # At least two, or replay would wait for each segment.
         self._window = max(2, ahead_bytes_max // self._path.segment_bytes)
         self._stopping = threading.Event()
-        self._questions = threading.BoundedSemaphore(_QUESTIONS_MAX)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._threads: list[threading.Thread] = []
         # The condition guards all that follows; segments are known by their numbers.
         self._changed = threading.Condition()
@@ -70,16 +67,14 @@ class Prefetcher:
         self._fetched_bytes = 0
 
     def __enter__(self) -> Prefetcher:
-        self._spool.mkdir(mode=0o700, exist_ok=True)
-        for leftover in self._spool.iterdir():
-            leftover.unlink()
-        hand_over(self._spool, self._user)
-        (self._folder / SOCKET_NAME).unlink(missing_ok=True)
-        with socket_address(self._folder) as address:
-            self._listener.bind(address)
-        hand_over(self._folder / SOCKET_NAME, self._user)
-        self._listener.listen(_QUESTIONS_MAX)
-        for number, target in enumerate([self._listen, *([self._run_ahead] * self._workers)]):
+        for folder in (self._spool, self._desk.ask, self._desk.answers):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for leftover in folder.iterdir():
+                leftover.unlink()
+            hand_over(folder, self._user)
+        self._desk.feeder.write_text(f"{os.getpid()}\n", encoding="ascii")
+        self._desk.feeder.chmod(0o644)
+        for number, target in enumerate([self._attend, *([self._run_ahead] * self._workers)]):
             thread = threading.Thread(target=target, name=f"wal-feeder-{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -91,13 +86,10 @@ class Prefetcher:
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
-        # Wakes the thread that waits for the next question.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        # Whoever asks from now on finds nobody, and does not wait.
+        self._desk.feeder.unlink(missing_ok=True)
         for thread in self._threads:
             thread.join(_JOIN_TIMEOUT_S)
-        self._listener.close()
-        (self._folder / SOCKET_NAME).unlink(missing_ok=True)
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -178,35 +170,45 @@ class Prefetcher:
             self._doubts[number] = _words(cause)
             self._changed.notify_all()
 
-    def _listen(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            if not self._questions.acquire(blocking=False):
-                # PostgreSQL asks for one file at a time; whoever asks for so many is not PostgreSQL.
-                connection.close()
-                continue
-            threading.Thread(
-                target=self._answer, args=(connection,), name="wal-question", daemon=True
-            ).start()
+    def _attend(self) -> None:
+        """Look for questions, and answer each in a thread of its own."""
+        asked: dict[str, threading.Thread] = {}
+        while not self._stopping.wait(_LOOK_S):
+            asked = {name: thread for name, thread in asked.items() if thread.is_alive()}
+            for entry in self._desk.ask.iterdir():
+                # PostgreSQL asks for one file at a time; the rest waits.
+                if entry.name not in asked and len(asked) < _QUESTIONS_MAX:
+                    thread = threading.Thread(
+                        target=self._answer, args=(entry,), name="wal-question", daemon=True
+                    )
+                    asked[entry.name] = thread
+                    thread.start()
 
-    def _answer(self, connection: socket.socket) -> None:
-        try:
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(_QUESTION_TIMEOUT_S)
-                name = read_line(connection).decode("ascii", "replace").strip()
-                connection.sendall(self._find(name).encode())
-        finally:
-            self._questions.release()
+    def _answer(self, question: Path) -> None:
+        # A full disk here is no answer, and no answer is doubt.
+        with contextlib.suppress(OSError):
+            note = self._find(question.name)
+            if note is not None:
+                self._desk.put_note(question.name, note)
+            question.unlink(missing_ok=True)
 
-    def _find(self, name: str) -> Answer:
-        """Move the window to the segment and return once it is in the spool, or cannot be had."""
+    def _find(self, name: str) -> Note | None:
+        """Put the file into the spool and return None, or say why not."""
         decision = decide(name, self._path)
-        if not isinstance(decision, ServeSegment):
-            return Answer(f"{name!r} is no segment of the plan")
-        number = decision.segment.number(self._path.segment_bytes)
+        if isinstance(decision, ServeSegment):
+            return self._find_segment(decision.segment.number(self._path.segment_bytes))
+        if isinstance(decision, ServeHistory):
+            part = self._spool / f"{name}.part"
+            part.write_bytes(decision.history.content)
+            hand_over(part, self._user)
+            part.rename(self._spool / name)
+            return None
+        if isinstance(decision, OutsidePath):
+            return Note(EXIT_OUTSIDE_PATH, decision.reason)
+        return Note(EXIT_DOUBT, decision.reason)
+
+    def _find_segment(self, number: int) -> Note | None:
+        """Move the window to the segment and return once it is in the spool, or cannot be had."""
         with self._changed:
             self._look()
             self._wanted = number
@@ -214,15 +216,15 @@ class Prefetcher:
             while number in self._flying and not self._stopping.is_set():
                 self._changed.wait(1.0)
             if number in self._spooled:
-                return Answer(None)
+                return None
             self._flying.add(number)
         try:
             # Also where a worker met doubt before: that may have been long ago.
             self._fetch(number)
         except (PitrError, StoreError, OSError) as cause:
             self._doubt(number, cause)
-            return Answer(_words(cause))
-        return Answer(None)
+            return Note(EXIT_DOUBT, _words(cause))
+        return None
 
     def _drop_outside_window(self) -> None:
         for number in list(self._spooled):

@@ -161,7 +161,7 @@ class _Run:
         with self._timed("prepare"):
             self._journal("files")
             work.clear()
-            work.spool.mkdir(mode=0o700)
+            work.desk.spool.mkdir(mode=0o700)
             hand_over(work.path, request.user)
             write_wal_plan(
                 work.plan_file,
@@ -183,6 +183,7 @@ class _Run:
             restored = builder.fetch(self._repository.store, data_key, self._on_progress)
             builder.add_recovery(request.plan.timeline, self._stop, request.fetch_command)
             hand_over(work.plan_file, request.user)
+            hand_over(work.desk.script, request.user)
             builder.finish()
         self._journal("placing")
         return restored

@@ -15,6 +15,7 @@ from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import RecoveryFailed, RestoreRefused
+from pitr.fetch_desk import fetch_script
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.packs import IndexFile
 from pitr.postgres.installation import Installation
@@ -90,9 +91,10 @@ class DirectoryBuilder:
 
     def add_recovery(self, timeline: TimelineId, stop: StopPoint, fetch_command: Sequence[str]) -> None:
         """Tell the server to recover up to ``stop`` when it is started."""
-        plan_file, spool = self._place.work.plan_file, self._place.work.spool
+        work = self._place.work
+        work.desk.script.write_text(fetch_script(work.desk, work.plan_file, fetch_command), encoding="utf-8")
         settings = recovery_settings(
-            restore_command=restore_command(fetch_command, plan_file, spool),
+            restore_command=restore_command(work.desk.script),
             timeline=timeline,
             stop_lsn=stop.target_lsn,
             is_inclusive=stop.is_inclusive,
@@ -144,17 +146,9 @@ def remove_recovery(auto_conf: Path, user: ServerUser | None) -> None:
     staged.replace(auto_conf)
 
 
-def restore_command(fetch_command: Sequence[str], plan_file: Path, spool: Path) -> str:
-    """Return the setting: take the file from the spool, and ask ``pitr wal fetch`` only if it is not there.
-
-    A shell's ``mv`` costs a tenth of starting Python.  It is sound, because only complete and checked
-    files of the plan have a segment's name in the spool.
-    """
-    fetch = " ".join(shlex.quote(word).replace("%", "%%") for word in fetch_command)
-    plan = shlex.quote(str(plan_file)).replace("%", "%%")
-    source = shlex.quote(f"{spool}/").replace("%", "%%")
-    # exec: the server's SIGTERM must end the program, and its exit code must reach the server.
-    return f"mv -f {source}%f %p 2>/dev/null || exec {fetch} %f %p --plan {plan}"
+def restore_command(script: Path) -> str:
+    """Return the setting.  %f and %p are PostgreSQL's; any other % must be doubled."""
+    return f"/bin/sh {shlex.quote(str(script)).replace('%', '%%')} %f %p"
 
 
 def moved_map(tablespace_map: bytes, places: dict[int, Path]) -> bytes:

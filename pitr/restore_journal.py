@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
 from pitr.errors import AlreadyRunning, RestoreRefused
-from pitr.fetch_socket import SPOOL_NAME
+from pitr.fetch_desk import Desk
 
 # files: staged files are incomplete.  placing: they are complete, and on their way to their place.
 # recovering, promoting: the server may have run.  refused: recovery went elsewhere than planned.
@@ -55,8 +55,8 @@ class WorkDirectory:
         return self.path / PLAN_NAME
 
     @property
-    def spool(self) -> Path:
-        return self.path / SPOOL_NAME
+    def desk(self) -> Desk:
+        return Desk(self.path)
 
     @property
     def log_file(self) -> Path:

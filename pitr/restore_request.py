@@ -26,7 +26,8 @@ Progress: TypeAlias = FileProgress | ReplayProgress
 class RestoreRequest:
     """What to restore, where and how.
 
-    ``fetch_command`` is the start of ``restore_command``, to which ``%f %p --plan FILE`` is added.
+    ``fetch_command`` is what ``restore_command`` becomes when no restore feeds the spool, with the words
+    NAME DESTINATION --plan FILE; it runs as the server's user.  Empty: there is none.
     ``regions`` and ``identity_file`` are for a later fetch without this process, after "none" or "pause".
     ``tablespace_mapping``: oid, name or old location, to the new place.  ``superuser`` is the cluster's.
     ``installation`` None only for the action "none" without ``verify_files``.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pitr.errors import PitrError
-from pitr.fetch_socket import SPOOL_NAME, ask
+from pitr.fetch_desk import Desk, wait_for_answer
 from pitr.wal_path import (
     EXIT_DELIVERED,
     Decision,
@@ -89,14 +89,13 @@ def _fetch(request: WalFetchRequest) -> tuple[Decision, bool]:
         return decision, False
     if request.is_standby:
         return _fetch_alone(request, header, decision)
-    answer = ask(request.plan_file.parent, request.name)
-    if answer is None:
+    note = wait_for_answer(_desk(request), request.name, lambda: _take_from_spool(request))
+    if note is None:
         return _fetch_alone(request, header, decision)
-    if answer.doubt is not None:
-        return Doubt(answer.doubt), False
-    if _take_from_spool(request):
+    if note.exit_code == EXIT_DELIVERED:
         return decision, True
-    return Doubt("the restore said that the file is in the spool, and it is not"), False
+    # The plan names the segment, so whatever the note says, it is not the end of WAL.
+    return Doubt(note.reason), False
 
 
 def _fetch_alone(
@@ -108,7 +107,7 @@ def _fetch_alone(
 
     segment = find_segment(request.plan_file, decision.segment)
     read = request.open_reader(header)
-    staged = request.plan_file.parent / SPOOL_NAME / f"{request.name}.{os.getpid()}"
+    staged = _desk(request).spool / f"{request.name}.{os.getpid()}"
     made = assemble_segment(segment, header.path, read, staged)
     if request.is_standby and made.is_padded:
         staged.unlink()
@@ -117,11 +116,17 @@ def _fetch_alone(
     return decision, True
 
 
+def _desk(request: WalFetchRequest) -> Desk:
+    return Desk(request.plan_file.parent)
+
+
 def _take_from_spool(request: WalFetchRequest) -> bool:
     """Move the file from the spool to its place; False if the spool has not got it."""
     try:
-        _move(request.plan_file.parent / SPOOL_NAME / request.name, request.destination)
+        _move(_desk(request).spool / request.name, request.destination)
     except FileNotFoundError:
+        if _desk(request).spool.joinpath(request.name).exists():
+            raise  # it is the destination's folder that is missing
         return False
     return True
 
