@@ -47,11 +47,12 @@ def rebuild_catalogue(region: str | None, out: Path | None) -> None:
 
 
 def _rebuild(app: App, region: str | None, path: Path) -> None:
+    from cli.catalogue_keeper import remove_catalogue
     from cli.planning import read_regions
     from pitr.catalogue.sqlite import Catalogue
 
     staged = path.with_name(f"{path.name}.new")
-    _remove(staged)
+    remove_catalogue(staged)
     with open_source(app, Source(region=region)) as reader:
         made = Catalogue(staged)
         try:
@@ -59,9 +60,9 @@ def _rebuild(app: App, region: str | None, path: Path) -> None:
             rows = len(made.dump().splitlines())
         finally:
             made.close()
-    _remove(path)
+    remove_catalogue(path)
     staged.replace(path)
-    _remove(staged)
+    remove_catalogue(staged)
     app.output.line(
         f"{path}: {rows} rows of {len(result.archives)} archives, from {result.wal_objects} WAL objects"
     )
@@ -75,12 +76,6 @@ def _rebuild(app: App, region: str | None, path: Path) -> None:
             "unseen": list(result.unseen),
         }
     )
-
-
-def _remove(path: Path) -> None:
-    """Remove an SQLite file and what SQLite keeps beside it."""
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 @catalogue.command("check")

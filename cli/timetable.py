@@ -23,14 +23,14 @@ RETRY_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something to be done again and again.
+    """Something to be done again and again, or with ``every_s`` None only when asked.
 
     ``run`` is given an event that is set when it must give up; it raises on failure.
     ``last_success_at`` tells when it last began a run that succeeded, also before this process.
     """
 
     name: str
-    every_s: float
+    every_s: float | None
     deadline_s: float
     run: Callable[[threading.Event], None]
     last_success_at: Callable[[], datetime | None]
@@ -103,7 +103,8 @@ class Timetable:
     def start(self) -> None:
         """Begin: late tasks run at once."""
         for run in self._runs.values():
-            self._schedule(run, due_at(run.task.last_success_at(), run.task.every_s, self._now()))
+            if run.task.every_s is not None:
+                self._schedule(run, due_at(run.task.last_success_at(), run.task.every_s, self._now()))
         self._scheduler.add_job(self._watch, "interval", seconds=self._watch_every_s, id="watch")
         self._scheduler.start()
 
@@ -180,8 +181,10 @@ class Timetable:
             run.last_error = error
             run.failures += error is not None
         self._report(run.task.name, "failed" if error else "done", error)
-        period_s = run.task.retry_s if error else run.task.every_s
-        self._schedule(run, due_at(run.started_at if not error else self._now(), period_s, self._now()))
+        if error is not None:
+            self._schedule(run, self._now() + timedelta(seconds=run.task.retry_s))
+        elif run.task.every_s is not None:
+            self._schedule(run, due_at(run.started_at, run.task.every_s, self._now()))
 
     def _watch(self) -> None:
         """Cancel runs that are past their deadline, and report each of them once."""

@@ -1,0 +1,154 @@
+"""Takes base backups, one at a time, for the timetable and for whoever asks on the control socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pitr.errors import AlreadyRunning, BackupFailed
+
+if TYPE_CHECKING:
+    from pitr.backup_copy import BackupProgress
+    from pitr.catalogue.backup_record import BackupManifest
+
+SCHEDULED_LABEL = "scheduled full backup"
+
+# Takes a backup: label, cancel, progress.  Raises PitrError, StoreError.
+TakeBackup = Callable[[str, threading.Event, Callable[["BackupProgress"], None]], "BackupManifest"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupOutcome:
+    """How one attempt ended: exactly one of the two is set."""
+
+    manifest: BackupManifest | None
+    failure: Exception | None
+    duration_s: float
+
+
+class BackupRunner:
+    """One attempt after the other.  Thread-safe."""
+
+    def __init__(self, take: TakeBackup) -> None:
+        self._take = take
+        self._changed = threading.Condition()
+        self._label: str | None = None
+        self._is_running = False
+        self._attempts = 0
+        self._outcome: BackupOutcome | None = None
+        self._progress: BackupProgress | None = None
+        self._last: BackupManifest | None = None
+        self._last_duration_s: float | None = None
+
+    def run(self, cancel: threading.Event) -> None:
+        """Take one backup now.  Raises what it failed with."""
+        with self._changed:
+            if self._is_running:
+                raise AlreadyRunning("a base backup is being taken")
+            self._is_running, self._progress = True, None
+            label = self._label or SCHEDULED_LABEL
+            self._label = None
+        begun = time.monotonic()
+        manifest: BackupManifest | None = None
+        failure: Exception | None = None
+        try:
+            manifest = self._take(label, cancel, self._note)
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            duration_s = time.monotonic() - begun
+            with self._changed:
+                self._is_running, self._progress = False, None
+                self._attempts += 1
+                self._outcome = BackupOutcome(
+                    manifest,
+                    failure or (None if manifest else BackupFailed("it was interrupted")),
+                    duration_s,
+                )
+                if manifest is not None:
+                    self._last, self._last_duration_s = manifest, duration_s
+                self._changed.notify_all()
+
+    def ask_for(self, label: str) -> int:
+        """Name the next backup; return a ticket for ``wait``.  Raises AlreadyRunning."""
+        with self._changed:
+            if self._is_running:
+                raise AlreadyRunning(
+                    "a base backup is being taken", hint="pitr status shows how far it is; ask again after it"
+                )
+            self._label = label
+            return self._attempts + 1
+
+    def wait(
+        self,
+        ticket: int,
+        timeout_s: float,
+        look: Callable[[BackupProgress | None], None],
+        every_s: float = 0.5,
+    ) -> BackupOutcome:
+        """Wait for the attempt of a ticket, looking at its progress meanwhile.
+
+        Raises BackupFailed when it has not ended after ``timeout_s``; it goes on then.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            with self._changed:
+                if self._attempts >= ticket and self._outcome is not None:
+                    return self._outcome
+                self._changed.wait(every_s)
+                progress = self._progress
+            look(progress)
+            if time.monotonic() > deadline:
+                raise BackupFailed(
+                    f"the backup has not ended after {timeout_s:.0f} s",
+                    hint="pitr status shows how far it is",
+                )
+
+    def remember(self, manifest: BackupManifest) -> None:
+        """Take an earlier run's backup for the last one."""
+        with self._changed:
+            if self._last is None:
+                self._last = manifest
+                self._last_duration_s = (manifest.stopped_at - manifest.started_at).total_seconds()
+
+    def last_success_at(self) -> datetime | None:
+        """Return when the last complete backup was begun."""
+        with self._changed:
+            return None if self._last is None else self._last.started_at
+
+    @property
+    def last(self) -> BackupManifest | None:
+        with self._changed:
+            return self._last
+
+    @property
+    def last_duration_s(self) -> float | None:
+        with self._changed:
+            return self._last_duration_s
+
+    @property
+    def last_result(self) -> str | None:
+        """Return ``done`` or ``failed`` for the last attempt of this process; None before it."""
+        with self._changed:
+            if self._outcome is None:
+                return None
+            return "failed" if self._outcome.failure is not None else "done"
+
+    @property
+    def progress(self) -> BackupProgress | None:
+        with self._changed:
+            return self._progress
+
+    @property
+    def is_running(self) -> bool:
+        with self._changed:
+            return self._is_running
+
+    def _note(self, progress: BackupProgress) -> None:
+        with self._changed:
+            self._progress = progress

@@ -1,0 +1,40 @@
+"""The log: structlog on standard error, as text for people or JSON for machines.
+
+Imported by the daemon only; structlog takes seconds to import on a busy host.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+
+def configure_log(*, form: str, verbosity: int, is_coloured: bool) -> FilteringBoundLogger:
+    """Set the log up and return the logger of the whole process."""
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=is_coloured, pad_event_to=0)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbosity else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # APScheduler speaks of every run on its own; what matters of it, the timetable reports.
+    logging.getLogger("apscheduler").setLevel(logging.CRITICAL)
+    logger: FilteringBoundLogger = structlog.get_logger()
+    return logger

@@ -1,0 +1,174 @@
+"""Metrics for Prometheus, made from one snapshot at each scrape, so that they agree with each other.
+
+Loopback only: there is no authentication.  docs/metrics.md lists the names; a test compares them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cli.snapshot import DaemonSnapshot
+
+# Name, help; the value is the snapshot's figure of the same place.
+_GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] = (
+    ("pitr_rpo_seconds", "Age of the oldest WAL that is not at quorum.", lambda s: s.rpo_s),
+    ("pitr_wal_streaming", "1 while WAL is streamed from the server.", lambda s: float(s.is_streaming)),
+    (
+        "pitr_wal_received_lsn_bytes",
+        "End of the WAL that was received, as bytes from 0/0.",
+        lambda s: None if s.received_lsn is None else s.received_lsn.offset,
+    ),
+    (
+        "pitr_wal_shipped_lsn_bytes",
+        "End of the WAL that is sealed in the spool, as bytes from 0/0.",
+        lambda s: None if s.shipped_lsn is None else s.shipped_lsn.offset,
+    ),
+    (
+        "pitr_wal_durable_lsn_bytes",
+        "End of the WAL that is at quorum, as bytes from 0/0.",
+        lambda s: None if s.durable_lsn is None else s.durable_lsn.offset,
+    ),
+    ("pitr_wal_lag_bytes", "WAL that the server has and that is not at quorum.", lambda s: s.lag_bytes),
+    ("pitr_wal_backlog_bytes", "WAL received and not yet at quorum.", lambda s: s.backlog_bytes),
+    ("pitr_spool_bytes", "Bytes in the spool.", lambda s: s.spool_bytes),
+    ("pitr_slot_retained_bytes", "WAL that the slot keeps on the server.", lambda s: s.slot_retained_bytes),
+    ("pitr_head_age_seconds", "Age of the last signed end of the archive.", lambda s: s.head_age_s),
+    (
+        "pitr_catalogue_complete",
+        "1 if the catalogue holds everything, 0 while it is made anew.",
+        lambda s: float(s.is_catalogue_complete),
+    ),
+    (
+        "pitr_backup_last_completed_timestamp_seconds",
+        "When the last complete base backup ended.",
+        lambda s: None if s.backup.last_completed_at is None else s.backup.last_completed_at.timestamp(),
+    ),
+    ("pitr_backup_last_duration_seconds", "How long it took.", lambda s: s.backup.last_duration_s),
+    (
+        "pitr_backup_last_success",
+        "1 if the last attempt at a base backup succeeded, else 0.",
+        lambda s: None if s.backup.last_result is None else float(s.backup.last_result == "done"),
+    ),
+    (
+        "pitr_backup_running",
+        "1 while a base backup is taken.",
+        lambda s: float(s.backup.running_step is not None),
+    ),
+    ("pitr_start_timestamp_seconds", "When the daemon started.", lambda s: s.started_at.timestamp()),
+)
+_REGION_GAUGES: tuple[tuple[str, str, int], ...] = (
+    ("pitr_region_rpo_seconds", "Age of the oldest thing that the region lacks.", 0),
+    ("pitr_region_healthy", "1 if the region's last answers were good.", 1),
+    ("pitr_region_repairs_pending", "Objects that wait to be copied to the region.", 2),
+    ("pitr_region_repairs_stuck", "Objects that cannot be copied until a person acts.", 3),
+    ("pitr_region_put_latency_seconds", "How long a put takes there, averaged.", 4),
+)
+_COUNTERS: tuple[tuple[str, str, Callable[[DaemonSnapshot], float]], ...] = (
+    ("pitr_wal_received_bytes", "WAL received since the start.", lambda s: s.received_bytes),
+    ("pitr_wal_durable_bytes", "WAL brought to quorum since the start.", lambda s: s.durable_bytes),
+)
+
+
+class SnapshotCollector(Collector):
+    """Turns a snapshot into metrics."""
+
+    def __init__(self, snapshot: Callable[[], DaemonSnapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> list[Metric]:
+        """Return nothing: the registry then does not ask for a snapshot while it is built."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics of one snapshot."""
+        snapshot = self._snapshot()
+        for name, text, figure in _GAUGES:
+            value = figure(snapshot)
+            gauge = GaugeMetricFamily(name, text)
+            if value is not None:
+                gauge.add_metric([], value)
+            yield gauge
+        for name, text, count in _COUNTERS:
+            counter = CounterMetricFamily(name, text)
+            counter.add_metric([], count(snapshot))
+            yield counter
+        yield from _region_metrics(snapshot)
+        yield from _task_metrics(snapshot)
+        events = CounterMetricFamily(
+            "pitr_events", "What happened since the start, by kind.", labels=["kind"]
+        )
+        for kind, number in sorted(snapshot.events.items()):
+            events.add_metric([kind], number)
+        yield events
+
+
+def _region_metrics(snapshot: DaemonSnapshot) -> Iterator[Metric]:
+    figures = {
+        region.name: (
+            region.rpo_s,
+            float(region.is_healthy),
+            region.pending_repairs,
+            region.stuck_repairs,
+            region.put_latency_s,
+        )
+        for region in snapshot.regions
+    }
+    for name, text, column in _REGION_GAUGES:
+        gauge = GaugeMetricFamily(name, text, labels=["region"])
+        for region, values in figures.items():
+            value = values[column]
+            if value is not None:
+                gauge.add_metric([region], value)
+        yield gauge
+
+
+def _task_metrics(snapshot: DaemonSnapshot) -> Iterator[Metric]:
+    overdue = GaugeMetricFamily("pitr_task_overdue", "1 if the task is past its deadline.", labels=["task"])
+    runs = CounterMetricFamily("pitr_task_runs", "Runs of the task since the start.", labels=["task"])
+    failures = CounterMetricFamily("pitr_task_failures", "Failed runs since the start.", labels=["task"])
+    for task in snapshot.tasks:
+        overdue.add_metric([task.name], float(task.is_overdue))
+        runs.add_metric([task.name], task.runs)
+        failures.add_metric([task.name], task.failures)
+    yield from (overdue, runs, failures)
+
+
+def metric_names() -> list[tuple[str, str]]:
+    """Return the names and help texts as a scrape shows them."""
+    names = [(name, text) for name, text, _ in (*_GAUGES, *_REGION_GAUGES)]
+    names += [(f"{name}_total", text) for name, text, _ in _COUNTERS]
+    names += [
+        ("pitr_task_overdue", "1 if the task is past its deadline."),
+        ("pitr_task_runs_total", "Runs of the task since the start."),
+        ("pitr_task_failures_total", "Failed runs since the start."),
+        ("pitr_events_total", "What happened since the start, by kind."),
+    ]
+    return names
+
+
+class MetricsServer:
+    """Serves the metrics over HTTP until stopped."""
+
+    def __init__(self, snapshot: Callable[[], DaemonSnapshot], host: str, port: int) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(SnapshotCollector(snapshot))
+        self._server: WSGIServer
+        self._thread: threading.Thread
+        self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+
+    @property
+    def port(self) -> int:
+        """Return the port that is listened on."""
+        return int(self._server.server_port)
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)

@@ -1,0 +1,118 @@
+"""What a daemon knows of itself at a moment: shown by ``pitr status``, and as metrics.
+
+Values only.  Absent is None; ages are seconds, positions LSNs as text in JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from pitr.wal.lsn import LSN
+
+
+@dataclass(frozen=True, slots=True)
+class RegionSnapshot:
+    """One region: ``rpo_s`` is the age of the oldest thing that it lacks."""
+
+    name: str
+    is_healthy: bool
+    rpo_s: float
+    pending_repairs: int
+    stuck_repairs: int
+    last_error: str | None
+    put_latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSnapshot:
+    """The base backups: the last one that is complete, and how the last attempt went."""
+
+    last_backup: str | None
+    last_completed_at: datetime | None
+    last_duration_s: float | None
+    last_result: str | None
+    running_step: str | None
+    running_bytes: int
+    running_total_bytes: int | None
+    next_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSnapshot:
+    """One task of the timetable."""
+
+    name: str
+    is_running: bool
+    is_overdue: bool
+    next_at: datetime | None
+    last_error: str | None
+    runs: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonSnapshot:
+    """The whole daemon.  ``rpo_s`` is at quorum: what would be lost with the host now."""
+
+    at: datetime
+    started_at: datetime
+    pid: int
+    cluster: str
+    archive: str
+    quorum: int
+    is_streaming: bool
+    timeline: str | None
+    received_lsn: LSN | None
+    shipped_lsn: LSN | None
+    durable_lsn: LSN | None
+    server_lsn: LSN | None
+    received_bytes: int
+    durable_bytes: int
+    backlog_bytes: int
+    spool_bytes: int
+    rpo_s: float
+    slot_retained_bytes: int | None
+    head_at: datetime | None
+    is_catalogue_complete: bool
+    regions: tuple[RegionSnapshot, ...]
+    backup: BackupSnapshot
+    tasks: tuple[TaskSnapshot, ...]
+    events: dict[str, int]
+    last_error: str | None
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """Return how much WAL the server has that is not durable; None if one end is not known."""
+        if self.server_lsn is None or self.durable_lsn is None:
+            return None
+        return max(0, self.server_lsn - self.durable_lsn)
+
+    @property
+    def head_age_s(self) -> float | None:
+        """Return the age of the last signed head."""
+        return None if self.head_at is None else max(0.0, (self.at - self.head_at).total_seconds())
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the snapshot for JSON."""
+        fields = asdict(self)
+        for name in ("received_lsn", "shipped_lsn", "durable_lsn", "server_lsn"):
+            lsn = getattr(self, name)
+            fields[name] = None if lsn is None else str(lsn)
+        fields["lag_bytes"] = self.lag_bytes
+        fields["head_age_s"] = self.head_age_s
+        encoded: dict[str, Any] = _encode(fields)
+        return encoded
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, dict):
+        return {name: _encode(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 3)
+    return value
