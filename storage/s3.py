@@ -36,7 +36,7 @@ _READ_BYTES = 1024 * 1024
 _CONFLICT_TRIES_MAX = 5
 _CONFLICT_PAUSE_S = 0.2
 # Servers may send empty pages that go on; one that sends only these is broken.
-_EMPTY_PAGES_MAX = 1000
+_EMPTY_PAGES_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +142,20 @@ class S3Store:
             arguments["ContentMD5"] = base64.b64encode(md5).decode()
         if self._profile.has_conditional_put:
             arguments["IfNoneMatch"] = "*"
-        elif self._is_there(key):
-            self._compare(key, body)
+        elif self._is_there(key) and self._is_same(key, body):
             return
+        is_hidden = False
         for attempt in range(_CONFLICT_TRIES_MAX):
             code = self._put_once(key, body, sha256, arguments)
             if code is None:
                 return
-            if code == "PreconditionFailed":
-                self._compare(key, body)
+            is_hidden = code == "PreconditionFailed"
+            if is_hidden and self._is_same(key, body):
                 return
             time.sleep(_CONFLICT_PAUSE_S * (attempt + 1) * random.random())
+        if is_hidden:
+            # Deleted in a bucket with versions: to AWS the name is free again, to versitygw it is taken.
+            raise StoreRefused(f"{self._name(key)} was deleted, and the server does not take it again")
         raise StoreUnavailable(
             f"{self._name(key)}: another writer was in the way {_CONFLICT_TRIES_MAX} times"
         )
@@ -226,16 +229,17 @@ class S3Store:
                 raise
         return True
 
-    def _compare(self, key: str, body: bytes) -> None:
-        """Return if the object that is there has the same bytes.  Raises ObjectConflict."""
+    def _is_same(self, key: str, body: bytes) -> bool:
+        """Return True if the object has the same bytes, False if it is gone.  Raises ObjectConflict."""
         try:
             found = self.get(key)
         except CopyDamaged:
             found = None
-        except ObjectMissing as error:
-            raise StoreUnavailable(f"{self._name(key)} was there and is gone") from error
+        except ObjectMissing:
+            return False
         if found != body:
             raise ObjectConflict(f"{self._name(key)} already holds other bytes")
+        return True
 
     def _get_part(self, key: str, start: int, length: int) -> bytes:
         from botocore.exceptions import ClientError

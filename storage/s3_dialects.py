@@ -56,6 +56,8 @@ _REGION_HINT = "the bucket is in another region: set region= in the region's URL
 _CREDENTIALS_HINT = "check the access key and the secret"
 _HINTS = {
     "AccessDenied": "the credentials do not allow this: check the bucket's policy",
+    # An answer to HEAD has no body, so no code of its own.
+    "403": f"{_CREDENTIALS_HINT}, and the bucket's policy",
     "InvalidAccessKeyId": _CREDENTIALS_HINT,
     "SignatureDoesNotMatch": _CREDENTIALS_HINT,
     "XAdminUserNotFound": _CREDENTIALS_HINT,

@@ -40,7 +40,7 @@ class FaultyStore:
         self.inner = inner
         self._lock = threading.Lock()
         self._faults: dict[str, tuple[StoreError, int | None]] = {}
-        self._gates: dict[str, Gate] = {}
+        self._gates: dict[tuple[str, str | None], Gate] = {}
         self._damaged: set[str] = set()
         self._missing: set[str] = set()
         self.calls: list[tuple[str, str]] = []
@@ -59,10 +59,10 @@ class FaultyStore:
             for operation in operations or OPERATIONS:
                 self._faults[operation] = (error, times)
 
-    def hold(self, operation: str) -> Gate:
-        """Hold the calls of ``operation`` that begin from now on, before they take effect."""
+    def hold(self, operation: str, key: str | None = None) -> Gate:
+        """Hold the calls of ``operation`` (for ``key``, or all) that begin from now on, before they act."""
         with self._lock:
-            return self._gates.setdefault(operation, Gate())
+            return self._gates.setdefault((operation, key), Gate())
 
     def damage(self, key: str) -> None:
         """Flip a bit in what is read of ``key``."""
@@ -110,7 +110,7 @@ class FaultyStore:
     def _meet(self, operation: str, key: str) -> None:
         with self._lock:
             self.calls.append((operation, key))
-            gate = self._gates.get(operation)
+            gate = self._gates.get((operation, key)) or self._gates.get((operation, None))
         if gate is not None:
             gate.entered.set()
             if not gate.opened.wait(GATE_TIMEOUT_S):

@@ -294,6 +294,23 @@ def test_a_head_is_not_in_a_region_before_a_put_that_is_still_on_its_way(
     assert puts == ["wal/1", "heads/1"]
 
 
+def test_a_head_waits_for_a_put_that_began_earlier_and_has_no_quorum_yet(
+    house: House, pool: ThreadPoolExecutor
+) -> None:
+    gates = [house.faulty[name].hold("put", "wal/1") for name in "bc"]
+    piece = pool.submit(house.store.put, "wal/1", b"piece")
+    assert all(gate.entered.wait(IDLE_S) for gate in gates)
+    head = pool.submit(house.store.put, "heads/1", b"head", after_all=True)
+    house.wait(lambda: "heads/1" in house.holds("a"))
+    house.clock.now_s += 31.0
+    house.store.retry_now()
+    with pytest.raises(StoreUnavailable, match="it waits for earlier objects in b, c"):
+        head.result(IDLE_S)
+    with pytest.raises(StoreUnavailable, match="1 of the 2 regions"):
+        piece.result(IDLE_S)
+    assert house.holds("b") == house.holds("c") == []
+
+
 def test_a_head_counts_only_where_it_is_stored(house: House, pool: ThreadPoolExecutor) -> None:
     for name in "bc":
         house.faulty[name].hold("put")
@@ -497,6 +514,7 @@ def test_deleting_removes_all_copies_and_pending_repairs(house: House) -> None:
     house.store.put("k", b"x")
     with pytest.raises(StoreUnavailable, match="c: region is down"):
         house.store.delete("k")
+    assert house.pending("c") == []
     house.become_idle()
     house.store.delete("k")
     assert all(house.holds(name) == [] for name in "abc")
@@ -526,6 +544,20 @@ def test_a_slow_region_holds_a_bounded_number_of_bodies(house: House) -> None:
     gate.release()
     house.become_idle()
     assert len(house.holds("c")) == 8
+
+
+def test_a_region_that_fails_lets_go_of_the_bodies_that_wait_for_it(house: House) -> None:
+    gate = house.faulty["c"].hold("put")
+    for number in range(20):
+        house.store.put(f"k{number:02}", b"body")
+    house.faulty["c"].go_down()
+    gate.release()
+    lane = house.store._lanes.lanes[2]  # type: ignore[union-attr]
+    house.wait(lambda: not lane.in_flight)
+    # Four workers had one each; the others were left to the repair queue.
+    direct = [key for operation, key in house.faulty["c"].calls if operation == "put"]
+    assert len(direct) <= 4 + 1
+    assert len(house.pending("c")) == 20
 
 
 def test_a_closed_store_takes_no_more(house: House) -> None:
