@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.harness import Row, show, write
 
-# Each name is a module with `run(work: Path, quick: bool) -> list[Row]`.
+# Each name is a module with `run_all(work: Path, quick: bool) -> list[Row]`.
 NAMES = ("rpo", "wal-receive", "full", "restore")
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -28,7 +28,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="pitr-bench-") as folder:
             # A server that runs as another user must be able to walk in.
             Path(folder).chmod(0o755)
-            rows += module.run(Path(folder), options.quick)
+            rows += module.run_all(Path(folder), options.quick)
     show(rows)
     write(rows, RESULTS)
     return 0
