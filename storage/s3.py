@@ -11,10 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from storage.checks import check_body, check_digest, check_key, check_prefix, check_range
@@ -37,6 +39,10 @@ _CONFLICT_TRIES_MAX = 5
 _CONFLICT_PAUSE_S = 0.2
 # Servers may send empty pages that go on; one that sends only these is broken.
 _EMPTY_PAGES_MAX = 100
+
+
+# Clients are thread-safe, making one from a session is not.
+_session_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,6 @@ class S3Store:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         # Half a second and 20 MB, which `wal fetch` from a directory need not pay.
-        import boto3.session
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
@@ -105,19 +110,18 @@ class S3Store:
             read_timeout=timeouts.read_s,
             max_pool_connections=connections_max,
         )
-        # A session of its own: boto3's default one is not thread-safe.
-        session: Any = boto3.session.Session()
         try:
-            self._client = session.client(
-                "s3",
-                endpoint_url=endpoint_url,
-                region_name=region_name,
-                aws_access_key_id=None if credentials is None else credentials.access_key,
-                aws_secret_access_key=None if credentials is None else credentials.secret_key,
-                aws_session_token=None if credentials is None else credentials.session_token,
-                verify=ca_bundle,
-                config=config,
-            )
+            with _session_lock:
+                self._client = _session().client(
+                    "s3",
+                    endpoint_url=endpoint_url,
+                    region_name=region_name,
+                    aws_access_key_id=None if credentials is None else credentials.access_key,
+                    aws_secret_access_key=None if credentials is None else credentials.secret_key,
+                    aws_session_token=None if credentials is None else credentials.session_token,
+                    verify=ca_bundle,
+                    config=config,
+                )
         except (BotoCoreError, ValueError) as error:
             raise StoreRefused(f"bucket {bucket}: {error}") from error
 
@@ -314,6 +318,14 @@ class S3Store:
 
     def _name(self, key: str) -> str:
         return f"object {key} in bucket {self._bucket}"
+
+
+@cache
+def _session() -> Any:
+    """Return the process's session: it holds S3's description, which takes 0.1 s to read, once."""
+    import boto3.session
+
+    return boto3.session.Session()
 
 
 @dataclass(frozen=True, slots=True)
