@@ -95,7 +95,7 @@ class FileReader:
         self._waits = 0
         # mmap gives whole memory pages, the alignment that O_DIRECT wants.
         self._buffer = memoryview(mmap.mmap(-1, READ_BYTES))
-        self._page = memoryview(mmap.mmap(-1, PAGE_BYTES))
+        self._again = memoryview(mmap.mmap(-1, READ_BYTES))
 
     @contextmanager
     def open(self, file: DataFile) -> Iterator[OpenedFile | None]:
@@ -215,7 +215,7 @@ class OpenedFile:
             if not bad:
                 break
             self._reader._wait_for_writer()
-            bad = [again for page in bad for again in self._reread(page, offset, first, content)]
+            bad = self._reread(bad, offset, first, content)
         if bad:
             insert_lsn = rules.insert_lsn()
             self._find(relation, first, [page for page in bad if not _is_excused(page, rules, insert_lsn)])
@@ -223,15 +223,28 @@ class OpenedFile:
             torn = BadPage(whole, None, f"the file ends after {len(content) % PAGE_BYTES} bytes of a page")
             self._find(relation, first, [torn])
 
-    def _reread(self, page: BadPage, offset: int, first: int, content: memoryview) -> list[BadPage]:
-        """Read one page again, into its place; return it if it is still bad."""
-        start = page.index * PAGE_BYTES
-        if self._reader._read(self._descriptor, self._reader._page, offset + start) < PAGE_BYTES:
-            return []  # truncated meanwhile, and replay will truncate it again
-        content[start : start + PAGE_BYTES] = self._reader._page
+    def _reread(self, bad: list[BadPage], offset: int, first: int, content: memoryview) -> list[BadPage]:
+        """Read bad pages again, into their places; return those that are still bad.
+
+        All that lies between them is read with them: one read, and one check, however many they are.
+        """
+        start, end = bad[0].index, bad[-1].index + 1
+        again = self._reader._again[: (end - start) * PAGE_BYTES]
+        count = self._reader._read(self._descriptor, again, offset + start * PAGE_BYTES)
+        whole = count // PAGE_BYTES
         checksums = self._reader._rules.checksums
-        bad = check_pages(self._reader._page, first + page.index, checksums=checksums)
-        return [BadPage(page.index, each.lsn, each.reason) for each in bad]
+        now = check_pages(again[: whole * PAGE_BYTES], first + start, checksums=checksums)
+        found = {start + page.index: page for page in now}
+        still = []
+        for page in bad:
+            at = (page.index - start) * PAGE_BYTES
+            if at + PAGE_BYTES > count:
+                break  # truncated meanwhile, and replay will truncate it again
+            content[page.index * PAGE_BYTES : (page.index + 1) * PAGE_BYTES] = again[at : at + PAGE_BYTES]
+            if page.index in found:
+                worse = found[page.index]
+                still.append(BadPage(page.index, worse.lsn, worse.reason))
+        return still
 
     def _find(self, relation: RelationFile, first: int, pages: list[BadPage]) -> None:
         self.found += [

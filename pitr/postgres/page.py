@@ -117,14 +117,13 @@ def check_pages(content: memoryview, first_block: int, *, checksums: bool) -> li
     if is_new.any():
         # pd_upper 0 says "new", and then every byte must be zero.
         bad_header = np.where(is_new, pages.any(axis=1), bad_header)
-    bad = bad_header
-    if checksums:
-        bad_checksum = (page_checksums(pages, first_block) != stored) & ~is_new
-        bad = bad_header | bad_checksum
+    expected = page_checksums(pages, first_block) if checksums else None
+    bad = bad_header if expected is None else bad_header | ((expected != stored) & ~is_new)
     if not bad.any():
         return []
     return [
-        _bad_page(pages[index], int(index), first_block, checksums=checksums) for index in np.flatnonzero(bad)
+        _bad_page(pages[index], int(index), None if expected is None else int(expected[index]))
+        for index in np.flatnonzero(bad)
     ]
 
 
@@ -139,13 +138,12 @@ def _lsn(words: Words) -> LSN | None:
     return LSN(offset) if offset else None
 
 
-def _bad_page(words: Words, index: int, first_block: int, *, checksums: bool) -> BadPage:
-    """Say what is wrong with a page that was found bad."""
+def _bad_page(words: Words, index: int, expected: int | None) -> BadPage:
+    """Say what is wrong with a page that was found bad; ``expected`` is its checksum, if they are on."""
     stored, upper = int(words[2]) & 0xFFFF, int(words[3]) >> 16
-    expected = int(page_checksums(words[np.newaxis, :], first_block + index)[0])
     if upper == 0:
         reason = "the page is marked new and is not zero"
-    elif checksums and stored != expected:
+    elif expected is not None and stored != expected:
         reason = f"checksum {stored:04X} in the page, {expected:04X} calculated"
     else:
         reason = "the page header is not valid"
