@@ -67,7 +67,7 @@ class BackupRunner:
                 self._attempts += 1
                 self._outcome = BackupOutcome(
                     manifest,
-                    failure or (None if manifest else BackupFailed("it was interrupted")),
+                    failure or (None if manifest is not None else BackupFailed("interrupted")),
                     duration_s,
                 )
                 if manifest is not None:

@@ -170,6 +170,8 @@ class _Daemon(_Table):
     state_dir: str
     metrics_listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:9187"
     drain: Duration = 25.0
+    # At least what may be under way at once: the pieces' puts, and segments of 16 MiB.
+    spool_bytes_max: Annotated[int, Field(ge=8 << 20, le=1 << 40)] = 1 << 30
 
 
 class _Postgres(_Table):
@@ -302,6 +304,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             host.strip("[]") or "127.0.0.1",
             int(port) if host else None,
             config.daemon.drain,
+            config.daemon.spool_bytes_max,
         ),
         wal=WalSettings(config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight),
         backup=BackupSettings(config.backup.workers, config.backup.full_every, config.backup.deadline),

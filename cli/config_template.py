@@ -86,6 +86,8 @@ state_dir = {_quote(str(new.state_dir))}
 metrics_listen = {_quote(new.metrics_listen)}
 # How long a stop may take to send what has arrived.
 drain = "25s"
+# How much sealed WAL may wait on disk; beyond it the slot keeps the rest on the server.
+spool_bytes_max = {1 << 30}
 
 [postgres]
 # Where the programs of PostgreSQL are; without it they are looked for in the usual places.

@@ -71,6 +71,7 @@ class DaemonSettings:
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = 9187
     drain_s: float = 25.0
+    spool_bytes_max: int = 1 << 30
 
     @property
     def spool_dir(self) -> Path:

@@ -1,0 +1,84 @@
+"""``pitr backup``: a base backup now, by the running daemon or by this process alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from cli.context import App, common_options, current
+from cli.errors import RegionsMissed
+from cli.output import format_bytes, format_seconds
+
+# Between two lines of progress the daemon waits for a checkpoint at most.
+PROGRESS_TIMEOUT_S = 120.0
+
+
+@click.command()
+@click.option("--label", default="asked for", show_default=True, help="A word to find it by.")
+@click.option("--standalone", is_flag=True, help="Without a daemon: stream WAL only for as long as it takes.")
+@common_options
+def backup(label: str, standalone: bool) -> None:
+    """Take a base backup now.
+
+    The running daemon takes it, for a backup is good only with the WAL that is streamed meanwhile.
+    Exit code 3 if it is at quorum but some region lacks part of it yet.
+    """
+    from cli.progress import ProgressReport
+
+    app = current()
+    settings = app.settings()
+    with ProgressReport(app.output) as report:
+
+        def show(progress: Mapping[str, Any]) -> None:
+            total = progress.get("total_bytes")
+            report.update(
+                str(progress["step"]),
+                int(progress.get("bytes", 0)),
+                int(total) if total is not None else None,
+            )
+
+        if standalone:
+            from cli.standalone import back_up_alone
+
+            done = back_up_alone(app, label, show)
+        else:
+            from cli.control import ControlRequest, ask_daemon
+            from pitr.errors import NotInitialised
+
+            try:
+                done = ask_daemon(
+                    settings.daemon.control_path,
+                    ControlRequest("backup", {"label": label}),
+                    timeout_s=PROGRESS_TIMEOUT_S,
+                    on_progress=show,
+                )
+            except NotInitialised as error:
+                raise NotInitialised(
+                    error.message,
+                    detail=error.detail,
+                    hint="start it with: pitr daemon; or take this one alone: pitr backup --standalone",
+                ) from error
+    _tell(app, done)
+
+
+def _tell(app: App, done: Mapping[str, Any]) -> None:
+    taken = done["backup"]
+    lagging = list(done["lagging_regions"])
+    app.output.line(
+        f"{taken['backup']}: {format_bytes(int(taken['size_bytes']))} in {taken['files']} files,"
+        f" {format_bytes(int(taken['stored_bytes']))} stored, in {format_seconds(float(done['duration_s']))}"
+    )
+    app.output.line(f"restorable from {taken['stop_lsn']} on")
+    for finding in taken["findings"]:
+        where = finding["relation"] or finding["path"]
+        app.output.warn(f"bad page: {where} {finding['fork']} block {finding['block']}: {finding['reason']}")
+    if lagging:
+        app.partial_result = dict(done)
+        raise RegionsMissed(
+            f"the backup is at quorum, but not yet in {', '.join(lagging)}",
+            detail="what they lack is in the repair queue, and sent in the background",
+            hint="pitr status shows what is waiting",
+        )
+    app.output.finish(done)

@@ -1,0 +1,301 @@
+"""The daemon's parts, put together, started in order and ended in the opposite one.
+
+    regions → repair queue → replicated store → repository → archiver → catalogue
+    timetable, control socket and metrics around them
+
+The archiver is what it lives for: when that cannot go on, the daemon ends with its error; trouble of
+any other part is reported, and mended beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cli.backup_runner import BackupOutcome, BackupRunner
+from cli.catalogue_keeper import CatalogueKeeper
+from cli.control_server import ControlServer
+from cli.daemon_events import DaemonEvents
+from cli.daemon_state import DaemonState
+from cli.daemon_verbs import Verbs
+from cli.daemon_watch import Watch
+from cli.regions import open_regions, open_writing
+from cli.settings import Settings
+from cli.timetable import Task, Timetable
+from cli.wiring import host_identity, host_repository, own_archive
+from pitr.archive import WalArchiver
+from pitr.archive_values import ArchiveSettings, DrainResult
+from pitr.backup import BackupRequest, BackupWriter, take_backup
+from pitr.datakeys import HostKeys
+from pitr.errors import BackupFailed, ServerUnavailable
+from pitr.postgres.replication import ReplicationConnection
+from pitr.spool import DirectorySpool
+from storage.repair import RepairQueue, RepairQueueDamaged
+from storage.store import StoreUnavailable
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from pitr.backup_copy import BackupProgress
+    from pitr.catalogue.backup_record import BackupManifest
+    from pitr.layout import ArchiveId
+
+OBSERVE_EVERY_S = 0.25
+START_PAUSE_S = 2.0
+STREAMING_WAIT_S = 600.0
+CLOSE_STORE_S = 10.0
+BACKUP_TASK = "full"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Daemon:
+    """One daemon, from ``run`` to its end.  ``ask_to_stop`` may be called from anywhere, also a signal."""
+
+    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+        self._settings = settings
+        self._log = log
+        self._stopping = threading.Event()
+        self._stop_reason = ""
+        self._failure: BaseException | None = None
+        self._host = host_identity(settings)
+        self._queue = self._open_queue()
+        self._events = DaemonEvents(log)
+        self.store = open_writing(
+            open_regions(settings.regions),
+            settings.repository.quorum,
+            self._queue,
+            on_event=self._events.on_store_event,
+        )
+        self._repository = host_repository(settings, self.store)
+        self._keeper = CatalogueKeeper(
+            settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)
+        )
+        self._backups = BackupRunner(self._take_backup)
+        self._archive: ArchiveId
+        self._archiver: WalArchiver
+        self._timetable: Timetable
+        self.state: DaemonState
+        self.drained: DrainResult | None = None
+
+    def ask_to_stop(self, by: str) -> None:
+        """Begin to end."""
+        if not self._stopping.is_set():
+            self._stop_reason = by
+        self._stopping.set()
+
+    def run(self, *, on_ready: Callable[[], None], on_stopping: Callable[[], None]) -> None:
+        """Archive until asked to stop.  Raises what the archiver cannot go on with.
+
+        While server or regions are away at the start it waits for them: the slot keeps the WAL.
+        """
+        try:
+            if not self._find_archive():
+                return
+            self._build()
+            with ExitStack() as ending:
+                self._start_parts(ending)
+                archiving = threading.Thread(target=self._archive_wal, name="archiver", daemon=True)
+                archiving.start()
+                on_ready()
+                while not self._stopping.wait(OBSERVE_EVERY_S):
+                    self.state.observe()
+                on_stopping()
+                self._stop_archiving(archiving)
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self.store.close(CLOSE_STORE_S)
+            self._queue.close()
+
+    def back_up(self, label: str, look: Callable[[BackupProgress | None], None]) -> BackupOutcome:
+        """Take a base backup now, and wait for it.  Raises AlreadyRunning."""
+        ticket = self._backups.ask_for(label)
+        self._timetable.run_soon(BACKUP_TASK)
+        return self._backups.wait(ticket, self._settings.backup.deadline_s, look)
+
+    def lagging_regions(self) -> list[str]:
+        """Return the regions that lack something now."""
+        return [region.name for region in self.store.status() if region.pending_repairs]
+
+    def _open_queue(self) -> RepairQueue:
+        path = self._settings.daemon.repair_queue_path
+        try:
+            return RepairQueue(path)
+        except RepairQueueDamaged as error:
+            # What was in it is found again by comparing the regions.
+            self._log.warning("the repair queue is replaced, and the regions are compared", reason=str(error))
+            return RepairQueue.replace_damaged(path)
+
+    def _find_archive(self) -> bool:
+        """Ask the server who it is and the repository what we may write; False if we are to stop first."""
+        while not self._stopping.is_set():
+            try:
+                with closing(ReplicationConnection.connect(self._settings.cluster.dsn)) as connection:
+                    identity = connection.identify()
+                self._archive = own_archive(self._repository, self._host.signer, identity.system_identifier)
+                return True
+            except (ServerUnavailable, StoreUnavailable) as error:
+                self._log.warning("waiting to begin", reason=str(error))
+                self._stopping.wait(START_PAUSE_S)
+        return False
+
+    def _build(self) -> None:
+        settings = self._settings
+        self._archiver = WalArchiver(
+            dsn=settings.cluster.dsn,
+            archive=self._archive,
+            repository=self._repository,
+            signer=self._host.signer,
+            keys=HostKeys(
+                self._repository, self._archive, self._host.signer, self._host.recipients, random=os.urandom
+            ),
+            spool=DirectorySpool(settings.daemon.spool_dir, bytes_max=settings.daemon.spool_bytes_max),
+            events=self._events,
+            settings=ArchiveSettings(
+                slot=settings.cluster.slot,
+                piece_bytes=settings.wal.piece_bytes,
+                piece_age_s=settings.wal.piece_age_s,
+                puts_in_flight=settings.wal.puts_in_flight,
+            ),
+            clock=_now,
+            random=os.urandom,
+        )
+        task = Task(
+            BACKUP_TASK,
+            settings.backup.full_every_s,
+            settings.backup.deadline_s,
+            self._backups.run,
+            self._backups.last_success_at,
+        )
+        self._timetable = Timetable([task], now=_now, report=self._report_task)
+        self.state = DaemonState(
+            cluster=settings.cluster.name,
+            archive=str(self._archive),
+            quorum=settings.repository.quorum,
+            started_at=_now(),
+            now=_now,
+            monotonic=time.monotonic,
+            backups=self._backups,
+            archiver=self._archiver,
+            regions=self.store.status,
+            tasks=self._timetable.states,
+            is_catalogue_complete=lambda: self._keeper.is_complete,
+        )
+        self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
+
+    def _start_parts(self, ending: ExitStack) -> None:
+        """Start what is around the archiver; ``ending`` stops it in the opposite order."""
+        settings = self._settings
+        self._keeper.start()
+        ending.callback(self._keeper.stop)
+        watch = Watch(settings, self.store, self._queue, self.state, self._keeper, self._log)
+        watch.start()
+        ending.callback(watch.stop)
+        control = ControlServer(settings.daemon.control_path, Verbs(self))
+        control.start()
+        ending.callback(control.stop)
+        if settings.daemon.metrics_port is not None:
+            from cli.metrics import MetricsServer
+
+            metrics = MetricsServer(
+                self.state.snapshot, settings.daemon.metrics_host, settings.daemon.metrics_port
+            )
+            ending.callback(metrics.stop)
+            self._log.info("metrics", address=f"http://{settings.daemon.metrics_host}:{metrics.port}/metrics")
+
+    def _archive_wal(self) -> None:
+        """Archive in a thread of its own; the timetable begins once the last backup is known."""
+        timetable = threading.Thread(target=self._start_timetable, name="timetable-start", daemon=True)
+        timetable.start()
+        try:
+            self.drained = self._archiver.run()
+        except BaseException as error:  # noqa: BLE001 — the top of a thread: the daemon ends with it
+            self._failure = error
+            self._log.error("archiving cannot go on", error=str(error))
+        self.ask_to_stop("the archiver")
+
+    def _start_timetable(self) -> None:
+        """Learn of the last backup from the regions, then begin: without one, a full one at once."""
+        while not self._stopping.is_set():
+            try:
+                listing = self._repository.manifests(self._archive)
+                break
+            except StoreUnavailable as error:
+                self._log.warning("the timetable waits", reason=str(error))
+                self._stopping.wait(START_PAUSE_S)
+        else:
+            return
+        for refused in listing.refused:
+            self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
+        if listing.backups:
+            newest = max(listing.backups, key=lambda one: one.manifest.stopped_at)
+            self._backups.remember(newest.manifest)
+        self._timetable.start()
+
+    def _stop_archiving(self, archiving: threading.Thread) -> None:
+        self._log.info("stopping", by=self._stop_reason)
+        drain_s = self._settings.daemon.drain_s
+        # A backup needs the archiver; it gives up first, and its session ends.
+        if not self._timetable.stop(drain_s / 2):
+            self._log.warning("a task does not end; it is left behind")
+        self._archiver.stop(drain_s)
+        archiving.join(drain_s + CLOSE_STORE_S)
+        if archiving.is_alive():
+            self._failure = self._failure or BackupFailed("the archiver does not end")
+        if self.drained is not None:
+            self._log.info(str(self.drained))
+
+    def _take_backup(
+        self, label: str, cancel: threading.Event, progress: Callable[[BackupProgress], None]
+    ) -> BackupManifest:
+        """Take a full backup; it is good once its manifest and all of its WAL are at quorum."""
+        self._wait_for_streaming(cancel)
+        settings = self._settings
+        manifest = take_backup(
+            BackupRequest(
+                dsn=settings.cluster.dsn,
+                archive=self._archive,
+                label=label,
+                workers=settings.backup.workers,
+            ),
+            BackupWriter(self._repository, self._host.signer, self._host.recipients),
+            self._archiver.wait_durable,
+            clock=_now,
+            random=os.urandom,
+            progress=progress,
+            cancel=cancel,
+        )
+        listed = self._repository.get_manifest(self._archive, manifest.backup)
+        self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
+        self._archiver.request_head()
+        return manifest
+
+    def _wait_for_streaming(self, cancel: threading.Event) -> None:
+        """Wait until WAL is streamed: the backup needs it from its own start on, and the slot must be there."""
+        deadline = time.monotonic() + STREAMING_WAIT_S
+        while not self._archiver.status().is_streaming:
+            if cancel.wait(OBSERVE_EVERY_S) or time.monotonic() > deadline:
+                raise BackupFailed(
+                    "no WAL is streamed, so no base backup can be good",
+                    detail=self._archiver.status().last_error,
+                    hint="pitr status",
+                )
+
+    def _ask_for_backup(self, _reason: str) -> None:
+        self._timetable.run_soon(BACKUP_TASK)
+
+    def _report_task(self, name: str, event: str, error: str | None) -> None:
+        self.state.count(f"task-{name}-{event}")
+        if event == "done":
+            backup = self._backups.last
+            self._log.info("task done", task=name, backup=None if backup is None else backup.backup)
+        else:
+            self._log.warning(f"task {event}", task=name, reason=error)

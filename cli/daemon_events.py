@@ -1,0 +1,80 @@
+"""What archiver and store tell while they work, brought to the log, the counters and the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pitr.archive_values import ArchiveEvent, ArchiveEventKind
+from pitr.pipeline.sign import encode_payload
+from storage.regions import StoreEvent, StoreEventKind
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from cli.catalogue_keeper import CatalogueKeeper
+    from pitr.catalogue.records import HeadRecord
+    from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
+    from pitr.layout import PieceKey, SegmentKey
+
+_GOOD = frozenset(
+    {
+        ArchiveEventKind.STREAMING,
+        ArchiveEventKind.STORE_RECOVERED,
+        ArchiveEventKind.SLOT_CREATED,
+        ArchiveEventKind.TIMELINE_SWITCHED,
+    }
+)
+_GOOD_STORE = frozenset({StoreEventKind.REGION_RECOVERED, StoreEventKind.COPY_REPAIRED})
+# Repairs come by thousands after an outage; the counters and the status tell of them.
+_QUIET_STORE = frozenset({StoreEventKind.COPY_REPAIRED, StoreEventKind.COPY_MISSING})
+
+
+class DaemonEvents:
+    """Implements ``pitr.archive_values.ArchiveEvents``; each call is short, and none raises."""
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self._keeper: CatalogueKeeper | None = None
+        self._count: Callable[[str], None] = lambda _kind: None
+        self._ask_for_backup: Callable[[str], None] = lambda _reason: None
+
+    def connect(
+        self, keeper: CatalogueKeeper, count: Callable[[str], None], ask_for_backup: Callable[[str], None]
+    ) -> None:
+        """Say whom to tell; before that only the log is told."""
+        self._keeper = keeper
+        self._count = count
+        self._ask_for_backup = ask_for_backup
+
+    def on_piece_durable(self, key: PieceKey, header: PieceHeader, header_sha256: bytes) -> None:  # noqa: ARG002
+        if self._keeper is not None:
+            self._keeper.record(lambda catalogue: catalogue.record_wal(header, key))
+
+    def on_segment_durable(self, key: SegmentKey, header: SegmentHeader, header_sha256: bytes) -> None:  # noqa: ARG002
+        if self._keeper is not None:
+            self._keeper.record(lambda catalogue: catalogue.record_wal(header, key))
+        self._count("segment-durable")
+
+    def on_head(self, head: HeadRecord) -> None:
+        digest = hashlib.sha256(encode_payload(head.to_payload())).digest()
+        if self._keeper is not None:
+            self._keeper.record(lambda catalogue: catalogue.record_head(head, digest))
+
+    def on_event(self, event: ArchiveEvent) -> None:
+        self._count(str(event.kind))
+        tell = self._log.info if event.kind in _GOOD else self._log.warning
+        tell(event.message, kind=str(event.kind))
+
+    def request_full_backup(self, reason: str) -> None:
+        self._log.warning("a new full backup is needed", reason=reason)
+        self._ask_for_backup(reason)
+
+    def on_store_event(self, event: StoreEvent) -> None:
+        self._count(f"store-{event.kind}")
+        if event.kind in _QUIET_STORE:
+            self._log.debug(event.detail, kind=str(event.kind), region=event.region, key=event.key)
+            return
+        tell = self._log.info if event.kind in _GOOD_STORE else self._log.warning
+        tell(event.detail, kind=str(event.kind), region=event.region, key=event.key)

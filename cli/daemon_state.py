@@ -1,0 +1,147 @@
+"""What the daemon observes of its parts, put together into snapshots."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from cli.backup_runner import BackupRunner
+from cli.rpo import RecoveryPoint
+from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, TaskSnapshot
+
+if TYPE_CHECKING:
+    from cli.timetable import TaskState
+    from pitr.archive_values import ArchiveStatus
+    from storage.regions import RegionStatus
+
+# Kinds of events come from enumerations of ours; the limit only guards against a mistake.
+EVENT_KINDS_MAX = 100
+
+
+class StatusSource(Protocol):
+    """Whoever knows how the archiver does."""
+
+    def status(self) -> ArchiveStatus: ...
+
+
+@dataclass(slots=True)
+class DaemonState:
+    """Shared by the daemon's threads; everything in it is under one lock."""
+
+    cluster: str
+    archive: str
+    quorum: int
+    started_at: datetime
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    backups: BackupRunner
+    archiver: StatusSource
+    regions: Callable[[], Sequence[RegionStatus]]
+    tasks: Callable[[], Sequence[TaskState]]
+    is_catalogue_complete: Callable[[], bool]
+    slot_retained_bytes: int | None = None
+    last_error: str | None = None
+    _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
+    _events: Counter[str] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, kind: str) -> None:
+        """Count an event."""
+        with self._lock:
+            if kind in self._events or len(self._events) < EVENT_KINDS_MAX:
+                self._events[kind] += 1
+
+    def observe(self) -> None:
+        """Look at the archiver; called several times a second."""
+        status = self.archiver.status()
+        with self._lock:
+            self._recovery_point.observe(
+                self.monotonic(), status.server_end, status.durable, is_streaming=status.is_streaming
+            )
+
+    def snapshot(self) -> DaemonSnapshot:
+        """Return how everything is now."""
+        status = self.archiver.status()
+        tasks = tuple(self.tasks())
+        at = self.now()
+        with self._lock:
+            rpo_s = self._recovery_point.age_s(self.monotonic(), status.oldest_unshipped_age_s)
+            events = dict(self._events)
+        return DaemonSnapshot(
+            at=at,
+            started_at=self.started_at,
+            pid=os.getpid(),
+            cluster=self.cluster,
+            archive=self.archive,
+            quorum=self.quorum,
+            is_streaming=status.is_streaming,
+            timeline=None if status.timeline is None else str(status.timeline),
+            received_lsn=status.received,
+            shipped_lsn=status.sealed,
+            durable_lsn=status.durable,
+            server_lsn=status.server_end,
+            received_bytes=status.received_bytes,
+            durable_bytes=status.durable_bytes,
+            backlog_bytes=status.backlog_bytes,
+            spool_bytes=status.spool_bytes,
+            rpo_s=rpo_s,
+            slot_retained_bytes=self.slot_retained_bytes,
+            head_at=status.last_head_at,
+            is_catalogue_complete=self.is_catalogue_complete(),
+            regions=tuple(_region(region, rpo_s, at) for region in self.regions()),
+            backup=self._backup(tasks),
+            tasks=tuple(
+                TaskSnapshot(
+                    task.name,
+                    task.is_running,
+                    task.is_overdue,
+                    task.next_at,
+                    task.last_error,
+                    task.runs,
+                    task.failures,
+                )
+                for task in tasks
+            ),
+            events=events,
+            last_error=status.last_error or self.last_error,
+        )
+
+    def _backup(self, tasks: Sequence[TaskState]) -> BackupSnapshot:
+        last, progress = self.backups.last, self.backups.progress
+        next_at = next((task.next_at for task in tasks if task.name == "full"), None)
+        step = None
+        if self.backups.is_running:
+            step = "starting" if progress is None else progress.phase
+        return BackupSnapshot(
+            last_backup=None if last is None else last.backup,
+            last_completed_at=None if last is None else last.stopped_at,
+            last_duration_s=self.backups.last_duration_s,
+            last_result=self.backups.last_result,
+            running_step=step,
+            running_bytes=0 if progress is None else progress.bytes_done,
+            running_total_bytes=progress.bytes_listed
+            if progress is not None and progress.is_listed
+            else None,
+            next_at=next_at,
+        )
+
+
+def _region(region: RegionStatus, rpo_s: float, at: datetime) -> RegionSnapshot:
+    """Return a region's figures.  What no region has, this one lacks as well."""
+    lacks_s = 0.0
+    if region.oldest_pending_at is not None:
+        lacks_s = max(0.0, (at - region.oldest_pending_at).total_seconds())
+    return RegionSnapshot(
+        name=region.name,
+        is_healthy=region.is_healthy,
+        rpo_s=max(rpo_s, lacks_s),
+        pending_repairs=region.pending_repairs,
+        stuck_repairs=region.stuck_repairs,
+        last_error=region.last_error,
+        put_latency_s=region.put_latency_s,
+    )

@@ -1,0 +1,107 @@
+"""The daemon's slow looks: the slot on the server, the regions' states, and regions that must be compared."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pitr.catalogue.sqlite import Catalogue, RegionState
+from pitr.errors import PitrError
+from pitr.postgres.replication import ReplicationConnection
+from storage.store import StoreError
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from cli.catalogue_keeper import CatalogueKeeper
+    from cli.daemon_state import DaemonState
+    from cli.settings import Settings
+    from storage.repair import RepairQueue
+    from storage.replicated import ReplicatedStore
+
+LOOK_EVERY_S = 10.0
+STOP_S = 5.0
+
+
+class Watch:
+    """A thread that looks every LOOK_EVERY_S; what it cannot see now, it sees later."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: ReplicatedStore,
+        queue: RepairQueue,
+        state: DaemonState,
+        keeper: CatalogueKeeper,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._queue = queue
+        self._state = state
+        self._keeper = keeper
+        self._log = log
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._look_until_stopped, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon; a look that hangs in a call is left behind."""
+        self._stopping.set()
+        self._thread.join(STOP_S)
+
+    def _look_until_stopped(self) -> None:
+        while True:
+            self._compare_regions()
+            self._look_at_slot()
+            self._record_regions()
+            if self._stopping.wait(LOOK_EVERY_S):
+                return
+
+    def _compare_regions(self) -> None:
+        """Find again what a lost repair queue held; until then no region may get a new head."""
+        if not self._queue.must_reconcile:
+            return
+        try:
+            found = self._store.reconcile()
+        except StoreError as error:
+            self._log.warning("the regions cannot be compared now", reason=str(error))
+            return
+        if found.missing_copies or found.unreached:
+            self._log.info(
+                "regions compared",
+                objects=found.objects,
+                missing_copies=found.missing_copies,
+                unreached=",".join(found.unreached) or None,
+            )
+
+    def _look_at_slot(self) -> None:
+        try:
+            connection = ReplicationConnection.connect(self._settings.cluster.dsn)
+            try:
+                slot = connection.read_slot(self._settings.cluster.slot)
+                flushed = connection.identify().flushed
+            finally:
+                connection.close()
+        except PitrError as error:
+            self._state.slot_retained_bytes = None
+            self._log.debug("the slot cannot be looked at", reason=str(error))
+            return
+        kept = None if slot is None or slot.restart is None else max(0, flushed - slot.restart)
+        self._state.slot_retained_bytes = kept
+
+    def _record_regions(self) -> None:
+        now = datetime.now(UTC)
+        states = [
+            RegionState(region.name, region.is_healthy, region.pending_repairs, now, region.last_error or "")
+            for region in self._store.status()
+        ]
+
+        def record(catalogue: Catalogue) -> None:
+            for state in states:
+                catalogue.record_region_state(state)
+
+        self._keeper.record(record)

@@ -1,0 +1,117 @@
+"""``pitr status``: what is safe, and how fresh it is; a probe for monitoring with ``--check-rpo``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from cli.context import App, common_options, current
+from cli.errors import ThresholdBroken, UsageRefused
+from cli.output import format_bytes, format_seconds
+
+TIMEOUT_S = 10.0
+
+
+@click.command()
+@click.option(
+    "--check-rpo", metavar="DURATION", help="Exit code 5 if the RPO is worse than this, such as 60s."
+)
+@common_options
+def status(check_rpo: str | None) -> None:
+    """Tell what is safe, and how fresh it is, as the running daemon knows it.
+
+    With --check-rpo it is a probe: exit code 5 if more would be lost now than allowed, also when no
+    daemon runs.
+    """
+    from cli.control import ControlRequest, ask_daemon
+    from pitr.errors import NotInitialised
+
+    app = current()
+    limit_s = _limit(check_rpo)
+    try:
+        seen = ask_daemon(app.settings().daemon.control_path, ControlRequest("status"), timeout_s=TIMEOUT_S)
+    except NotInitialised as error:
+        if limit_s is None:
+            raise
+        raise ThresholdBroken(
+            "the RPO is not kept: no daemon is running", detail=error.detail, hint="pitr daemon"
+        ) from error
+    _show(app, seen)
+    if limit_s is not None and float(seen["rpo_s"]) > limit_s:
+        app.partial_result = dict(seen)
+        raise ThresholdBroken(
+            f"the RPO is {format_seconds(float(seen['rpo_s']))}, more than {check_rpo}",
+            detail=_reason(seen),
+            hint="pitr doctor",
+        )
+    app.output.finish(seen)
+
+
+def _limit(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from cli.config_schema import parse_duration
+    from pitr.errors import MalformedValue
+
+    try:
+        return parse_duration(text)
+    except MalformedValue as error:
+        raise UsageRefused(f"--check-rpo: {error.message}") from error
+
+
+def _reason(seen: Mapping[str, Any]) -> str:
+    if seen["last_error"]:
+        return str(seen["last_error"])
+    if not seen["is_streaming"]:
+        return "no WAL is streamed from the server"
+    sick = [region["name"] for region in seen["regions"] if not region["is_healthy"]]
+    return f"regions that fail: {', '.join(sick)}" if sick else "WAL is on its way"
+
+
+def _show(app: App, seen: Mapping[str, Any]) -> None:
+    output = app.output
+    regions = list(seen["regions"])
+    healthy = sum(1 for region in regions if region["is_healthy"])
+    streaming = "streaming" if seen["is_streaming"] else "NOT streaming"
+    output.line(
+        f"{seen['cluster']}: {streaming}, RPO {format_seconds(float(seen['rpo_s']))},"
+        f" {healthy} of {len(regions)} regions healthy, quorum {seen['quorum']}"
+    )
+    lag = "unknown" if seen["lag_bytes"] is None else format_bytes(int(seen["lag_bytes"]))
+    output.line(
+        f"WAL      durable up to {seen['durable_lsn'] or '-'}, timeline {seen['timeline'] or '-'}, lag {lag}"
+    )
+    if seen["slot_retained_bytes"] is not None:
+        output.line(f"slot     keeps {format_bytes(int(seen['slot_retained_bytes']))} on the server")
+    backup = seen["backup"]
+    if backup["last_backup"] is None:
+        output.line("backup   none yet")
+    else:
+        output.line(f"backup   {backup['last_backup']}, complete {backup['last_completed_at']}")
+    if backup["running_step"] is not None:
+        amount = format_bytes(int(backup["running_bytes"]))
+        output.line(f"         one is being taken: {backup['running_step']}, {amount}")
+    elif backup["last_result"] == "failed":
+        failed = next((task["last_error"] for task in seen["tasks"] if task["name"] == "full"), None)
+        output.line(f"         the last attempt failed: {failed}")
+    if backup["next_at"] is not None and backup["running_step"] is None:
+        output.line(f"         next at {backup['next_at']}")
+    output.table(
+        ["region", "state", "rpo", "waiting", "last error"],
+        [
+            [
+                region["name"],
+                "healthy" if region["is_healthy"] else "FAILING",
+                format_seconds(float(region["rpo_s"])),
+                str(region["pending_repairs"])
+                + (f" ({region['stuck_repairs']} stuck)" if region["stuck_repairs"] else ""),
+                region["last_error"] or "",
+            ]
+            for region in regions
+        ],
+        empty="",
+    )
+    if seen["last_error"]:
+        output.line(f"error    {seen['last_error']}")
