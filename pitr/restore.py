@@ -121,7 +121,7 @@ class _Run:
             if self._request.action != "none" and installation is not None:
                 return self._recover(installation)
             self._journal("done")
-            return self._result(None, dsn=None)
+            return self._result(None, None)
 
     def _check(self, *, is_claimed: bool) -> None:
         segment_bytes = self._backup.segment_bytes
@@ -246,9 +246,11 @@ class _Run:
             with self._timed("stop"):
                 instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
         self._journal("done")
-        if not is_paused:
-            self._place.work.remove(keep_log=is_kept)
-        return self._result(done, dsn=instance.dsn if is_kept else None)
+        if is_kept and not is_paused:
+            self._place.work.remove_feed()
+        elif not is_kept:
+            self._place.work.remove()
+        return self._result(done, instance if is_kept else None)
 
     @contextlib.contextmanager
     def _instance(self, installation: Installation) -> Iterator[Instance]:
@@ -301,7 +303,7 @@ class _Run:
         yield
         self._timings.append(StepTiming(step, self._monotonic() - begun))
 
-    def _result(self, done: Recovered | None, *, dsn: str | None) -> RestoreResult:
+    def _result(self, done: Recovered | None, instance: Instance | None) -> RestoreResult:
         request, files = self._request, self._files
         return RestoreResult(
             backup=self._backup.backup,
@@ -316,6 +318,6 @@ class _Run:
             wal_bytes=self._wal_bytes,
             timings=tuple(self._timings),
             has_paused=done is not None and done.has_paused,
-            dsn=dsn,
+            instance=instance,
             next_steps=next_steps(request, done, self._place.data.final),
         )

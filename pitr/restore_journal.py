@@ -127,13 +127,15 @@ class WorkDirectory:
             if entry.name != JOURNAL_NAME:
                 remove_tree(entry)
 
-    def remove(self, *, keep_log: bool) -> None:
-        """Delete the work directory; ``keep_log``: while a server writes its log there."""
-        for entry in self.path.iterdir():
-            if not (keep_log and entry.name == LOG_NAME):
-                remove_tree(entry)
-        if not keep_log:
-            self.path.rmdir()
+    def remove(self) -> None:
+        """Delete the whole work directory."""
+        remove_tree(self.path)
+
+    def remove_feed(self) -> None:
+        """Delete what recovery needed; what a running server uses, and the journal, stay."""
+        desk = self.desk
+        for entry in (self.plan_file, desk.script, desk.feeder, desk.spool, desk.ask, desk.answers):
+            remove_tree(entry)
 
 
 def remove_tree(path: Path) -> None:

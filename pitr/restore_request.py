@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from pitr.postgres.installation import Installation
+from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
 from pitr.prefetch import AHEAD_BYTES_MAX, PATIENCE_S
 from pitr.recover import STALL_TIMEOUT_S, Recovered, ReplayProgress, RestoreAction
@@ -65,7 +66,8 @@ class RestoreResult:
     """A restore that ended as planned.
 
     ``timeline`` is the cluster's now: a new one after promotion.  ``fetched_bytes`` are sealed bytes
-    of the backup, ``wal_bytes`` opened WAL.  ``dsn`` is that of the running instance, if it was kept.
+    of the backup, ``wal_bytes`` opened WAL.  ``instance`` is the running one, if it was kept: it
+    is the caller's now.
     """
 
     backup: str
@@ -80,8 +82,13 @@ class RestoreResult:
     wal_bytes: int
     timings: tuple[StepTiming, ...]
     has_paused: bool
-    dsn: str | None
+    instance: Instance | None
     next_steps: tuple[str, ...]
+
+    @property
+    def dsn(self) -> str | None:
+        """Return the conninfo of the running instance, which listens on a Unix socket only."""
+        return None if self.instance is None else self.instance.dsn
 
     @property
     def total_s(self) -> float:

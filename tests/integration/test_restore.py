@@ -1,0 +1,218 @@
+"""Restores of real servers, at every kind of target: exactly what was there, and nothing after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+from fix_postgres import PostgresFactory, PostgresHouse
+from fix_restore import (
+    HISTORY_SETTINGS,
+    RESTORE_POINT,
+    History,
+    Judge,
+    make_history,
+    restore_to,
+)
+
+from pitr.errors import RestoreRefused
+from pitr.postgres.replay import ReplayMonitor
+from pitr.prefetch import Prefetcher
+from pitr.recovery import RecoveryTarget
+from pitr.wal.timeline import TimelineId
+from pitr.wal_fetch import WalFetchRequest, fetch_wal
+from pitr.wal_plan_file import read_header
+from storage.memory import MemoryStore
+
+
+@pytest.fixture(scope="module", params=[17, 18], ids=lambda major: f"pg{major}")
+def history(
+    request: pytest.FixtureRequest, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse
+) -> History:
+    server = module_postgres_factory(request.param, settings=HISTORY_SETTINGS, name="ledger")
+    return make_history(server, postgres_house.user, MemoryStore())
+
+
+Expect = Callable[[History], dict[str, str]]
+Aim = Callable[[History], RecoveryTarget]
+
+
+def halfway(history: History) -> RecoveryTarget:
+    second, third = history.moments[1:3]
+    return RecoveryTarget("time", instant=second.at + (third.at - second.at) / 2)
+
+
+TARGETS: dict[str, tuple[Aim, Expect]] = {
+    "between two commits": (halfway, lambda h: h.moments[1].tables),
+    "at a commit, exclusive": (
+        lambda h: RecoveryTarget("time", instant=h.moments[2].at, is_inclusive=False),
+        lambda h: h.moments[2].tables_before,
+    ),
+    "an LSN": (lambda h: RecoveryTarget("lsn", lsn=h.moments[1].after), lambda h: h.moments[1].tables),
+    "an LSN, exclusive": (
+        lambda h: RecoveryTarget("lsn", lsn=h.moments[3].before, is_inclusive=False),
+        lambda h: h.moments[3].tables_before,
+    ),
+    "a transaction": (lambda h: RecoveryTarget("xid", xid=h.moments[2].xid), lambda h: h.moments[2].tables),
+    "a transaction, exclusive": (
+        lambda h: RecoveryTarget("xid", xid=h.moments[0].xid, is_inclusive=False),
+        lambda h: h.moments[0].tables_before,
+    ),
+    "a restore point": (
+        lambda h: RecoveryTarget("name", name=RESTORE_POINT),
+        lambda h: h.moments[1].tables,
+    ),
+    "latest": (lambda h: RecoveryTarget("latest"), lambda h: h.end),
+    "immediate": (lambda h: RecoveryTarget("immediate"), lambda h: h.base),
+}
+
+
+def wait_for_pause(dsn: str) -> None:
+    """Return once replay pauses: hot standby begins at consistency, before the target."""
+    with ReplayMonitor(dsn, superuser="postgres") as monitor:
+        deadline = time.monotonic() + 60
+        while (state := monitor.look()) is None or not state.is_paused:
+            assert time.monotonic() < deadline, "replay does not pause"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_each_kind_of_target_gives_exactly_what_was_there(
+    history: History, server_tmp_path: Path, judge: Judge, name: str
+) -> None:
+    aim, expect = TARGETS[name]
+    plan = history.restores.plan(aim(history))
+    request = history.restores.request(
+        plan, server_tmp_path / "data", history.server, keep_running=True, verify_files=False
+    )
+    result = history.restores.restore(request)
+    assert judge.tables(result) == expect(history)
+    assert plan.stop is not None
+    assert result.replay_end == plan.stop.replay_end
+    assert result.timeline == TimelineId(2)
+    assert result.has_paused
+
+
+def test_postgresqls_own_tools_accept_what_was_restored_to_a_time(
+    history: History, server_tmp_path: Path, judge: Judge
+) -> None:
+    second = history.moments[1]
+    result = restore_to(history, RecoveryTarget("time", instant=second.at), server_tmp_path)
+    assert result.last_xact_at == second.at
+    assert judge.examine(history, result.target) == second.tables
+    steps = ["prepare", "fetch", "place", "verify", "recover", "promote", "stop"]
+    assert [timing.step for timing in result.timings] == steps
+    assert b"restore_command" not in (result.target / "postgresql.auto.conf").read_bytes()
+    # Nothing of ours stays: neither beside the cluster nor in it.
+    assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log"}
+
+
+def test_a_restore_may_stop_and_wait_before_promotion(
+    history: History, server_tmp_path: Path, judge: Judge
+) -> None:
+    result = restore_to(history, RecoveryTarget("latest"), server_tmp_path, action="pause")
+    with psycopg.connect(judge.adopt(result).dsn, autocommit=True) as connection:
+        assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
+        assert connection.execute("SELECT max(n) FROM ledger").fetchone() == (4,)
+
+
+def test_a_prepared_directory_recovers_to_the_target_when_its_owner_starts_it(
+    history: History, server_tmp_path: Path, judge: Judge
+) -> None:
+    third = history.moments[2]
+    result = restore_to(
+        history, RecoveryTarget("time", instant=third.at), server_tmp_path, action="none", verify_files=True
+    )
+    assert result.next_steps
+    plan_file = server_tmp_path / "data.pitr" / "wal-plan.json"
+    house = history.restores
+    with Prefetcher(plan_file, lambda key: house.repository.read_wal(key, house.data_keys), user=house.user):
+        instance = judge.start(history, result.target, archive_mode="off")
+        wait_for_pause(instance.dsn)
+        with psycopg.connect(instance.dsn, autocommit=True) as connection:
+            state = connection.execute("SELECT pg_is_in_recovery(), max(n) FROM ledger").fetchone()
+    assert state == (True, 3)
+
+
+def test_one_fetch_alone_gives_the_very_segment_that_the_server_wrote(
+    history: History, server_tmp_path: Path
+) -> None:
+    restore_to(history, RecoveryTarget("latest"), server_tmp_path, action="none", verify_files=False)
+    plan_file = server_tmp_path / "data.pitr" / "wal-plan.json"
+    path = read_header(plan_file).path
+    house = history.restores
+    for name in path.segment_names():
+        outcome = fetch_wal(
+            WalFetchRequest(
+                str(name),
+                server_tmp_path / "got",
+                plan_file,
+                False,
+                lambda header: lambda key: house.repository.read_wal(key, house.data_keys),
+            )
+        )
+        assert outcome.exit_code == 0
+        written = (history.server.data_dir / "pg_wal" / str(name)).read_bytes()
+        got = (server_tmp_path / "got").read_bytes()
+        end = len(got) if name != path.last_segment else path.end.offset % len(got)
+        assert got[:end] == written[:end]
+
+
+def test_a_tablespace_that_the_backup_has_not_is_refused_before_anything_is_written(
+    history: History, server_tmp_path: Path
+) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    request = history.restores.request(plan, server_tmp_path / "data", history.server)
+    moved = dataclasses.replace(request, tablespace_mapping={"fast": Path("/nowhere")})
+    with pytest.raises(RestoreRefused, match="no tablespace"):
+        history.restores.restore(moved)
+    assert not list(server_tmp_path.iterdir())
+
+
+def test_tablespaces_go_where_they_are_mapped_to(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    server = postgres_factory(17, settings=HISTORY_SETTINGS, name="spaces")
+    old = server_tmp_path / "old space"
+    old.mkdir()
+    old.chmod(0o777)
+    server.execute(f"CREATE TABLESPACE fast LOCATION '{old}'")
+    server.execute("CREATE TABLE placed (n int PRIMARY KEY) TABLESPACE fast")
+    server.execute("INSERT INTO placed SELECT generate_series(1, 5000)")
+    history = make_history(server, postgres_house.user, MemoryStore())
+    new = server_tmp_path / "new space"
+    result = restore_to(history, RecoveryTarget("latest"), server_tmp_path, tablespace_mapping={"fast": new})
+    server.stop()
+    assert judge.examine(history, result.target) == history.end
+    (link,) = (result.target / "pg_tblspc").iterdir()
+    assert link.readlink() == new
+    assert [entry.name[:6] for entry in new.iterdir()] == ["PG_17_"]
+
+
+def test_a_restore_follows_the_way_across_a_timeline_switch(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    server = postgres_factory(17, settings=HISTORY_SETTINGS, name="switch")
+    history = make_history(server, postgres_house.user, MemoryStore())
+    server.stop()
+    (server.data_dir / "standby.signal").touch()
+    server.start(HISTORY_SETTINGS)
+    server.instance.promote()
+    history.archiver.follow(TimelineId(2))
+    server.execute("INSERT INTO ledger VALUES (5, 'on timeline 2')")
+    server.switch_wal()
+    server.execute("INSERT INTO ledger VALUES (6, 'on timeline 2')")
+    history.archiver.ship()
+    expected = {**history.end, "postgres.public.ledger": ""}
+    result = restore_to(history, RecoveryTarget("latest"), server_tmp_path, keep_running=True)
+    assert result.timeline == TimelineId(3)
+    with psycopg.connect(judge.adopt(result).dsn) as connection:
+        assert connection.execute("SELECT array_agg(n ORDER BY n) FROM ledger").fetchone() == (
+            [1, 2, 3, 4, 5, 6],
+        )
+    tables = judge.tables(result)
+    assert {**tables, "postgres.public.ledger": ""} == expected
