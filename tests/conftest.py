@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, settings
 
 # Each tests/fix_*.py holds the fixtures of one outside part (PostgreSQL, an S3 server).
 pytest_plugins = sorted(path.stem for path in Path(__file__).parent.glob("fix_*.py"))
+# They may import each other in any order.
+pytest.register_assert_rewrite(*pytest_plugins)
 
 # No deadlines: the machine is shared, and a slow moment is not a mistake.  A failure prints the line
 # that repeats it.
