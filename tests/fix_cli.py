@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -368,11 +369,23 @@ def make_site(postgres_factory: PostgresFactory, server_tmp_path: Path) -> Itera
 
     ``make_site(major=17, settings={…}, s3=None)``; with an ``S3Server`` the regions are three buckets.
     """
-    with _sites(postgres_factory, server_tmp_path) as make:
+    with _Sites(postgres_factory, server_tmp_path) as make:
         yield make
 
 
-class _sites:
+@pytest.fixture(scope="module")
+def module_make_site(module_postgres_factory: PostgresFactory) -> Iterator[MakeSite]:
+    """Return the same for a site that the tests of one module share."""
+    folder = Path(tempfile.mkdtemp(prefix="pitr-"))
+    folder.chmod(0o755)
+    with _Sites(module_postgres_factory, folder) as make:
+        yield make
+    shutil.rmtree(folder)
+
+
+class _Sites:
+    """The sites of one fixture: makes them, and ends their daemons and what they restored."""
+
     def __init__(self, factory: PostgresFactory, folder: Path) -> None:
         self._factory = factory
         self._folder = folder
