@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
-from pitr.backup_puts import Patience, PutPool, failed_by
+from pitr.backup_puts import PATIENCE_S, PutPool, failed_by
 from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding, Tablespace
 from pitr.errors import BackupFailed, PitrError, ServerRefused, ServerUnavailable
 from pitr.layout import ArchiveId, index_key, pack_key
+from pitr.patience import with_patience
 from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
 from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT, FileStatus, PartKind, PartWriter
 from pitr.pipeline.seal import Context
@@ -167,13 +168,12 @@ class _Run:
         self._started_at = clock().astimezone(UTC)
         self._backup = f"{self._started_at:%Y%m%dT%H%M%SZ}-full-{random(4).hex()}"
         self._key = DataKey.generate(random)
-        self._patience = Patience(self._stop, lambda: random(1)[0] / 256)
         self._puts = PutPool(
             writer.repository.store,
             self._object_key,
             self._stop,
-            self._patience,
             in_flight_max=request.puts_in_flight,
+            jitter=self._jitter,
             on_stored=self._tally.stored,
         )
         self._crew: CopyCrew | None = None
@@ -222,12 +222,18 @@ class _Run:
             purpose="backup",
             created_at=self._started_at,
         )
-        self._patience.repeat(lambda: repository.put_envelope(envelope, self._writer.signer))
+        self._patiently(lambda: repository.put_envelope(envelope, self._writer.signer))
 
     def _put_manifest(self, manifest: BackupManifest) -> None:
         """Put what makes it a backup.  The same record gives the same bytes, so it may be repeated."""
         repository, signer = self._writer.repository, self._writer.signer
-        self._patience.repeat(lambda: repository.put_manifest(manifest, signer))
+        self._patiently(lambda: repository.put_manifest(manifest, signer))
+
+    def _patiently(self, put: Callable[[], object]) -> None:
+        with_patience(put, patience_s=PATIENCE_S, stopping=self._cancel, jitter=self._jitter)
+
+    def _jitter(self) -> float:
+        return self._random(1)[0] / 256
 
     def _start(self) -> LSN:
         """Start the backup on the server; a checkpoint may take minutes, and can be cancelled."""

@@ -9,48 +9,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Final
 
 from pitr.catalogue.backup_record import StoredObject
 from pitr.errors import BackupFailed, PitrError
+from pitr.patience import with_patience
 from pitr.pipeline.pack_writer import PartKind, SealedPart
-from storage.store import ObjectStore, StoreError, StoreUnavailable
+from storage.store import ObjectStore, StoreError
 
-# 0.5 s, 1 s, 2 s … 32 s: about a minute and a half, on top of the store's own patience in each put.
-PUT_TRIES_MAX: Final = 8
-_BACKOFF_FIRST_S: Final = 0.5
+# On top of the store's own patience in each put.  A daily backup that has run for hours is worth a wait.
+PATIENCE_S: Final = 120.0
 _SLOT_POLL_S: Final = 0.2
-
-_T = TypeVar("_T")
 
 # Gives the key of pack or index ``number`` of a part; called once for each object.
 PartKey = Callable[[PartKind, int, int], str]
-
-
-class Patience:
-    """Repeats what may be repeated while the store is unavailable.  Thread-safe.
-
-    ``jitter`` gives a number from 0 up to 1; a set ``stop`` ends every wait.
-    """
-
-    def __init__(self, stop: threading.Event, jitter: Callable[[], float]) -> None:
-        self._stop = stop
-        self._jitter = jitter
-
-    def repeat(self, action: Callable[[], _T]) -> _T:
-        """Return what ``action`` does in one of at most PUT_TRIES_MAX tries.
-
-        Raises what the last one raised, BackupFailed if the backup is being stopped meanwhile.
-        """
-        backoff_s = _BACKOFF_FIRST_S
-        for _ in range(PUT_TRIES_MAX - 1):
-            try:
-                return action()
-            except StoreUnavailable:
-                if self._stop.wait(backoff_s * (0.5 + self._jitter())):
-                    raise BackupFailed("the base backup is being stopped") from None
-                backoff_s *= 2
-        return action()
 
 
 class PutPool:
@@ -61,15 +33,15 @@ class PutPool:
         store: ObjectStore,
         key: PartKey,
         stop: threading.Event,
-        patience: Patience,
         *,
         in_flight_max: int,
+        jitter: Callable[[], float],
         on_stored: Callable[[int], None],
     ) -> None:
         self._store = store
         self._key = key
         self._stop = stop
-        self._patience = patience
+        self._jitter = jitter
         self._on_stored = on_stored
         self._slots = threading.BoundedSemaphore(in_flight_max)
         self._threads = ThreadPoolExecutor(in_flight_max, thread_name_prefix="backup-put")
@@ -104,7 +76,12 @@ class PutPool:
     def _run(self, part: SealedPart) -> None:
         try:
             key = self._key(part.kind, part.part, part.number)
-            self._patience.repeat(lambda: self._store.put(key, part.body, sha256=part.sha256))
+            with_patience(
+                lambda: self._store.put(key, part.body, sha256=part.sha256),
+                patience_s=PATIENCE_S,
+                stopping=self._stop,
+                jitter=self._jitter,
+            )
             stored = StoredObject(key, len(part.body), part.sha256, part.frames)
             with self._lock:
                 self._stored[part.kind].append(stored)

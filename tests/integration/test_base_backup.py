@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -27,6 +27,9 @@ from pitr.postgres.server_user import ServerUser, as_user, hand_over
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
+from storage.regions import Region
+from storage.repair import RepairQueue
+from storage.replicated import ReplicatedStore
 from storage.store import ObjectStore, StoreRefused, StoreUnavailable
 
 TOOL_TIMEOUT_S = 120
@@ -356,6 +359,27 @@ def test_a_store_that_fails_for_a_while_delays_the_backup(postgres_factory: Post
     assert isinstance(manifest, BackupManifest)
     assert len(store.calls) > calls
     house.all_lines(manifest)
+
+
+def test_one_region_that_is_down_does_not_hold_a_backup_up(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    source = postgres_factory()
+    fill(source)
+    stores = [FaultyStore(MemoryStore()) for _ in range(3)]
+    regions = [Region(f"r{number}", store) for number, store in enumerate(stores)]
+    with (
+        closing(RepairQueue(tmp_path / "queue")) as repairs,
+        closing(ReplicatedStore(regions, quorum=2, queue=repairs)) as store,
+    ):
+        house = house_for(source, store)
+        stores[2].go_down()
+        manifest = house.back_up(source.dsn)
+        assert manifest.findings == ()
+    for whole in stores[:2]:
+        keys = {info.key for info in whole.inner.list_objects("")}
+        assert {stored.key for stored in (*manifest.packs, *manifest.indexes)} <= keys
+        assert f"manifests/{house.archive}/{manifest.backup}" in keys
 
 
 def test_a_store_that_refuses_fails_the_backup_and_nothing_is_listed(
