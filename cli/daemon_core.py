@@ -196,6 +196,8 @@ class Daemon:
         settings = self._settings
         self._keeper.start()
         ending.callback(self._keeper.stop)
+        epoch = self._repository.epoch(self._archive)
+        self._keeper.record(lambda catalogue: catalogue.record_epoch(epoch))
         watch = Watch(settings, self.store, self._queue, self.state, self._keeper, self._log)
         watch.start()
         ending.callback(watch.stop)
@@ -279,7 +281,7 @@ class Daemon:
         return manifest
 
     def _wait_for_streaming(self, cancel: threading.Event) -> None:
-        """Wait until WAL is streamed: the backup needs it from its own start on, and the slot must be there."""
+        """Wait until WAL is streamed: the backup needs it from its own start on."""
         deadline = time.monotonic() + STREAMING_WAIT_S
         while not self._archiver.status().is_streaming:
             if cancel.wait(OBSERVE_EVERY_S) or time.monotonic() > deadline:

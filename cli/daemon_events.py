@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind
-from pitr.pipeline.sign import encode_payload
 from storage.regions import StoreEvent, StoreEventKind
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from cli.catalogue_keeper import CatalogueKeeper
-    from pitr.catalogue.records import HeadRecord
+    from pitr.catalogue.records import HeadRecord, HistoryRecord
     from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
     from pitr.layout import PieceKey, SegmentKey
 
@@ -48,6 +46,10 @@ class DaemonEvents:
         self._count = count
         self._ask_for_backup = ask_for_backup
 
+    def on_history(self, history: HistoryRecord) -> None:
+        if self._keeper is not None:
+            self._keeper.record(lambda catalogue: catalogue.record_history(history))
+
     def on_piece_durable(self, key: PieceKey, header: PieceHeader, header_sha256: bytes) -> None:  # noqa: ARG002
         if self._keeper is not None:
             self._keeper.record(lambda catalogue: catalogue.record_wal(header, key))
@@ -57,10 +59,9 @@ class DaemonEvents:
             self._keeper.record(lambda catalogue: catalogue.record_wal(header, key))
         self._count("segment-durable")
 
-    def on_head(self, head: HeadRecord) -> None:
-        digest = hashlib.sha256(encode_payload(head.to_payload())).digest()
+    def on_head(self, head: HeadRecord, payload_sha256: bytes) -> None:
         if self._keeper is not None:
-            self._keeper.record(lambda catalogue: catalogue.record_head(head, digest))
+            self._keeper.record(lambda catalogue: catalogue.record_head(head, payload_sha256))
 
     def on_event(self, event: ArchiveEvent) -> None:
         self._count(str(event.kind))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cli.backups import backup_fields
 from cli.control import ControlRequest
 from pitr.errors import MalformedValue
 
 if TYPE_CHECKING:
+    from cli.backup_runner import BackupOutcome
     from cli.daemon_core import Daemon
     from pitr.backup_copy import BackupProgress
 
@@ -37,29 +39,11 @@ class Verbs:
     def _backup(
         self, options: Mapping[str, Any], progress: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
-        from cli.backups import backup_fields
-
         label = options.get("label", DEFAULT_LABEL)
         if not isinstance(label, str) or not 0 < len(label) <= LABEL_CHARS_MAX or not label.isprintable():
             raise MalformedValue(f"a label has 1 to {LABEL_CHARS_MAX} printable characters")
-
-        def look(seen: BackupProgress | None) -> None:
-            if seen is None:
-                progress({"step": "starting"})
-            else:
-                total = seen.bytes_listed if seen.is_listed else None
-                progress({"step": seen.phase, "bytes": seen.bytes_done, "total_bytes": total})
-
-        outcome = self._daemon.back_up(label, look)
-        if outcome.failure is not None:
-            raise outcome.failure
-        assert outcome.manifest is not None
-        lagging = self._daemon.lagging_regions()
-        return {
-            "backup": backup_fields(outcome.manifest),
-            "duration_s": round(outcome.duration_s, 3),
-            "lagging_regions": lagging,
-        }
+        outcome = self._daemon.back_up(label, lambda seen: progress(progress_fields(seen)))
+        return backup_result(outcome, self._daemon.lagging_regions())
 
     def _repair(self) -> Mapping[str, Any]:
         found = self._daemon.store.reconcile()
@@ -68,3 +52,26 @@ class Verbs:
             "missing_copies": found.missing_copies,
             "unreached": list(found.unreached),
         }
+
+
+def progress_fields(seen: BackupProgress | None) -> Mapping[str, Any]:
+    """Return how far a backup is, for whoever waits for it."""
+    if seen is None:
+        return {"step": "starting"}
+    return {
+        "step": seen.phase,
+        "bytes": seen.bytes_done,
+        "total_bytes": seen.bytes_listed if seen.is_listed else None,
+    }
+
+
+def backup_result(outcome: BackupOutcome, lagging: Sequence[str]) -> Mapping[str, Any]:
+    """Return what became of a backup.  Raises what it failed with."""
+    if outcome.failure is not None:
+        raise outcome.failure
+    assert outcome.manifest is not None, "an attempt has a manifest or a failure"
+    return {
+        "backup": backup_fields(outcome.manifest),
+        "duration_s": round(outcome.duration_s, 3),
+        "lagging_regions": list(lagging),
+    }
