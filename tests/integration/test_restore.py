@@ -29,7 +29,14 @@ from pitr.wal_plan_file import read_header
 from storage.memory import MemoryStore
 
 
-@pytest.fixture(scope="module", params=[17, 18], ids=lambda major: f"pg{major}")
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(17, id="pg17"),
+        pytest.param(18, id="pg18"),
+        pytest.param(15, id="pg15", marks=pytest.mark.needs_apt),
+    ],
+)
 def history(
     request: pytest.FixtureRequest, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse
 ) -> History:
