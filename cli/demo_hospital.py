@@ -34,7 +34,7 @@ CREATE INDEX ON appointments (patient_id);
 """
 _PATIENTS = """
 INSERT INTO patients
-SELECT n, 'patient ' || n, date '1930-01-01' + (n * 7919 % 33000)::int,
+SELECT n, 'patient ' || n, date '1930-01-01' + (n * 7919 %% 33000)::int,
        repeat(md5(n::text), 8)
   FROM generate_series(1, %s) AS n
 """
@@ -87,6 +87,11 @@ class Clerk:
         self._thread.join(STOP_TIMEOUT_S)
         if self._failure is not None:
             raise self._failure
+
+    def stop_quietly(self) -> None:
+        """End, also when the server is gone; for cleaning up."""
+        self._stopping.set()
+        self._thread.join(STOP_TIMEOUT_S)
 
     def moment(self) -> Moment:
         """Return a moment of the server's clock that lies between two transactions."""

@@ -156,7 +156,7 @@ def _regions_of(
     settings: Settings | None, urls: Sequence[str], region: str | None
 ) -> tuple[RegionSettings, ...]:
     if urls:
-        return tuple(RegionSettings(f"region-{at}", url) for at, url in enumerate(urls, 1))
+        return tuple(RegionSettings(url, url) for url in dict.fromkeys(urls))
     if settings is None:
         raise NotInitialised(
             "no region is known",
