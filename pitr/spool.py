@@ -67,6 +67,10 @@ class Spool(Protocol):
     def held_bytes(self) -> int:
         """The sum of the objects' sizes."""
 
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """The names of files that were left out because they are not what was written."""
+
 
 class DirectorySpool:
     """A ``Spool`` in a directory of its own, which one process holds at a time."""
@@ -93,13 +97,19 @@ class DirectorySpool:
                 left.unlink()
             names = sorted(path.name for path in root.iterdir() if path.name.isdigit())
         self._next = int(names[-1]) + 1 if names else 1
-        self.damaged: tuple[Path, ...] = tuple(path for name in names if not self._index(path := root / name))
+        self._damaged = [name for name in names if not self._index(root / name)]
 
     @property
     def held_bytes(self) -> int:
         """See ``Spool``."""
         with self._lock:
             return self._held_bytes
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """See ``Spool``."""
+        with self._lock:
+            return tuple(self._damaged)
 
     def add(self, key: str, body: bytes, sha256: bytes) -> None:
         """See ``Spool.add``."""
@@ -159,7 +169,8 @@ class DirectorySpool:
         for key, (path, _) in found:
             whole = _read(path)
             if whole is None:
-                self.damaged = (*self.damaged, path)
+                with self._lock:
+                    self._damaged.append(path.name)
             else:
                 yield SpooledObject(key, *whole)
 

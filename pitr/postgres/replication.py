@@ -25,6 +25,7 @@ from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineId
 
 CONNECT_TIMEOUT_S = 20
 COMMAND_TIMEOUT_S = 30.0
+_END_TIMEOUT_S = 5.0
 VERSION_MIN = 150000
 # As PostgreSQL's own: no quoting is needed, so nothing can be smuggled into a command.
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
@@ -211,6 +212,28 @@ class ReplicationConnection:
             self._pg.put_copy_data(message)
             # What does not fit the socket now goes with the next call; a message has 34 bytes.
             self._pg.flush()
+        except psycopg.Error as cause:
+            raise _connection_error(str(cause)) from cause
+
+    def end_streaming(self) -> None:
+        """End the stream in order, so that the server reads all that was sent before.
+
+        What it still sends is thrown away; the slot keeps it.
+        """
+        deadline = self._clock() + _END_TIMEOUT_S
+        try:
+            self._pg.put_copy_end()
+            while True:
+                length = 0 if self._pg.flush() else self._pg.get_copy_data(1)[0]
+                left_s = deadline - self._clock()
+                if length < 0 or left_s <= 0:
+                    return
+                if length:
+                    continue
+                poll = select.poll()
+                poll.register(self._pg.socket, select.POLLIN)
+                if poll.poll(left_s * 1000):
+                    self._pg.consume_input()
         except psycopg.Error as cause:
             raise _connection_error(str(cause)) from cause
 

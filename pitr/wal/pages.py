@@ -91,7 +91,7 @@ class WalGeometry:
         return segment * self.segment_bytes + (page + 1) * PAGE_BYTES + SHORT_HEADER_BYTES + in_page
 
     def end_at(self, position: int) -> int:
-        """Return the LSN after the record byte before ``position``: a page's end, not the next one's start."""
+        """Return the LSN after the record byte before ``position``: never the next page's start."""
         return self.start_at(position - 1) + 1
 
 

@@ -7,7 +7,7 @@ is sealed or where it goes.  Reference: docs/format.md §7.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pitr.errors import MalformedValue
 from pitr.wal.lsn import LSN
@@ -101,6 +101,9 @@ class PieceCutter:
         if run.start.offset % self._segment_bytes:
             raise MalformedValue(f"a run begins at {run.start}, which is no segment's boundary")
         self.close()
+        if any(last.is_fresh and not last.held_bytes and not last.begin.follows for last in self._runs):
+            # A run of which nothing came is forgotten, but not the hole before it.
+            run = replace(run, follows=False)
         self._runs.append(_Run(run, run.start))
 
     def add(self, content: bytes, received_s: float) -> None:

@@ -1,0 +1,322 @@
+"""Archive WAL: receive it, ship it in pieces to a quorum of regions, and only then acknowledge it.
+
+The use case: it finds where the archive ends, starts the threads, and ends them in order.  Order of
+durability: spool, store at quorum, catalogue, head; the server hears of the quorum at once.
+
+Reference: docs/format.md §6.4, §7; docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pitr.archive_flow import Flow
+from pitr.archive_heads import BackupList, HeadWriter, IndexWriter
+from pitr.archive_intake import Intake
+from pitr.archive_pipeline import Parts, Pipeline, WalKeys
+from pitr.archive_recorder import Recorder
+from pitr.archive_resume import Resumed, find_end, put_spooled
+from pitr.archive_retry import GivenUp, Retry
+from pitr.archive_seal import PieceSealer, Writer
+from pitr.archive_stream import WalStream, ensure_slot
+from pitr.archive_values import (
+    ArchiveEvent,
+    ArchiveEventKind,
+    ArchiveEvents,
+    ArchiveSettings,
+    ArchiveStatus,
+    DrainResult,
+)
+from pitr.errors import ServerRefused, ServerUnavailable
+from pitr.layout import ArchiveId
+from pitr.pipeline.keys import content_key
+from pitr.pipeline.sign import Signer
+from pitr.postgres.replication import ReplicationConnection, SlotState
+from pitr.repository import Repository
+from pitr.spool import Spool
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+# After the last put the threads only have to notice that all is over.
+_JOIN_S: Final = 5.0
+_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """The parts that exist once it is known where the archive ends."""
+
+    flow: Flow
+    pipeline: Pipeline
+    recorder: Recorder
+    stream: WalStream
+
+
+class WalArchiver:
+    """Archives the WAL of one cluster.  ``run`` blocks; all other methods may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        dsn: str,
+        archive: ArchiveId,
+        repository: Repository,
+        signer: Signer,
+        keys: WalKeys,
+        spool: Spool,
+        events: ArchiveEvents,
+        settings: ArchiveSettings,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dsn: Final = dsn
+        self._archive: Final = archive
+        self._repository: Final = repository
+        self._signer: Final = signer
+        self._keys: Final = keys
+        self._spool: Final = spool
+        self._events: Final = events
+        self._settings: Final = settings
+        self._clock: Final = clock
+        self._random: Final = random
+        self._monotonic: Final = monotonic
+        self._retry: Final = Retry(events.on_event, random=random, pause_s_max=settings.retry_pause_s_max)
+        self._stopping: Final = threading.Event()
+        self._deadline_s: float | None = None
+        self._lock = threading.Lock()
+        self._machine: _Machine | None = None
+        self._start_error: str | None = None
+
+    def ensure_slot(self) -> SlotState:
+        """Make the replication slot if need be, before the first base backup.  May be repeated.
+
+        Raises ServerRefused, ServerUnavailable.
+        """
+        connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
+        try:
+            return ensure_slot(connection, self._settings.slot)
+        finally:
+            connection.close()
+
+    def run(self) -> DrainResult:
+        """Archive until ``stop``; return what was and was not durable then.
+
+        Server and store may come and go: what is received is held, and what is not stays with the
+        slot.  Raises ArchiveDiverged if this is not the archive's history, or another writer writes it;
+        NotAuthentic if the archive's own records are bad.  Nothing that was not at quorum was acknowledged.
+        """
+        try:
+            machine = self._build()
+        except GivenUp:
+            return DrainResult(None, None, None)
+        with self._lock:
+            self._machine = machine
+        recording = threading.Thread(
+            target=machine.pipeline.guard, args=(machine.recorder.run,), name="wal-record", daemon=True
+        )
+        machine.pipeline.start()
+        recording.start()
+        try:
+            machine.stream.run()
+            self._drain(machine, recording)
+        finally:
+            machine.pipeline.stop()
+            machine.pipeline.join(_JOIN_S)
+            recording.join(_JOIN_S)
+        machine.pipeline.check()
+        return self._result(machine)
+
+    def stop(self, deadline_s: float) -> None:
+        """Ship what has arrived, tell the server, and let ``run`` return within ``deadline_s`` or so."""
+        with self._lock:
+            self._deadline_s = self._monotonic() + deadline_s
+            machine = self._machine
+        self._stopping.set()
+        if machine is None:
+            self._retry.give_up()
+            return
+        machine.flow.drain()
+        machine.flow.wake()
+        giving_up = threading.Timer(deadline_s, machine.pipeline.stop)
+        giving_up.daemon = True
+        giving_up.start()
+
+    def request_head(self) -> None:
+        """Write a head soon: after a backup was made or removed."""
+        with self._lock:
+            machine = self._machine
+        if machine is not None:
+            machine.recorder.request_head()
+
+    def status(self) -> ArchiveStatus:
+        """Return how archiving does at this moment."""
+        with self._lock:
+            machine = self._machine
+        if machine is None:
+            return _before_start(self._start_error or self._retry.last_error, self._spool.held_bytes)
+        flow, stream = machine.flow.status(), machine.stream.state
+        received, durable = flow.received, flow.durable
+        return ArchiveStatus(
+            is_streaming=stream.is_streaming,
+            timeline=None if received is None else received.timeline,
+            received=None if received is None else received.end,
+            sealed=flow.sealed,
+            durable=None if durable is None else durable.end,
+            server_end=stream.server_end,
+            received_bytes=flow.received_bytes,
+            durable_bytes=flow.durable_bytes,
+            backlog_bytes=flow.backlog_bytes,
+            spool_bytes=self._spool.held_bytes,
+            pieces_waiting=flow.pieces_waiting,
+            segments_waiting=flow.segments_waiting,
+            oldest_unshipped_age_s=None
+            if flow.oldest_s is None
+            else max(self._monotonic() - flow.oldest_s, 0.0),
+            last_head_at=machine.recorder.last_head_at,
+            last_error=stream.last_error or self._retry.last_error,
+        )
+
+    def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
+        """Wait until the WAL from ``start`` to ``end`` is at quorum; False if it is not after ``timeout_s``.
+
+        Raises WalMissing if it never will be, because the archive has a hole there.
+        """
+        with self._lock:
+            machine = self._machine
+        if machine is None:
+            self._stopping.wait(timeout_s)
+            return False
+        return machine.flow.wait_durable(timeline, start, end, timeout_s)
+
+    def _build(self) -> _Machine:
+        """Find where the archive ends, and put the parts together.  Raises GivenUp."""
+        segment_bytes = self._ask_segment_bytes()
+        resumed = self._retry.until_done("looking where the archive ends", self._resume)
+        if self._spool.damaged:
+            self._tell(
+                ArchiveEventKind.SPOOL_DAMAGED, f"left out of the spool: {', '.join(self._spool.damaged)}"
+            )
+        writer = Writer(
+            repository=self._repository.repository_id,
+            archive=self._archive,
+            segment_bytes=segment_bytes,
+            signer=self._signer,
+            content_key=content_key(self._signer, self._repository.repository_id),
+            random=self._random,
+        )
+        return self._assemble(writer, resumed)
+
+    def _ask_segment_bytes(self) -> int:
+        """Ask the server, however long it takes it to come."""
+        while not self._retry.is_given_up:
+            try:
+                connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
+                try:
+                    return connection.segment_bytes()
+                finally:
+                    connection.close()
+            except (ServerUnavailable, ServerRefused) as failure:
+                if self._start_error != failure.message:
+                    self._tell(ArchiveEventKind.SERVER_LOST, f"waiting for the server: {failure.message}")
+                self._start_error = failure.message
+            self._retry.pause(_PAUSE_S)
+        raise GivenUp("asking the server")
+
+    def _resume(self) -> Resumed:
+        self._repository.check_signer(self._archive, self._signer)
+        put_spooled(self._repository, self._spool)
+        return find_end(self._repository, self._archive, puts_in_flight=self._settings.puts_in_flight)
+
+    def _assemble(self, writer: Writer, resumed: Resumed) -> _Machine:
+        repository, settings, events = self._repository, self._settings, self._events
+        parts = Parts(
+            store=repository.store,
+            spool=self._spool,
+            keys=self._keys,
+            retry=self._retry,
+            on_event=events.on_event,
+            clock=self._clock,
+            monotonic=self._monotonic,
+        )
+        end = resumed.end
+        flow = Flow(settings, segment_bytes=writer.segment_bytes, end=end, monotonic=self._monotonic)
+        sealer = PieceSealer(
+            writer,
+            last_sequence=0 if end is None else end.piece_sequence,
+            last_sha256=None if end is None else end.piece_sha256,
+        )
+        pipeline = Pipeline(
+            parts, flow, Intake(writer, sealer, resumed.known), puts_in_flight=settings.puts_in_flight
+        )
+        recorder = Recorder(
+            parts,
+            flow,
+            events,
+            heads=HeadWriter(writer, repository.store, self._spool, resumed.head),
+            index=IndexWriter(writer, repository.store, resumed.index_sha256),
+            backups=BackupList(lambda: list(repository.manifests(self._archive).backups)),
+            head_interval_s=settings.head_interval_s,
+        )
+        stream = WalStream(
+            self._dsn,
+            settings,
+            writer,
+            repository,
+            flow,
+            self._retry,
+            events,
+            stopping=self._stopping,
+            check=pipeline.check,
+            clock=self._clock,
+            monotonic=self._monotonic,
+        )
+        return _Machine(flow, pipeline, recorder, stream)
+
+    def _drain(self, machine: _Machine, recording: threading.Thread) -> None:
+        """Ship and record what has arrived, as far as the deadline allows."""
+        machine.flow.drain()
+        machine.flow.wait_shipped(self._left_s())
+        machine.recorder.end()
+        recording.join(self._left_s())
+
+    def _left_s(self) -> float:
+        with self._lock:
+            deadline_s = self._deadline_s
+        return 0.0 if deadline_s is None else max(deadline_s - self._monotonic(), 0.0)
+
+    def _result(self, machine: _Machine) -> DrainResult:
+        received, durable = machine.flow.received, machine.flow.durable
+        return DrainResult(
+            None if received is None else received.timeline,
+            None if received is None else received.end,
+            None if durable is None else durable.end,
+        )
+
+    def _tell(self, kind: ArchiveEventKind, message: str) -> None:
+        self._events.on_event(ArchiveEvent(kind, message))
+
+
+def _before_start(last_error: str | None, spool_bytes: int) -> ArchiveStatus:
+    return ArchiveStatus(
+        is_streaming=False,
+        timeline=None,
+        received=None,
+        sealed=None,
+        durable=None,
+        server_end=None,
+        received_bytes=0,
+        durable_bytes=0,
+        backlog_bytes=0,
+        spool_bytes=spool_bytes,
+        pieces_waiting=0,
+        segments_waiting=0,
+        oldest_unshipped_age_s=None,
+        last_head_at=None,
+        last_error=last_error,
+    )

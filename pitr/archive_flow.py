@@ -1,0 +1,386 @@
+"""The flow: what the archiver's threads share, under one lock.
+
+    receiver → cutter → [seal] → to put → [put] → window → recorded → [record]
+                                                     └→ finished segments → [segment]
+
+The threads in brackets are ``pitr.archive_pipeline`` and ``pitr.archive_recorder``; they work outside of
+the lock.  Everything is bounded by the backlog: what was received and is not yet at quorum.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from pitr.archive_intake import Sealed
+from pitr.archive_seal import SealedPiece, SegmentBuilder
+from pitr.archive_values import ArchiveSettings, DurableEnd
+from pitr.catalogue.wal_records import IndexedHeader, indexed
+from pitr.errors import WalMissing
+from pitr.wal.follow import ReceivedEnd
+from pitr.wal.lsn import LSN
+from pitr.wal.pieces import AcknowledgeWindow, PieceCutter, RawPiece, RunStart
+from pitr.wal.timeline import TimelineId
+
+# Segments that wait for their put hold their compressed frames.
+_SEGMENTS_WAITING_MAX: Final = 3
+# What is still to be recorded: headers only.
+_RECORDED_WAITING_MAX: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A piece or a segment that is at quorum; ``end`` is the archive's with the piece, None for a segment."""
+
+    entry: IndexedHeader
+    end: DurableEnd | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStatus:
+    """The flow at a moment; times are monotonic."""
+
+    received: ReceivedEnd | None
+    sealed: LSN | None
+    durable: DurableEnd | None
+    received_bytes: int
+    durable_bytes: int
+    backlog_bytes: int
+    pieces_waiting: int
+    segments_waiting: int
+    oldest_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    piece: SealedPiece
+    size_bytes: int
+    finishes: SegmentBuilder | None
+
+
+class Flow:
+    """Thread-safe.  A ``take_`` method waits for work, and returns None when there will be no more."""
+
+    def __init__(
+        self,
+        settings: ArchiveSettings,
+        *,
+        segment_bytes: int,
+        end: DurableEnd | None,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._settings: Final = settings
+        self._monotonic: Final = monotonic
+        self._lock = threading.Lock()
+        # One condition per kind of waiter: a message of 128 KiB must not wake every thread.
+        self._cut_changed = threading.Condition(self._lock)
+        self._put_changed = threading.Condition(self._lock)
+        self._segment_changed = threading.Condition(self._lock)
+        self._record_changed = threading.Condition(self._lock)
+        self._shipped_changed = threading.Condition(self._lock)
+        self._cutter = PieceCutter(
+            segment_bytes=segment_bytes,
+            piece_bytes=settings.piece_bytes,
+            piece_age_s=settings.piece_age_s,
+        )
+        is_begun = end is not None and end.end is not None
+        self._received = ReceivedEnd(end.timeline, end.end) if end and end.end and is_begun else None
+        self._sealed = None if end is None else end.end
+        self._durable = end
+        self._window = AcknowledgeWindow(
+            settings.puts_in_flight, 1 if end is None else end.piece_sequence + 1
+        )
+        self._to_put: deque[SealedPiece] = deque()
+        self._waiting: dict[int, _Waiting] = {}
+        self._segments: deque[SegmentBuilder] = deque()
+        self._segments_open = 0
+        self._recorded: deque[Recorded] = deque()
+        self._backlog_bytes = self._received_bytes = self._durable_bytes = 0
+        self._is_draining = self._is_stopped = self._is_cut = False
+        self._wants_record = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+
+    # The receiver's side.
+
+    @property
+    def wake_fd(self) -> int:
+        """Readable when WAL has become durable, or the flow is stopped; see ``clear_wake``."""
+        return self._wake_read
+
+    def clear_wake(self) -> None:
+        """Forget what has woken the receiver so far."""
+        with suppress(BlockingIOError):
+            while os.read(self._wake_read, 4096):
+                pass
+
+    def wake(self) -> None:
+        """Wake the receiver."""
+        # A full pipe wakes as well as one byte more would.
+        with suppress(BlockingIOError):
+            os.write(self._wake_write, b"w")
+
+    def close(self) -> None:
+        """Give the pipe back; after the last use."""
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def begin(self, run: RunStart) -> None:
+        """Start a run of WAL; what was received before is cut where it ends."""
+        with self._lock:
+            self._cutter.begin(run)
+            self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
+            if self._durable is None:
+                self._durable = DurableEnd(run.timeline, None, None, 0, None)
+            self._cut_changed.notify()
+
+    def add(self, content: bytes) -> None:
+        """Take WAL that follows in the run."""
+        with self._lock:
+            held = self._cutter.held_bytes
+            self._cutter.add(content, self._monotonic())
+            self._backlog_bytes += len(content)
+            self._received_bytes += len(content)
+            end, before = self._cutter.received, self._received
+            if end is not None and before is not None and before.end < end:
+                self._received = ReceivedEnd(before.timeline, end)
+            if not held or held + len(content) >= self._settings.piece_bytes:
+                self._cut_changed.notify()
+
+    def close_run(self) -> None:
+        """Cut what has been received, however young: the stream has ended here."""
+        with self._lock:
+            self._cutter.close()
+            self._cut_changed.notify()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the receiver may read on."""
+        with self._lock:
+            return self._backlog_bytes < self._settings.backlog_bytes_max
+
+    @property
+    def received(self) -> ReceivedEnd | None:
+        """Where the WAL ends that was received without a gap."""
+        with self._lock:
+            return self._received
+
+    @property
+    def durable(self) -> DurableEnd | None:
+        """Where the WAL ends that is at quorum; None before the first run."""
+        with self._lock:
+            return self._durable
+
+    # The sealer's side.
+
+    def take_raw(self) -> RawPiece | None:
+        """Wait for the next piece to be compared or sealed."""
+        with self._lock:
+            while not self._is_stopped:
+                timeout_s: float | None = None
+                if self._has_room_for_sealed():
+                    now_s = self._monotonic()
+                    raw = self._cutter.take(now_s)
+                    if raw is not None:
+                        return raw
+                    ready_at = self._cutter.ready_at()
+                    if ready_at is None and self._is_draining:
+                        break
+                    timeout_s = None if ready_at is None else max(ready_at - now_s, 0.001)
+                self._cut_changed.wait(timeout_s)
+            self._is_cut = True
+            self._put_changed.notify_all()
+            return None
+
+    def _has_room_for_sealed(self) -> bool:
+        """When puts do not keep up, WAL waits uncut: so that it then goes in larger pieces."""
+        return (
+            len(self._waiting) < 2 * self._settings.puts_in_flight
+            and self._segments_open < _SEGMENTS_WAITING_MAX
+            and len(self._recorded) < _RECORDED_WAITING_MAX
+        )
+
+    def compared(self, raw: RawPiece) -> None:
+        """Note that known WAL was the same."""
+        with self._lock:
+            self._backlog_bytes -= raw.end - raw.start
+            self._shipped_changed.notify_all()
+        self.wake()
+
+    def add_sealed(self, raw: RawPiece, sealed: Sealed) -> None:
+        """Note that a piece is sealed and in the spool."""
+        with self._lock:
+            piece = sealed.piece
+            self._waiting[piece.header.sequence] = _Waiting(piece, raw.end - raw.start, sealed.finishes)
+            self._to_put.append(piece)
+            self._sealed = raw.end
+            self._put_changed.notify_all()
+
+    # The putters' and the segment thread's side.
+
+    def take_piece(self) -> SealedPiece | None:
+        """Wait for the next piece to be put; no more than the window admits are under way."""
+        with self._lock:
+            while not self._is_stopped:
+                if self._to_put and self._window.admits(self._to_put[0].header.sequence):
+                    return self._to_put.popleft()
+                if self._is_cut and not self._to_put:
+                    return None
+                self._put_changed.wait()
+            return None
+
+    def finish_piece(self, piece: SealedPiece) -> None:
+        """Note that a piece is at quorum, and count as durable what is so in order."""
+        with self._lock:
+            for sequence in self._window.finish(piece.header.sequence):
+                self._count(self._waiting.pop(sequence))
+            self._put_changed.notify_all()
+            self._cut_changed.notify()
+            self._shipped_changed.notify_all()
+        self.wake()
+
+    def _count(self, waiting: _Waiting) -> None:
+        piece, before = waiting.piece, self._durable
+        start = None if before is None or piece.begins_gap else before.start
+        self._durable = DurableEnd(
+            piece.header.timeline,
+            start or piece.header.start,
+            piece.header.end,
+            piece.header.sequence,
+            piece.header_sha256,
+        )
+        self._backlog_bytes -= waiting.size_bytes
+        self._durable_bytes += waiting.size_bytes
+        self._recorded.append(Recorded(indexed(piece.key, piece.header, piece.header_sha256), self._durable))
+        self._record_changed.notify()
+        if waiting.finishes is not None:
+            self._segments.append(waiting.finishes)
+            self._segments_open += 1
+            self._segment_changed.notify()
+
+    def take_segment(self) -> SegmentBuilder | None:
+        """Wait for the next segment whose pieces are all at quorum."""
+        with self._lock:
+            while not self._is_stopped:
+                if self._segments:
+                    return self._segments.popleft()
+                if self._is_cut and not self._waiting:
+                    return None
+                # finish_piece wakes no one here unless a segment is finished; a drain ends by stop.
+                self._segment_changed.wait()
+            return None
+
+    def finish_segment(self, entry: IndexedHeader) -> None:
+        """Note that a segment is at quorum."""
+        with self._lock:
+            self._segments_open -= 1
+            self._recorded.append(Recorded(entry, None))
+            self._record_changed.notify()
+            self._cut_changed.notify()
+            self._shipped_changed.notify_all()
+
+    # The recorder's side.
+
+    def take_recorded(self, timeout_s: float) -> Recorded | None:
+        """Wait for the next thing to be recorded, in order; None after a time or a ``nudge``."""
+        with self._lock:
+            if not self._recorded and not self._wants_record and not self._is_stopped:
+                self._record_changed.wait(timeout_s)
+            self._wants_record = False
+            if not self._recorded:
+                return None
+            if len(self._recorded) == _RECORDED_WAITING_MAX:
+                self._cut_changed.notify()
+            return self._recorded.popleft()
+
+    def nudge(self) -> None:
+        """Let ``take_recorded`` return at once."""
+        with self._lock:
+            self._wants_record = True
+            self._record_changed.notify()
+
+    # Control.
+
+    def drain(self) -> None:
+        """Cut and ship what has arrived; nothing is added from now on."""
+        with self._lock:
+            self._is_draining = True
+            self._cutter.close()
+            self._cut_changed.notify()
+
+    def stop(self) -> None:
+        """Let every wait end now."""
+        with self._lock:
+            self._is_stopped = True
+            for changed in (
+                self._cut_changed,
+                self._put_changed,
+                self._segment_changed,
+                self._record_changed,
+                self._shipped_changed,
+            ):
+                changed.notify_all()
+        self.wake()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        with self._lock:
+            return self._is_stopped
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was received is at quorum."""
+        with self._lock:
+            return not self._backlog_bytes
+
+    def wait_shipped(self, timeout_s: float) -> bool:
+        """Wait until pieces and segments are at quorum; False if that takes longer or the flow is stopped."""
+        with self._lock:
+            self._shipped_changed.wait_for(lambda: self._is_shipped or self._is_stopped, timeout_s)
+            return self._is_shipped
+
+    def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
+        """Wait until WAL is at quorum; False after ``timeout_s``.  Raises WalMissing if it has a hole."""
+
+        def is_over() -> bool:
+            durable = self._durable
+            if self._is_stopped or durable is None or durable.start is None or durable.end is None:
+                return self._is_stopped
+            if start < durable.start:
+                raise WalMissing(
+                    f"WAL from {start} to {end} will never be complete in the archive",
+                    detail=f"After a hole the archive begins at {durable.start}.",
+                    hint="Take a new base backup.",
+                )
+            return end <= durable.end and timeline <= durable.timeline
+
+        with self._lock:
+            return self._shipped_changed.wait_for(is_over, timeout_s) and not self._is_stopped
+
+    @property
+    def _is_shipped(self) -> bool:
+        return not (self._backlog_bytes or self._segments_open)
+
+    def status(self) -> FlowStatus:
+        """Return the flow at this moment."""
+        with self._lock:
+            waiting_s = [waiting.piece.received_s for waiting in self._waiting.values()]
+            oldest_s = min(waiting_s) if waiting_s else self._cutter.oldest_s
+            return FlowStatus(
+                self._received,
+                self._sealed,
+                self._durable,
+                self._received_bytes,
+                self._durable_bytes,
+                self._backlog_bytes,
+                len(self._waiting),
+                self._segments_open,
+                oldest_s,
+            )

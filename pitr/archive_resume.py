@@ -1,0 +1,214 @@
+"""Resume: where the archive ends, found in the store, so that a daemon goes on without a gap or a fork.
+
+The newest signed head gives the last piece that it knew; pieces after it are found by name and
+believed only if their signed headers go on the chain.  What the spool holds is put first, so the
+store alone is asked.  Reference: docs/format.md §6.4, §7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from pitr.archive_intake import KnownWal
+from pitr.archive_seal import ArchivedPiece
+from pitr.archive_values import DurableEnd
+from pitr.catalogue.wal_records import IndexedHeader, PieceHeader
+from pitr.errors import ArchiveDiverged, NotAuthentic
+from pitr.layout import ArchiveId, PieceKey
+from pitr.pipeline.sign import open_record, payload_sha256
+from pitr.repository import ListedHead, Repository
+from pitr.spool import Spool
+from pitr.verified import get_verified
+from pitr.wal.segment import SegmentName
+from storage.store import ObjectConflict, ObjectMissing
+
+# Headers of so many pieces are read to know the segment that is being written; with more, it is left
+# in pieces.  One piece per second for four minutes.
+KNOWN_PIECES_MAX: Final = 256
+_READERS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The archive as it was left.  ``end`` None: nothing is archived yet."""
+
+    end: DurableEnd | None
+    known: KnownWal | None
+    head: ListedHead | None
+    index_sha256: bytes | None
+
+
+def put_spooled(repository: Repository, spool: Spool) -> None:
+    """Put what an earlier run may not have put, in its order, byte by byte the same.
+
+    May be repeated.  Raises ArchiveDiverged if another writer used a name, StoreError.
+    """
+    for held in spool.objects():
+        try:
+            repository.store.put(
+                held.key, held.body, sha256=held.sha256, after_all=held.key.startswith("heads/")
+            )
+        except ObjectConflict as cause:
+            raise two_writers(held.key) from cause
+        spool.remove(held.key)
+
+
+def find_end(repository: Repository, archive: ArchiveId, *, puts_in_flight: int) -> Resumed:
+    """Return where the archive ends; the last pieces are at quorum then.
+
+    Raises NotAuthentic if the newest heads are all bad, StoreError.
+    """
+    search = repository.find_head(archive)
+    head = search.newest
+    end: DurableEnd | None = None
+    if head is not None:
+        record = head.head
+        end = DurableEnd(
+            record.timeline, record.wal_start, record.wal_end, record.piece_sequence, record.piece_sha256
+        )
+    found = list(_pieces_after(repository, archive, end))
+    for entry in found:
+        end = _after(repository, end, entry)
+    # No more than these were in flight, so only they may be short of their quorum.
+    for entry in found[-puts_in_flight:]:
+        repository.store.put(str(entry.key), repository.store.get(str(entry.key)))
+    known = None if end is None else _known_wal(repository, archive, end)
+    return Resumed(end, known, head, _last_index(repository, archive))
+
+
+def _pieces_after(
+    repository: Repository, archive: ArchiveId, end: DurableEnd | None
+) -> Iterator[IndexedHeader]:
+    """Yield the pieces that go on the chain after ``end``, read and verified one after the other."""
+    sequence = 0 if end is None else end.piece_sequence
+    previous = None if end is None else end.piece_sha256
+    by_sequence: dict[int, list[PieceKey]] = {}
+    for key in _keys_from(repository, archive, end):
+        if key.sequence > sequence:
+            by_sequence.setdefault(key.sequence, []).append(key)
+    while True:
+        sequence += 1
+        # Of two with one predecessor, one was sealed after a crash that lost the spool; the longer
+        # one says more.  Readers follow the chain, so the other one is ignored by all.
+        candidates = sorted(by_sequence.get(sequence, ()), key=lambda key: key.end, reverse=True)
+        readable = _readable(repository, candidates)
+        entry = next((one for one in readable if _piece(one).previous == previous), None)
+        if entry is None:
+            return
+        previous = entry.header_sha256
+        yield entry
+
+
+def _readable(repository: Repository, keys: Iterable[PieceKey]) -> Iterator[IndexedHeader]:
+    """Yield the headers that are this host's; another's are no part of the chain."""
+    for key in keys:
+        try:
+            yield repository.wal.header(key)
+        except (NotAuthentic, ObjectMissing):
+            continue
+
+
+def _keys_from(repository: Repository, archive: ArchiveId, end: DurableEnd | None) -> Iterator[PieceKey]:
+    """Yield the names of pieces that may come after ``end``."""
+    for timeline in repository.wal.timelines(archive):
+        segment: SegmentName | None = None
+        if end is not None and end.end is not None:
+            if timeline < end.timeline:
+                continue  # a later timeline has a greater number: a server takes one that is free
+            if timeline == end.timeline:
+                segment = _first_segment(repository, archive, end)
+        for key in repository.wal.objects(archive, timeline, from_segment=segment):
+            if isinstance(key, PieceKey):
+                yield key
+
+
+def _first_segment(repository: Repository, archive: ArchiveId, end: DurableEnd) -> SegmentName | None:
+    """Return the segment that holds the last archived byte; its size is in any header of the timeline."""
+    first = next(repository.wal.objects(archive, end.timeline), None)
+    if first is None or end.end is None:
+        return None
+    segment_bytes = repository.wal.header(first).header.segment_bytes
+    return SegmentName.of(end.timeline, end.end.last_segment_number(segment_bytes), segment_bytes)
+
+
+def _after(repository: Repository, end: DurableEnd | None, entry: IndexedHeader) -> DurableEnd:
+    """Return the end of the archive with one more piece of the chain."""
+    piece = _piece(entry)
+    start = piece.start
+    if end is not None and end.start is not None and _joins(repository, end, piece):
+        start = end.start
+    return DurableEnd(piece.timeline, start, piece.end, piece.sequence, entry.header_sha256)
+
+
+def _joins(repository: Repository, end: DurableEnd, piece: PieceHeader) -> bool:
+    """Say whether nothing lies between the end and the piece, also across a timeline switch."""
+    if end.end is None or piece.timeline == end.timeline:
+        return piece.start == end.end
+    try:
+        history = repository.get_history(piece.archive, piece.timeline).history()
+    except (ObjectMissing, NotAuthentic):
+        return False
+    left_at = next((one.lsn for one in history.switches if one.timeline == end.timeline), None)
+    return left_at is not None and piece.start <= left_at <= end.end
+
+
+def _piece(entry: IndexedHeader) -> PieceHeader:
+    assert isinstance(entry.header, PieceHeader)
+    return entry.header
+
+
+def _known_wal(repository: Repository, archive: ArchiveId, end: DurableEnd) -> KnownWal | None:
+    """Return the pieces of the segment in which the archive ends, as far back as the limit allows."""
+    segment = _first_segment(repository, archive, end)
+    if segment is None:
+        return None
+    keys = []
+    for key in repository.wal.objects(archive, end.timeline, from_segment=segment):
+        if key.segment != segment:
+            break
+        if isinstance(key, PieceKey) and key.sequence <= end.piece_sequence:
+            keys.append(key)
+    keys.sort(key=lambda key: key.sequence)
+    with ThreadPoolExecutor(_READERS, "wal-header") as readers:
+        entries = list(
+            readers.map(lambda key: next(_readable(repository, [key]), None), keys[-KNOWN_PIECES_MAX:])
+        )
+    by_digest = {entry.header_sha256: entry for entry in entries if entry is not None}
+    pieces: list[ArchivedPiece] = []
+    wanted = end.piece_sha256
+    while wanted is not None and (entry := by_digest.get(wanted)) is not None:
+        piece = _piece(entry)
+        pieces.append(
+            ArchivedPiece(piece.start, piece.end, piece.sequence, piece.content_hmac, entry.header_sha256)
+        )
+        wanted = piece.previous
+    return KnownWal(end.timeline, tuple(reversed(pieces)))
+
+
+def _last_index(repository: Repository, archive: ArchiveId) -> bytes | None:
+    """Return the digest of the newest WAL index, which the next one names."""
+    prefix = f"walindex/{archive}/"
+    last = None
+    for info in repository.store.list_objects(prefix):
+        last = info.key
+    if last is None:
+        return None
+    verifier = repository.verifier(archive)
+
+    def read(body: bytes) -> bytes:
+        open_record(body, verifier, "wal-index")
+        return payload_sha256(body)
+
+    return get_verified(repository.store, last, read)
+
+
+def two_writers(key: str) -> ArchiveDiverged:
+    """Return the error for a name that somebody else has used."""
+    return ArchiveDiverged(
+        "another writer writes this archive",
+        detail=f"{key} holds other bytes than this host's.",
+        hint="Stop one of the two daemons; a restored cluster needs a new epoch.",
+    )

@@ -1,0 +1,288 @@
+"""The stream: follows one server from connection to connection and from timeline to timeline.
+
+It only receives.  What comes goes to the flow at once; when the flow has no room the socket is not
+read, and the slot keeps the WAL.  An error of the server ends one connection, never the archive; a
+history that is not the archive's ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from pitr.archive_flow import Flow
+from pitr.archive_reception import Reception
+from pitr.archive_resume import two_writers
+from pitr.archive_retry import Retry
+from pitr.archive_seal import Writer
+from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, ArchiveSettings
+from pitr.catalogue.records import HistoryRecord
+from pitr.errors import ArchiveDiverged, ServerRefused, ServerUnavailable
+from pitr.layout import history_key
+from pitr.postgres.replication import (
+    ReplicationConnection,
+    ServerIdentity,
+    SlotExists,
+    SlotLost,
+    SlotState,
+    StreamEnd,
+    WalRemoved,
+)
+from pitr.repository import Repository
+from pitr.wal.follow import first_run, next_run
+from pitr.wal.lsn import LSN
+from pitr.wal.pieces import RunStart
+from pitr.wal.timeline import TimelineHistory, TimelineId
+from storage.store import ObjectConflict
+
+_FIRST_PAUSE_S = 0.1
+# More switches than this in one connection is no history but a loop.
+_TIMELINES_MAX = 10_000
+
+
+def ensure_slot(connection: ReplicationConnection, slot: str) -> SlotState:
+    """Make the slot if it is not there, so that the server keeps WAL from now on; return its state.
+
+    May be repeated.  Raises ServerRefused, ServerUnavailable.
+    """
+    state = connection.read_slot(slot)
+    if state is None:
+        with suppress(SlotExists):  # somebody else may make it meanwhile
+            connection.create_slot(slot)
+        state = connection.read_slot(slot)
+    if state is None:
+        raise ServerUnavailable(f"replication slot {slot} vanished")
+    return state
+
+
+@dataclass(slots=True)
+class StreamState:
+    """What others may ask about the stream; written by its thread only."""
+
+    is_streaming: bool = False
+    server_end: LSN | None = None
+    last_error: str | None = None
+
+
+class WalStream:
+    """Receives WAL in the thread that calls ``run``."""
+
+    def __init__(
+        self,
+        dsn: str,
+        settings: ArchiveSettings,
+        writer: Writer,
+        repository: Repository,
+        flow: Flow,
+        retry: Retry,
+        events: ArchiveEvents,
+        *,
+        stopping: threading.Event,
+        check: Callable[[], None],
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._dsn: Final = dsn
+        self._settings: Final = settings
+        self._writer: Final = writer
+        self._repository: Final = repository
+        self._flow: Final = flow
+        self._retry: Final = retry
+        self._events: Final = events
+        self._stopping: Final = stopping
+        self._check: Final = check
+        self._clock: Final = clock
+        self._monotonic: Final = monotonic
+        self._histories: set[TimelineId] = set()
+        self._has_received = False
+        self._wants_new_run = False
+        self.state: Final = StreamState()
+
+    def run(self) -> None:
+        """Receive until told to stop; then until what was received is at quorum, or all is given up.
+
+        Raises ArchiveDiverged, and whatever stopped the pipeline.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            self._has_received = False
+            try:
+                self._follow_server()
+            except (ServerUnavailable, ServerRefused) as failure:
+                self._note_lost(failure)
+            finally:
+                self.state.is_streaming = False
+                # What was received is shipped now: the next run compares from the segment's start on.
+                self._flow.close_run()
+            self._check()
+            pause_s = _FIRST_PAUSE_S if self._has_received else pause_s
+            if not self._stopping.is_set():
+                self._stopping.wait(pause_s * (0.5 + self._writer.random(1)[0] / 512))
+            pause_s = min(pause_s * 2, self._settings.retry_pause_s_max)
+
+    def _note_lost(self, failure: ServerUnavailable | ServerRefused) -> None:
+        text = failure.message if failure.detail is None else f"{failure.message}: {failure.detail}"
+        if self.state.last_error != text:
+            self._tell(ArchiveEventKind.SERVER_LOST, f"no WAL from the server, trying again: {text}")
+        self.state.last_error = text
+
+    def _follow_server(self) -> None:
+        """Stream over one connection, from timeline to timeline."""
+        connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
+        try:
+            identity = self._identify(connection)
+            for _ in range(_TIMELINES_MAX):
+                run = self._next_run(connection, identity)
+                end = self._stream(connection, run)
+                if end.next_timeline is None:
+                    if self._stopping.is_set():
+                        return
+                    raise ServerUnavailable("the server ended the stream")
+                self._check_end(run, end)
+                identity = self._identify(connection)
+        except WalRemoved as failure:
+            # Whether WAL is lost is decided on a new connection, where the slot is looked at anew.
+            self._wants_new_run = True
+            raise ServerUnavailable(failure.message) from failure
+        finally:
+            connection.close()
+
+    def _identify(self, connection: ReplicationConnection) -> ServerIdentity:
+        identity, archive = connection.identify(), self._writer.archive
+        if identity.system_identifier != archive.system_identifier:
+            raise ArchiveDiverged(
+                "this is another cluster than the archive's",
+                detail=f"Its system identifier is {identity.system_identifier}, the archive's {archive}.",
+                hint="Check the connection string; another cluster needs an archive of its own.",
+            )
+        segment_bytes = connection.segment_bytes()
+        if segment_bytes != self._writer.segment_bytes:
+            raise ArchiveDiverged(
+                f"the server's WAL segments have {segment_bytes} bytes",
+                detail=f"The archive's have {self._writer.segment_bytes}.",
+                hint="After pg_resetwal a new epoch is needed: `pitr init --identity FILE`.",
+            )
+        return identity
+
+    def _next_run(self, connection: ReplicationConnection, identity: ServerIdentity) -> RunStart:
+        """Decide where to begin; history files come before the WAL that they explain."""
+        slot = self._live_slot(connection)
+        history = self._put_histories(connection, identity.timeline)
+        received, segment_bytes = self._flow.received, self._writer.segment_bytes
+        kept_from, timeline = slot.restart or identity.flushed, slot.timeline or identity.timeline
+        if received is None:
+            return first_run(timeline, kept_from, segment_bytes=segment_bytes)
+        run = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
+        if run is None:
+            if connection.is_standby():
+                raise ServerUnavailable(f"the standby has not got to {received.end} yet")
+            raise ArchiveDiverged(
+                "the server's WAL ends before the archive's",
+                detail=f"It ends at {identity.flushed}, the archive at {received.end} of the same timeline.",
+                hint="The server was set back; `pitr init --identity FILE` starts a new epoch.",
+            )
+        if not self._wants_new_run:
+            return run
+        self._wants_new_run = False
+        if kept_from <= run.start:
+            # The slot would keep it, but the server does not have it: what it writes now it must have.
+            kept_from, timeline = identity.flushed, identity.timeline
+        return self._begin_anew(received.end, first_run(timeline, kept_from, segment_bytes=segment_bytes))
+
+    def _begin_anew(self, lost_from: LSN, run: RunStart) -> RunStart:
+        """Leave a hole, and say so: what the server no longer has cannot be archived."""
+        reason = f"WAL from {lost_from} to {run.start} is lost: the server no longer has it"
+        self._tell(ArchiveEventKind.WAL_LOST, reason)
+        self._events.request_full_backup(reason)
+        return run
+
+    def _live_slot(self, connection: ReplicationConnection) -> SlotState:
+        """Return the slot's state; one that is gone or was invalidated is made anew."""
+        name = self._settings.slot
+        known = connection.read_slot(name)
+        if known is not None and known.restart is None:
+            # Invalidated (max_slot_wal_keep_size): it protects nothing any more.
+            connection.drop_slot(name)
+            known = None
+        if known is not None:
+            return known
+        state = ensure_slot(connection, name)
+        self._tell(ArchiveEventKind.SLOT_CREATED, f"replication slot {name} was made")
+        return state
+
+    def _put_histories(self, connection: ReplicationConnection, timeline: TimelineId) -> TimelineHistory:
+        """Put the history files of a timeline and its ancestors; return that of the timeline."""
+        history = TimelineHistory(timeline)
+        if timeline.number == 1:
+            return history
+        content = connection.timeline_history(timeline)
+        history = TimelineHistory.parse(timeline, content)
+        for ancestor in (switch.timeline for switch in history.switches):
+            if ancestor.number > 1 and ancestor not in self._histories:
+                self._put_history(ancestor, connection.timeline_history(ancestor))
+        self._put_history(timeline, content)
+        return history
+
+    def _put_history(self, timeline: TimelineId, content: bytes) -> None:
+        if timeline in self._histories:
+            return
+        writer = self._writer
+        record = HistoryRecord(writer.repository, writer.archive, timeline, content)
+        try:
+            self._retry.until_done(
+                "putting a history file", lambda: self._repository.put_history(record, writer.signer)
+            )
+        except ObjectConflict as cause:
+            raise two_writers(history_key(writer.archive, timeline)) from cause
+        self._histories.add(timeline)
+        self._events.on_history(record)
+
+    def _stream(self, connection: ReplicationConnection, run: RunStart) -> StreamEnd:
+        """Receive one run; return why it ended.  Raises ServerUnavailable, WalRemoved."""
+        try:
+            end = connection.start_streaming(self._settings.slot, run.start, run.timeline)
+        except SlotLost as failure:
+            raise ServerUnavailable(failure.message) from failure
+        self._flow.begin(run)
+        if end is not None:
+            return end
+        self.state.is_streaming, self.state.last_error = True, None
+        self._tell(ArchiveEventKind.STREAMING, f"streaming timeline {run.timeline} from {run.start}")
+        reception = Reception(
+            connection,
+            run,
+            self._flow,
+            self._settings,
+            stopping=self._stopping,
+            check=self._check,
+            clock=self._clock,
+            monotonic=self._monotonic,
+        )
+        try:
+            while True:
+                ended = reception.step()
+                self.state.server_end = reception.server_end
+                if ended is not None:
+                    return ended
+        finally:
+            self._has_received = reception.has_received
+            if reception.is_held_back:
+                self._tell(ArchiveEventKind.BACKLOG_FULL, "the backlog was full; the slot kept the WAL")
+
+    def _check_end(self, run: RunStart, end: StreamEnd) -> None:
+        received = self._flow.received
+        if received is None or end.next_start is None or received.end != end.next_start:
+            raise ServerUnavailable(
+                f"timeline {run.timeline} ended at {end.next_start}, before all of it came"
+            )
+        self._tell(
+            ArchiveEventKind.TIMELINE_SWITCHED,
+            f"timeline {run.timeline} ended at {end.next_start}; {end.next_timeline} follows",
+        )
+
+    def _tell(self, kind: ArchiveEventKind, message: str) -> None:
+        self._events.on_event(ArchiveEvent(kind, message))

@@ -1,0 +1,157 @@
+"""What the archiver is told, and what it tells: settings, status, events, results.  Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from pitr.catalogue.records import HeadRecord, HistoryRecord
+from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
+from pitr.errors import MalformedValue
+from pitr.layout import PieceKey, SegmentKey
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSettings:
+    """How WAL is streamed and shipped.  A piece is put at ``piece_bytes`` or ``piece_age_s``.
+
+    ``backlog_bytes_max`` bounds what is received and not yet at quorum: at that point the socket is
+    no longer read, and the slot keeps the WAL.  ``silence_s_max``: a server that says nothing for so
+    long is gone.
+    """
+
+    slot: str
+    piece_bytes: int = 4 * MIB
+    piece_age_s: float = 1.0
+    puts_in_flight: int = 3
+    backlog_bytes_max: int = 64 * MIB
+    head_interval_s: float = 30.0
+    status_interval_s: float = 10.0
+    silence_s_max: float = 60.0
+    retry_pause_s_max: float = 5.0
+
+    def __post_init__(self) -> None:
+        # More frames than 16 MiB of incompressible WAL must never meet the limit of an object.
+        if not 8192 <= self.piece_bytes <= 16 * MIB or not 1 <= self.puts_in_flight <= 16:
+            raise MalformedValue("pieces have 8 KiB to 16 MiB, and 1 to 16 of them are put at a time")
+        if self.backlog_bytes_max < 2 * self.piece_bytes:
+            raise MalformedValue("the backlog must have room for two pieces")
+        times = (self.head_interval_s, self.status_interval_s, self.silence_s_max, self.retry_pause_s_max)
+        if self.piece_age_s < 0 or min(times) <= 0:
+            raise MalformedValue("intervals must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class DurableEnd:
+    """The contiguous WAL at quorum that ends at ``end``, and the last piece of the chain.
+
+    ``start`` and ``end`` are None before the first piece.
+    """
+
+    timeline: TimelineId
+    start: LSN | None
+    end: LSN | None
+    piece_sequence: int
+    piece_sha256: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveStatus:
+    """The archiver at a moment.  Ages are in seconds, None where nothing waits.
+
+    ``received`` is in memory, ``sealed`` in the spool as well, ``durable`` at quorum; all are
+    exclusive ends.  ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.
+    """
+
+    is_streaming: bool
+    timeline: TimelineId | None
+    received: LSN | None
+    sealed: LSN | None
+    durable: LSN | None
+    server_end: LSN | None
+    received_bytes: int
+    durable_bytes: int
+    backlog_bytes: int
+    spool_bytes: int
+    pieces_waiting: int
+    segments_waiting: int
+    oldest_unshipped_age_s: float | None
+    last_head_at: datetime | None
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainResult:
+    """What was and was not durable at the end.  Equal LSNs mean that nothing is left to be sent again."""
+
+    timeline: TimelineId | None
+    received: LSN | None
+    durable: LSN | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all that had arrived is at quorum."""
+        return self.received == self.durable
+
+    def __str__(self) -> str:
+        if self.received is None or self.is_complete:
+            return f"all WAL received is durable: up to {self.durable or 'nothing yet'}"
+        durable = "nothing" if self.durable is None else f"up to {self.durable}"
+        return f"WAL is durable {durable}; received up to {self.received}, the slot keeps what lies between"
+
+
+class ArchiveEventKind(StrEnum):
+    """What an operator or a metric may want to know; the archiver has already acted on it."""
+
+    STREAMING = "streaming"
+    SERVER_LOST = "server-lost"
+    STORE_FAILED = "store-failed"
+    STORE_RECOVERED = "store-recovered"
+    SPOOL_FULL = "spool-full"
+    SPOOL_DAMAGED = "spool-damaged"
+    BACKLOG_FULL = "backlog-full"
+    TIMELINE_SWITCHED = "timeline-switched"
+    SLOT_CREATED = "slot-created"
+    WAL_LOST = "wal-lost"
+    SEGMENT_LEFT_IN_PIECES = "segment-left-in-pieces"
+    DIVERGED = "diverged"
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveEvent:
+    """Something that happened, in words that never hold a secret."""
+
+    kind: ArchiveEventKind
+    message: str
+
+
+class ArchiveEvents(Protocol):
+    """Who is told.  Calls come from the archiver's threads, each method from one at a time; keep them short.
+
+    What is durable is told after it is at quorum, pieces in the order of their sequence: store
+    first, record second.  An exception ends the archiver.
+    """
+
+    def on_history(self, history: HistoryRecord) -> None:
+        """A timeline's history file is at quorum; none of its WAL is yet."""
+
+    def on_piece_durable(self, key: PieceKey, header: PieceHeader, header_sha256: bytes) -> None:
+        """A piece is at quorum, and all before it are.  ``header`` is without its sampled points."""
+
+    def on_segment_durable(self, key: SegmentKey, header: SegmentHeader, header_sha256: bytes) -> None:
+        """A whole segment is at quorum."""
+
+    def on_head(self, head: HeadRecord, payload_sha256: bytes) -> None:
+        """A signed head is at quorum."""
+
+    def on_event(self, event: ArchiveEvent) -> None:
+        """Something happened."""
+
+    def request_full_backup(self, reason: str) -> None:
+        """WAL is missing, so no backup from before reaches beyond the hole."""
