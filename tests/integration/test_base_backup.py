@@ -454,3 +454,30 @@ def test_a_sparse_file_costs_nothing_and_comes_back(
     assert sum(len(line.extents) for line in lines) == 1
     house.restore(manifest, server_tmp_path / "restored")
     assert (server_tmp_path / "restored" / hole.name).read_bytes() == hole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_relation_of_more_than_one_segment_is_judged_and_restored_in_all_of_them(
+    postgres_factory: PostgresFactory,
+    server_tmp_path: Path,
+    server_user_or_none: ServerUser | None,
+) -> None:
+    source = postgres_factory(settings={"max_wal_size": "4GB"})
+    source.execute("CREATE TABLE big (n int, filler text STORAGE plain)")
+    source.execute("INSERT INTO big SELECT g, repeat(md5(g::text), 60) FROM generate_series(1, 560000) g")
+    source.checkpoint()
+    path = relation_path(source, "big")
+    second = Path(f"{path}.1")
+    assert path.stat().st_size == 1 << 30
+    house = house_for(source)
+    manifest = house.back_up(source.dsn)
+    assert manifest.findings == ()
+    digests = table_digests(source.dsn)
+    with restored(house, manifest, source, server_tmp_path, server_user_or_none) as instance:
+        assert table_digests(instance.dsn) == digests
+    source.stop()
+    flip(second, 11 * 8192 + 4000)
+    source.start()
+    (found,) = house.back_up(source.dsn).findings
+    assert (found.relation, found.block) == ("postgres.public.big", 131072 + 11)
+    assert found.path == str(second.relative_to(source.data_dir))
