@@ -156,7 +156,7 @@ class RunningArchiver:
     def _run(self) -> None:
         try:
             self.result = self.archiver.run()
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - the top of a thread: join() raises it
             self.failure = failure
 
     def stop(self, deadline_s: float = 30.0) -> DrainResult:

@@ -1,0 +1,312 @@
+"""The archiver on bad days: server, regions, spool and slot fail, and the archive has no gap and no lie."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fix_postgres import PostgresFactory, RunningPostgres
+from fix_stores import FaultyStore
+from fix_wal_archive import (
+    SLOT,
+    Load,
+    WalHouse,
+    archiving,
+    flush_lsn,
+    quick_settings,
+    system_identifier,
+    wait_until,
+)
+
+from pitr.archive_values import ArchiveEventKind
+from pitr.errors import ArchiveDiverged
+from pitr.postgres.server_user import hand_over
+from pitr.spool import DirectorySpool, SpoolFull
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+from storage.memory import MemoryStore
+
+KEEP_WAL = {"wal_keep_size": "1GB"}
+
+
+def acknowledged(server: RunningPostgres) -> LSN | None:
+    """What the server was told is durable."""
+    rows = server.execute("SELECT flush_lsn FROM pg_stat_replication WHERE application_name = 'pitr'")
+    return LSN.parse(str(rows[0][0])) if rows and rows[0][0] is not None else None
+
+
+@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+def test_a_restart_of_the_server_leaves_no_gap(
+    postgres_factory: PostgresFactory, tmp_path: Path, how: str
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        with Load(server) as load:
+            for _ in range(2):
+                load.wait_commits(100)
+                if how == "kill":
+                    server.kill()
+                    server.start(KEEP_WAL)
+                else:
+                    server.restart(how)
+                load.wait_commits(50)
+        running.wait_durable(flush_lsn(server))
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+    assert not running.told.backups_wanted
+
+
+def test_a_promotion_is_followed_to_the_new_timeline(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(18, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    standby = _standby(postgres_factory, server)
+    with archiving(house, standby.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        with Load(server) as load:
+            load.wait_commits(200)
+        server.stop()
+        standby.instance.promote()
+        wait_until(lambda: not standby.value("SELECT pg_is_in_recovery()"), "the promotion")
+        with Load(standby) as load:
+            load.wait_commits(100)
+        end = flush_lsn(standby)
+        wait_until(
+            lambda: running.failure or any(head.timeline == TimelineId(2) for head in running.told.heads),
+            f"a head of timeline 2: {running.told.events}",
+        )
+        running.wait_durable(end)
+        assert running.told.has(ArchiveEventKind.TIMELINE_SWITCHED)
+    first, second = house.wal(1), house.wal(2)
+    (history,) = house.repository.histories(house.archive)
+    assert first.end == history.end_of(TimelineId(1))
+    assert second.start <= first.end < second.end
+    assert second.assert_equals_server(standby.data_dir) > 0
+    assert [one.timeline for one in running.told.histories] == [TimelineId(2)]
+    head = house.repository.latest_head(house.archive)
+    assert head is not None
+    # The whole past is one stretch: nothing lies between the two timelines.
+    assert (head.wal_start, head.wal_end) == (first.start, second.end)
+
+
+def _standby(postgres_factory: PostgresFactory, primary: RunningPostgres) -> RunningPostgres:
+    """A standby of ``primary``, in the place of a cluster that was made for it."""
+    instance = primary.instance
+    standby = postgres_factory(instance.installation.major, name="standby")
+    standby.stop()
+    shutil.rmtree(standby.data_dir)
+    subprocess.run(
+        [
+            instance.installation.tool("pg_basebackup"),
+            "-d",
+            primary.dsn,
+            "-D",
+            standby.data_dir,
+            "-R",
+            "-c",
+            "fast",
+        ],
+        check=True,
+        timeout=120,
+    )
+    hand_over(standby.data_dir, instance.user)
+    standby.start(KEEP_WAL)
+    return standby
+
+
+def test_without_regions_nothing_is_acknowledged_and_the_catch_up_has_no_gap(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    store = FaultyStore(MemoryStore())
+    house = WalHouse(store, system_identifier(server))
+    settings = quick_settings(piece_bytes=1 << 20, backlog_bytes_max=4 << 20)
+    with archiving(house, server.dsn, tmp_path / "spool", settings=settings) as running:
+        running.wait_streaming()
+        running.wait_durable(flush_lsn(server))
+        store.go_down()
+        # What was on its way before the regions went away may still count.
+        wait_until(lambda: running.told.has(ArchiveEventKind.STORE_FAILED) or _commit(server), "a failed put")
+        durable = running.archiver.status().durable
+        with Load(server, row_bytes=20_000) as load:
+            load.wait_commits(1500)
+            # More than the backlog holds: what is not read stays with the slot.
+            wait_until(
+                lambda: running.archiver.status().backlog_bytes >= 4 << 20 or load.commits > 100_000,
+                "a full backlog",
+            )
+            load.wait_commits(100)
+        status = running.archiver.status()
+        assert status.durable == durable
+        assert acknowledged(server) == durable
+        assert status.backlog_bytes < 8 << 20
+        store.heal()
+        running.wait_durable(flush_lsn(server))
+        assert running.told.has(ArchiveEventKind.STORE_RECOVERED)
+        wait_until(lambda: (acknowledged(server) or LSN(1)) >= flush_lsn(server), "the acknowledgement")
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
+def _commit(server: RunningPostgres) -> bool:
+    server.execute("CREATE TABLE IF NOT EXISTS t (i int)")
+    server.execute("INSERT INTO t VALUES (1)")
+    return False
+
+
+class SmallSpool(DirectorySpool):
+    """A spool on a disk that is full until it is told otherwise."""
+
+    is_full = False
+
+    def add(self, key: str, body: bytes, sha256: bytes) -> None:
+        if self.is_full:
+            raise SpoolFull("the disk is full")
+        super().add(key, body, sha256)
+
+
+def test_a_full_spool_holds_everything_back_and_says_so(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    spool = SmallSpool(tmp_path / "spool", bytes_max=1 << 30)
+    with archiving(house, server.dsn, tmp_path / "spool", spool=spool) as running:
+        running.wait_streaming()
+        running.wait_durable(flush_lsn(server))
+        spool.is_full = True
+        wait_until(lambda: running.told.has(ArchiveEventKind.SPOOL_FULL) or _commit(server), "a full spool")
+        durable = running.archiver.status().durable
+        for _ in range(20):
+            _commit(server)
+        end = flush_lsn(server)
+        assert running.archiver.status().durable == durable
+        assert acknowledged(server) == durable
+        assert (running.archiver.status().last_error or "").endswith("the disk is full")
+        spool.is_full = False
+        running.wait_durable(end)
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
+def test_a_stop_without_regions_says_what_is_not_durable(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    store = FaultyStore(MemoryStore())
+    house = WalHouse(store, system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        running.wait_durable(flush_lsn(server))
+        store.go_down()
+        wait_until(lambda: running.told.has(ArchiveEventKind.STORE_FAILED) or _commit(server), "a failed put")
+        drained = running.stop(1.0)
+    assert not drained.is_complete
+    assert "received up to" in str(drained)
+    store.heal()
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_durable(flush_lsn(server))
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
+def test_a_restart_in_mid_segment_goes_on_the_chain_and_still_makes_whole_segments(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    for _ in range(3):
+        with archiving(house, server.dsn, tmp_path / "spool") as running:
+            running.wait_streaming()
+            for _ in range(5):
+                _commit(server)
+            running.wait_durable(flush_lsn(server))
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        server.switch_wal()
+        _commit(server)
+        wait_until(lambda: running.told.segments, "a whole segment")
+    wal = house.wal(1)
+    assert len(wal.segments) == 1
+    assert wal.assert_equals_server(server.data_dir) > 0
+    _, header = running.told.segments[0]
+    assert (header.start, header.first_piece) == (wal.start, 1)
+    assert header.transactions is not None
+
+
+def test_wal_that_the_server_no_longer_has_is_a_hole_that_is_told(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, {"max_wal_size": "32MB", "min_wal_size": "32MB"})
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        _commit(server)
+        running.wait_durable(flush_lsn(server))
+    before = house.wal(1).end
+    server.execute(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    for _ in range(4):
+        _commit(server)
+        server.switch_wal()
+        server.checkpoint()
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        wait_until(lambda: running.told.backups_wanted, f"the hole to be told: {running.told.events}")
+        _commit(server)
+        running.wait_durable(flush_lsn(server))
+    assert running.told.has(ArchiveEventKind.SLOT_CREATED)
+    assert running.told.has(ArchiveEventKind.WAL_LOST)
+    head = house.repository.latest_head(house.archive)
+    assert head is not None
+    assert head.wal_start is not None
+    assert head.wal_start > before
+    pieces = house.wal(1).pieces
+    assert [header.sequence for header, _ in pieces] == list(range(1, len(pieces) + 1))
+
+
+def test_a_lost_slot_whose_wal_is_still_there_is_no_hole(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        _commit(server)
+        running.wait_durable(flush_lsn(server))
+    server.execute(f"SELECT pg_drop_replication_slot('{SLOT}')")
+    server.switch_wal()
+    server.checkpoint()
+    _commit(server)
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        running.wait_durable(flush_lsn(server))
+        assert running.told.has(ArchiveEventKind.SLOT_CREATED)
+        assert not running.told.has(ArchiveEventKind.WAL_LOST)
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
+def test_another_cluster_is_refused(postgres_factory: PostgresFactory, tmp_path: Path) -> None:
+    server, other = postgres_factory(17), postgres_factory(17, name="other")
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with (
+        pytest.raises(ArchiveDiverged, match="another cluster"),
+        archiving(house, other.dsn, tmp_path / "spool") as running,
+    ):
+        running.join()
+    assert not list(house.repository.wal.timelines(house.archive))
+
+
+def test_two_daemons_of_one_epoch_stop_each_other(postgres_factory: PostgresFactory, tmp_path: Path) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "one") as one:
+        one.wait_streaming()
+        one.wait_durable(flush_lsn(server))
+        settings = quick_settings(slot="another")
+        with archiving(house, server.dsn, tmp_path / "two", settings=settings) as two:
+            while one.thread.is_alive() and two.thread.is_alive():
+                _commit(server)
+            stopped = one if not one.thread.is_alive() else two
+            with pytest.raises(ArchiveDiverged, match="another writer"):
+                stopped.join()
