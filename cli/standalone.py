@@ -42,13 +42,13 @@ def back_up_alone(app: App, label: str, show: Callable[[Mapping[str, Any]], None
             def look(seen: BackupProgress | None) -> None:
                 show(progress_fields(seen))
 
-            outcome = daemon.back_up(label, look)
+            result = backup_result(daemon.back_up(label, look), daemon.lagging_regions())
         finally:
             daemon.ask_to_stop("the end of the backup")
             run.join(END_S)
         if run.failure is not None:
             raise run.failure
-        return backup_result(outcome, daemon.lagging_regions())
+        return result
 
 
 class _Run:
