@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.command()
 @common_options
 def daemon() -> None:
-    """Stream WAL, take base backups by the timetable, serve metrics, until stopped.
+    """Stream WAL, keep the timetable, serve metrics.
+
+    Runs until it is stopped, and takes base backups when they are due.
 
     SIGTERM and SIGINT send what has arrived, for [daemon] drain at most, and then say what was and was
     not durable. One daemon at a time works on a state directory (exit code 6).

@@ -26,7 +26,7 @@ def plan(
     source_region: str | None,
     source_archive: str | None,
 ) -> None:
-    """Say how TARGET would be restored, and change nothing.
+    """Say how a target would be restored, and change nothing.
 
     On a host, which cannot read what it wrote, this gives the interval in which recovery would
     stop; with --identity the exact LSN. TARGET: latest, immediate, lsn:X/Y, xid:N, name:TEXT, a time with

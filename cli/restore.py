@@ -73,11 +73,11 @@ def restore(
     no_verify: bool,
     dry_run: bool,
 ) -> None:
-    """Restore the cluster to a moment, into a new data directory.
+    """Restore the cluster to a moment.
 
-    Needs the regions and an identity, nothing else: no database host, no catalogue, and with --from no
-    configuration. The plan is shown first; nothing that exists is written over; the cluster is opened
-    only if replay ended exactly where the plan says.
+    It goes into a new data directory. Needs the regions and an identity, nothing else: no database host, no
+    catalogue, and with --from no configuration. The plan is shown first; nothing that exists is written
+    over; the cluster is opened only if replay ended exactly where the plan says.
     """
     from cli.plan_view import plan_fields, show_plan
     from cli.planning import make_plan

@@ -20,10 +20,10 @@ TIMEOUT_S = 10.0
 )
 @common_options
 def status(check_rpo: str | None) -> None:
-    """Tell what is safe, and how fresh it is, as the running daemon knows it.
+    """Tell what is safe, and how fresh it is.
 
-    With --check-rpo it is a probe: exit code 5 if more would be lost now than allowed, also when no
-    daemon runs.
+    The running daemon is asked. With --check-rpo it is a probe: exit code 5 if more would be lost now than
+    allowed, also when no daemon runs.
     """
     from cli.control import ControlRequest, ask_daemon
     from pitr.errors import NotInitialised
