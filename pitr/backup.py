@@ -288,8 +288,7 @@ class _Run:
 
     def _finish_puts(self) -> None:
         self._puts.finish()
-        if self._puts.failure is not None:
-            raise failed_by(self._puts.failure)
+        self._watch()
 
     def _wait_for_wal(self, wait_for_wal: WalGate, timeline: TimelineId, start: LSN, stop: LSN) -> None:
         deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)

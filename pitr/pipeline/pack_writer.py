@@ -136,6 +136,7 @@ class PartWriter:
     def _is_pack_full(self) -> bool:
         return (
             self._packs.size_bytes >= self._pack_bytes
+            # One less, for the shared frame is added to whatever pack there is when it is full.
             or self._packs.frames >= PACK_FRAMES_MAX - 1
             or self._pack_files >= _PACK_FILES_MAX
         )
@@ -143,8 +144,6 @@ class PartWriter:
     def _place_frame(self, content: bytes | memoryview) -> tuple[int, int]:
         """Put a frame into the pack; return the pack's number and the frame's."""
         if self._is_pack_full:
-            # What shares a frame goes with the pack before: then each line names one pack only.
-            self._flush_shared()
             self._close_pack()
         return self._packs.number, self._packs.add_frame(compress_frame(content))
 
