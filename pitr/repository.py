@@ -118,6 +118,13 @@ class Repository:
         store.put(REPOSITORY_KEY, sign_record(record.to_payload(), root_signer))
         return Repository(store, record.repository, root)
 
+    def alone(self, store: ObjectStore) -> Repository:
+        """Return this repository as one region alone has it.  Epochs that are known are not read again."""
+        other = Repository(store, self.repository_id, self.root)
+        with self._lock:
+            other._epochs.update(self._epochs)
+        return other
+
     def record(self) -> RepositoryRecord:
         """Return the verified record, with the recipients of new data keys."""
         return read_repository_record(self.store, self.root)
