@@ -49,6 +49,7 @@ from pitr.restore_request import Progress, RestoreRequest, RestoreResult, StepTi
 from pitr.restore_wal import write_wal_plan
 
 _SOCKET_PATH_BYTES: Final = 80
+_SOCKET_PREFIX: Final = "pitr-restore-"
 _PORT: Final = 5432
 
 
@@ -258,7 +259,7 @@ class _Run:
         work = self._place.work
         socket_dir = work.path / "s"
         if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
-            socket_dir = Path(tempfile.mkdtemp(prefix="pitr-"))
+            socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
             hand_over(socket_dir, self._request.user)
         instance = Instance(
             installation,
@@ -268,8 +269,7 @@ class _Run:
             port=_PORT,
             log_path=work.log_file,
         )
-        # A server that runs here is that of a run of ours which was killed: the journal claims the place.
-        instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
+        self._end_leftover(instance)
         try:
             yield instance
         except BaseException:
@@ -278,6 +278,20 @@ class _Run:
         finally:
             if not instance.is_running and socket_dir.parent != work.path:
                 remove_tree(socket_dir)
+
+    def _end_leftover(self, instance: Instance) -> None:
+        """End the server of a run that was killed.  Raises RestoreRefused if it is somebody else's."""
+        if not instance.is_running:
+            return
+        lines = (self._place.data.final / "postmaster.pid").read_text(errors="replace").splitlines()
+        # Line 5 is the socket's folder (PostgreSQL src/include/utils/pidfile.h); ours is nobody else's.
+        folder = Path(lines[4]) if len(lines) > 4 else None
+        if folder is None or (folder != instance.socket_dir and not folder.name.startswith(_SOCKET_PREFIX)):
+            raise RestoreRefused(
+                f"a server that is not the restore's is running on {self._place.data.final}",
+                hint="stop it, and run the restore again",
+            )
+        instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
 
     def _arrival(self) -> Arrival:
         target = self._request.plan.target

@@ -39,6 +39,7 @@ from pitr.wal.scanner import TransactionScanner
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 from pitr.wal_reader import wal_context
+from storage.local import DirectoryStore
 from storage.store import ObjectStore
 
 PIECE_BYTES = 4 * 1024 * 1024
@@ -179,23 +180,21 @@ class HandArchiver:
 
 
 @dataclass
-class RestoreHouse:
-    """A reader of the repository who restores from it."""
+class RestoreReader:
+    """Whoever has a store and the identity, and nothing else."""
 
-    backups: BackupHouse
-    user: ServerUser | None
-    identity: Identity | None = None
-    read_store: ObjectStore | None = None
+    store: ObjectStore
+    identity: Identity
+    wrong_identity: Identity | None = None
 
     @property
     def repository(self) -> Repository:
         """The repository as the reader opens it: by its own root key, in the store it can reach."""
-        root = self.backups.identity.root_signer().public
-        return Repository.open(self.read_store or self.backups.store, root)
+        return Repository.open(self.store, self.identity.root_signer().public)
 
     @property
     def data_keys(self) -> DataKeys:
-        return DataKeys(self.repository, self.identity or self.backups.identity)
+        return DataKeys(self.repository, self.wrong_identity or self.identity)
 
     def survey(self) -> ArchiveSurvey:
         """Gather what the store holds, straight from its headers."""
@@ -224,6 +223,20 @@ class RestoreHouse:
         return resolve_plan(
             target, self.survey(), lambda unit: repository.read_wal(unit.key, data_keys), backup=backup
         )
+
+
+def reader_of(folder: Path, identity: str) -> RestoreReader:
+    """Return the reader of a repository that lies in one directory."""
+    return RestoreReader(DirectoryStore(folder), Identity.parse(identity))
+
+
+class RestoreHouse(RestoreReader):
+    """A reader who also has the server's user, and restores."""
+
+    def __init__(self, backups: BackupHouse, user: ServerUser | None) -> None:
+        super().__init__(backups.store, backups.identity)
+        self.backups = backups
+        self.user = user
 
     def request(
         self, plan: RestorePlan, target: Path, server: RunningPostgres, **options: object
@@ -353,11 +366,10 @@ class Judge:
         self._instances.append(result.instance)
         return result.instance
 
-    def start(self, history: History, target: Path, **settings: str) -> Instance:
-        """Start a restored cluster as its owner would."""
-        installation = history.server.instance.installation
+    def instance(self, history: History, target: Path) -> Instance:
+        """Return a restored cluster's instance as its owner has it; it is ended with the test."""
         instance = Instance(
-            installation,
+            history.server.instance.installation,
             target,
             user=self._user,
             socket_dir=target.parent / "judge",
@@ -365,7 +377,12 @@ class Judge:
             log_path=target.parent / "judge.log",
         )
         self._instances.append(instance)
-        instance.start(server_settings(installation, settings), timeout_s=60)
+        return instance
+
+    def start(self, history: History, target: Path, **settings: str) -> Instance:
+        """Start a restored cluster as its owner would."""
+        instance = self.instance(history, target)
+        instance.start(server_settings(instance.installation, settings), timeout_s=60)
         return instance
 
     def examine(self, history: History, target: Path) -> dict[str, str]:

@@ -44,9 +44,10 @@ def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHo
 @pytest.fixture
 def faulty(history: History) -> FaultyStore:
     """What the reader reads through; every test has its own."""
-    history.restores.identity = None
-    history.restores.read_store = FaultyStore(history.restores.backups.store)
-    return history.restores.read_store
+    history.restores.wrong_identity = None
+    store = FaultyStore(history.restores.backups.store)
+    history.restores.store = store
+    return store
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_a_segment_that_vanished_after_planning_refuses_the_restore(
     for info in backups.store.list_objects(""):
         if info.key not in gone:
             copy.put(info.key, backups.store.get(info.key))
-    history.restores.read_store = copy
+    history.restores.store = copy
     with pytest.raises(WalMissing, match=str(middle_segment(history, request_latest.plan))):
         history.restores.restore(request_latest)
     assert not request_latest.target.exists()
@@ -167,7 +168,7 @@ def test_a_flipped_object_of_the_backup_leaves_nothing_at_the_target(
 
 
 def test_another_identity_opens_nothing(history: History, request_latest: RestoreRequest) -> None:
-    history.restores.identity = Identity.generate(lambda size: b"\x07" * size)
+    history.restores.wrong_identity = Identity.generate(lambda size: b"\x07" * size)
     with pytest.raises(KeyMissing):
         history.restores.restore(request_latest)
     assert not request_latest.target.exists()
