@@ -231,6 +231,7 @@ class Site:
     daemon: DaemonProcess
     quorum: int = 2
     urls: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
     started: list[Path] = field(default_factory=list)
 
     @property
@@ -272,6 +273,10 @@ class Site:
         return self.program("-c", self.config, *words, exit_code=exit_code)
 
     # -- what the server says of us
+
+    def start_server(self) -> None:
+        """Start the server again, after a stop or a kill, as it was."""
+        self.server.start(self.settings)
 
     def flush_lsn(self) -> LSN | None:
         """What the daemon told the server to be at quorum; None while it does not stream."""
@@ -409,7 +414,8 @@ class _Sites:
     ) -> Site:
         folder = self._folder / f"site{len(self._made) + 1}"
         folder.mkdir()
-        server = self._factory(major, {"track_commit_timestamp": "on", **(settings or {})})
+        all_settings = {"track_commit_timestamp": "on", **(settings or {})}
+        server = self._factory(major, all_settings)
         program = PitrProgram(folder, _s3_environment(s3))
         regions = tuple(Region(name, folder / "regions" / name) for name in REGION_NAMES)
         urls: tuple[str, ...] = ()
@@ -417,7 +423,7 @@ class _Sites:
             urls = tuple(_bucket_url(s3, f"{folder.parent.name}-{name}".lower()) for name in REGION_NAMES)
         config = folder / "pitr" / "pitr.toml"
         daemon = DaemonProcess(program, config, folder / "daemon.log")
-        site = Site(server, folder, program, regions, daemon, quorum, urls)
+        site = Site(server, folder, program, regions, daemon, quorum, urls, all_settings)
         self._made.append(site)
         if init:
             site.init()

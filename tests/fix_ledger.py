@@ -47,11 +47,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit that the client knows of: its record lies between ``after`` and ``before``."""
+    """A commit that the client knows of: its record lies between ``after`` and ``before``.
+
+    ``after`` is None where a crash kept the client from learning it.
+    """
 
     row: Row
     xid: int
-    after: LSN
+    after: LSN | None
     before: LSN
     server_at: datetime
     acknowledged_s: float
@@ -186,7 +189,7 @@ class Ledger:
         last, xid = rows[0] if rows else (0, 0)
         assert last in (number, number + 1), f"client {client}: {last} after {number} was acknowledged"
         if last == number + 1:
-            self._note(connection, Row(client, last), xid, LSN(0), log)
+            self._note(connection, Row(client, last), xid, None, log)
         return int(last)
 
     def _commit_rows(
@@ -211,7 +214,9 @@ class Ledger:
             self._stopping.wait(chance.random() * self._pause_s)
         return number
 
-    def _note(self, connection: psycopg.Connection, row: Row, xid: int, after: LSN, log: object) -> None:
+    def _note(
+        self, connection: psycopg.Connection, row: Row, xid: int, after: LSN | None, log: object
+    ) -> None:
         found = connection.execute(_AFTER).fetchone()
         assert found is not None
         commit = Commit(row, xid, after, LSN.parse(found[0]), found[1], time.monotonic())
@@ -280,7 +285,7 @@ def judge_end(present: set[Row], commits: Iterable[Commit], end: LSN) -> None:
         if commit.before <= end:
             assert commit.row in present, f"{commit} lies before the end {end} and is gone"
         # Its record begins at ``after`` or later, and a replayed one ends at ``end`` or before.
-        if commit.after >= end:
+        if commit.after is not None and commit.after >= end:
             assert commit.row not in present, f"{commit} lies after the end {end} and is there"
 
 
