@@ -207,11 +207,12 @@ def _request(
 
 def _cache_dir() -> Path:
     """Return where programs are copied to that the server's user cannot read where they are."""
+    import os
     import tempfile
 
-    folder = Path(tempfile.gettempdir()) / "pitr-postgres"
+    folder = Path(tempfile.gettempdir()) / f"pitr-postgres-{os.geteuid()}"
     folder.mkdir(mode=0o755, exist_ok=True)
-    if folder.stat().st_uid != 0:
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
         # Programs are run from here: a folder that somebody else made could hold anything.
         raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
     folder.chmod(0o755)
