@@ -75,7 +75,8 @@ class DaemonEvents:
     def on_store_event(self, event: StoreEvent) -> None:
         self._count(f"store-{event.kind}")
         if event.kind in _QUIET_STORE:
-            self._log.debug(event.detail, kind=str(event.kind), region=event.region, key=event.key)
+            self._log.debug(event.detail, kind=str(event.kind), region=event.region)
             return
         tell = self._log.info if event.kind in _GOOD_STORE else self._log.warning
-        tell(event.detail, kind=str(event.kind), region=event.region, key=event.key)
+        about = {} if event.key is None else {"key": event.key}
+        tell(event.detail, kind=str(event.kind), region=event.region, **about)

@@ -1,0 +1,104 @@
+"""The daemon on bad days that are its own: late parts, broken state files, lost rights, a stop in between."""
+
+from __future__ import annotations
+
+from fix_cli import MakeSite, wait_until
+
+from pitr.wal.lsn import LSN
+
+
+def test_it_waits_for_a_server_and_regions_that_are_late(make_site: MakeSite) -> None:
+    site = make_site()
+    site.server.stop()
+    for region in site.regions:
+        region.take_away()
+    site.daemon.start()
+    wait_until(lambda: "waiting to begin" in site.daemon.tail(), "it waits for the server")
+    site.server.start()
+    wait_until(lambda: site.daemon.tail().count("regions") > 0, "it waits for the regions")
+    for region in site.regions:
+        region.give_back()
+    site.wait_durable()
+    assert site.daemon.stop() == 0
+
+
+def test_a_stop_while_it_waits_to_begin_is_clean(make_site: MakeSite) -> None:
+    site = make_site()
+    site.server.stop()
+    site.daemon.start()
+    wait_until(lambda: "waiting to begin" in site.daemon.tail(), "it waits for the server")
+    assert site.daemon.stop() == 0
+    assert "no WAL had been received" in site.daemon.tail()
+
+
+def test_broken_state_files_are_made_anew_and_stop_nothing(make_site: MakeSite) -> None:
+    site = make_site()
+    site.start_daemon()
+    assert site.daemon.stop() == 0
+    for name in ("catalogue.sqlite", "repair.sqlite"):
+        (site.state_dir / name).write_bytes(b"this is no database, but long enough to look like one" * 100)
+    site.daemon.start()
+    site.server.execute("CREATE TABLE t (i int)")
+    site.wait_durable()
+    log = site.daemon.tail()
+    assert "catalogue" in log
+    assert "the repair queue is replaced" in log
+    wait_until(lambda: site("status", "--json").data["is_catalogue_complete"], "the catalogue is complete")
+    wait_until(lambda: site("catalogue", "check", exit_code=None).exit_code == 0, "the catalogue is right")
+    assert site.daemon.stop() == 0
+
+
+def test_a_stop_while_the_quorum_is_away_says_what_is_not_durable_and_loses_nothing(
+    make_site: MakeSite,
+) -> None:
+    site = make_site()
+    site.set_option('drain = "25s"', 'drain = "3s"')
+    site.start_daemon()
+    site.server.execute("CREATE TABLE t (i int)")
+    durable = site.wait_durable()
+    for region in site.regions[:2]:
+        region.take_away()
+    site.server.execute("INSERT INTO t SELECT generate_series(1, 1000)")
+    written = site.insert_lsn()
+    received = LSN.parse("0/1")
+
+    def has_received() -> bool:
+        nonlocal received
+        seen = site("status", "--json").data
+        received = LSN.parse(seen["received_lsn"])
+        return received >= written
+
+    wait_until(has_received, "the daemon has received what was written")
+    assert site.daemon.stop() == 0
+    assert "the slot keeps what lies between" in site.daemon.tail()
+    assert site.restart_lsn() <= durable
+    for region in site.regions[:2]:
+        region.give_back()
+    site.start_daemon()
+    site.wait_durable(written)
+    assert site.daemon.stop() == 0
+
+
+def test_a_superseded_daemon_ends_and_says_so(make_site: MakeSite) -> None:
+    site = make_site()
+    words = ["init", "--pg", site.server.dsn, "--identity", site.identity, "--non-interactive"]
+    words += ["--dir", site.folder / "second", "--metrics", "off", "--quorum", 2]
+    for region in site.regions:
+        words += ["--region", f"{region.name}={region.url}"]
+    site.program(*words)
+    done = site("daemon", exit_code=8)
+    assert "another host writes this cluster's archive now" in done.stderr
+    assert "error[PITR-8001]" in done.stderr
+
+
+def test_one_that_was_killed_goes_on_where_it_was(make_site: MakeSite) -> None:
+    site = make_site()
+    site.start_daemon()
+    site.server.execute("CREATE TABLE t (i int)")
+    site.daemon.kill()
+    site.server.execute("INSERT INTO t SELECT generate_series(1, 1000)")
+    site.daemon.start()
+    site.wait_durable()
+    assert len(site.backups()) == 1, "a backup that is a minute old is not taken again"
+    wait_until(lambda: site("catalogue", "check", exit_code=None).exit_code == 0, "the catalogue is right")
+    assert site.daemon.stop() == 0
