@@ -135,9 +135,9 @@ def fetch_script(desk: Desk, plan_file: Path, fetch_command: Sequence[str]) -> s
     return f"""#!/bin/sh
 # Written by `pitr restore`: gives recovery the WAL of one plan.
 # Exit codes: 0 here it is, 1 the plan leaves it out, 200 doubt (PostgreSQL stops recovery above 125).
-name=$1 place=$2
+name=$1 place=$2 folder={folder}
 case $name in ''|*[!0-9A-Za-z.]*) exit 200;; esac
-cd {folder} 2>/dev/null || {{ echo "pitr restore: {folder} is gone" >&2; exit 200; }}
+cd "$folder" 2>/dev/null || {{ echo "pitr restore: $folder is gone" >&2; exit 200; }}
 case $place in /*) ;; *) place=$OLDPWD/$place;; esac
 take() {{
     [ -f "{SPOOL_NAME}/$name" ] || return 0

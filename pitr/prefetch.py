@@ -106,10 +106,7 @@ class Prefetcher:
     def _run_ahead(self) -> None:
         """Fetch what will be asked for next, as long as the window has room: one worker's life."""
         while (number := self._next_number()) is not None:
-            try:
-                self._fetch(number)
-            except (PitrError, StoreError, OSError) as cause:
-                self._doubt(number, cause)
+            self._fetch(number)
 
     def _next_number(self) -> int | None:
         """Return the next segment to fetch, marked as flying; None when the feeder closes."""
@@ -142,12 +139,14 @@ class Prefetcher:
     def _file(self, number: int) -> Path:
         return self._spool / str(self._segments.name(number))
 
-    def _fetch(self, number: int) -> None:
-        """Put a segment that is marked as flying into the spool.
+    def _fetch(self, number: int) -> str | None:
+        """Put a segment that is marked as flying into the spool; return why it cannot be had, else None.
 
-        Raises PitrError, StoreError or OSError; StoreUnavailable only after PATIENCE_S of trying.
+        An unreachable store is asked again for PATIENCE_S.
         """
         part = self._spool / f"{self._segments.name(number)}.part"
+        doubt: str | None = "the feeder failed"
+        wal_bytes = 0
         try:
             made = with_patience(
                 lambda: assemble_segment(self._segments.get(number), self._path, self._read, part),
@@ -155,20 +154,22 @@ class Prefetcher:
                 stopping=self._stopping,
             )
             hand_over(part, self._user)
-            with self._changed:
-                part.rename(self._file(number))
-                self._spooled.add(number)
-                self._doubts.pop(number, None)
-                self._fetched_bytes += made.wal_bytes
+            part.rename(self._file(number))
+            doubt, wal_bytes = None, made.wal_bytes
+        except (PitrError, StoreError, OSError) as cause:
+            doubt = _words(cause)
         finally:
+            # All at once, or another worker would take the number for one that nobody has tried.
             with self._changed:
                 self._flying.discard(number)
+                if doubt is None:
+                    self._spooled.add(number)
+                    self._doubts.pop(number, None)
+                    self._fetched_bytes += wal_bytes
+                else:
+                    self._doubts[number] = doubt
                 self._changed.notify_all()
-
-    def _doubt(self, number: int, cause: Exception) -> None:
-        with self._changed:
-            self._doubts[number] = _words(cause)
-            self._changed.notify_all()
+        return doubt
 
     def _attend(self) -> None:
         """Look for questions, and answer each in a thread of its own."""
@@ -218,13 +219,9 @@ class Prefetcher:
             if number in self._spooled:
                 return None
             self._flying.add(number)
-        try:
-            # Also where a worker met doubt before: that may have been long ago.
-            self._fetch(number)
-        except (PitrError, StoreError, OSError) as cause:
-            self._doubt(number, cause)
-            return Note(EXIT_DOUBT, _words(cause))
-        return None
+        # Also where a worker met doubt before: that may have been long ago.
+        doubt = self._fetch(number)
+        return None if doubt is None else Note(EXIT_DOUBT, doubt)
 
     def _drop_outside_window(self) -> None:
         for number in list(self._spooled):
