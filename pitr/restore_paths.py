@@ -97,6 +97,10 @@ class file_named:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise MalformedValue(
+                f"the index has {os.fsdecode(self._path)} and not the directory it is in"
+            ) from error
         if isinstance(error, OSError):
             raise RestoreRefused(
                 f"could not write {os.fsdecode(self._path)}",

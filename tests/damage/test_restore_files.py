@@ -1,0 +1,232 @@
+"""Files of a backup come back byte for byte, or the restore of them fails and names the object."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fix_stores import FaultyStore
+
+from pitr.catalogue.backup_record import BackupManifest, StoredObject, Tablespace
+from pitr.errors import MalformedValue, NotAuthentic, PitrError
+from pitr.layout import ArchiveId, index_key, pack_key
+from pitr.pipeline.keys import DataKey
+from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter, SealedPart
+from pitr.pipeline.packs import IndexFile
+from pitr.pipeline.seal import Context
+from pitr.restore_files import FileRestorer
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+from storage.memory import MemoryStore
+from storage.store import ObjectStore, StoreUnavailable
+
+ARCHIVE = ArchiveId(7_000_000_000_000_000_001, 1)
+REPOSITORY = "ab" * 16
+BACKUP = "20261123T130500Z-full-0a0b0c0d"
+MIB = 1024 * 1024
+STATUS = FileStatus(0o600, 1_700_000_000)
+
+
+@dataclass
+class SmallBackup:
+    """A backup of two parts, made by the writer that real backups use."""
+
+    store: MemoryStore = field(default_factory=MemoryStore)
+    key: DataKey = field(default_factory=lambda: DataKey.generate(os.urandom))
+    packs: list[StoredObject] = field(default_factory=list)
+    indexes: list[StoredObject] = field(default_factory=list)
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def context(self, kind: PartKind, part: int, number: int) -> Context:
+        return Context(REPOSITORY, ARCHIVE, kind, f"{BACKUP}/{part:04d}/{number:06d}")
+
+    def sink(self, sealed: SealedPart) -> None:
+        name = pack_key if sealed.kind == "pack" else index_key
+        key = name(ARCHIVE, BACKUP, sealed.part, sealed.number, "0123abcd")
+        self.store.put(key, sealed.body)
+        stored = StoredObject(key, len(sealed.body), sealed.sha256, sealed.frames)
+        (self.packs if sealed.kind == "pack" else self.indexes).append(stored)
+
+    def writer(self, part: int) -> PartWriter:
+        return PartWriter(part, self.key, self.context, self.sink, pack_bytes=2 * MIB)
+
+    def add_large(self, writer: PartWriter, path: str, size: int, gap: tuple[int, int] = (0, 0)) -> None:
+        """Add a file of noise whose bytes from ``gap[0]`` to ``gap[1]`` are a hole."""
+        noise = bytearray(random.Random(path).randbytes(size))
+        noise[gap[0] : gap[1]] = bytes(gap[1] - gap[0])
+        file = writer.open_file(path.encode())
+        for offset in range(0, size, MIB):
+            if not gap[0] <= offset < gap[1]:
+                file.add(offset, bytes(noise[offset : offset + MIB]))
+        file.close(size, STATUS)
+        self.contents[path] = bytes(noise)
+
+    def add_small(self, writer: PartWriter, path: str, size: int) -> None:
+        self.contents[path] = random.Random(path).randbytes(size)
+        writer.add_small(path.encode(), self.contents[path], STATUS)
+
+    def manifest(self) -> BackupManifest:
+        at = datetime(2026, 11, 23, 13, 5, tzinfo=UTC)
+        return BackupManifest(
+            repository=REPOSITORY,
+            archive=ARCHIVE,
+            backup=BACKUP,
+            label="test",
+            type="full",
+            parent=None,
+            started_at=at,
+            stopped_at=at,
+            timeline=TimelineId(1),
+            start_lsn=LSN(0x2000028),
+            stop_lsn=LSN(0x2000120),
+            server_version=170010,
+            segment_bytes=16 * MIB,
+            page_checksums=True,
+            key_id=self.key.key_id,
+            tablespaces=(Tablespace(16385, "fast", "/old/fast"),),
+            settings=(),
+            backup_label=b"",
+            tablespace_map=b"",
+            files=len(self.contents),
+            size_bytes=sum(map(len, self.contents.values())),
+            packs=tuple(self.packs),
+            indexes=tuple(self.indexes),
+        )
+
+
+@pytest.fixture(scope="module")
+def backup() -> SmallBackup:
+    made = SmallBackup()
+    head = made.writer(0)
+    for folder in ("base", "base/5", "global", "pg_tblspc", "pg_tblspc/16385/PG_17_202406281"):
+        head.add_directory(folder.encode(), 0o700)
+    head.add_link(b"pg_tblspc/16385", 16385)
+    made.add_small(head, "PG_VERSION", 3)
+    head.finish()
+    body = made.writer(1)
+    made.add_large(body, "base/5/16384", 7 * MIB + 8192, gap=(2 * MIB, 5 * MIB))
+    for number in range(40):
+        made.add_small(body, f"base/5/{number}", number * 700)
+    made.add_large(body, "pg_tblspc/16385/PG_17_202406281/9", 3 * MIB)
+    made.add_small(body, "global/empty", 0)
+    body.finish()
+    return made
+
+
+def restore(
+    backup: SmallBackup,
+    folder: Path,
+    store: ObjectStore | None = None,
+    change: Callable[[BackupManifest], BackupManifest] = lambda manifest: manifest,
+    key: DataKey | None = None,
+) -> list[IndexFile]:
+    for name in ("root", "space"):
+        (folder / name).mkdir()
+    listed: list[IndexFile] = []
+    restorer = FileRestorer(
+        store or backup.store,
+        change(backup.manifest()),
+        key or backup.key,
+        folder / "root",
+        {16385: folder / "space"},
+        on_file=listed.append,
+        on_progress=lambda _progress: None,
+        workers=3,
+        patience_s=0.05,
+    )
+    done = restorer.run()
+    assert done.files == len(listed) == len(backup.contents)
+    return listed
+
+
+def test_every_file_comes_back_byte_for_byte(backup: SmallBackup, tmp_path: Path) -> None:
+    listed = restore(backup, tmp_path)
+    for path, content in backup.contents.items():
+        place = tmp_path / "root" / path
+        if path.startswith("pg_tblspc/16385/"):
+            place = tmp_path / "space" / path.removeprefix("pg_tblspc/16385/")
+        assert place.read_bytes() == content, path
+        assert place.stat().st_mode & 0o777 == 0o600
+    assert {os.fsdecode(file.path) for file in listed} == set(backup.contents)
+    # A hole costs no room.
+    assert (tmp_path / "root" / "base/5/16384").stat().st_blocks * 512 < 5 * MIB
+
+
+def test_a_flip_anywhere_in_any_object_is_noticed(backup: SmallBackup, tmp_path: Path) -> None:
+    for number, stored in enumerate([*backup.packs, *backup.indexes]):
+        store = FaultyStore(backup.store)
+        store.damage(stored.key)
+        (tmp_path / str(number)).mkdir()
+        with pytest.raises(NotAuthentic, match="no region has a good copy"):
+            restore(backup, tmp_path / str(number), store)
+
+
+def test_a_missing_object_is_named(backup: SmallBackup, tmp_path: Path) -> None:
+    store = FaultyStore(backup.store)
+    store.lose(backup.packs[-1].key)
+    with pytest.raises(NotAuthentic, match="pack-0001"):
+        restore(backup, tmp_path, store)
+
+
+def test_a_store_that_stays_away_is_said_to_be_unavailable(backup: SmallBackup, tmp_path: Path) -> None:
+    store = FaultyStore(backup.store)
+    store.go_down()
+    with pytest.raises(StoreUnavailable):
+        restore(backup, tmp_path, store)
+
+
+def test_a_short_outage_is_waited_for(backup: SmallBackup, tmp_path: Path) -> None:
+    store = FaultyStore(backup.store)
+    store.fail(StoreUnavailable("a moment"), "get", times=1)
+    restore(backup, tmp_path, store)
+
+
+def _swap_packs(manifest: BackupManifest) -> BackupManifest:
+    """Give two packs each other's bytes, digests included: only the context tells."""
+    *rest, one, two = manifest.packs
+    return replace(
+        manifest,
+        packs=(
+            *rest,
+            replace(one, sha256=two.sha256, size_bytes=two.size_bytes),
+            replace(two, sha256=one.sha256, size_bytes=one.size_bytes),
+        ),
+    )
+
+
+def test_swapped_packs_do_not_open(backup: SmallBackup, tmp_path: Path) -> None:
+    one, two = backup.packs[-2:]
+    store = MemoryStore()
+    for info in backup.store.list_objects(""):
+        source = {one.key: two.key, two.key: one.key}.get(info.key, info.key)
+        store.put(info.key, backup.store.get(source))
+    with pytest.raises(PitrError):
+        restore(backup, tmp_path, store, _swap_packs)
+
+
+def test_another_data_key_opens_nothing(backup: SmallBackup, tmp_path: Path) -> None:
+    with pytest.raises(NotAuthentic):
+        restore(backup, tmp_path, key=DataKey.generate(os.urandom))
+    assert not any((tmp_path / "root").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: replace(manifest, packs=manifest.packs[:-1]),
+        lambda manifest: replace(manifest, indexes=manifest.indexes[1:]),
+        lambda manifest: replace(manifest, files=manifest.files + 1),
+        lambda manifest: replace(manifest, packs=(*manifest.packs, manifest.indexes[0])),
+    ],
+    ids=["a pack less", "an index less", "a file more", "a pack more"],
+)
+def test_a_manifest_that_does_not_fit_its_index_is_refused(
+    backup: SmallBackup, tmp_path: Path, change: Callable[[BackupManifest], BackupManifest]
+) -> None:
+    with pytest.raises((MalformedValue, NotAuthentic)):
+        restore(backup, tmp_path, change=change)
