@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from pitr.archive_flow import Flow
@@ -32,8 +33,9 @@ from pitr.archive_values import (
     ArchiveStatus,
     DrainResult,
 )
+from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.errors import ServerRefused, ServerUnavailable
-from pitr.layout import ArchiveId
+from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.keys import content_key
 from pitr.pipeline.sign import Signer
 from pitr.postgres.replication import ReplicationConnection, SlotState
@@ -92,6 +94,7 @@ class WalArchiver:
         self._lock = threading.Lock()
         self._machine: _Machine | None = None
         self._start_error: str | None = None
+        self._resent: list[str] = []
 
     def ensure_slot(self) -> SlotState:
         """Make the replication slot if need be, before the first base backup.  May be repeated.
@@ -198,6 +201,7 @@ class WalArchiver:
         """Find where the archive ends, and put the parts together.  Raises GivenUp."""
         segment_bytes = self._ask_segment_bytes()
         resumed = self._retry.until_done("looking where the archive ends", self._resume)
+        self._record_resumed(resumed)
         if self._spool.damaged:
             self._tell(
                 ArchiveEventKind.SPOOL_DAMAGED, f"left out of the spool: {', '.join(self._spool.damaged)}"
@@ -230,8 +234,22 @@ class WalArchiver:
 
     def _resume(self) -> Resumed:
         self._repository.check_signer(self._archive, self._signer)
-        put_spooled(self._repository, self._spool)
+        put_spooled(self._repository, self._spool, self._resent.append)
         return find_end(self._repository, self._archive, puts_in_flight=self._settings.puts_in_flight)
+
+    def _record_resumed(self, resumed: Resumed) -> None:
+        """Tell what an earlier run left for this one to bring to quorum; it may be told twice."""
+        for entry in resumed.unsigned:
+            assert isinstance(entry.key, PieceKey)
+            assert isinstance(entry.header, PieceHeader)
+            self._events.on_piece_durable(entry.key, entry.header, entry.header_sha256)
+        for text in self._resent:
+            key = parse_wal_key(text) if text.startswith("wal/") else None
+            if isinstance(key, SegmentKey):
+                entry = self._retry.until_done("reading a header", partial(self._repository.wal.header, key))
+                assert isinstance(entry.header, SegmentHeader)
+                self._events.on_segment_durable(key, entry.header, entry.header_sha256)
+        self._resent.clear()
 
     def _assemble(self, writer: Writer, resumed: Resumed) -> _Machine:
         repository, settings, events = self._repository, self._settings, self._events

@@ -285,6 +285,13 @@ class Flow:
             self._cut_changed.notify()
             self._shipped_changed.notify_all()
 
+    def leave_segment(self) -> None:
+        """Note that a segment is not stored whole: its pieces, which are at quorum, stay."""
+        with self._lock:
+            self._segments_open -= 1
+            self._cut_changed.notify()
+            self._shipped_changed.notify_all()
+
     # The recorder's side.
 
     def take_recorded(self, timeout_s: float) -> Recorded | None:

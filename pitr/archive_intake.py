@@ -101,10 +101,9 @@ class Intake:
         return known.pieces
 
     def _read(self, raw: RawPiece) -> Content:
-        whole = b"".join(raw.chunks)
         if self._scanner is None:
             self._scanner = TransactionScanner(self._writer.segment_bytes)
-        return Content.of(raw.start, whole, self._scanner.feed(raw.start, whole))
+        return Content.of(raw.start, self._scanner.feed(raw.start, *raw.chunks))
 
 
 class Comparison:

@@ -16,11 +16,11 @@ from pitr.archive_flow import Flow
 from pitr.archive_intake import Intake
 from pitr.archive_resume import two_writers
 from pitr.archive_retry import GivenUp, Retry
-from pitr.archive_seal import SealedPiece, SegmentBuilder
+from pitr.archive_seal import SealedPiece, SealedSegment, SegmentBuilder
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind
 from pitr.catalogue.wal_records import indexed
 from pitr.pipeline.keys import DataKey
-from pitr.spool import Spool
+from pitr.spool import Spool, SpoolFull
 from pitr.wal.pieces import RawPiece
 from storage.store import ObjectConflict, ObjectStore
 
@@ -115,12 +115,8 @@ class Pipeline:
         self._keep("spooling a piece", str(piece.key), piece.body, piece.sha256)
         self._flow.add_sealed(raw, sealed)
         if sealed.leaves_in_pieces is not None:
-            parts.on_event(
-                ArchiveEvent(
-                    ArchiveEventKind.SEGMENT_LEFT_IN_PIECES,
-                    f"segment {sealed.leaves_in_pieces.name} stays in pieces: not all of them are at hand,"
-                    " or it is too large for an object",
-                )
+            self._tell_in_pieces(
+                sealed.leaves_in_pieces, "not all of them are at hand, or it is too large for an object"
             )
 
     def _put_all(self) -> None:
@@ -142,10 +138,36 @@ class Pipeline:
         data_key = parts.retry.until_done("making a data key", lambda: parts.keys.wal_key(parts.clock()))
         segment = builder.seal(data_key)
         key = str(segment.key)
-        self._keep("spooling a segment", key, segment.body, segment.sha256)
+        if not self._keep_segment(key, segment):
+            self._tell_in_pieces(builder, "the spool has no room for it")
+            self._flow.leave_segment()
+            return
         self._put("putting a segment", key, segment.body, segment.sha256)
         self._flow.finish_segment(indexed(segment.key, segment.header, segment.header_sha256))
         parts.retry.until_done("emptying the spool", lambda: parts.spool.remove(key))
+
+    def _keep_segment(self, key: str, segment: SealedSegment) -> bool:
+        """Spool a segment; False if there is no room for it.
+
+        There may never be: it is four times as large as a piece, and later pieces wait for it.
+        """
+        spool = self._parts.spool
+
+        def keep() -> bool:
+            try:
+                spool.add(key, segment.body, segment.sha256)
+            except SpoolFull:
+                return False
+            return True
+
+        return self._parts.retry.until_done("spooling a segment", keep)
+
+    def _tell_in_pieces(self, builder: SegmentBuilder, reason: str) -> None:
+        self._parts.on_event(
+            ArchiveEvent(
+                ArchiveEventKind.SEGMENT_LEFT_IN_PIECES, f"segment {builder.name} stays in pieces: {reason}"
+            )
+        )
 
     def _keep(self, what: str, key: str, body: bytes, sha256: bytes) -> None:
         self._parts.retry.until_done(what, lambda: self._parts.spool.add(key, body, sha256))

@@ -21,6 +21,7 @@ from pitr.wal.pieces import RunStart
 
 # A silent server is asked for a sign of life after a quarter of the time that it may be silent.
 _ASK_SHARE: Final = 0.25
+_WRITTEN_STEP_BYTES: Final = 1 << 20
 # While the daemon stops, deadlines are looked at this often.
 _STOPPING_WAIT_S: Final = 0.2
 
@@ -62,7 +63,6 @@ class Reception:
         A StreamEnd when the stream is over, or the archiver stops and all is at quorum or given up.
         Raises ServerUnavailable, WalRemoved, and what has stopped the pipeline.
         """
-        self._flow.clear_wake()
         self._check()
         is_stopping = self._stopping.is_set()
         may_read = self._flow.has_room and not is_stopping
@@ -79,7 +79,8 @@ class Reception:
             self._connection.end_streaming()
             return StreamEnd(None, None)
         wait_s = _STOPPING_WAIT_S if is_stopping else self._settings.status_interval_s
-        self._connection.wait(wait_s, wake_fd=self._flow.wake_fd, is_reading=may_read)
+        if self._connection.wait(wait_s, wake_fd=self._flow.wake_fd, is_reading=may_read):
+            self._flow.clear_wake()
         return None
 
     def _take_messages(self) -> StreamEnd | None:
@@ -108,9 +109,21 @@ class Reception:
         asks = silent_s > settings.silence_s_max * _ASK_SHARE
         interval_s = min(settings.status_interval_s, settings.silence_s_max * _ASK_SHARE)
         positions = (self._written(), self._flushed())
-        if positions != self._told or self._owes_reply or now_s - self._told_s >= interval_s:
+        if self._owes_reply or now_s - self._told_s >= interval_s or self._is_worth_telling(*positions):
             self._connection.send(encode_status(*positions, now=self._clock(), wants_reply=asks))
             self._told, self._told_s, self._owes_reply = positions, now_s, False
+
+    def _is_worth_telling(self, written: LSN, flushed: LSN | None) -> bool:
+        """Say whether the server should hear of a change now.
+
+        While it has more to send, nobody waits for what was written: a message each would cost more
+        than to receive.
+        """
+        told_written, told_flushed = self._told
+        if flushed != told_flushed or told_written is None:
+            return True
+        is_level = self.server_end is not None and self.server_end <= written
+        return written != told_written and (is_level or written - told_written >= _WRITTEN_STEP_BYTES)
 
     def _written(self) -> LSN:
         known_to = self._run.known_to

@@ -7,7 +7,7 @@ store alone is asked.  Reference: docs/format.md §6.4, §7.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -33,18 +33,23 @@ _READERS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The archive as it was left.  ``end`` None: nothing is archived yet."""
+    """The archive as it was left.  ``end`` None: nothing is archived yet.
+
+    ``unsigned`` are the pieces after the last head: an earlier run may have ended before it recorded them.
+    """
 
     end: DurableEnd | None
     known: KnownWal | None
     head: ListedHead | None
     index_sha256: bytes | None
+    unsigned: tuple[IndexedHeader, ...]
 
 
-def put_spooled(repository: Repository, spool: Spool) -> None:
+def put_spooled(repository: Repository, spool: Spool, on_put: Callable[[str], None]) -> None:
     """Put what an earlier run may not have put, in its order, byte by byte the same.
 
-    May be repeated.  Raises ArchiveDiverged if another writer used a name, StoreError.
+    ``on_put`` is told each key that is at quorum.  May be repeated.  Raises ArchiveDiverged if another
+    writer used a name, StoreError.
     """
     for held in spool.objects():
         try:
@@ -53,6 +58,7 @@ def put_spooled(repository: Repository, spool: Spool) -> None:
             )
         except ObjectConflict as cause:
             raise two_writers(held.key) from cause
+        on_put(held.key)
         spool.remove(held.key)
 
 
@@ -76,7 +82,7 @@ def find_end(repository: Repository, archive: ArchiveId, *, puts_in_flight: int)
     for entry in found[-puts_in_flight:]:
         repository.store.put(str(entry.key), repository.store.get(str(entry.key)))
     known = None if end is None else _known_wal(repository, archive, end)
-    return Resumed(end, known, head, _last_index(repository, archive))
+    return Resumed(end, known, head, _last_index(repository, archive), tuple(found))
 
 
 def _pieces_after(

@@ -237,17 +237,20 @@ class ReplicationConnection:
         except psycopg.Error as cause:
             raise _connection_error(str(cause)) from cause
 
-    def wait(self, timeout_s: float, *, wake_fd: int, is_reading: bool = True) -> None:
+    def wait(self, timeout_s: float, *, wake_fd: int, is_reading: bool = True) -> bool:
         """Wait until bytes have come, ``wake_fd`` is readable, or the time is over; take in the bytes.
 
+        Returns whether ``wake_fd`` is readable.
         Without ``is_reading`` what comes stays in the socket, so that the server holds back.
         """
         poll = select.poll()
         poll.register(wake_fd, select.POLLIN)
         if is_reading:
             poll.register(self._pg.socket, select.POLLIN)
-        if any(fd != wake_fd for fd, _ in poll.poll(max(timeout_s, 0.0) * 1000)):
+        ready = [fd for fd, _ in poll.poll(max(timeout_s, 0.0) * 1000)]
+        if any(fd != wake_fd for fd in ready):
             self._take_in()
+        return wake_fd in ready
 
     def _take_in(self) -> None:
         try:

@@ -33,12 +33,14 @@ class ScanResult:
 
     ``min_at`` and ``max_at`` are None if there is none.  ``is_exact`` is false if one may be missing,
     because the scan began in mid-record.  ``points`` ascend by LSN, at most POINTS_MAX.
+    ``content`` is what was fed, in one: the scan has to join it anyway, and it is copied only once.
     """
 
     min_at: datetime | None
     max_at: datetime | None
     is_exact: bool
     points: tuple[SampledTime, ...]
+    content: memoryview
 
 
 class TransactionScanner:
@@ -53,31 +55,33 @@ class TransactionScanner:
         # Where the first record begins that is known to be one; None until a page has been seen.
         self._synced_at: int | None = None
 
-    def feed(self, start: LSN, content: bytes | memoryview) -> ScanResult:
-        """Return what the records say that end in ``content``, the WAL from ``start`` on.
+    def feed(self, start: LSN, *chunks: bytes | memoryview) -> ScanResult:
+        """Return what the records say that end in ``chunks``, the WAL from ``start`` on.
 
         Raises MalformedValue if it does not join what was fed before.
         """
-        begin, end = start.offset, start.offset + len(content)
+        begin, end = start.offset, start.offset + sum(len(chunk) for chunk in chunks)
         if self._fed_to not in (None, begin):
             raise MalformedValue(f"WAL does not join: {begin:016X} follows {self._fed_to:016X}")
         self._fed_to = end
         # Before a page has been seen, the bytes up to the next one say nothing.
-        skipped = 0 if self._tail else min(-begin % PAGE_BYTES, len(content))
-        held = memoryview(content)[skipped:]
+        skipped = 0 if self._tail else min(-begin % PAGE_BYTES, end - begin)
+        joined = b"".join((self._tail, *chunks))
+        content = memoryview(joined)[len(self._tail) :]
         window_start = begin + skipped - len(self._tail)
-        window = Window(self._geometry, window_start, b"".join((self._tail, held)))
-        result = self._scan(window, begin, end)
+        window = Window(self._geometry, window_start, joined[skipped:] if skipped else joined)
+        result = self._scan(window, begin, end, content)
         self._tail = window.content[window.tail_offset :]
         return result
 
-    def _scan(self, window: Window, begin: int, end: int) -> ScanResult:
+    def _scan(self, window: Window, begin: int, end: int, content: memoryview) -> ScanResult:
         if self._synced_at is None:
             self._synced_at = window.first_record(window.start)
         found = find_ends(window, begin)
-        if self._open is not None and window.is_unbroken(self._open) and self._open.end <= end:
-            found.add_proven(self._open)
+        if self._open is not None and not window.is_unbroken(self._open):
+            self._open = None  # a crash cut it short, and the server began anew after it
         if self._open is not None and self._open.end <= end:
+            found.add_proven(self._open)
             self._open = None
         for unfinished in found.unfinished:
             # Of records only one can be unfinished; the rest of the candidates are none.
@@ -89,4 +93,5 @@ class TransactionScanner:
             None if high is None else time_at(high),
             self._synced_at is not None and begin >= self._synced_at,
             tuple(SampledTime(LSN(point.start), time_at(point.time)) for point in found.sample()),
+            content,
         )
