@@ -44,12 +44,12 @@ def backup(label: str, standalone: bool) -> None:
 
             done = back_up_alone(app, label, show)
         else:
-            from cli.control import ControlRequest, ask_daemon
+            from cli.control import ControlRequest, ask_own_daemon
             from pitr.errors import NotInitialised
 
             try:
-                done = ask_daemon(
-                    settings.daemon.control_path,
+                done = ask_own_daemon(
+                    settings.daemon,
                     ControlRequest("backup", {"label": label}),
                     timeout_s=PROGRESS_TIMEOUT_S,
                     on_progress=show,

@@ -246,6 +246,10 @@ def _contradictions(config: _Config) -> list[Mistake]:
     if quorum > count:
         text = f"{quorum} regions are wanted, but there are only {count}"
         mistakes.append(Mistake(("repository", "quorum"), text))
+    if config.daemon.spool_bytes_max < 2 * config.wal.piece_bytes:
+        # A piece that never fits would hold archiving for ever.
+        text = f"expected at least {2 * config.wal.piece_bytes}: room for two pieces of wal.piece_bytes"
+        mistakes.append(Mistake(("daemon", "spool_bytes_max"), text))
     for attribute in ("name", "url"):
         seen: set[str] = set()
         for at, region in enumerate(config.region):

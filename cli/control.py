@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import DaemonRefused, ExitCode, Failure
+from cli.lock import RunLock
+from cli.settings import DaemonSettings
 from pitr.errors import MalformedValue, NotInitialised, PitrError
 
 REQUEST_BYTES_MAX = 64 * 1024
@@ -135,6 +137,27 @@ def ask_daemon(
                 hint="start it with: pitr daemon",
             ) from error
     raise PitrError("the daemon went away while it worked", detail=f"socket {path}", hint="look at its log")
+
+
+def ask_own_daemon(
+    daemon: DaemonSettings,
+    request: ControlRequest,
+    *,
+    timeout_s: float,
+    on_progress: ProgressHandler | None = None,
+) -> Mapping[str, Any]:
+    """Ask the daemon of a configuration; see ``ask_daemon``.  Tells one that waits to begin from none."""
+    try:
+        return ask_daemon(daemon.control_path, request, timeout_s=timeout_s, on_progress=on_progress)
+    except NotInitialised as error:
+        holder = RunLock.holder(daemon.lock_path)
+        if holder is None:
+            raise
+        raise NotInitialised(
+            "the daemon is not ready yet",
+            detail=f"process {holder} waits for the server or the regions",
+            hint="look at its log; pitr doctor says what is wrong",
+        ) from error
 
 
 def _refusal(error: Mapping[str, Any]) -> DaemonRefused:

@@ -25,7 +25,22 @@ class LazyCommand:
         """Import the command."""
         command = getattr(importlib.import_module(self.module), self.attribute)
         assert isinstance(command, click.Command)
+        name_variables(command, f"PITR_{self.attribute.upper()}")
         return command
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable by the option as it is typed: ``PITR_RESTORE_FROM``.
+
+    click would take the name of the function's parameter, which nobody but us knows.
+    """
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            typed = max(parameter.opts, key=len).lstrip("-").replace("-", "_").upper()
+            parameter.envvar = f"{prefix}_{typed}"
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            name_variables(inner, f"{prefix}_{name.upper()}")
 
 
 class LazyGroup(click.Group):

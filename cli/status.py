@@ -25,18 +25,18 @@ def status(check_rpo: str | None) -> None:
     The running daemon is asked. With --check-rpo it is a probe: exit code 5 if more would be lost now than
     allowed, also when no daemon runs.
     """
-    from cli.control import ControlRequest, ask_daemon
+    from cli.control import ControlRequest, ask_own_daemon
     from pitr.errors import NotInitialised
 
     app = current()
     limit_s = _limit(check_rpo)
     try:
-        seen = ask_daemon(app.settings().daemon.control_path, ControlRequest("status"), timeout_s=TIMEOUT_S)
+        seen = ask_own_daemon(app.settings().daemon, ControlRequest("status"), timeout_s=TIMEOUT_S)
     except NotInitialised as error:
         if limit_s is None:
             raise
         raise ThresholdBroken(
-            "the RPO is not kept: no daemon is running", detail=error.detail, hint="pitr daemon"
+            f"the RPO is not kept: {error.message}", detail=error.detail, hint=error.hint
         ) from error
     _show(app, seen)
     if limit_s is not None and float(seen["rpo_s"]) > limit_s:

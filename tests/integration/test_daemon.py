@@ -27,6 +27,7 @@ def test_a_stop_while_it_waits_to_begin_is_clean(make_site: MakeSite) -> None:
     site.server.stop()
     site.daemon.start()
     wait_until(lambda: "waiting to begin" in site.daemon.tail(), "it waits for the server")
+    assert "the daemon is not ready yet" in site("status", exit_code=10).stderr
     assert site.daemon.stop() == 0
     assert "no WAL had been received" in site.daemon.tail()
 
