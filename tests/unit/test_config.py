@@ -117,7 +117,9 @@ def test_all_mistakes_are_in_one_message_with_their_lines(write: Callable[[str],
 
 def test_contradictions_are_told_when_each_setting_alone_is_right(write: Callable[[str], Path]) -> None:
     text = GOOD.replace("quorum = 2", "quorum = 3").replace('name = "us"', 'name = "eu"')
+    text += "spool_bytes_max = 8388608\n[wal]\npiece_bytes = 8388608\n"
     detail = _mistakes(write(text))
+    assert "daemon.spool_bytes_max: expected at least 16777216: room for two pieces" in detail
     assert "3 regions are wanted, but there are only 2" in detail
     assert "region[1].name: 'eu' is given twice" in detail
 

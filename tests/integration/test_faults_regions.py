@@ -1,0 +1,217 @@
+"""Regions that fall away, lag or are destroyed, and a spool without room: no claim that is not so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psycopg
+from fix_cli import MakeSite, Region, Site, end_servers, wait_until
+from fix_ledger import Ledger, judge_end, judge_quorum, read_rows
+from fix_postgres import table_digests
+from fix_s3 import S3Server
+
+from pitr.catalogue.sqlite import Catalogue
+from pitr.wal.lsn import LSN
+
+MIB = 1 << 20
+# What the archiver may hold before it stops reading the socket, and the interpreter with its libraries.
+MEMORY_BYTES_MAX = 400 * MIB
+SETTLE_S = 1.5
+
+
+def write_wal(site: Site, size_bytes: int) -> None:
+    """Commit ``size_bytes`` of WAL that does not compress."""
+    with psycopg.connect(site.server.dsn, autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS bulk (id bigserial PRIMARY KEY, content bytea)")
+        # TOAST would compress, and random bytes are what it cannot.
+        for _ in range(size_bytes // MIB):
+            connection.execute(
+                "INSERT INTO bulk (content) SELECT string_agg(uuid_send(gen_random_uuid()), '')"
+                " FROM generate_series(1, 1024 * 64) GROUP BY (generate_series - 1) / 128"
+            )
+
+
+def check_whole(site: Site, name: str) -> None:
+    """Check that the archive has no gap, and that a restore of all of it equals the source."""
+    gaps = site("wal", "list", "--gaps-only", "--json").data["stretches"]
+    assert gaps == []
+    site("catalogue", "check")
+    into = site.folder / name
+    done = site.restore("latest", into, "--start")
+    assert table_digests(done.data["dsn"]) == table_digests(site.server.dsn)
+    end_servers([into])
+
+
+def check_holds(site: Site, held: LSN, *, for_s: float) -> None:
+    """Check over a time that no acknowledgement moves and that the daemon stays."""
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        site.daemon.check_alive()
+        assert site.flush_lsn() == held
+        assert site.restart_lsn() <= held
+        assert site.daemon.memory_bytes < MEMORY_BYTES_MAX
+        time.sleep(0.1)
+
+
+def settled(site: Site) -> LSN:
+    """Return what is acknowledged once puts that were already under way have ended."""
+    time.sleep(SETTLE_S)
+    end = site.flush_lsn()
+    assert end is not None
+    return end
+
+
+def test_nothing_is_acknowledged_while_all_regions_are_away(make_site: MakeSite) -> None:
+    site = make_site()
+    site.start_daemon()
+    with Ledger(site.server.dsn, site.folder, seed=3) as ledger:
+        ledger.wait_at_quorum(20)
+        for region in site.regions:
+            region.take_away()
+        held = settled(site)
+        # More than the backlog: the daemon must stop reading, and the slot keep the rest.
+        write_wal(site, 96 * MIB)
+        before = len(ledger.commits)
+        check_holds(site, held, for_s=2.0)
+        assert len(ledger.commits) > before, "the primary must not wait for us"
+        assert site.insert_lsn() - site.restart_lsn() > 96 * MIB
+        for region in site.regions:
+            region.give_back()
+        ledger.wait_at_quorum(20)
+        ledger.stop()
+        site.wait_durable()
+        assert site.daemon.memory_bytes < MEMORY_BYTES_MAX
+        assert site.daemon.stop() == 0, site.daemon.tail()
+    check_whole(site, "caught-up")
+
+
+def test_a_stopped_s3_server_holds_acknowledgements_until_it_is_back(
+    make_site: MakeSite, s3_server: S3Server
+) -> None:
+    site = make_site(s3=s3_server)
+    site.daemon.start()
+    wait_until(lambda: site.flush_lsn() is not None, "the daemon streams")
+    with Ledger(site.server.dsn, site.folder, seed=4) as ledger:
+        ledger.wait_at_quorum(20)
+        s3_server.stop()
+        try:
+            held = settled(site)
+            ledger.wait_commits(200)
+            check_holds(site, held, for_s=2.0)
+        finally:
+            s3_server.start()
+        ledger.wait_at_quorum(20)
+        ledger.stop()
+        site.wait_durable()
+        assert site.daemon.stop() == 0, site.daemon.tail()
+    check_whole(site, "caught-up")
+
+
+def test_a_kill_while_all_regions_are_away_leaves_no_gap(make_site: MakeSite) -> None:
+    site = make_site()
+    site.start_daemon()
+    with Ledger(site.server.dsn, site.folder, seed=5) as ledger:
+        ledger.wait_at_quorum(20)
+        for region in site.regions:
+            region.take_away()
+        write_wal(site, 24 * MIB)
+        site.daemon.kill()
+        for region in site.regions:
+            region.give_back()
+        site.start_daemon()
+        ledger.wait_at_quorum(20)
+        ledger.stop()
+        site.wait_durable()
+        assert site.daemon.stop() == 0, site.daemon.tail()
+    check_whole(site, "after-kill")
+
+
+def signed_end(site: Site, region: Region) -> LSN:
+    """Return the end of WAL in the last head that the region holds."""
+    listed = site("wal", "list", "--region", region.name, "--json").data
+    return LSN.parse(listed["head"]["wal_end"])
+
+
+def catalogue_dump(path: Path) -> str:
+    catalogue = Catalogue(path, create=False)
+    try:
+        return catalogue.dump()
+    finally:
+        catalogue.close()
+
+
+def catalogue_ends(path: Path) -> list[LSN]:
+    """Return where the stretches of WAL end that a catalogue knows."""
+    catalogue = Catalogue(path, create=False)
+    try:
+        return [interval.end for archive in catalogue.archives() for interval in catalogue.coverage(archive)]
+    finally:
+        catalogue.close()
+
+
+def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -> None:
+    site = make_site()
+    destroyed, lagging, good = site.regions
+    site.start_daemon()
+    with Ledger(site.server.dsn, site.folder, seed=6) as ledger:
+        ledger.wait_at_quorum(50)
+        # A backup ends with a signed head, so every region knows of the commits before it.
+        site("backup")
+        wait_until(
+            lambda: all(
+                len(region.objects("heads/")) == len(good.objects("heads/")) for region in site.regions
+            ),
+            "every region has the same heads",
+        )
+        lagging.take_away()
+        ledger.wait_at_quorum(50)
+        ledger.stop()
+        site.wait_durable()
+        assert site.daemon.stop() == 0, site.daemon.tail()
+        commits, at_quorum = ledger.commits, ledger.commits_at_quorum
+    lagging.give_back()
+
+    own = catalogue_dump(site.state_dir / "catalogue.sqlite")
+    site("catalogue", "check")
+    for name, words in {"all": [], "good": ["--region", good.name]}.items():
+        site("catalogue", "rebuild", "--out", site.folder / f"{name}.sqlite", *words)
+        assert catalogue_dump(site.folder / f"{name}.sqlite") == own, name
+    ends = {region.name: signed_end(site, region) for region in (lagging, good)}
+    for region in (lagging, good):
+        file = site.folder / f"{region.name}.sqlite"
+        site("catalogue", "rebuild", "--out", file, "--region", region.name)
+        assert catalogue_ends(file) == [ends[region.name]]
+
+    destroyed.destroy()
+    assert ends[lagging.name] < ends[good.name]
+    for region in (lagging, good):
+        into = site.folder / f"from-{region.name}"
+        done = site.restore("latest", into, "--start", regions=(region,))
+        rows = read_rows(done.data["dsn"])
+        end_servers([into])
+        judge_end(rows, commits, ends[region.name])
+        if region is good:
+            judge_quorum(rows, at_quorum)
+
+
+def test_a_full_spool_holds_acknowledgements_until_there_is_room(make_site: MakeSite) -> None:
+    site = make_site()
+    # Room for two pieces, and never for a whole segment.
+    site.set_option("spool_bytes_max = 1073741824", f"spool_bytes_max = {8 * MIB}")
+    site.start_daemon()
+    with Ledger(site.server.dsn, site.folder, seed=7) as ledger:
+        ledger.wait_at_quorum(20)
+        for region in site.regions:
+            region.take_away()
+        held = settled(site)
+        write_wal(site, 32 * MIB)
+        wait_until(lambda: "spool-full" in site.daemon.tail(), "the daemon says that its spool is full")
+        check_holds(site, held, for_s=2.0)
+        for region in site.regions:
+            region.give_back()
+        ledger.wait_at_quorum(20)
+        ledger.stop()
+        site.wait_durable()
+        assert site.daemon.stop() == 0, site.daemon.tail()
+    check_whole(site, "after-full")
