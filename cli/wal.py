@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.context import common_options, current
 from cli.reading import choose_archive, open_source, source_of, source_options
+
+if TYPE_CHECKING:
+    from pitr.catalogue.records import HeadRecord
+    from pitr.catalogue.wal_records import CoverageInterval
 
 
 @click.group()
@@ -62,63 +68,57 @@ def list_wal(
         intervals = catalogue.coverage(archive)
         head = catalogue.head(archive)
         catalogue.close()
-    rows: list[list[str]] = []
-    stretches: list[dict[str, object]] = []
-    previous = None
-    for interval in intervals:
-        if previous is not None and previous.timeline == interval.timeline:
-            rows.append(["gap", str(interval.timeline), str(previous.end), str(interval.start), "", ""])
-            stretches.append(
-                {
-                    "kind": "gap",
-                    "timeline": str(interval.timeline),
-                    "start": str(previous.end),
-                    "end": str(interval.start),
-                }
-            )
-        previous = interval
-        if gaps_only:
-            continue
-        times = [instant_text(at) if at is not None else None for at in (interval.min_at, interval.max_at)]
-        rows.append(
-            [
-                "wal",
-                str(interval.timeline),
-                str(interval.start),
-                str(interval.end),
-                *(text or "-" for text in times),
-            ]
-        )
-        stretches.append(
-            {
-                "kind": "wal",
-                "timeline": str(interval.timeline),
-                "start": str(interval.start),
-                "end": str(interval.end),
-                "min_at": times[0],
-                "max_at": times[1],
-                "regions": list(interval.regions),
-            }
-        )
+    stretches = _stretches(intervals)
+    if gaps_only:
+        stretches = [one for one in stretches if one["kind"] == "gap"]
     app.output.table(
         ["what", "timeline", "start", "end", "first commit", "last commit"],
-        rows,
+        [
+            [str(one.get(name) or "-") for name in ("kind", "timeline", "start", "end", "min_at", "max_at")]
+            for one in stretches
+        ],
         empty="there is no gap" if gaps_only else "there is no WAL yet",
     )
     end = None if head is None else head.head
     if end is not None and not gaps_only:
         app.output.line(f"signed end: {end.wal_end} on timeline {end.timeline} at {instant_text(end.at)}")
     app.output.finish(
-        {
-            "archive": str(archive),
-            "stretches": stretches,
-            "head": None
-            if end is None
-            else {
-                "sequence": end.sequence,
-                "at": instant_text(end.at),
-                "timeline": str(end.timeline),
-                "wal_end": str(end.wal_end) if end.wal_end is not None else None,
-            },
-        }
+        {"archive": str(archive), "stretches": stretches, "head": None if end is None else _head_fields(end)}
     )
+
+
+def _stretches(intervals: Sequence[CoverageInterval]) -> list[dict[str, object]]:
+    """Return the intervals and the gaps between those of one timeline, for JSON."""
+    from pitr.recovery import instant_text
+
+    stretches: list[dict[str, object]] = []
+    previous: CoverageInterval | None = None
+    for interval in intervals:
+        place = {"timeline": str(interval.timeline)}
+        if previous is not None and previous.timeline == interval.timeline:
+            gap = {"kind": "gap", **place, "start": str(previous.end), "end": str(interval.start)}
+            stretches.append(dict(gap))
+        previous = interval
+        stretches.append(
+            {
+                "kind": "wal",
+                **place,
+                "start": str(interval.start),
+                "end": str(interval.end),
+                "min_at": instant_text(interval.min_at) if interval.min_at is not None else None,
+                "max_at": instant_text(interval.max_at) if interval.max_at is not None else None,
+                "regions": list(interval.regions),
+            }
+        )
+    return stretches
+
+
+def _head_fields(head: HeadRecord) -> dict[str, object]:
+    from pitr.recovery import instant_text
+
+    return {
+        "sequence": head.sequence,
+        "at": instant_text(head.at),
+        "timeline": str(head.timeline),
+        "wal_end": str(head.wal_end) if head.wal_end is not None else None,
+    }
