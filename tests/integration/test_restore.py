@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from fix_restore import (
 )
 
 from pitr.errors import RestoreRefused
+from pitr.postgres.instance import readable_installation, server_user
 from pitr.postgres.replay import ReplayMonitor
 from pitr.prefetch import Prefetcher
 from pitr.recovery import RecoveryTarget
@@ -143,6 +145,25 @@ def test_a_prepared_directory_recovers_to_the_target_when_its_owner_starts_it(
         with psycopg.connect(instance.dsn, autocommit=True) as connection:
             state = connection.execute("SELECT pg_is_in_recovery(), max(n) FROM ledger").fetchone()
     assert state == (True, 3)
+
+
+def test_a_server_whose_user_cannot_run_our_python_recovers_all_the_same(
+    history: History, server_tmp_path: Path, judge: Judge
+) -> None:
+    user = server_user()
+    found = history.server.instance.installation
+    with tempfile.TemporaryDirectory(prefix="pitr-pg-") as cache:
+        Path(cache).chmod(0o755)
+        plan = history.restores.plan(RecoveryTarget("latest"))
+        request = history.restores.request(plan, server_tmp_path / "data", history.server)
+        request = dataclasses.replace(
+            request,
+            user=user,
+            installation=readable_installation(found, user, Path(cache)),
+            fetch_command=("/no/such/program",),
+            keep_running=True,
+        )
+        assert judge.tables(history.restores.restore(request)) == history.end
 
 
 def test_one_fetch_alone_gives_the_very_segment_that_the_server_wrote(

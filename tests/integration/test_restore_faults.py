@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from pitr.restore_plan import RestorePlan
 from pitr.restore_request import Progress, RestoreRequest, RestoreResult
 from pitr.wal.segment import SegmentName
 from storage.memory import MemoryStore
+from storage.regions import Region
+from storage.replicated import ReplicatedStore
 
 LATEST = RecoveryTarget("latest")
 
@@ -152,6 +155,25 @@ def test_flipped_wal_stops_recovery(
     with pytest.raises(RecoveryFailed, match="before its target"):
         history.restores.restore(request_latest)
     assert_not_promoted(request_latest.target)
+
+
+def test_damage_in_one_region_costs_nothing_but_another_read(
+    history: History, request_latest: RestoreRequest, judge: Judge
+) -> None:
+    near, far = (FaultyStore(history.restores.backups.store) for _ in range(2))
+    backup = request_latest.plan.backup
+    bad = [backup.packs[0].key, backup.indexes[0].key]
+    bad += keys_of(history, middle_segment(history, request_latest.plan))
+    for number, key in enumerate(bad):
+        (near.damage if number % 2 else near.lose)(key)
+    regions = [Region("near", near), Region("far", far)]
+    with contextlib.closing(ReplicatedStore(regions, quorum=2)) as store:
+        history.restores.store = store
+        assert judge.tables(history.restores.restore(request_latest)) == history.end
+        damaged = {copy.key for copy in store.damaged()}
+    # Every bad copy was met, or was not needed: a segment has a whole object and pieces.
+    assert damaged
+    assert damaged <= set(bad)
 
 
 @pytest.mark.parametrize("kind", ["pack", "index"])
