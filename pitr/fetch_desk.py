@@ -107,8 +107,11 @@ def wait_for_answer(
     (desk.ask / name).touch()
     deadline = monotonic() + timeout_s
     while monotonic() < deadline:
-        if take():
-            return Note(0, "")
+        if (desk.spool / name).exists():
+            # First: a question that is still there when the file is gone asks for it once more.
+            (desk.ask / name).unlink(missing_ok=True)
+            if take():
+                return Note(0, "")
         with contextlib.suppress(FileNotFoundError):
             note = Note.decode((desk.answers / name).read_bytes())
             (desk.answers / name).unlink()
@@ -141,6 +144,8 @@ cd "$folder" 2>/dev/null || {{ echo "pitr restore: $folder is gone" >&2; exit 20
 case $place in /*) ;; *) place=$OLDPWD/$place;; esac
 take() {{
     [ -f "{SPOOL_NAME}/$name" ] || return 0
+    # First: a question that is still there when the file is gone asks for it once more.
+    rm -f "{ASK_NAME}/$name"
     mv -f "{SPOOL_NAME}/$name" "$place" && exit 0
     exit 200
 }}

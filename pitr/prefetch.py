@@ -188,16 +188,17 @@ class Prefetcher:
     def _answer(self, question: Path) -> None:
         # A full disk here is no answer, and no answer is doubt.
         with contextlib.suppress(OSError):
-            note = self._find(question.name)
+            note = self._find(question)
             if note is not None:
                 self._desk.put_note(question.name, note)
             question.unlink(missing_ok=True)
 
-    def _find(self, name: str) -> Note | None:
+    def _find(self, question: Path) -> Note | None:
         """Put the file into the spool and return None, or say why not."""
+        name = question.name
         decision = decide(name, self._path)
         if isinstance(decision, ServeSegment):
-            return self._find_segment(decision.segment.number(self._path.segment_bytes))
+            return self._find_segment(decision.segment.number(self._path.segment_bytes), question)
         if isinstance(decision, ServeHistory):
             part = self._spool / f"{name}.part"
             part.write_bytes(decision.history.content)
@@ -208,16 +209,17 @@ class Prefetcher:
             return Note(EXIT_OUTSIDE_PATH, decision.reason)
         return Note(EXIT_DOUBT, decision.reason)
 
-    def _find_segment(self, number: int) -> Note | None:
+    def _find_segment(self, number: int, question: Path) -> Note | None:
         """Move the window to the segment and return once it is in the spool, or cannot be had."""
         with self._changed:
-            self._look()
-            self._wanted = number
-            self._drop_outside_window()
             while number in self._flying and not self._stopping.is_set():
                 self._changed.wait(1.0)
-            if number in self._spooled:
+            self._look()
+            # Whoever takes a file withdraws the question before: then it was answered meanwhile.
+            if number in self._spooled or not question.exists():
                 return None
+            self._wanted = number
+            self._drop_outside_window()
             self._flying.add(number)
         # Also where a worker met doubt before: that may have been long ago.
         doubt = self._fetch(number)

@@ -221,7 +221,13 @@ def test_another_data_key_opens_nothing(backup: SmallBackup, tmp_path: Path) -> 
         lambda manifest: replace(manifest, packs=manifest.packs[:-1]),
         lambda manifest: replace(manifest, indexes=manifest.indexes[1:]),
         lambda manifest: replace(manifest, files=manifest.files + 1),
-        lambda manifest: replace(manifest, packs=(*manifest.packs, manifest.indexes[0])),
+        lambda manifest: replace(
+            manifest,
+            packs=(
+                *manifest.packs,
+                replace(manifest.packs[0], key=manifest.packs[0].key.replace("-000000-", "-000077-")),
+            ),
+        ),
     ],
     ids=["a pack less", "an index less", "a file more", "a pack more"],
 )
