@@ -15,10 +15,11 @@ from fix_stores import FaultyStore
 from pitr.catalogue.backup_record import BackupManifest, StoredObject, Tablespace
 from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.layout import ArchiveId, index_key, pack_key
+from pitr.pipeline.compress import compress_frame
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter, SealedPart
 from pitr.pipeline.packs import IndexFile
-from pitr.pipeline.seal import Context
+from pitr.pipeline.seal import Context, iter_frames, seal_frames
 from pitr.restore_files import FileRestorer
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -207,6 +208,29 @@ def test_swapped_packs_do_not_open(backup: SmallBackup, tmp_path: Path) -> None:
         store.put(info.key, backup.store.get(source))
     with pytest.raises(PitrError):
         restore(backup, tmp_path, store, _swap_packs)
+
+
+class _Altering(SmallBackup):
+    """A backup whose packs were sealed anew, rightly signed for, with one byte changed before."""
+
+    def sink(self, sealed: SealedPart) -> None:
+        if sealed.kind == "pack":
+            context = self.context("pack", sealed.part, sealed.number)
+            frames = [bytearray(frame) for frame in iter_frames(sealed.body, self.key, context)]
+            frames[-1][100] ^= 1
+            body = seal_frames([compress_frame(bytes(frame)) for frame in frames], self.key, context)
+            assert len(body) == len(sealed.body)
+            sealed = replace(sealed, body=body, sha256=hashlib.sha256(body).digest())
+        SmallBackup.sink(self, sealed)
+
+
+def test_bytes_other_than_those_read_from_the_server_are_refused(tmp_path: Path) -> None:
+    backup = _Altering()
+    writer = backup.writer(0)
+    backup.add_large(writer, "noise", 2 * MIB)
+    writer.finish()
+    with pytest.raises(NotAuthentic, match="not what was read from the server"):
+        restore(backup, tmp_path)
 
 
 def test_another_data_key_opens_nothing(backup: SmallBackup, tmp_path: Path) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from fix_postgres import PostgresFactory, PostgresHouse
+from fix_postgres import PostgresFactory, PostgresHouse, server_settings
 from fix_restore import HISTORY_SETTINGS, History, Judge, make_history
 
 from pitr.errors import RestoreRefused
+from pitr.prefetch import Prefetcher
+from pitr.recover import Arrival, ArrivedElsewhere, Recovery
 from pitr.recovery import RecoveryTarget
+from pitr.wal.timeline import TimelineId
 from storage.local import DirectoryStore
 
 CHILD = Path(__file__).parents[1] / "restore_child.py"
@@ -90,3 +94,34 @@ def test_a_server_that_somebody_started_meanwhile_is_left_alone(
     with pytest.raises(RestoreRefused, match="not the restore's"):
         house.restore(request)
     assert foreign.is_running
+
+
+def test_a_cluster_that_was_promoted_elsewhere_than_planned_is_refused(
+    history: History, region: Path, server_tmp_path: Path, judge: Judge
+) -> None:
+    target = server_tmp_path / "data"
+    run_and_die(history, region, target, "arrived:2")
+    instance = judge.instance(history, target)
+    instance.stop("immediate")
+    house = history.restores
+    stop = house.plan(RecoveryTarget("latest")).stop
+    assert stop is not None
+    plan_file = target.with_name("data.pitr") / "wal-plan.json"
+    settings = server_settings(instance.installation)
+    # The server promotes by itself where hot standby comes too late: then the history file is the witness.
+    for end, is_right in ((stop.replay_end, True), (stop.replay_end + 8, False)):
+        with Prefetcher(plan_file, lambda _key: b"", user=house.user) as feeder:
+            recovery = Recovery(
+                instance,
+                feeder,
+                Arrival(end),
+                superuser="postgres",
+                on_progress=lambda _progress: None,
+                cancel=threading.Event(),
+            )
+            if is_right:
+                assert not recovery.run(settings, "promote", TimelineId(1)).has_paused
+            else:
+                with pytest.raises(ArrivedElsewhere, match="promoted elsewhere"):
+                    recovery.run(settings, "promote", TimelineId(1))
+        instance.stop("immediate")
