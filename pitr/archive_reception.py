@@ -130,8 +130,12 @@ class Reception:
         return self._contiguous.next if known_to is None else max(known_to, self._contiguous.next)
 
     def _flushed(self) -> LSN | None:
-        """Return what is at quorum; None while that is before this run, for a slot must not go back."""
+        """Return what is at quorum; None while that is before this run, or nothing has come yet.
+
+        The server moves the slot to wherever it is told, also back to WAL that it no longer has.
+        """
         durable = self._flow.durable
-        if durable is None or durable.end is None or durable.end < self._run.start:
+        is_before = durable is None or durable.end is None or durable.end < self._run.start
+        if durable is None or is_before or self.server_end is None:
             return None
         return durable.end

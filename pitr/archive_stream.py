@@ -173,8 +173,8 @@ class WalStream:
         slot = self._live_slot(connection)
         history = self._put_histories(connection, identity.timeline)
         received, segment_bytes = self._flow.received, self._writer.segment_bytes
-        kept_from, timeline = slot.restart or identity.flushed, slot.timeline or identity.timeline
         if received is None:
+            timeline, kept_from = slot.timeline or identity.timeline, slot.restart or identity.flushed
             return first_run(timeline, kept_from, segment_bytes=segment_bytes)
         run = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
         if run is None:
@@ -185,16 +185,21 @@ class WalStream:
                 detail=f"It ends at {identity.flushed}, the archive at {received.end} of the same timeline.",
                 hint="The server was set back; `pitr init --identity FILE` starts a new epoch.",
             )
-        if not self._wants_new_run:
-            return run
-        self._wants_new_run = False
-        if kept_from <= run.start:
-            # The slot would keep it, but the server does not have it: what it writes now it must have.
-            kept_from, timeline = identity.flushed, identity.timeline
-        return self._begin_anew(received.end, first_run(timeline, kept_from, segment_bytes=segment_bytes))
+        return self._begin_anew(connection, received.end) if self._wants_new_run else run
 
-    def _begin_anew(self, lost_from: LSN, run: RunStart) -> RunStart:
-        """Leave a hole, and say so: what the server no longer has cannot be archived."""
+    def _begin_anew(self, connection: ReplicationConnection, lost_from: LSN) -> RunStart:
+        """Leave a hole, and say so: what the server no longer has cannot be archived.
+
+        The slot is made anew, for only a new one is sure to stand where the server still has WAL.
+        """
+        connection.drop_slot(self._settings.slot)
+        slot, identity = self._live_slot(connection), connection.identify()
+        run = first_run(
+            slot.timeline or identity.timeline,
+            slot.restart or identity.flushed,
+            segment_bytes=self._writer.segment_bytes,
+        )
+        self._wants_new_run = False
         reason = f"WAL from {lost_from} to {run.start} is lost: the server no longer has it"
         self._tell(ArchiveEventKind.WAL_LOST, reason)
         self._events.request_full_backup(reason)
