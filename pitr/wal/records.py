@@ -174,7 +174,7 @@ class _Walk:
             self._record_magic = self._magic
             used += (length + 7) & ~7
         # The padding is the record's, but a record is whole without it.
-        self._skip_bytes = max(used - available, 0)
+        self._skip_bytes += max(used - available, 0)
         self._position += min(used, available)
         del self._open[:used]
 
