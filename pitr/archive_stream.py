@@ -12,12 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from functools import partial
+from typing import Final, NoReturn
 
 from pitr.archive_flow import Flow
 from pitr.archive_reception import Reception
 from pitr.archive_resume import two_writers
-from pitr.archive_retry import Retry
+from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import Writer
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, ArchiveSettings
 from pitr.catalogue.records import HistoryRecord
@@ -114,6 +115,8 @@ class WalStream:
                 self._follow_server()
             except (ServerUnavailable, ServerRefused) as failure:
                 self._note_lost(failure)
+            except GivenUp:
+                return
             finally:
                 self.state.is_streaming = False
                 # What was received is shipped now: the next run compares from the segment's start on.
@@ -169,23 +172,36 @@ class WalStream:
         return identity
 
     def _next_run(self, connection: ReplicationConnection, identity: ServerIdentity) -> RunStart:
-        """Decide where to begin; history files come before the WAL that they explain."""
+        """Decide where to begin.  History files are put before the WAL that they explain.
+
+        Not before it is decided, though: a history that is refused must leave nothing behind.
+        """
         slot = self._live_slot(connection)
-        history = self._put_histories(connection, identity.timeline)
+        files = self._read_histories(connection, identity.timeline)
         received, segment_bytes = self._flow.received, self._writer.segment_bytes
         if received is None:
             timeline, kept_from = slot.timeline or identity.timeline, slot.restart or identity.flushed
-            return first_run(timeline, kept_from, segment_bytes=segment_bytes)
-        run = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
-        if run is None:
-            if connection.is_standby():
-                raise ServerUnavailable(f"the standby has not got to {received.end} yet")
-            raise ArchiveDiverged(
-                "the server's WAL ends before the archive's",
-                detail=f"It ends at {identity.flushed}, the archive at {received.end} of the same timeline.",
-                hint="The server was set back; `pitr init --identity FILE` starts a new epoch.",
-            )
-        return self._begin_anew(connection, received.end) if self._wants_new_run else run
+            run: RunStart | None = first_run(timeline, kept_from, segment_bytes=segment_bytes)
+        else:
+            history = files[-1].history() if files else TimelineHistory(identity.timeline)
+            run = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
+            if run is None:
+                self._refuse_earlier_end(connection, identity, received.end)
+            if self._wants_new_run:
+                run = self._begin_anew(connection, received.end)
+        self._put_histories(files)
+        return run
+
+    def _refuse_earlier_end(
+        self, connection: ReplicationConnection, identity: ServerIdentity, end: LSN
+    ) -> NoReturn:
+        if connection.is_standby():
+            raise ServerUnavailable(f"the standby has not got to {end} yet")
+        raise ArchiveDiverged(
+            "the server's WAL ends before the archive's",
+            detail=f"It ends at {identity.flushed}, the archive at {end} of the same timeline.",
+            hint="The server was set back; `pitr init --identity FILE` starts a new epoch.",
+        )
 
     def _begin_anew(self, connection: ReplicationConnection, lost_from: LSN) -> RunStart:
         """Leave a hole, and say so: what the server no longer has cannot be archived.
@@ -219,32 +235,33 @@ class WalStream:
         self._tell(ArchiveEventKind.SLOT_CREATED, f"replication slot {name} was made")
         return state
 
-    def _put_histories(self, connection: ReplicationConnection, timeline: TimelineId) -> TimelineHistory:
-        """Put the history files of a timeline and its ancestors; return that of the timeline."""
-        history = TimelineHistory(timeline)
+    def _read_histories(self, connection: ReplicationConnection, timeline: TimelineId) -> list[HistoryRecord]:
+        """Return the history files of the ancestors of a timeline and of itself; timeline 1 has none."""
         if timeline.number == 1:
-            return history
-        content = connection.timeline_history(timeline)
-        history = TimelineHistory.parse(timeline, content)
-        for ancestor in (switch.timeline for switch in history.switches):
-            if ancestor.number > 1 and ancestor not in self._histories:
-                self._put_history(ancestor, connection.timeline_history(ancestor))
-        self._put_history(timeline, content)
-        return history
-
-    def _put_history(self, timeline: TimelineId, content: bytes) -> None:
-        if timeline in self._histories:
-            return
+            return []
         writer = self._writer
-        record = HistoryRecord(writer.repository, writer.archive, timeline, content)
-        try:
-            self._retry.until_done(
-                "putting a history file", lambda: self._repository.put_history(record, writer.signer)
-            )
-        except ObjectConflict as cause:
-            raise two_writers(history_key(writer.archive, timeline)) from cause
-        self._histories.add(timeline)
-        self._events.on_history(record)
+        own = HistoryRecord(
+            writer.repository, writer.archive, timeline, connection.timeline_history(timeline)
+        )
+        ancestors = [switch.timeline for switch in own.history().switches]
+        return [
+            HistoryRecord(writer.repository, writer.archive, ancestor, connection.timeline_history(ancestor))
+            for ancestor in ancestors
+            if ancestor.number > 1 and ancestor not in self._histories
+        ] + [own]
+
+    def _put_histories(self, files: list[HistoryRecord]) -> None:
+        for file in files:
+            if file.timeline in self._histories:
+                continue
+            try:
+                self._retry.until_done(
+                    "putting a history file", partial(self._repository.put_history, file, self._writer.signer)
+                )
+            except ObjectConflict as cause:
+                raise two_writers(history_key(file.archive, file.timeline)) from cause
+            self._histories.add(file.timeline)
+            self._events.on_history(file)
 
     def _stream(self, connection: ReplicationConnection, run: RunStart) -> StreamEnd:
         """Receive one run; return why it ended.  Raises ServerUnavailable, WalRemoved."""

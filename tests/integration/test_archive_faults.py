@@ -312,3 +312,73 @@ def test_two_daemons_of_one_epoch_stop_each_other(postgres_factory: PostgresFact
             stopped = one if not one.thread.is_alive() else two
             with pytest.raises(ArchiveDiverged, match="another writer"):
                 stopped.join()
+
+
+def _copy(postgres_factory: PostgresFactory, server: RunningPostgres, name: str) -> RunningPostgres:
+    """A second server on a copy of a stopped one's data directory: as a snapshot that was rolled back."""
+    copy = postgres_factory(server.instance.installation.major, name=name)
+    copy.stop()
+    shutil.rmtree(copy.data_dir)
+    shutil.copytree(server.data_dir, copy.data_dir, ignore=shutil.ignore_patterns("postmaster.*"))
+    hand_over(copy.data_dir, server.instance.user)
+    return copy
+
+
+def test_a_server_that_was_set_back_is_not_archived(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    _commit(server)
+    server.stop()
+    copy = _copy(postgres_factory, server, "copy")
+    server.start(KEEP_WAL)
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        for _ in range(20):
+            _commit(server)
+        running.wait_durable(flush_lsn(server))
+    before = house.wal(1)
+    copy.start(KEEP_WAL)
+    with (
+        pytest.raises(ArchiveDiverged, match="ends before the archive's"),
+        archiving(house, copy.dsn, tmp_path / "spool") as running,
+    ):
+        running.join()
+    while flush_lsn(copy) <= before.end:
+        _commit(copy)
+    with (
+        pytest.raises(ArchiveDiverged, match="differs from the archive's"),
+        archiving(house, copy.dsn, tmp_path / "spool") as running,
+    ):
+        running.join()
+    after = house.wal(1)
+    assert after.content() == before.content()
+    # The refused one was told nothing: its slot stands where it was made.
+    assert acknowledged(copy) is None
+
+
+def test_a_failover_that_lost_archived_wal_is_left_to_a_person(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    standby = _standby(postgres_factory, server)
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        _commit(server)
+        standby.stop()
+        for _ in range(5):
+            _commit(server)
+        running.wait_durable(flush_lsn(server))
+    server.kill()
+    standby.start(KEEP_WAL)
+    standby.instance.promote()
+    wait_until(lambda: not standby.value("SELECT pg_is_in_recovery()"), "the promotion")
+    with (
+        pytest.raises(ArchiveDiverged, match="left the archive's below its end"),
+        archiving(house, standby.dsn, tmp_path / "spool") as running,
+    ):
+        running.join()
+    assert list(house.repository.wal.timelines(house.archive)) == [TimelineId(1)]
+    assert not house.repository.histories(house.archive)
