@@ -181,14 +181,13 @@ class WalStream:
         received, segment_bytes = self._flow.received, self._writer.segment_bytes
         if received is None:
             timeline, kept_from = slot.timeline or identity.timeline, slot.restart or identity.flushed
-            run: RunStart | None = first_run(timeline, kept_from, segment_bytes=segment_bytes)
+            run = first_run(timeline, kept_from, segment_bytes=segment_bytes)
         else:
             history = files[-1].history() if files else TimelineHistory(identity.timeline)
-            run = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
-            if run is None:
+            following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
+            if following is None:
                 self._refuse_earlier_end(connection, identity, received.end)
-            if self._wants_new_run:
-                run = self._begin_anew(connection, received.end)
+            run = self._begin_anew(connection, received.end) if self._wants_new_run else following
         self._put_histories(files)
         return run
 
