@@ -1,7 +1,8 @@
 """Puts the files of a base backup back: index and packs in, a data directory out.
 
 Each pack is fetched once, its digest compared with the signed manifest, its frames opened, and every
-extent's CRC-32C compared with what was read from the server.  Memory: one pack per worker, whatever the size of the cluster.
+extent's CRC-32C compared with what was read from the server.  Memory: one pack per
+worker, whatever the size of the cluster.
 
 Not here: where the directory may lie (``pitr.restore_place``) and PostgreSQL's own manifest of it
 (``pitr.postgres.manifest``).  Reference: docs/format.md §8.
