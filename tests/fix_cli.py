@@ -308,7 +308,9 @@ class Site:
         return wanted
 
     def backups(self) -> list[str]:
-        """Return the keys of the manifests that some region has."""
+        """Return the base backups that some region has the manifest of."""
+        if self.urls:
+            return [one["backup"] for one in self("backups", "list", "--json").data["backups"]]
         found: set[str] = set()
         for region in self.regions:
             if region.path.exists():

@@ -90,8 +90,7 @@ def test_a_stopped_s3_server_holds_acknowledgements_until_it_is_back(
     make_site: MakeSite, s3_server: S3Server
 ) -> None:
     site = make_site(s3=s3_server)
-    site.daemon.start()
-    wait_until(lambda: site.flush_lsn() is not None, "the daemon streams")
+    site.start_daemon()
     with Ledger(site.server.dsn, site.folder, seed=4) as ledger:
         ledger.wait_at_quorum(20)
         s3_server.stop()
