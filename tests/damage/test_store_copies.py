@@ -121,7 +121,7 @@ def test_a_damaged_copy_is_never_overwritten_by_a_put(house: House, damage: str)
     for region in "bc":
         DAMAGES[damage](house.file(region))
     before = house.file("b").read_bytes()
-    with pytest.raises(ObjectConflict, match="[bc]: object"):
+    with pytest.raises(ObjectConflict, match=r"[bc]: object"):
         house.store.put(KEY, BODY)
     assert house.file("b").read_bytes() == before
 
