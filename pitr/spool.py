@@ -4,7 +4,8 @@ Sealing twice never gives equal bytes, so what may have reached a region must be
 was, also after a crash.  It holds no plaintext and no key.  Not a cache: losing it loses nothing
 that was acknowledged.
 
-    DIR/SEQUENCE        "PITRSP1\\n", u32 length of the key, key, SHA-256 of the body, body
+    DIR/SEQUENCE        "PITRSP1\\n", u32 length of the key, key, SHA-256 of the body,
+                        SHA-256 of all that, body
     DIR/SEQUENCE.new    not complete; removed when the spool is opened
 
 SEQUENCE is the order in which objects were added, 16 digits.
@@ -30,6 +31,7 @@ _MAGIC = b"PITRSP1\n"
 _KEY_LENGTH = struct.Struct(">I")
 _KEY_BYTES_MAX = 512
 _DIGEST_BYTES = 32
+_HEAD_BYTES_MAX = len(_MAGIC) + _KEY_LENGTH.size + _KEY_BYTES_MAX + 2 * _DIGEST_BYTES
 _NAME_DIGITS = 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -126,6 +128,8 @@ class DirectorySpool:
             self._held_bytes += len(body)
         encoded = key.encode("ascii")
         head = b"".join((_MAGIC, _KEY_LENGTH.pack(len(encoded)), encoded, sha256))
+        # A body put under a name that has rotted would be worse than one that is lost.
+        head += hashlib.sha256(head).digest()
         try:
             with _mapped(self._root):
                 self._write(path, head, body)
@@ -166,49 +170,67 @@ class DirectorySpool:
         """See ``Spool.objects``.  A file that has rotted is left out, and named in ``damaged``."""
         with self._lock:
             found = sorted(self._files.items(), key=lambda item: item[1][0].name)
-        for key, (path, _) in found:
-            whole = _read(path)
-            if whole is None:
-                with self._lock:
-                    self._damaged.append(path.name)
-            else:
-                yield SpooledObject(key, *whole)
+        for key, (path, size_bytes) in found:
+            with _mapped(self._root):
+                held = _read(path)
+            if held is not None:
+                yield held
+                continue
+            with self._lock:
+                self._damaged.append(path.name)
+                if self._files.pop(key, None) is not None:
+                    self._held_bytes -= size_bytes
 
     def close(self) -> None:
         """Let another process have the spool."""
         os.close(self._directory)
 
     def _index(self, path: Path) -> bool:
-        """Note one file; False if it is not whole."""
-        key = _read_key(path)
-        if key is None:
+        """Note one file; False if its head is not whole."""
+        with path.open("rb") as file:
+            head = _Head.parse(file.read(_HEAD_BYTES_MAX))
+        if head is None:
             return False
-        size_bytes = path.stat().st_size - len(_MAGIC) - _KEY_LENGTH.size - len(key) - _DIGEST_BYTES
-        self._files[key] = (path, size_bytes)
+        size_bytes = path.stat().st_size - head.size_bytes
+        self._files[head.key] = (path, size_bytes)
         self._held_bytes += size_bytes
         return True
 
 
-def _read_key(path: Path) -> str | None:
-    with path.open("rb") as file:
-        head = file.read(len(_MAGIC) + _KEY_LENGTH.size + _KEY_BYTES_MAX)
-    if len(head) < len(_MAGIC) + _KEY_LENGTH.size or not head.startswith(_MAGIC):
-        return None
-    (length,) = _KEY_LENGTH.unpack_from(head, len(_MAGIC))
-    raw = head[len(_MAGIC) + _KEY_LENGTH.size :][:length]
-    return (
-        raw.decode("ascii") if 0 < length <= _KEY_BYTES_MAX and len(raw) == length and raw.isascii() else None
-    )
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What stands before the body."""
+
+    key: str
+    sha256: bytes
+    size_bytes: int
+
+    @classmethod
+    def parse(cls, content: bytes) -> _Head | None:
+        """Read the head at a file's start; None if it is not what was written."""
+        key_at = len(_MAGIC) + _KEY_LENGTH.size
+        if len(content) < key_at or not content.startswith(_MAGIC):
+            return None
+        (length,) = _KEY_LENGTH.unpack_from(content, len(_MAGIC))
+        digest_at = key_at + length
+        end = digest_at + 2 * _DIGEST_BYTES
+        if not 0 < length <= _KEY_BYTES_MAX or len(content) < end:
+            return None
+        check_at = end - _DIGEST_BYTES
+        if hashlib.sha256(content[:check_at]).digest() != content[check_at:end]:
+            return None
+        return cls(content[key_at:digest_at].decode("ascii"), content[digest_at:check_at], end)
 
 
-def _read(path: Path) -> tuple[bytes, bytes] | None:
-    """Return body and digest; None if the file is not what was written."""
-    key = _read_key(path)
-    if key is None:
+def _read(path: Path) -> SpooledObject | None:
+    """Return what a file holds; None if it is not what was written."""
+    content = path.read_bytes()
+    head = _Head.parse(content)
+    if head is None:
         return None
-    content = memoryview(path.read_bytes())[len(_MAGIC) + _KEY_LENGTH.size + len(key) :]
-    digest, body = bytes(content[:_DIGEST_BYTES]), bytes(content[_DIGEST_BYTES:])
-    return (body, digest) if hashlib.sha256(body).digest() == digest else None
+    body = content[head.size_bytes :]
+    is_whole = hashlib.sha256(body).digest() == head.sha256
+    return SpooledObject(head.key, body, head.sha256) if is_whole else None
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
