@@ -25,7 +25,8 @@ def sample(size_bytes: int) -> bytes:
     """Return rows like a hospital's: names repeat, numbers and digests do not."""
     draw = random.Random(SEED)
     words = [draw.randbytes(4).hex() for _ in range(400)]
-    rows, total = [], 0
+    rows: list[bytes] = []
+    total = 0
     while total < size_bytes:
         text = " ".join(draw.choices(words, k=9))
         row = f"{len(rows)}\t{draw.randrange(10**9)}\t{text}\t{draw.randbytes(6).hex()}\n".encode()
