@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,11 @@ class PitrProgram:
         assert exit_code is None or done.exit_code == exit_code, str(done)
         return done
 
-    def begin(self, *words: object, log: Path) -> subprocess.Popen[bytes]:
-        """Start a command whose output goes to ``log``; the caller ends it."""
+    def begin(self, *words: object, log: Path, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start a command whose output goes to ``log``; the caller ends it.  ``prefix`` must exec it."""
         with log.open("ab") as output:
             return subprocess.Popen(
-                self.words(*words),
+                [*prefix, *self.words(*words)],
                 cwd=self.folder,
                 env=self.env(),
                 stdin=subprocess.DEVNULL,
@@ -135,6 +135,7 @@ class DaemonProcess:
     program: PitrProgram
     config: Path
     log: Path
+    prefix: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -156,7 +157,7 @@ class DaemonProcess:
 
     def start(self) -> None:
         assert not self.is_running
-        self._process = self.program.begin("-c", self.config, "daemon", log=self.log)
+        self._process = self.program.begin("-c", self.config, "daemon", log=self.log, prefix=self.prefix)
 
     def kill(self) -> None:
         """End it as a power cut does.  May be repeated."""

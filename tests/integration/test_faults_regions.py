@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
 import psycopg
+import pytest
 from fix_cli import MakeSite, Region, Site, end_servers, wait_until
 from fix_ledger import Ledger, judge_end, judge_quorum, read_rows
 from fix_postgres import table_digests
@@ -192,6 +195,50 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
         judge_end(rows, commits, ends[region.name])
         if region is good:
             judge_quorum(rows, at_quorum)
+
+
+def on_small_disk(folder: Path, size_bytes: int) -> list[str]:
+    """Return the words that run a command that has a small disk of its own at ``folder``."""
+    alone = (
+        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    )
+    script = f'mount -t tmpfs -o size={size_bytes} none "$0" && exec "$@"'
+    return [*alone, "sh", "-c", script, str(folder)]
+
+
+def fill(path: Path) -> None:
+    """Write a file until the disk has no room left, to the last block."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as full:
+            assert full.errno == errno.ENOSPC
+
+
+# Slow: it needs user namespaces, which not every host gives to everybody.
+@pytest.mark.slow
+def test_a_full_disk_under_the_spool_holds_acknowledgements_until_there_is_room(make_site: MakeSite) -> None:
+    site = make_site()
+    spool = site.state_dir / "spool"
+    spool.mkdir()
+    site.daemon.prefix = on_small_disk(spool, 48 * MIB)
+    site.start_daemon()
+    # The disk is the daemon's alone; this is how others see it.
+    seen = Path(f"/proc/{site.daemon.pid}/root{spool}")
+    with Ledger(site.server.dsn, site.folder, seed=8) as ledger:
+        ledger.wait_at_quorum(20)
+        fill(seen / "filler")
+        wait_until(lambda: "spool-full" in site.daemon.tail(), "the daemon says that its disk is full")
+        held = settled(site)
+        ledger.wait_commits(100)
+        check_holds(site, held, for_s=2.0)
+        (seen / "filler").unlink()
+        ledger.wait_at_quorum(20)
+        ledger.stop()
+        site.wait_durable()
+        assert site.daemon.stop() == 0, site.daemon.tail()
+    check_whole(site, "after-full")
 
 
 def test_a_full_spool_holds_acknowledgements_until_there_is_room(make_site: MakeSite) -> None:
