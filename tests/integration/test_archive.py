@@ -11,11 +11,12 @@ from fix_wal_archive import Load, WalHouse, archiving, flush_lsn, system_identif
 from storage.memory import MemoryStore
 
 
-@pytest.mark.parametrize("major", [17, 18])
+@pytest.mark.parametrize(("major", "segment_mib"), [(17, 16), (18, 16), (18, 1)])
 def test_streamed_wal_is_byte_for_byte_the_servers(
-    postgres_factory: PostgresFactory, tmp_path: Path, major: int
+    postgres_factory: PostgresFactory, tmp_path: Path, major: int, segment_mib: int
 ) -> None:
-    server = postgres_factory(major, {"wal_keep_size": "1GB"})
+    initdb = [f"--wal-segsize={segment_mib}"]
+    server = postgres_factory(major, {"wal_keep_size": "1GB"}, initdb=initdb)
     house = WalHouse(MemoryStore(), system_identifier(server))
     with archiving(house, server.dsn, tmp_path / "spool") as running:
         running.wait_streaming()
@@ -30,7 +31,7 @@ def test_streamed_wal_is_byte_for_byte_the_servers(
     assert drained.durable is not None
     assert drained.durable >= end
     wal = house.wal(1)
-    assert wal.assert_equals_server(server.data_dir) > 0
+    assert wal.assert_equals_server(server.data_dir, segment_mib << 20) > 0
     assert wal.segments
     head = house.repository.latest_head(house.archive)
     assert head is not None
