@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 from cli.commands import COMMANDS
 from cli.config_schema import check_tables
 from cli.config_template import NewConfig, NewRegion, render_config
-from cli.help_page import render
 from cli.metrics import metric_names
 from cli.settings import Settings
 from pitr.pipeline.keys import Identity
@@ -18,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_of_commands_is_what_the_program_says() -> None:
-    assert (ROOT / "docs/cli.md").read_text() == render(), "python -m cli.help_page > docs/cli.md"
+    # In a process of its own: click keeps a command's help option as it was first asked for it.
+    words = [sys.executable, "-m", "cli.help_page"]
+    page = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert (ROOT / "docs/cli.md").read_text() == page, "python -m cli.help_page > docs/cli.md"
 
 
 def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:
