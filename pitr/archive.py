@@ -132,6 +132,7 @@ class WalArchiver:
             machine.pipeline.stop()
             machine.pipeline.join(_JOIN_S)
             recording.join(_JOIN_S)
+            machine.flow.close()
         machine.pipeline.check()
         return self._result(machine)
 

@@ -88,8 +88,7 @@ class Flow:
             piece_bytes=settings.piece_bytes,
             piece_age_s=settings.piece_age_s,
         )
-        is_begun = end is not None and end.end is not None
-        self._received = ReceivedEnd(end.timeline, end.end) if end and end.end and is_begun else None
+        self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
         self._sealed = None if end is None else end.end
         self._durable = end
         self._window = AcknowledgeWindow(
@@ -103,6 +102,8 @@ class Flow:
         self._backlog_bytes = self._received_bytes = self._durable_bytes = 0
         self._is_draining = self._is_stopped = self._is_cut = False
         self._wants_record = False
+        self._wake_lock = threading.Lock()
+        self._is_closed = False
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -122,14 +123,19 @@ class Flow:
 
     def wake(self) -> None:
         """Wake the receiver."""
-        # A full pipe wakes as well as one byte more would.
-        with suppress(BlockingIOError):
-            os.write(self._wake_write, b"w")
+        # Under a lock of its own: the number of a closed pipe may be another file's by now.  A full
+        # pipe wakes as well as one byte more would.
+        with self._wake_lock, suppress(BlockingIOError):
+            if not self._is_closed:
+                os.write(self._wake_write, b"w")
 
     def close(self) -> None:
-        """Give the pipe back; after the last use."""
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        """Give the pipe back, when the receiver has ended; others may still call ``wake``."""
+        with self._wake_lock:
+            if not self._is_closed:
+                self._is_closed = True
+                os.close(self._wake_read)
+                os.close(self._wake_write)
 
     def begin(self, run: RunStart) -> None:
         """Start a run of WAL; what was received before is cut where it ends."""
