@@ -33,7 +33,7 @@ _SETTINGS = {
 
 # Words and numbers from a random sequence per row: about 3-fold under zstd 1, as clinical notes are.
 _NOTES = """
-CREATE TABLE notes AS
+CREATE TABLE {table} AS
 SELECT id, now() - random() * interval '900 days' AS written_at,
        (SELECT string_agg(
             (ARRAY['patient','admitted','with','acute','pain','left','right','chest','no','signs','of','fever',
@@ -46,7 +46,7 @@ SELECT id, now() - random() * interval '900 days' AS written_at,
             'values', (SELECT jsonb_agg(round(random()::numeric * 100, 2))
                        FROM generate_series(1, 12 + id - id))) AS observations
 FROM generate_series(1, {rows}) AS id;
-CREATE INDEX ON notes (written_at);
+CREATE INDEX ON {table} (written_at);
 """
 _ROWS_PER_GIB = 880_000
 
@@ -90,10 +90,13 @@ class BenchCluster:
         scale = max(1, size_bytes // 5 // (15 * 1024 * 1024))
         if self.pgbench("-i", "-q", "-s", str(scale)).wait(timeout=900) != 0:
             raise RuntimeError("pgbench -i failed")
-        self.execute(
-            "SELECT setseed(0.42);" + _NOTES.format(rows=size_bytes * 4 // 5 * _ROWS_PER_GIB // (1 << 30))
-        )
+        self.write_notes("notes", size_bytes * 4 // 5)
         self.execute("CHECKPOINT")
+
+    def write_notes(self, table: str, size_bytes: int) -> None:
+        """Make a table of about ``size_bytes``, its index included; as much WAL goes with it."""
+        rows = size_bytes * _ROWS_PER_GIB // (1 << 30)
+        self.execute("SELECT setseed(0.42);" + _NOTES.format(table=table, rows=rows))
 
 
 def free_port() -> int:

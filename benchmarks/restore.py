@@ -1,4 +1,4 @@
-"""Restore of a full backup: ours (fetched, opened, checked, synced) beside unpacking a tar of `pg_basebackup`.
+"""Restore of a full backup: ours (fetched, opened, checked, synced) beside unpacking a compressed tar.
 
 ``--action none --no-verify``: the files and nothing else, as the peer does.  Both end with a sync.
 """
