@@ -291,7 +291,8 @@ def test_a_head_is_not_in_a_region_before_a_put_that_is_still_on_its_way(
     gate.release()
     house.become_idle()
     puts = [key for operation, key in house.faulty["c"].calls if operation == "put"]
-    assert puts == ["wal/1", "heads/1"]
+    # A repair may send the same bytes once more; what counts is what came first.
+    assert list(dict.fromkeys(puts)) == ["wal/1", "heads/1"]
 
 
 def test_a_head_waits_for_a_put_that_began_earlier_and_has_no_quorum_yet(
