@@ -57,7 +57,7 @@ class BackupRunner:
         failure: Exception | None = None
         try:
             manifest = self._take(label, cancel, self._note)
-        except Exception as error:
+        except Exception as error:  # not handled here: kept for `status` and the metrics, and raised on
             failure = error
             raise
         finally:
