@@ -116,6 +116,7 @@ def _compare(app: App, repository: Repository, *, is_partial: bool) -> list[Find
     from pitr.catalogue.sqlite import Catalogue
     from pitr.catalogue_rebuild import check
     from pitr.errors import PitrError
+    from pitr.quorum import Answers
     from verifiers.base import Finding, Severity
 
     path = app.settings().daemon.catalogue_path
@@ -125,10 +126,11 @@ def _compare(app: App, repository: Repository, *, is_partial: bool) -> list[Find
     except PitrError as error:
         return [Finding("catalogue.file", Severity.FAIL, subject, error.message, error.hint)]
     try:
-        differences = set(check(repository, own, up_to_head=is_partial))
+        answers = Answers(1, app.settings().write_quorum) if is_partial else None
+        differences = set(check(repository, own, answers=answers))
         if differences:
             # What the daemon was about to record at the first look is there at the second.
-            differences &= set(check(repository, own, up_to_head=is_partial))
+            differences &= set(check(repository, own, answers=answers))
     except PitrError as error:
         return [Finding("catalogue.compare", Severity.FAIL, subject, error.message, error.hint)]
     finally:

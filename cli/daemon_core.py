@@ -178,6 +178,7 @@ class Daemon:
                 piece_bytes=settings.wal.piece_bytes,
                 piece_age_s=settings.wal.piece_age_s,
                 puts_in_flight=settings.wal.puts_in_flight,
+                quorum=settings.write_quorum,
             ),
             clock=_now,
             random=os.urandom,

@@ -27,16 +27,18 @@ def read_regions(reader: Reader, catalogue: Catalogue, output: Output) -> Rebuil
     """
     named = [NamedRegion(region.name, region.store) for region in reader.store.regions]
     silent = reader.silent_regions()
-    answered = len(named) - len(silent)
-    is_partial = answered < reader.answers_needed
-    result = rebuild(reader.repository, catalogue, up_to_head=is_partial, regions=named)
+    answers = reader.answers(silent)
+    result = rebuild(reader.repository, catalogue, answers=answers, regions=named)
     for name in silent:
         output.warn(f"region {name} does not answer")
-    if is_partial:
-        output.warn(
-            f"only {answered} of {reader.region_count} regions are read:"
-            " what came after the last signed end there is left out"
-        )
+    for archive in result.archives:
+        found = catalogue.head(archive)
+        signed = None if found is None else found.head.quorum
+        if not answers.are_enough(signed):
+            output.warn(
+                f"archive {archive}: {answers.describe(signed)};"
+                " what came after the last signed end there is left out"
+            )
     for refused in result.refused[:_REFUSED_SHOWN_MAX]:
         output.warn(f"{refused.key} cannot be used: {refused.reason}")
     if len(result.refused) > _REFUSED_SHOWN_MAX:
@@ -66,9 +68,7 @@ def make_plan(
         survey = survey_archive(
             catalogue,
             archive,
-            answered=len(reader.store.regions) - len(result.unseen),
-            regions=reader.region_count,
-            quorum=reader.quorum,
+            reader.answers(result.unseen),
         )
     finally:
         catalogue.close()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pitr.quorum import WriteQuorum
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
@@ -108,3 +110,8 @@ class Settings:
     backup: BackupSettings = field(default_factory=BackupSettings)
     timezone: str | None = None
     bin_dir: Path | None = None
+
+    @property
+    def write_quorum(self) -> WriteQuorum:
+        """Return how many regions there are, and how many must have an object."""
+        return WriteQuorum(len(self.regions), self.repository.quorum)

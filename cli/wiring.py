@@ -19,6 +19,7 @@ from pitr.errors import NotAuthentic, NotInitialised
 from pitr.layout import REPOSITORY_KEY, ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
+from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
 from storage.regions import Region
 from storage.store import ObjectMissing, StoreError
@@ -83,20 +84,21 @@ def own_archive(repository: Repository, signer: Signer, system_identifier: int) 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A repository opened for reading; ``identity`` None: records can be read, data cannot."""
+    """A repository opened for reading; ``identity`` None: records can be read, data cannot.
+
+    ``quorum`` None: no configuration says how many regions there are; the signed heads do.
+    """
 
     repository: Repository
     store: ReplicatedStore
     regions: tuple[RegionSettings, ...]
-    region_count: int
-    quorum: int
+    quorum: WriteQuorum | None
     identity: IdentityFile | None
     identity_path: Path | None
 
-    @property
-    def answers_needed(self) -> int:
-        """Return how many regions must answer, so that nothing at quorum is missed: N - W + 1."""
-        return self.region_count - self.quorum + 1
+    def answers(self, silent: Sequence[str]) -> Answers:
+        """Return how many regions answer when these are silent."""
+        return Answers(len(self.store.regions) - len(silent), self.quorum)
 
     def silent_regions(self) -> tuple[str, ...]:
         """Return the regions that do not answer; each is asked for one small object."""
@@ -127,17 +129,17 @@ def open_reader(
             detail="there is no configuration, and no identity was given",
             hint="give the identity file of the recovery sheet: --identity FILE",
         )
-    if settings is not None and not urls:
-        count, quorum = len(settings.regions), settings.repository.quorum
-    else:
-        # The configuration is lost. One region alone may be one of many; of several, most acknowledge.
-        count = max(2, len(regions))
-        quorum = count // 2 + 1
-    answers_min = None if len(regions) == count and not urls else 1
-    store = open_reading(open_regions(regions), min(quorum, len(regions)), answers_min=answers_min)
+    quorum = settings.write_quorum if settings is not None and not urls else None
+    is_whole = quorum is not None and len(regions) == quorum.regions
+    store = open_reading(
+        open_regions(regions),
+        len(regions) if quorum is None else min(quorum.acknowledged_by, len(regions)),
+        # What is only a part of the regions is listed as far as it answers; the plan says what that is worth.
+        answers_min=None if is_whole else 1,
+    )
     try:
         repository = Repository(store, repository_id, root)
-        yield Reader(repository, store, regions, count, quorum, identity, identity_path)
+        yield Reader(repository, store, regions, quorum, identity, identity_path)
     finally:
         store.close()
 

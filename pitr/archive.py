@@ -277,7 +277,7 @@ class WalArchiver:
             parts,
             flow,
             events,
-            heads=HeadWriter(writer, repository.store, self._spool, resumed.head),
+            heads=HeadWriter(writer, repository.store, self._spool, resumed.head, quorum=settings.quorum),
             index=IndexWriter(writer, repository.store, resumed.index_sha256),
             backups=BackupList(lambda: list(repository.manifests(self._archive).backups)),
             head_interval_s=settings.head_interval_s,

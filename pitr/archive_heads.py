@@ -19,6 +19,7 @@ from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import INDEX_PIECES_MAX, IndexedHeader, PieceHeader, WalIndexRecord
 from pitr.layout import head_key, wal_index_key
 from pitr.pipeline.sign import payload_sha256, sign_record
+from pitr.quorum import WriteQuorum
 from pitr.repository import ListedBackup, ListedHead, backups_sha256
 from pitr.spool import Spool
 from storage.store import ObjectConflict, ObjectStore
@@ -33,10 +34,19 @@ class _Pending:
 class HeadWriter:
     """Writes the heads of one archive, one after the other.  Not thread-safe."""
 
-    def __init__(self, writer: Writer, store: ObjectStore, spool: Spool, last: ListedHead | None) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        store: ObjectStore,
+        spool: Spool,
+        last: ListedHead | None,
+        *,
+        quorum: WriteQuorum | None = None,
+    ) -> None:
         self._writer: Final = writer
         self._store: Final = store
         self._spool: Final = spool
+        self._quorum: Final = quorum
         self._last = last
         self._pending: _Pending | None = None
 
@@ -65,6 +75,7 @@ class HeadWriter:
             piece_sha256=end.piece_sha256,
             backups_count=len(backups),
             backups_sha256=backups_sha256(backups),
+            quorum=self._quorum,
         )
         pending = _Pending(head, sign_record(head.to_payload(), self._writer.signer))
         key, digest = head_key(head.archive, head.sequence), hashlib.sha256(pending.body).digest()

@@ -11,6 +11,7 @@ from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.errors import MalformedValue
 from pitr.layout import PieceKey, SegmentKey
+from pitr.quorum import WriteQuorum
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -21,6 +22,7 @@ MIB = 1 << 20
 class ArchiveSettings:
     """How WAL is streamed and shipped.  A piece is put at ``piece_bytes`` or ``piece_age_s``.
 
+    ``quorum`` is what heads say of the regions; None for a store that is one place.
     ``backlog_bytes_max`` bounds what is received and not yet at quorum: at that point the socket is
     no longer read, and the slot keeps the WAL.  ``silence_s_max``: a server that says nothing for so
     long is gone.
@@ -35,6 +37,7 @@ class ArchiveSettings:
     status_interval_s: float = 10.0
     silence_s_max: float = 60.0
     retry_pause_s_max: float = 5.0
+    quorum: WriteQuorum | None = None
 
     def __post_init__(self) -> None:
         # More frames than 16 MiB of incompressible WAL must never meet the limit of an object.

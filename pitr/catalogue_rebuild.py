@@ -1,8 +1,8 @@
 """Rebuild the catalogue from the store, or compare it with the store: a use case.
 
 What is listed is read header by header and verified; what cannot be is reported and left out, so a
-damaged object shows as a hole and never as WAL.  From one region alone the catalogue ends with that
-region's last signed head: what lies there after it is not known to be all of it.
+damaged object shows as a hole and never as WAL.  From too few regions the catalogue ends with their
+last signed head: what lies there after it is not known to be all of it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.quorum import Answers
 from pitr.repository import ListedBackup, ListedHead, Repository, backups_sha256
 from pitr.verified import RefusedObject
 from pitr.wal.segment import SegmentName
@@ -70,17 +71,17 @@ def rebuild(
     repository: Repository,
     catalogue: Catalogue,
     *,
-    up_to_head: bool = False,
+    answers: Answers | None = None,
     regions: Sequence[NamedRegion] = (),
 ) -> RebuildResult:
     """Make the catalogue's content anew from the store, at once or not at all.  May be repeated.
 
-    ``up_to_head`` leaves out what the newest head does not speak of: for one region alone.  With
+    Where ``answers`` are too few, what the newest head does not speak of is left out; None: all answer.  With
     ``regions`` each is listed as well, to record who holds what.  The daemon must not be recording
     meanwhile.  Raises StoreError, NotAuthentic for a bad epoch or history; nothing has changed then.
     """
     archives = tuple(repository.archives())
-    found = [_gather(repository, archive, up_to_head=up_to_head) for archive in archives]
+    found = [_gather(repository, archive, answers) for archive in archives]
     holders: dict[str, list[str]] = {}
     unseen = [region.name for region in regions if not _note_holder(region, archives, holders)]
     with catalogue.atomic():
@@ -97,12 +98,12 @@ def rebuild(
 
 
 def check(
-    repository: Repository, catalogue: Catalogue, *, up_to_head: bool = False
+    repository: Repository, catalogue: Catalogue, *, answers: Answers | None = None
 ) -> tuple[CatalogueDifference, ...]:
     """Compare the catalogue with what a rebuild would give.  Changes nothing.  Raises as ``rebuild``."""
     fresh = Catalogue(":memory:")
     try:
-        rebuild(repository, fresh, up_to_head=up_to_head)
+        rebuild(repository, fresh, answers=answers)
         given, recorded = set(fresh.dump().splitlines()), set(catalogue.dump().splitlines())
     finally:
         fresh.close()
@@ -111,7 +112,7 @@ def check(
     return tuple(sorted(differences, key=lambda difference: difference.row))
 
 
-def _gather(repository: Repository, archive: ArchiveId, *, up_to_head: bool) -> _Found:
+def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None) -> _Found:
     found = _Found(archive)
     # A head speaks of what was put before it, so it is read first: all that it names is there then.
     search = repository.find_head(archive)
@@ -121,8 +122,8 @@ def _gather(repository: Repository, archive: ArchiveId, *, up_to_head: bool) -> 
     found.backups = list(listing.backups)
     found.refused += listing.refused
     last_piece: int | None = None
-    if up_to_head:
-        head = None if found.head is None else found.head.head
+    head = None if found.head is None else found.head.head
+    if answers is not None and not answers.are_enough(None if head is None else head.quorum):
         found.backups = _signed_backups(found, head)
         last_piece = 0 if head is None else head.piece_sequence
     found.histories = repository.history_records(archive)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pitr.catalogue.sqlite import Catalogue
 from pitr.errors import NotInitialised, TargetRefused
 from pitr.layout import ArchiveId
+from pitr.quorum import Answers
 from pitr.survey import ArchiveEnd, ArchiveSurvey
 
 
@@ -30,12 +31,10 @@ def newest_archive(catalogue: Catalogue, *, system_identifier: int | None = None
     return max(archives)
 
 
-def survey_archive(
-    catalogue: Catalogue, archive: ArchiveId, *, answered: int, regions: int, quorum: int
-) -> ArchiveSurvey:
+def survey_archive(catalogue: Catalogue, archive: ArchiveId, answers: Answers) -> ArchiveSurvey:
     """Return what the catalogue knows of an archive and of the epochs of the same cluster.
 
-    ``answered`` of the ``regions`` were asked when the catalogue was made; see ``ArchiveEnd``.
+    ``answers`` are those of the regions when the catalogue was made; see ``ArchiveEnd``.
     """
     own = [other for other in catalogue.archives() if other.system_identifier == archive.system_identifier]
     recorded = catalogue.head(archive)
@@ -46,5 +45,5 @@ def survey_archive(
         histories={other: catalogue.histories(other) for other in own},
         backups=tuple(found.manifest for other in own for found in catalogue.backups(other)),
         units=tuple(unit for other in own for unit in catalogue.wal_units(other)),
-        end=ArchiveEnd.of(head, answered=answered, regions=regions, quorum=quorum),
+        end=ArchiveEnd.of(head, answers),
     )

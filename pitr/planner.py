@@ -115,8 +115,9 @@ def _plan_latest(target: RecoveryTarget, ground: Ground) -> RestorePlan:
     if not ground.survey.end.is_certain:
         raise TargetNotRestorable(
             "the end of the archive is not certain",
-            detail=f"{ground.survey.end.detail}; later WAL may exist elsewhere",
+            detail=_why_no_backup(ground) if newest is None else _missing_after(newest.run, ground),
             before=before,
+            hint=_accept(newest, ground),
         )
     why = _why_no_backup(ground) if newest is None else _missing_after(newest.run, ground)
     raise TargetNotRestorable("the end of the archive is not restorable", detail=why, before=before)
@@ -192,6 +193,7 @@ def _refuse_time(target: RecoveryTarget, instant: datetime, ground: Ground) -> T
         detail=detail,
         before=None if before is None else last_moment(before, shift),
         after=None if after is None else first_moment(after, shift),
+        hint=_accept(before, ground) if after is None else None,
     )
 
 
@@ -214,6 +216,13 @@ def _why_no_backup(ground: Ground) -> str:
     return f"backup {last.backup} cannot be used: {last.reason}"
 
 
+def _accept(window: Window | None, ground: Ground) -> str | None:
+    """Say how to go on from an end that is not certain: to know more, or to accept it by name."""
+    if ground.survey.end.is_certain or window is None or window.run is not ground.runs[-1]:
+        return None
+    return f"read more regions, or accept what these hold by its name: --to lsn:{window.run.end}"
+
+
 def _missing_after(run: WalRun, ground: Ground) -> str:
     """Say what is missing after a run: a hole with its LSNs and times, or the unknown after the end."""
     times = [at for link in run.links if (at := link.known_max_at) is not None]
@@ -226,7 +235,9 @@ def _missing_after(run: WalRun, ground: Ground) -> str:
     head = ground.survey.end.head
     if head is not None and head.wal_end is not None and head.wal_end > run.end:
         return f"WAL from {run.end} to the signed end {head.wal_end} is in no region{since}"
-    return f"WAL ends at {run.end}{since}; {ground.survey.end.detail}"
+    end = ground.survey.end
+    elsewhere = "" if end.is_certain else "; what came later may be in the others"
+    return f"WAL ends at {run.end}{since}; {end.detail}{elsewhere}"
 
 
 def _warnings(ground: Ground, plan_links: Sequence[WalLink], past_end: Window | None) -> list[str]:

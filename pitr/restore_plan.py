@@ -40,11 +40,12 @@ class TargetNotRestorable(TargetRefused):
         detail: str | None = None,
         before: RestorableMoment | None = None,
         after: RestorableMoment | None = None,
+        hint: str | None = None,
     ) -> None:
         nearest = [f"before: {before}"] if before else []
         nearest += [f"after: {after}"] if after else []
-        hint = f"nearest restorable moment {', '.join(nearest)}" if nearest else "take a new backup"
-        super().__init__(message, detail=detail, hint=hint)
+        offer = f"nearest restorable moment {', '.join(nearest)}" if nearest else "take a new backup"
+        super().__init__(message, detail=detail, hint=hint or offer)
         self.before = before
         self.after = after
 

@@ -14,6 +14,7 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.records import EpochRecord, HeadRecord
 from pitr.catalogue.wal_records import WalUnit
 from pitr.layout import ArchiveId
+from pitr.quorum import Answers
 from pitr.recovery import RecoveryTarget, instant_text
 from pitr.restore_plan import RestorableMoment, SkippedBackup, TargetNotRestorable
 from pitr.wal.lsn import LSN
@@ -28,8 +29,8 @@ TICK = timedelta(microseconds=1)
 class ArchiveEnd:
     """What is known of the end of an archive: the newest signed head, and who was asked for more.
 
-    ``is_certain``: a head was found, or so many regions answered that none of the others can hold
-    WAL that is at quorum and that we have not seen.
+    ``is_certain``: so many regions answered that none of the others can hold WAL that is at quorum and
+    that we have not seen.  A head says how far its region had got, never that nothing came after it.
     """
 
     head: HeadRecord | None
@@ -37,14 +38,11 @@ class ArchiveEnd:
     detail: str
 
     @classmethod
-    def of(cls, head: HeadRecord | None, *, answered: int, regions: int, quorum: int) -> ArchiveEnd:
-        """Judge the end from the newest head and from how many of the ``regions`` answered."""
-        enough = answered >= regions - quorum + 1
-        detail = f"{answered} of {regions} regions answered"
-        detail += (
-            ", no signed head was found" if head is None else f", last signed head {instant_text(head.at)}"
-        )
-        return cls(head, enough or head is not None, detail)
+    def of(cls, head: HeadRecord | None, answers: Answers) -> ArchiveEnd:
+        """Judge the end from the newest head and from how many regions answered."""
+        signed = None if head is None else head.quorum
+        last = "no signed head was found" if head is None else f"last signed head {instant_text(head.at)}"
+        return cls(head, answers.are_enough(signed), f"{answers.describe(signed)}; {last}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import PieceHeader, SegmentHeader, TransactionTimes, WalUnit
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.quorum import WriteQuorum
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
@@ -100,6 +101,7 @@ def head_of(
     piece_sequence: int = 0,
     backups_count: int = 0,
     backups_sha256: bytes = bytes(32),
+    quorum: WriteQuorum | None = None,
 ) -> HeadRecord:
     return HeadRecord(
         repository=REPOSITORY,
@@ -114,6 +116,7 @@ def head_of(
         piece_sha256=None if piece_sequence == 0 else bytes(32),
         backups_count=backups_count,
         backups_sha256=backups_sha256,
+        quorum=quorum,
     )
 
 

@@ -55,6 +55,10 @@ class Fields:
             raise self._refuse(name, "is missing")
         return self._payload[name]
 
+    def holds(self, name: str) -> bool:
+        """Tell whether the field is there and not null; only for one that older records lack."""
+        return self._payload.get(name) is not None
+
     def is_null(self, name: str) -> bool:
         """Tell whether the field is there and null."""
         return self._get(name) is None

@@ -17,6 +17,7 @@ from pitr.catalogue.fields import Fields, base64_text
 from pitr.errors import MalformedValue
 from pitr.layout import ArchiveId
 from pitr.pipeline.sign import encode_time
+from pitr.quorum import REGIONS_MAX, WriteQuorum
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineHistory, TimelineId
 
@@ -142,6 +143,7 @@ class HeadRecord:
     """The signed end of an archive at a time: contiguous WAL at quorum from ``wal_start`` to ``wal_end``.
 
     ``previous`` is the SHA-256 of head ``sequence - 1``'s payload; the first head has none.
+    ``quorum`` is the writer's own; None in a head of before it was written there (docs/adr/0003).
     """
 
     repository: str
@@ -156,6 +158,7 @@ class HeadRecord:
     piece_sha256: bytes | None
     backups_count: int
     backups_sha256: bytes
+    quorum: WriteQuorum | None = None
 
     def __post_init__(self) -> None:
         if self.sequence < 1 or (self.sequence == 1) != (self.previous is None):
@@ -179,6 +182,9 @@ class HeadRecord:
             "piece_sequence": self.piece_sequence,
             "piece_sha256": None if self.piece_sha256 is None else self.piece_sha256.hex(),
             "backups": {"count": self.backups_count, "sha256": self.backups_sha256.hex()},
+            "quorum": None
+            if self.quorum is None
+            else {"regions": self.quorum.regions, "acknowledged_by": self.quorum.acknowledged_by},
         }
 
     @classmethod
@@ -198,4 +204,12 @@ class HeadRecord:
             piece_sha256=fields.optional("piece_sha256", fields.digest),
             backups_count=backups.integer("count"),
             backups_sha256=backups.digest("sha256"),
+            quorum=_quorum(fields.inner("quorum")) if fields.holds("quorum") else None,
         )
+
+
+def _quorum(fields: Fields) -> WriteQuorum:
+    return WriteQuorum(
+        fields.integer("regions", least=1, most=REGIONS_MAX),
+        fields.integer("acknowledged_by", least=1, most=REGIONS_MAX),
+    )

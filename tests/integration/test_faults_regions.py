@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -189,7 +190,14 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
     assert ends[lagging.name] < ends[good.name]
     for region in (lagging, good):
         into = site.folder / f"from-{region.name}"
-        done = site.restore("latest", into, "--start", regions=(region,))
+        # One region of three cannot say that nothing came after its end: that is taken by its name.
+        for target in ("latest", datetime.now(UTC).isoformat()):
+            refused = site.restore(target, into, "--yes", regions=(region,), exit_code=4)
+            assert refused.error["code"] == "PITR-4001"
+            assert "1 of 3 regions answered, and it takes 2 to be sure" in refused.error["why"]
+            assert refused.error["next"].endswith(f"--to lsn:{ends[region.name]}")
+            assert not into.exists()
+        done = site.restore(f"lsn:{ends[region.name]}", into, "--start", regions=(region,))
         rows = read_rows(done.data["dsn"])
         end_servers([into])
         judge_end(rows, commits, ends[region.name])

@@ -7,7 +7,7 @@ sees only the times of whole units, may refuse more, but what it accepts must be
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import fix_archive as fix
@@ -216,7 +216,7 @@ def worlds(draw: st.DrawFn, *, is_aligned: bool) -> World:
         newest = writers[archive].timelines[-1][0]
         end = lsn(draw(st.integers(FIRST, LAST)))
         head = fix.head_of(epoch=archive, timeline=newest, wal_start=lsn(FIRST), wal_end=max(end, lsn(FIRST)))
-        world.end = ArchiveEnd(head, True, "asked")
+        world.end = replace(world.end, head=head)
     return world
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from pitr.archive_heads import HeadWriter, IndexWriter
 from pitr.archive_resume import put_spooled
 from pitr.archive_seal import Writer
 from pitr.archive_values import DurableEnd
+from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader
-from pitr.errors import ArchiveDiverged
+from pitr.errors import ArchiveDiverged, MalformedValue
 from pitr.layout import PieceKey, head_key
 from pitr.pipeline.keys import content_key
+from pitr.quorum import WriteQuorum
 from pitr.spool import DirectorySpool
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -61,6 +64,26 @@ def test_each_head_names_the_one_before_it(host: Host) -> None:
     third = host.heads().write(end_at(3), [], now())
     assert third.head.previous == second.payload_sha256
     assert not list(host.spool.objects())
+
+
+def test_a_head_says_the_quorum_and_one_of_before_it_did_is_read(host: Host) -> None:
+    quorum = WriteQuorum(3, 2)
+    writer = HeadWriter(host.writer, host.store, host.spool, None, quorum=quorum)
+    head = writer.write(end_at(1), [], now()).head
+    stored = host.house.repository.get_head(host.house.archive, 1).head
+    assert stored == head
+    assert stored.quorum == quorum
+    payload = dict(head.to_payload())
+    del payload["quorum"]
+    assert HeadRecord.from_payload(payload) == replace(head, quorum=None)
+    for wrong in (
+        {"regions": 2, "acknowledged_by": 3},
+        {"regions": 3},
+        {"regions": 99, "acknowledged_by": 1},
+        3,
+    ):
+        with pytest.raises(MalformedValue):
+            HeadRecord.from_payload({**payload, "quorum": wrong})
 
 
 def test_a_head_that_could_not_be_put_is_put_as_it_was_before_the_next(host: Host) -> None:

@@ -15,6 +15,7 @@ from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.catalogue_survey import newest_archive, survey_archive
 from pitr.errors import MalformedValue, NotInitialised, TargetRefused
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.quorum import Answers, WriteQuorum
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -205,5 +206,5 @@ def test_the_newest_epoch_of_the_only_cluster_is_meant_and_of_several_none() -> 
     with pytest.raises(TargetRefused, match="several clusters"):
         newest_archive(catalogue)
     assert newest_archive(catalogue, system_identifier=5) == ArchiveId(5, 1)
-    survey = survey_archive(catalogue, fix.archive_of(2), answered=3, regions=3, quorum=2)
+    survey = survey_archive(catalogue, fix.archive_of(2), Answers(3, WriteQuorum(3, 2)))
     assert [record.archive.epoch for record in survey.epochs] == [1, 2]

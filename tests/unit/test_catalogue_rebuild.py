@@ -10,6 +10,7 @@ from fix_stores import FaultyStore
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import NamedRegion, check, rebuild
 from pitr.layout import PieceKey
+from pitr.quorum import Answers
 from pitr.wal.lsn import LSN
 from storage.memory import MemoryStore
 from storage.store import StoreUnavailable
@@ -114,7 +115,7 @@ def test_one_region_alone_ends_with_its_last_signed_head() -> None:
     daemon.segment(4, 12)
     daemon.backup(3, 500)
     alone = Catalogue(":memory:")
-    result = rebuild(daemon.house.repository, alone, up_to_head=True)
+    result = rebuild(daemon.house.repository, alone, answers=Answers(1))
     assert result.refused == ()
     assert alone.dump() == expected
     assert alone.dump() != daemon.catalogue.dump()
@@ -125,7 +126,7 @@ def test_one_region_without_a_head_holds_nothing_certain() -> None:
     daemon.pieces(1)
     daemon.backup(1, 5)
     alone = Catalogue(":memory:")
-    rebuild(daemon.house.repository, alone, up_to_head=True)
+    rebuild(daemon.house.repository, alone, answers=Answers(1))
     assert alone.wal_units(daemon.house.archive) == ()
     assert alone.backups(daemon.house.archive) == []
 
@@ -135,7 +136,7 @@ def test_backups_that_the_head_does_not_sign_are_reported() -> None:
     daemon = busy_daemon(store)
     first = daemon.house.backups[0].manifest
     store.delete(f"manifests/{first.archive}/{first.backup}")
-    result = rebuild(daemon.house.repository, Catalogue(":memory:"), up_to_head=True)
+    result = rebuild(daemon.house.repository, Catalogue(":memory:"), answers=Answers(1))
     assert any("not the 2 backups that head 2 signs" in refused.reason for refused in result.refused)
 
 

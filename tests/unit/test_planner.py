@@ -13,6 +13,7 @@ from pitr.catalogue.records import EpochParent, EpochRecord, HeadRecord
 from pitr.catalogue.wal_records import WalUnit
 from pitr.errors import TargetRefused
 from pitr.planner import plan_restore, restorable_stretches
+from pitr.quorum import Answers, WriteQuorum
 from pitr.recovery import RecoveryTarget
 from pitr.restore_plan import TargetNotRestorable
 from pitr.survey import ArchiveEnd, ArchiveSurvey
@@ -23,6 +24,7 @@ from pitr.wal_runs import Histories
 SEG = fix.SEGMENT_BYTES
 ALL_THERE = ArchiveEnd(None, True, "3 of 3 regions answered")
 LATEST = RecoveryTarget("latest")
+QUORUM = WriteQuorum(3, 2)
 
 
 def seg(number: float) -> LSN:
@@ -76,7 +78,7 @@ def failover(epoch: int = 1, *, at: LSN) -> Histories:
 
 
 def ended(head: HeadRecord) -> ArchiveEnd:
-    return ArchiveEnd.of(head, answered=1, regions=3, quorum=2)
+    return ArchiveEnd.of(head, Answers(2, QUORUM))
 
 
 def test_a_hole_is_named_with_its_range_its_times_and_the_nearest_moments() -> None:
@@ -115,7 +117,7 @@ def test_wal_that_the_head_signs_and_no_region_holds_is_missing_and_not_the_end(
 
 
 def test_an_end_without_head_and_regions_is_refused_but_can_be_accepted_by_its_lsn() -> None:
-    end = ArchiveEnd.of(None, answered=1, regions=3, quorum=2)
+    end = ArchiveEnd.of(None, Answers(1, QUORUM))
     known = survey([whole(n) for n in (2, 3)], [backup_at(2)], end=end)
     with pytest.raises(TargetNotRestorable, match="not certain") as refused:
         plan_restore(LATEST, known)
@@ -123,9 +125,25 @@ def test_an_end_without_head_and_regions_is_refused_but_can_be_accepted_by_its_l
     assert plan_restore(RecoveryTarget("lsn", lsn=refused.value.before.lsn), known).wal_end == seg(4)
 
 
+def test_a_lagging_regions_head_is_not_the_end() -> None:
+    """What was acknowledged after it is in the regions that were not asked."""
+    head = fix.head_of(wal_start=seg(2), wal_end=seg(4), at=fix.at_second(500), quorum=QUORUM)
+    end = ArchiveEnd.of(head, Answers(1))
+    known = survey([whole(n) for n in (2, 3)], [backup_at(2)], end=end)
+    for target in (LATEST, to_second(400), to_second(30)):
+        with pytest.raises(TargetNotRestorable) as refused:
+            plan_restore(target, known)
+        assert "1 of 3 regions answered, and it takes 2 to be sure" in str(refused.value.detail)
+        assert "later may be in the others" in str(refused.value.detail)
+        assert f"--to lsn:{seg(4)}" in str(refused.value.hint)
+    # Before a transaction that is seen nothing can be missing, and an LSN accepts the end by its name.
+    assert not plan_restore(to_second(29), known).is_past_end
+    assert plan_restore(RecoveryTarget("lsn", lsn=seg(4)), known).wal_end == seg(4)
+
+
 @pytest.mark.parametrize(("answered", "is_certain"), [(3, True), (2, True), (1, False)])
 def test_an_end_is_certain_when_no_silent_region_can_hold_more(answered: int, is_certain: bool) -> None:
-    assert ArchiveEnd.of(None, answered=answered, regions=3, quorum=2).is_certain is is_certain
+    assert ArchiveEnd.of(None, Answers(answered, QUORUM)).is_certain is is_certain
 
 
 def test_a_time_after_the_last_transaction_goes_to_the_end_and_says_so() -> None:
