@@ -151,7 +151,9 @@ def _owned() -> list[Path]:
     """Return the files of the project: its folders, and what lies beside them."""
     folders = [*PACKAGES, "tests", "docs", "examples", "benchmarks", ".ci"]
     inner = [path for folder in folders for path in (ROOT / folder).rglob("*")]
-    return [path for path in [*ROOT.iterdir(), *inner] if path.is_file() and "__pycache__" not in path.parts]
+    # In a second work tree ".git" is a file, which names a path of its machine.
+    beside = [path for path in ROOT.iterdir() if path.name != ".git"]
+    return [path for path in [*beside, *inner] if path.is_file() and "__pycache__" not in path.parts]
 
 
 def test_no_path_of_one_machine_and_no_registry_is_in_the_tree() -> None:
