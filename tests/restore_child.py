@@ -1,8 +1,9 @@
 """A restore in a process of its own that kills itself at a named point: ``SIGKILL``, as a power cut does.
 
 Arguments: repository folder, identity text, target, PostgreSQL's major and bin directory, kill point.
-A kill point is KIND:N: the Nth progress of files (``file``) or of replay (``replay``), or the Nth look at
-the clock before arrival at the target (``clock``) or after it (``arrived``).
+A kill point is KIND:N: the Nth progress of files (``file``), the Nth look at the clock before arrival at the
+target (``clock``) or after it (``arrived``), the Nth look at replay (``replay``), or the Nth that the server
+answered (``answered``).  How often replay is looked at depends on the machine: only its first is certain.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def main() -> None:
         if isinstance(progress, ReplayProgress):
             has_arrived = has_arrived or progress.lsn == progress.target
             pass_by("replay")
+            if progress.lsn is not None:
+                pass_by("answered")
 
     def clock() -> float:
         pass_by("arrived" if has_arrived else "clock")

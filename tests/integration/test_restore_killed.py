@@ -44,7 +44,7 @@ def run_and_die(history: History, region: Path, target: Path, point: str) -> Non
 
 
 # In the files; between prepare, fetch, place and recover; in replay; before, in and after promotion.
-POINTS = ["file:1", "file:3", "clock:3", "clock:5", "clock:6", "replay:1", "replay:4"]
+POINTS = ["file:1", "file:3", "clock:3", "clock:5", "clock:6", "replay:1", "answered:1"]
 POINTS += ["arrived:1", "arrived:2", "arrived:3", "arrived:4"]
 
 
