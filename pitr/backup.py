@@ -17,19 +17,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
+from pitr.backup_changes import ChangeFinder, find_changes
+from pitr.backup_checks import check_label, check_server, name_findings
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
+from pitr.backup_parent import NoteWriter, ParentBackup
 from pitr.backup_puts import PATIENCE_S, PutPool, failed_by
-from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding, Tablespace
-from pitr.errors import BackupFailed, PitrError, ServerRefused, ServerUnavailable
+from pitr.catalogue.backup_record import BackupManifest, Tablespace
+from pitr.errors import BackupFailed, PitrError, ServerUnavailable
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.patience import with_patience
 from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
 from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT, FileStatus, PartKind, PartWriter
 from pitr.pipeline.seal import Context
 from pitr.pipeline.sign import Signer
-from pitr.postgres.basebackup import FileReader, PageRules, parse_backup_label, read_control_file
+from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
+from pitr.postgres.summaries import NotIncremental
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -57,7 +61,8 @@ class WalGate(Protocol):
 class BackupRequest:
     """What to back up and how.  ``data_dir`` if it lies elsewhere here than the server says.
 
-    ``fast_checkpoint`` starts at once, with a burst of writes.
+    ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is built
+    on; ``compare_pages`` reads every page for it although the server has WAL summaries.  ``notes_dir``: where the host keeps what it needs to build on this one.
     """
 
     dsn: str
@@ -69,6 +74,9 @@ class BackupRequest:
     fast_checkpoint: bool = True
     use_direct_io: bool = True
     wal_timeout_s: float = 600.0
+    parent: ParentBackup | None = None
+    compare_pages: bool = False
+    notes_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.workers <= WORKERS_MAX or not 0 < self.puts_in_flight <= WORKERS_MAX:
@@ -100,9 +108,10 @@ def take_backup(
     progress: Callable[[BackupProgress], None] = lambda _progress: None,
     cancel: threading.Event | None = None,
 ) -> BackupManifest:
-    """Take a full base backup; return its manifest, which is at quorum then.
+    """Take a base backup; return its manifest, which is at quorum then.
 
-    Opens its own session, which ends with the call.  May be repeated at once after any error.
+    It is incremental if the request has a parent and somebody can tell what changed since; else it is full,
+    and a note says why.  Opens its own session, which ends with the call.  May be repeated at once after any error.
     ``progress`` is called in this thread.  Raises ServerRefused or ServerUnavailable before anything
     was done, BackupFailed after that, also when ``cancel`` is set.
     """
@@ -110,33 +119,12 @@ def take_backup(
     with Server.connect(request.dsn) as server:
         facts = server.facts()
         data_dir = os.fsencode(request.data_dir or facts.data_directory)
-        _check_server(request, facts, data_dir)
+        check_server(request.archive, facts, data_dir)
         run = _Run(request, writer, server, facts, data_dir, clock, random, progress, cancel)
         try:
             return run.take(wait_for_wal)
         except (PitrError, StoreError, OSError) as failure:
             raise failed_by(failure) from failure
-
-
-def _check_server(request: BackupRequest, facts: ServerFacts, data_dir: bytes) -> None:
-    if facts.system_identifier != request.archive.system_identifier:
-        raise ServerRefused(
-            "this is another cluster than the archive's",
-            detail=f"The server is {facts.system_identifier}, the archive "
-            f"{request.archive.system_identifier}.",
-            hint="check the DSN, or make an archive for this cluster with `pitr init`",
-        )
-    if facts.wal_level == "minimal":
-        raise ServerRefused(
-            "the server writes too little WAL for a base backup", hint="set wal_level = replica and restart"
-        )
-    found = read_control_file(data_dir, threading.Event().wait).control
-    if found.system_identifier != facts.system_identifier:
-        raise ServerRefused(
-            "the data directory belongs to another cluster than the server",
-            detail=f"{os.fsdecode(data_dir)} has system identifier {found.system_identifier}.",
-            hint="the daemon must run on the server's own host",
-        )
 
 
 class _Run:
@@ -166,7 +154,11 @@ class _Run:
         self._stop = threading.Event()
         self._tally = Tally()
         self._started_at = clock().astimezone(UTC)
-        self._backup = f"{self._started_at:%Y%m%dT%H%M%SZ}-full-{random(4).hex()}"
+        # Known once the server has said whether it can tell what changed.
+        self._backup = ""
+        self._changes: ChangeFinder | None = None
+        self._databases: dict[int, str] = {}
+        self._note = NoteWriter()
         self._key = DataKey.generate(random)
         self._puts = PutPool(
             writer.repository.store,
@@ -185,6 +177,7 @@ class _Run:
             self._put_envelope()
             self._enter("checkpoint")
             start_lsn = self._start()
+            self._look_for_changes(start_lsn)
             tablespaces = {space.oid: space for space in self._server.tablespaces()}
             self._enter("copying")
             self._copy(start_lsn)
@@ -193,7 +186,7 @@ class _Run:
             stopped_at = self._clock()
             self._enter("uploading")
             self._finish_puts()
-            timeline = _check_label(stopped, start_lsn)
+            timeline = check_label(stopped, start_lsn)
             self._enter("waiting for WAL")
             self._wait_for_wal(wait_for_wal, timeline, start_lsn, stopped.stop_lsn)
             manifest = self._manifest(timeline, start_lsn, stopped, stopped_at)
@@ -204,6 +197,7 @@ class _Run:
             self._check_cancelled()
             self._enter("writing the manifest")
             self._put_manifest(manifest)
+            self._keep_note()
         finally:
             self._stop.set()
             if self._crew is not None:
@@ -244,6 +238,39 @@ class _Run:
                 self._check_cancelled()
                 raise
 
+    def _look_for_changes(self, start_lsn: LSN) -> None:
+        """Find out what changed since the parent, and so what kind of backup this is."""
+        self._databases = self._server.database_versions()
+        parent = self._request.parent
+        if parent is not None:
+            self._enter("reading WAL summaries")
+            try:
+                self._changes = find_changes(
+                    self._server,
+                    self._facts,
+                    self._data_dir,
+                    parent,
+                    start_lsn,
+                    self._databases,
+                    compare_pages=self._request.compare_pages,
+                    wait=self._cancel.wait,
+                )
+            except NotIncremental as reason:
+                self._tally.note(f"a full backup and no incremental one: {reason}")
+        self._check_cancelled()
+        kind = "full" if self._changes is None else "incr"
+        self._backup = f"{self._started_at:%Y%m%dT%H%M%SZ}-{kind}-{self._random(4).hex()}"
+
+    def _keep_note(self) -> None:
+        """Note what the next backup can be built on; without the note that is a full one."""
+        folder = self._request.notes_dir
+        if folder is None:
+            return
+        try:
+            self._note.write(folder, self._backup, self._databases)
+        except OSError as cause:
+            self._tally.note(f"no incremental backup can be built on this one: {cause}")
+
     def _copy(self, start_lsn: LSN) -> None:
         """Copy all files, the control file last: a standby's backup relies on that."""
         major = self._facts.major
@@ -263,7 +290,12 @@ class _Run:
         ]
         owner = self._part(0)
         self._crew = CopyCrew(
-            readers, [self._part(number) for number, _ in enumerate(readers, 1)], self._tally, self._stop
+            readers,
+            [self._part(number) for number, _ in enumerate(readers, 1)],
+            self._tally,
+            self._stop,
+            changes=self._changes,
+            note=self._note,
         )
         self._crew.start()
         entries = list_data_directory(self._data_dir, control.version_directory(major))
@@ -310,13 +342,15 @@ class _Run:
         self, timeline: TimelineId, start_lsn: LSN, stopped: StoppedBackup, stopped_at: datetime
     ) -> BackupManifest:
         progress = self._tally.progress
+        asked = self._request.parent
+        parent = None if asked is None or self._changes is None else asked.manifest.backup
         return BackupManifest(
             repository=self._writer.repository.repository_id,
             archive=self._request.archive,
             backup=self._backup,
             label=self._request.label,
-            type="full",
-            parent=None,
+            type="full" if parent is None else "incr",
+            parent=parent,
             started_at=self._started_at,
             stopped_at=max(stopped_at, self._started_at),
             timeline=timeline,
@@ -324,6 +358,7 @@ class _Run:
             stop_lsn=stopped.stop_lsn,
             server_version=self._facts.version_num,
             segment_bytes=self._facts.segment_bytes,
+            relation_segment_blocks=self._facts.relation_segment_blocks,
             page_checksums=self._facts.has_checksums,
             key_id=self._key.key_id,
             tablespaces=(),
@@ -334,25 +369,8 @@ class _Run:
             size_bytes=progress.restored_bytes,
             packs=self._puts.stored("pack"),
             indexes=self._puts.stored("index"),
-            findings=self._findings(progress.findings),
+            findings=name_findings(self._server, self._tally.found, progress.findings),
         )
-
-    def _findings(self, count: int) -> tuple[PageFinding, ...]:
-        pages = self._tally.found
-        if not pages:
-            return ()
-        relations = [replace(page.relation, fork="main", segment=0) for page in pages]
-        names = self._server.relation_names(set(relations))
-        findings = [
-            PageFinding(
-                names.get(relation), os.fsdecode(page.path), page.relation.fork, page.block, page.reason
-            )
-            for page, relation in zip(pages, relations, strict=True)
-        ]
-        if count > len(findings):
-            more = count - FINDINGS_MAX
-            findings[-1] = replace(findings[-1], reason=f"{findings[-1].reason}; {more} more pages are bad")
-        return tuple(findings)
 
     def _watch(self) -> None:
         """Look after everything that goes on elsewhere; raise if the backup must end."""
@@ -375,14 +393,3 @@ class _Run:
     def _check_cancelled(self) -> None:
         if self._cancel.is_set():
             raise BackupFailed("the base backup was cancelled", detail="Nothing lists it.")
-
-
-def _check_label(stopped: StoppedBackup, start_lsn: LSN) -> TimelineId:
-    """Return the timeline that ``backup_label`` names.  Raises BackupFailed if it is of another backup."""
-    label = parse_backup_label(stopped.backup_label)
-    if label.start_lsn != start_lsn:
-        raise BackupFailed(
-            "the server's backup label is not that of this backup",
-            detail=f"It starts at {label.start_lsn}, the backup at {start_lsn}.",
-        )
-    return label.timeline

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
+from pitr.backup_changes import ChangeFinder, FilePlan, PagesSince
+from pitr.backup_parent import NoteWriter
 from pitr.catalogue.backup_record import FINDINGS_MAX
 from pitr.errors import BackupFailed
-from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
+from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, FileWriter, PartWriter, Run
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES
 from pitr.postgres.basebackup import FileReader, FoundPage, OpenedFile
 from pitr.postgres.datadir import (
@@ -26,8 +30,11 @@ from pitr.postgres.datadir import (
     TablespaceLink,
     largest_first,
 )
+from pitr.postgres.page import PAGE_BYTES, Blocks
+from pitr.postgres.summaries import ChangedPart
 
 _QUEUE_FILES: Final = 256
+_FRAME_PAGES: Final = FRAME_CONTENT_BYTES // PAGE_BYTES
 _POLL_S: Final = 0.2
 _ZEROS: Final = bytes(FRAME_CONTENT_BYTES)
 # Said one by one up to here; a directory of a million sockets is one note.
@@ -110,7 +117,10 @@ class Tally:
 
 
 class CopyCrew:
-    """The workers.  The first failure sets ``stop`` and is kept in ``failure``."""
+    """The workers.  The first failure sets ``stop`` and is kept in ``failure``.
+
+    ``changes`` None copies all of every file; ``note`` is told each relation file that was copied.
+    """
 
     def __init__(
         self,
@@ -118,9 +128,14 @@ class CopyCrew:
         writers: Sequence[PartWriter],
         tally: Tally,
         stop: threading.Event,
+        *,
+        changes: ChangeFinder | None = None,
+        note: NoteWriter | None = None,
     ) -> None:
         self._tally = tally
         self._stop = stop
+        self._changes = changes
+        self._note = note
         self._queue: queue.Queue[DataFile | None] = queue.Queue(_QUEUE_FILES)
         self._lock = threading.Lock()
         self.failure: Exception | None = None
@@ -189,13 +204,74 @@ class CopyCrew:
         with reader.open(file) as opened:
             # None: dropped meanwhile, and replay drops it again.
             if opened is not None:
-                if opened.size_bytes <= SMALL_BYTES_MAX:
+                plan = self._plan(file, opened)
+                if plan is not None:
+                    copied_bytes = self._copy_changed(file, opened, writer, plan)
+                elif opened.size_bytes <= SMALL_BYTES_MAX:
                     copied_bytes = self._copy_small(file, opened, writer)
                 else:
                     copied_bytes = self._copy_large(file, opened, writer)
                 self._tally.file_copied(copied_bytes, opened.found)
+                if self._note is not None and file.relation is not None:
+                    self._note.add(file.path)
         # What the listing promised is done, though the file has grown, shrunk or gone since.
         self._tally.copied(file.size_bytes - copied_bytes)
+
+    def _plan(self, file: DataFile, opened: OpenedFile) -> FilePlan:
+        if self._changes is None:
+            return None
+        return self._changes.plan(replace(file, size_bytes=opened.size_bytes))
+
+    def _copy_changed(
+        self, file: DataFile, opened: OpenedFile, writer: PartWriter, plan: ChangedPart | PagesSince
+    ) -> int:
+        """Copy the pages that changed; the parent backup has the rest."""
+        if isinstance(plan, ChangedPart):
+            found, kept_bytes = opened.changed(plan.blocks), plan.parent_blocks * PAGE_BYTES
+        else:
+            found, kept_bytes = opened.changed_since(plan.since), opened.size_bytes
+        target: FileWriter | None = None
+        first: tuple[bytes, tuple[Run, ...]] = (b"", ())
+        for pages in found:
+            self._check_going()
+            for at in range(0, len(pages.blocks), _FRAME_PAGES):
+                blocks = pages.blocks[at : at + _FRAME_PAGES]
+                content = bytes(pages.content[at * PAGE_BYTES : (at + len(blocks)) * PAGE_BYTES])
+                if target is None and not first[1]:
+                    # It may be all there is, and then it shares a frame with others.
+                    first = content, runs_of(blocks)
+                    continue
+                if target is None:
+                    target = writer.open_file(file.path)
+                    target.add_runs(*first)
+                target.add_runs(content, runs_of(blocks))
+        return self._end_changed(file, opened, writer, target, first, kept_bytes)
+
+    def _end_changed(
+        self,
+        file: DataFile,
+        opened: OpenedFile,
+        writer: PartWriter,
+        target: FileWriter | None,
+        first: tuple[bytes, tuple[Run, ...]],
+        kept_bytes: int,
+    ) -> int:
+        size_bytes, status = opened.size_bytes, FileStatus(opened.mode, opened.mtime)
+        kept_bytes = min(kept_bytes, size_bytes)
+        content, runs = first
+        if target is None and len(content) > SMALL_BYTES_MAX:
+            target = writer.open_file(file.path)
+            target.add_runs(content, runs)
+        if target is None:
+            writer.add_changed(file.path, content, runs, size_bytes, status, parent_bytes=kept_bytes)
+        else:
+            target.close(size_bytes, status, parent_bytes=kept_bytes)
+        self._tally.copied(size_bytes)
+        return size_bytes
+
+    def _check_going(self) -> None:
+        if self._stop.is_set():
+            raise BackupFailed("the base backup is being stopped")
 
     def _copy_small(self, file: DataFile, opened: OpenedFile, writer: PartWriter) -> int:
         content = b"".join(bytes(piece.content) for piece in opened.pieces())
@@ -206,8 +282,7 @@ class CopyCrew:
     def _copy_large(self, file: DataFile, opened: OpenedFile, writer: PartWriter) -> int:
         target = writer.open_file(file.path)
         for piece in opened.pieces():
-            if self._stop.is_set():
-                raise BackupFailed("the base backup is being stopped")
+            self._check_going()
             for start in range(0, len(piece.content), FRAME_CONTENT_BYTES):
                 content = bytes(piece.content[start : start + FRAME_CONTENT_BYTES])
                 # A run of zeros is left out: the index says nothing of it, and it is restored as a hole.
@@ -216,6 +291,14 @@ class CopyCrew:
             self._tally.copied(len(piece.content))
         target.close(opened.size_bytes, FileStatus(opened.mode, opened.mtime))
         return opened.size_bytes
+
+
+def runs_of(blocks: Blocks) -> tuple[Run, ...]:
+    """Return ascending blocks as runs of bytes."""
+    cuts = np.flatnonzero(np.diff(blocks.astype(np.int64)) != 1) + 1
+    return tuple(
+        Run(int(run[0]) * PAGE_BYTES, len(run) * PAGE_BYTES) for run in np.split(blocks, cuts) if len(run)
+    )
 
 
 def copy_directory(

@@ -164,6 +164,7 @@ def _plan(
         is_past_end=is_past_end,
         skipped=tuple(sorted(skipped, key=lambda s: s.backup)),
         warnings=tuple(warnings),
+        parents=window.parents,
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys
 from pitr.errors import AlreadyRunning, RecoveryFailed, RestoreRefused
 from pitr.layout import PieceKey, SegmentKey
@@ -41,7 +42,7 @@ from pitr.restore_directory import (
     remove_recovery,
     verify_directory,
 )
-from pitr.restore_files import RestoredFiles
+from pitr.restore_files import ChainLink, RestoredFiles
 from pitr.restore_journal import Journal, Phase, remove_tree
 from pitr.restore_place import RestorePlace, check_place, find_place, tablespace_locations
 from pitr.restore_plan import StopPoint
@@ -174,20 +175,22 @@ class _Run:
             )
         with self._timed("fetch"):
             builder = DirectoryBuilder(
-                self._backup,
+                [self._link(manifest) for manifest in (self._backup, *request.plan.parents)],
                 self._place,
                 user=request.user,
                 workers=request.workers,
                 patience_s=request.patience_s,
             )
-            data_key = self._data_keys.get(self._backup.archive, self._backup.key_id)
-            restored = builder.fetch(self._repository.store, data_key, self._on_progress)
+            restored = builder.fetch(self._repository.store, self._on_progress)
             builder.add_recovery(request.plan.timeline, self._stop, request.fetch_command)
             hand_over(work.plan_file, request.user)
             hand_over(work.desk.script, request.user)
             builder.finish()
         self._journal("placing")
         return restored
+
+    def _link(self, manifest: BackupManifest) -> ChainLink:
+        return ChainLink(manifest, self._data_keys.get(manifest.archive, manifest.key_id))
 
     def _place_files(self) -> None:
         with self._timed("place"):

@@ -13,22 +13,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import RecoveryFailed, RestoreRefused
 from pitr.fetch_desk import fetch_script
-from pitr.pipeline.keys import DataKey
 from pitr.pipeline.packs import IndexFile
 from pitr.postgres.installation import Installation
 from pitr.postgres.manifest import BackupManifestWriter
 from pitr.postgres.server_user import ServerUser, as_user, hand_over
 from pitr.recovery import recovery_settings, with_recovery_settings, without_recovery_settings
-from pitr.restore_files import FileProgress, FileRestorer, RestoredFiles
+from pitr.restore_files import ChainLink, FileProgress, FileRestorer, RestoredFiles
 from pitr.restore_place import RestorePlace, sync_filesystems
 from pitr.restore_plan import StopPoint
 from pitr.wal.timeline import TimelineId
 from storage.store import ObjectStore
 
 AUTO_CONF: Final = "postgresql.auto.conf"
+NOTES_NAME: Final = "files.sqlite"
 _VERIFY_TIMEOUT_S: Final = 24 * 3600.0
 _DETAIL_CHARS_MAX: Final = 4000
 _TABLESPACE_LINE: Final = re.compile(rb"([1-9][0-9]*) ((?:[^\\\n]|\\.)*)\n", re.DOTALL)
@@ -43,23 +42,22 @@ class DirectoryBuilder:
 
     def __init__(
         self,
-        manifest: BackupManifest,
+        chain: Sequence[ChainLink],
         place: RestorePlace,
         *,
         user: ServerUser | None,
         workers: int,
         patience_s: float,
     ) -> None:
-        self._manifest = manifest
+        self._chain = chain
+        self._manifest = chain[0].manifest
         self._place = place
         self._user = user
         self._workers = workers
         self._patience_s = patience_s
         self._root = place.data.staging
 
-    def fetch(
-        self, store: ObjectStore, data_key: DataKey, on_progress: Callable[[FileProgress], None]
-    ) -> RestoredFiles:
+    def fetch(self, store: ObjectStore, on_progress: Callable[[FileProgress], None]) -> RestoredFiles:
         """Write the backup's files and PostgreSQL's ``backup_manifest``.  Raises as ``FileRestorer.run``."""
         for directory in self._place.directories:
             directory.begin(self._user)
@@ -72,14 +70,15 @@ class DirectoryBuilder:
             )
 
             def list_file(file: IndexFile) -> None:
+                assert file.crc32c is not None, "a file that was put together has its sum"
                 writer.add_file(file.path, file.size_bytes, file.mtime, file.crc32c)
 
             restored = FileRestorer(
                 store,
-                manifest,
-                data_key,
+                self._chain,
                 self._root,
                 {oid: directory.staging for oid, directory in self._place.tablespaces},
+                self._place.work.path / NOTES_NAME,
                 on_file=list_file,
                 on_progress=on_progress,
                 workers=self._workers,

@@ -1,8 +1,9 @@
-"""Puts the files of a base backup back: index and packs in, a data directory out.
+"""Puts the files of a base backup back: indexes and packs in, a data directory out.
 
-Each pack is fetched once, its digest compared with the signed manifest, its frames opened, and every
-extent's CRC-32C compared with what was read from the server.  Memory: one pack per
-worker, whatever the size of the cluster.
+A *chain* is a backup and those that it is built on, the newest first; a full backup is a chain of one.  Each byte
+is taken from the newest backup that has it; a pack is fetched once or, where little of it is wanted, those of its
+frames; frames are opened, every extent's CRC-32C is compared with what was read from the server, and every
+page's checksum with the place that it is written to.  Memory: one pack per worker, whatever the cluster's size.
 
 Not here: where the directory may lie (``pitr.restore_place``) and PostgreSQL's own manifest of it
 (``pitr.postgres.manifest``).  Reference: docs/format.md §8.
@@ -10,10 +11,8 @@ Not here: where the directory may lie (``pitr.restore_place``) and PostgreSQL's 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +21,7 @@ from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.patience import with_patience
 from pitr.pipeline.crc import crc32c
-from pitr.pipeline.frames import LENGTH
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.packs import (
     Extent,
@@ -35,16 +32,17 @@ from pitr.pipeline.packs import (
     IndexPack,
     iter_index,
 )
-from pitr.pipeline.seal import HEADER_BYTES, Context, Opener, iter_frames
+from pitr.restore_layer import Fetching, Layer
+from pitr.restore_pages import PageJudge
 from pitr.restore_paths import BackupPaths, OpenFile
-from storage.store import CopyDamaged, ObjectMissing, ObjectStore
+from pitr.restore_wanted import Claim, Piece, Span, WantedFiles, whole
+from storage.store import ObjectStore
 
 # Each holds a pack of 32 to 48 MiB.  Four were measured at 170 MiB beside the program itself; three leave
 # room for the largest packs below 300 MiB, and two cores are busy with them.
 WORKERS: Final = 3
 PATIENCE_S: Final = 60.0
 _QUEUE_POLL_S: Final = 0.2
-_PART_KEY: Final = re.compile(r".*/(?:pack|index)-([0-9]{4})-([0-9]{6})-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +64,30 @@ class RestoredFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainLink:
+    """One backup of a chain, with the key that opens it."""
+
+    manifest: BackupManifest
+    data_key: DataKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """An extent, and what of it is written; ``file`` is the number of a file that is put together."""
+
+    path: bytes
+    extent: Extent
+    spans: tuple[Span, ...]
+    file: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class _PackTask:
+    depth: int
     part: int
     pack: IndexPack
     stored: StoredObject
-    extents: tuple[tuple[bytes, Extent], ...]
+    uses: tuple[_Use, ...]
 
 
 @dataclass(slots=True)
@@ -86,51 +103,76 @@ class _Shared:
 
 
 class FileRestorer:
-    """Restores one backup's files below ``root``, an empty directory that is only ours.
+    """Restores the files of a chain, the newest backup first, below ``root``, an empty directory that is only ours.
 
     ``tablespaces`` gives, by oid, the empty directory for each tablespace's files; their links are
-    made by the caller.  ``on_file`` is called for every file, from one thread, in index order;
-    ``on_progress`` after each extent, from any thread.
+    made by the caller.  ``notes`` is a file for what does not fit into memory.  ``on_file`` is called for every
+    file, from one thread: whole ones in index order, then those that were put together; ``on_progress``
+    after each extent, from any thread.
     """
 
     def __init__(
         self,
         store: ObjectStore,
-        manifest: BackupManifest,
-        data_key: DataKey,
+        chain: Sequence[ChainLink],
         root: Path,
         tablespaces: Mapping[int, Path],
+        notes: Path,
         *,
         on_file: Callable[[IndexFile], None],
         on_progress: Callable[[FileProgress], None],
         workers: int = WORKERS,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        self._store = store
-        self._manifest = manifest
-        self._data_key = data_key
+        self._shared = _Shared()
+        fetching = Fetching(store, patience_s, self._shared.stopping, self._count)
+        self._layers = [Layer(link.manifest, link.data_key, fetching) for link in chain]
+        self._manifest = chain[0].manifest
+        self._judges = [
+            PageJudge(link.manifest, link.manifest.start_lsn if depth == 0 else None)
+            for depth, link in enumerate(chain)
+        ]
         self._places = BackupPaths(root, tablespaces)
+        self._notes = notes
         self._on_file = on_file
         self._on_progress = on_progress
         self._workers = workers
-        self._patience_s = patience_s
-        self._shared = _Shared()
         self._tasks: queue.Queue[_PackTask | None] = queue.Queue(maxsize=1)
 
     def run(self) -> RestoredFiles:
         """Write all files; they are not yet synced.  After any error the directory must be thrown away.
 
-        Raises NotAuthentic if no region has an object as the manifest says, MalformedValue if the index
+        Raises NotAuthentic if no region has an object as the manifest says, MalformedValue if an index
         makes no sense, RestoreRefused if the disk is full or says no, StoreError.
         """
+        wanted = WantedFiles(self._notes)
+        try:
+            self._write_all(wanted)
+            for file in wanted.finish(self._layers[-1].manifest.backup):
+                self._on_file(file)
+        finally:
+            wanted.close()
+        done = self._shared
+        if done.files != self._manifest.files:
+            raise NotAuthentic(
+                f"the index of backup {self._manifest.backup} lists {done.files} files",
+                detail=f"its manifest says {self._manifest.files}",
+            )
+        return RestoredFiles(done.files, done.written_bytes, done.fetched_bytes)
+
+    def _write_all(self, wanted: WantedFiles) -> None:
+        """Read every backup of the chain, and let the workers write what is taken from it."""
         threads = [
-            threading.Thread(target=self._work, name=f"restore-{number}") for number in range(self._workers)
+            threading.Thread(target=self._work, args=(wanted,), name=f"restore-{number}")
+            for number in range(self._workers)
         ]
         for thread in threads:
             thread.start()
         try:
-            for part, indexes in sorted(_by_part(self._manifest.indexes).items()):
-                self._read_part(part, indexes)
+            for depth, layer in enumerate(self._layers):
+                for part, (indexes, packs) in layer.parts().items():
+                    objects = [layer.open_index(part, stored) for stored in indexes]
+                    self._read_part(_PartReader(wanted, depth), part, objects, packs)
         except _Stopped:
             pass  # the failure of a worker is raised below
         except BaseException:
@@ -143,77 +185,47 @@ class FileRestorer:
                 thread.join()
         if self._shared.failure is not None:
             raise self._shared.failure
-        done = self._shared
-        if done.files != self._manifest.files:
-            raise NotAuthentic(
-                f"the index of backup {self._manifest.backup} lists {done.files} files",
-                detail=f"its manifest says {self._manifest.files}",
-            )
-        return RestoredFiles(done.files, done.written_bytes, done.fetched_bytes)
 
-    def _read_part(self, part: int, indexes: Sequence[StoredObject]) -> None:
-        """Make directories and files of one part, and hand its packs to the workers."""
-        packs = {
-            number: stored
-            for stored in self._manifest.packs
-            for found, number in [_part_and_number(stored.key)]
-            if found == part
-        }
-        extents: list[tuple[bytes, Extent]] = []
-        for line in iter_index(self._open_index(part, stored) for stored in indexes):
+    def _read_part(
+        self,
+        reader: _PartReader,
+        part: int,
+        objects: Sequence[Iterator[bytes]],
+        packs: dict[int, StoredObject],
+    ) -> None:
+        """Make directories and files of one part, and hand what is wanted of its packs to the workers."""
+        is_newest = reader.depth == 0
+        for line in iter_index(objects):
             match line:
-                case IndexDirectory():
+                case IndexDirectory() if is_newest:
                     self._places.make_directory(line.path, line.mode)
-                case IndexLink():
+                case IndexLink() if is_newest:
                     self._places.check_link(line)
                 case IndexFileMore():
-                    extents += [(line.path, extent) for extent in line.extents]
+                    reader.add_more(line)
                 case IndexFile():
-                    self._places.make_file(line)
-                    self._on_file(line)
-                    with self._shared.lock:
-                        self._shared.files += 1
-                    extents += [(line.path, extent) for extent in line.extents]
+                    if is_newest:
+                        self._places.make_file(line)
+                        with self._shared.lock:
+                            self._shared.files += 1
+                        if line.parent_bytes is None:
+                            self._on_file(line)
+                    reader.add_file(line)
                 case IndexPack():
                     stored = packs.pop(line.number, None)
                     if stored is None:
                         raise MalformedValue(f"pack {line.number} of part {part} is not in the manifest")
-                    self._put(_PackTask(part, line, stored, tuple(extents)))
-                    extents = []
+                    uses = reader.end_pack()
+                    if uses:
+                        self._put(_PackTask(reader.depth, part, line, stored, uses))
+                case _:
+                    pass
         if packs:
             raise MalformedValue(f"packs of part {part} are in the manifest and not in the index")
 
-    def _open_index(self, part: int, stored: StoredObject) -> Iterator[bytes]:
-        number = _part_and_number(stored.key)[1]
-        body = self._get(stored)
-        yield from iter_frames(body, self._data_key, self._context("index", part, number))
-
-    def _context(self, kind: str, part: int, number: int) -> Context:
-        name = f"{self._manifest.backup}/{part:04d}/{number:06d}"
-        return Context(self._manifest.repository, self._manifest.archive, kind, name)
-
-    def _get(self, stored: StoredObject) -> bytes:
-        """Return the object as the manifest has it, from whichever region has it so."""
-
-        def check(body: bytes) -> None:
-            if len(body) != stored.size_bytes or hashlib.sha256(body).digest() != stored.sha256:
-                raise CopyDamaged(f"{stored.key} is not the object that the manifest names")
-
-        try:
-            body = with_patience(
-                lambda: self._store.get(stored.key, check=check),
-                patience_s=self._patience_s,
-                stopping=self._shared.stopping,
-            )
-        except (CopyDamaged, ObjectMissing) as cause:
-            raise NotAuthentic(
-                f"no region has a good copy of {stored.key}",
-                detail=str(cause),
-                hint="restore from an older backup: pitr backups list",
-            ) from cause
+    def _count(self, fetched_bytes: int) -> None:
         with self._shared.lock:
-            self._shared.fetched_bytes += len(body)
-        return body
+            self._shared.fetched_bytes += fetched_bytes
 
     def _put(self, task: _PackTask | None) -> None:
         while True:
@@ -225,71 +237,117 @@ class FileRestorer:
                 continue
             return
 
-    def _work(self) -> None:
+    def _work(self, wanted: WantedFiles) -> None:
         """Write packs until there are none: one worker's life."""
         while (task := self._tasks.get()) is not None:
             if self._shared.stopping.is_set():
                 continue
             try:
-                self._write_pack(task)
+                self._write_pack(task, wanted)
             except Exception as cause:  # noqa: BLE001 - the top of a thread; raised again by ``run``
                 with self._shared.lock:
                     self._shared.failure = self._shared.failure or cause
                 self._shared.stopping.set()
 
-    def _write_pack(self, task: _PackTask) -> None:
-        body = memoryview(self._get(task.stored))
-        context = self._context("pack", task.part, task.pack.number)
-        opener = Opener(bytes(body[:HEADER_BYTES]), self._data_key, context)
-        last = len(task.pack.frames) - 1
-        by_frame: dict[int, list[tuple[bytes, Extent]]] = {}
-        for path, extent in task.extents:
-            by_frame.setdefault(extent.frame, []).append((path, extent))
+    def _write_pack(self, task: _PackTask, wanted: WantedFiles) -> None:
+        by_frame: dict[int, list[_Use]] = {}
+        for use in task.uses:
+            by_frame.setdefault(use.extent.frame, []).append(use)
+        frames = self._layers[task.depth].frames(task.part, task.pack, task.stored, sorted(by_frame))
+        judge = self._judges[task.depth]
         with OpenFile(self._places) as file:
-            for number, place in enumerate(task.pack.frames):
-                start = place.offset + LENGTH.size
-                sealed = body[start : start + place.sealed_bytes]
-                content = opener.open_frame(sealed, number, last=number == last)
-                for path, extent in by_frame.get(number, ()):
-                    self._write_extent(file, path, extent, content)
+            for number, content in frames:
+                for use in by_frame[number]:
+                    part = _checked(use, content)
+                    for span in use.spans:
+                        at = span.start - use.extent.offset
+                        self._write_span(
+                            file, use, span, part[at : at + span.end - span.start], judge, wanted
+                        )
 
-    def _write_extent(self, file: OpenFile, path: bytes, extent: Extent, content: bytes) -> None:
-        part = content
-        if extent.size_bytes != len(content):
-            part = content[extent.frame_offset : extent.frame_offset + extent.size_bytes]
-        if len(part) != extent.size_bytes or crc32c(part) != extent.crc32c:
-            raise NotAuthentic(
-                f"{os.fsdecode(path)} at {extent.offset} is not what was read from the server",
-                detail="its CRC differs from the one in the index",
-            )
-        file.write(path, memoryview(part), extent.offset)
+    def _write_span(
+        self,
+        file: OpenFile,
+        use: _Use,
+        span: Span,
+        content: memoryview,
+        judge: PageJudge,
+        wanted: WantedFiles,
+    ) -> None:
+        judge.judge(use.path, span.start, content)
+        file.write(use.path, content, span.start)
+        if use.file is not None:
+            is_all = len(content) == use.extent.size_bytes
+            crc = use.extent.crc32c if is_all else crc32c(content)
+            wanted.add_piece(Piece(use.file, span.start, len(content), crc))
         with self._shared.lock:
-            self._shared.written_bytes += extent.size_bytes
+            self._shared.written_bytes += len(content)
             progress = FileProgress(self._shared.written_bytes, self._manifest.size_bytes, self._shared.files)
         self._on_progress(progress)
 
 
+class _PartReader:
+    """Reads the files of one part of one backup: what is taken of each, and for the newest, what is not there."""
+
+    def __init__(self, wanted: WantedFiles, depth: int) -> None:
+        self.depth = depth
+        self._wanted = wanted
+        self._uses: list[_Use] = []
+        # The one file whose lines go on; of the newest backup its number is known only at its last line.
+        self._open: Claim | None = None
+        self._open_path: bytes | None = None
+        self._begun: list[_Use] = []
+
+    def add_more(self, line: IndexFileMore) -> None:
+        if self._open_path != line.path:
+            self._open_path, self._open = line.path, self._claim(line.path)
+        self._take(self._open, line.extents)
+
+    def add_file(self, line: IndexFile) -> None:
+        if self._open_path == line.path:
+            claim, self._open, self._open_path = self._open, None, None
+        else:
+            claim = self._claim(line.path)
+        if claim is None:
+            return
+        self._take(claim, line.extents)
+        rest = claim.rest(line.parent_bytes)
+        if self.depth:
+            self._wanted.settle(claim, rest)
+        elif line.parent_bytes is not None:
+            number = self._wanted.begin(line, rest)
+            for extent in claim.taken:
+                self._wanted.add_piece(Piece(number, extent.offset, extent.size_bytes, extent.crc32c))
+
+    def end_pack(self) -> tuple[_Use, ...]:
+        uses, self._uses = tuple(self._uses), []
+        return uses
+
+    def _claim(self, path: bytes) -> Claim | None:
+        return whole(path) if self.depth == 0 else self._wanted.claim(path)
+
+    def _take(self, claim: Claim | None, extents: Sequence[Extent]) -> None:
+        if claim is None:
+            return
+        for extent in extents:
+            spans = claim.take(extent)
+            if spans:
+                self._uses.append(_Use(claim.path, extent, spans, claim.file))
+
+
+def _checked(use: _Use, content: bytes) -> memoryview:
+    """Return the extent's bytes if they are what was read from the server.  Raises NotAuthentic."""
+    extent = use.extent
+    part = content
+    if extent.size_bytes != len(content):
+        part = content[extent.frame_offset : extent.frame_offset + extent.size_bytes]
+    if len(part) != extent.size_bytes or crc32c(part) != extent.crc32c:
+        raise NotAuthentic(
+            f"{os.fsdecode(use.path)} at {extent.offset} is not what was read from the server",
+            detail="its CRC differs from the one in the index",
+        )
+    return memoryview(part)
+
+
 class _Stopped(Exception):
     """A worker failed; the reader has nothing more to do."""
-
-
-def _by_part(objects: Sequence[StoredObject]) -> dict[int, list[StoredObject]]:
-    """Group index objects by part, in each by number."""
-    parts: dict[int, list[tuple[int, StoredObject]]] = {}
-    for stored in objects:
-        part, number = _part_and_number(stored.key)
-        parts.setdefault(part, []).append((number, stored))
-    ordered = {}
-    for part, numbered in parts.items():
-        numbered.sort(key=lambda pair: pair[0])
-        if [number for number, _ in numbered] != list(range(len(numbered))):
-            raise MalformedValue(f"index objects of part {part} are missing from the manifest")
-        ordered[part] = [stored for _, stored in numbered]
-    return ordered
-
-
-def _part_and_number(key: str) -> tuple[int, int]:
-    match = _PART_KEY.fullmatch(key)
-    if match is None:
-        raise MalformedValue(f"not the key of a pack or index: {key!r}")
-    return int(match[1]), int(match[2])

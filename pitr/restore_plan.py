@@ -85,6 +85,7 @@ class RestorePlan:
     stop is known they go to the end of the run.  ``candidates`` are those that may hold the stop, in
     their order: the first that does decides.  ``is_past_end``: nothing in the archive is known to be
     later than the target, so recovery goes to the archive's end unless a candidate says otherwise.
+    ``parents`` are the backups that an incremental ``backup`` is built on, the newest first.
     """
 
     target: RecoveryTarget
@@ -98,6 +99,7 @@ class RestorePlan:
     skipped: tuple[SkippedBackup, ...] = ()
     warnings: tuple[str, ...] = ()
     stop: StopPoint | None = None
+    parents: tuple[BackupManifest, ...] = ()
 
     @property
     def wal_end(self) -> LSN:
@@ -117,8 +119,8 @@ class RestorePlan:
 
     @property
     def backup_bytes(self) -> int:
-        """Return the sealed bytes of the backup that are fetched."""
-        return self.backup.stored_bytes
+        """Return the most sealed bytes that are fetched for the backup; of its parents it is often less."""
+        return sum(backup.stored_bytes for backup in (self.backup, *self.parents))
 
     @property
     def regions(self) -> tuple[str, ...]:

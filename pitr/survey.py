@@ -6,7 +6,7 @@ one timeline it becomes ``Ground``: runs of WAL, and for each usable backup a wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,6 +21,8 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from pitr.wal_runs import Histories, WalRun, WalSpan, find_runs, way_to
 
+# Longer chains are no use to anybody; the writer begins a new one much earlier.
+CHAIN_MAX = 1000
 # Commit times have microseconds, so this is the least step between two moments.
 TICK = timedelta(microseconds=1)
 
@@ -69,6 +71,7 @@ class Window:
     from_at: datetime
     until_at: datetime | None
     is_to_end: bool
+    parents: tuple[BackupManifest, ...] = ()
 
     def holds_time(self, instant: datetime) -> bool:
         if instant < self.from_at:
@@ -101,10 +104,11 @@ def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | N
     timeline = _target_timeline(target, survey, backups)
     way = way_to(survey.archive, timeline, survey.epochs, survey.histories)
     runs = find_runs(way, survey.units)
+    known = {each.backup: each for each in survey.backups}
     windows: list[Window] = []
     unusable: list[SkippedBackup] = []
     for found in backups:
-        verdict = _window(found, way, runs, survey.end)
+        verdict = _window(found, known, way, runs, survey.end)
         if isinstance(verdict, Window):
             windows.append(verdict)
         else:
@@ -131,9 +135,16 @@ def _target_timeline(
 
 
 def _window(
-    backup: BackupManifest, way: Sequence[WalSpan], runs: Sequence[WalRun], end: ArchiveEnd
+    backup: BackupManifest,
+    known: Mapping[str, BackupManifest],
+    way: Sequence[WalSpan],
+    runs: Sequence[WalRun],
+    end: ArchiveEnd,
 ) -> Window | str:
     """Return what the backup can be taken to, or why it is of no use on this way."""
+    chain = chain_of(backup, known)
+    if isinstance(chain, str):
+        return chain
     span = next((span for span in way if span.holds(backup.start_lsn)), None)
     if span is None or (span.archive, span.timeline) != (backup.archive, backup.timeline):
         return f"it is not on the way to the target: it was taken on timeline {backup.timeline}"
@@ -148,16 +159,39 @@ def _window(
         return f"WAL from {missing} on is missing, before its consistency point {backup.stop_lsn}"
     lead = [link for link in run.links if backup.start_lsn <= link.start and link.until <= backup.stop_lsn]
     body = [link for link in run.links if backup.stop_lsn <= link.start]
-    known = [at for link in body if (at := link.known_max_at) is not None]
+    seen = [at for link in body if (at := link.known_max_at) is not None]
     ended = [at for link in lead if (at := link.known_max_at) is not None]
     return Window(
         backup=backup,
         run=run,
         # A transaction that ended before the consistency point cannot be left out.
         from_at=max([backup.stopped_at, *ended]),
-        until_at=max(known) - TICK if known else None,
+        until_at=max(seen) - TICK if seen else None,
         is_to_end=_reaches_end(run, runs, way, end),
+        parents=chain,
     )
+
+
+def chain_of(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> tuple[BackupManifest, ...] | str:
+    """Return the backups that this one is built on, the newest first; or why they are not all there."""
+    parents: list[BackupManifest] = []
+    child = backup
+    while child.parent is not None:
+        parent = known.get(child.parent)
+        if parent is None:
+            return f"backup {child.parent}, which it is built on, is missing"
+        # A signed manifest may still be wrong: a chain that does not lead back in time would never end.
+        if (
+            parent.start_lsn > child.start_lsn
+            or parent.stop_lsn > child.start_lsn
+            or len(parents) >= CHAIN_MAX
+        ):
+            return f"backup {child.backup} cannot be built on {parent.backup}"
+        if parent.archive.system_identifier != backup.archive.system_identifier:
+            return f"backup {parent.backup}, which it is built on, is of another cluster"
+        parents.append(parent)
+        child = parent
+    return tuple(parents)
 
 
 def _reaches_end(run: WalRun, runs: Sequence[WalRun], way: Sequence[WalSpan], end: ArchiveEnd) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import psycopg
 import pytest
@@ -345,6 +346,14 @@ def restore_to(history: History, target: RecoveryTarget, folder: Path, **options
     return house.restore(house.request(house.plan(target), folder / "data", history.server, **options))
 
 
+# What a restored cluster comes from: its server, or a history that has one.
+Origin: TypeAlias = RunningPostgres | History
+
+
+def _server(origin: Origin) -> RunningPostgres:
+    return origin if isinstance(origin, RunningPostgres) else origin.server
+
+
 class Judge:
     """Looks at restored clusters, and ends every server that it or a restore started there."""
 
@@ -366,10 +375,10 @@ class Judge:
         self._instances.append(result.instance)
         return result.instance
 
-    def instance(self, history: History, target: Path) -> Instance:
+    def instance(self, origin: Origin, target: Path) -> Instance:
         """Return a restored cluster's instance as its owner has it; it is ended with the test."""
         instance = Instance(
-            history.server.instance.installation,
+            _server(origin).instance.installation,
             target,
             user=self._user,
             socket_dir=target.parent / "judge",
@@ -379,20 +388,20 @@ class Judge:
         self._instances.append(instance)
         return instance
 
-    def start(self, history: History, target: Path, **settings: str) -> Instance:
+    def start(self, origin: Origin, target: Path, **settings: str) -> Instance:
         """Start a restored cluster as its owner would."""
-        instance = self.instance(history, target)
+        instance = self.instance(origin, target)
         instance.start(server_settings(instance.installation, settings), timeout_s=60)
         return instance
 
-    def examine(self, history: History, target: Path) -> dict[str, str]:
+    def examine(self, origin: Origin, target: Path) -> dict[str, str]:
         """Let PostgreSQL's own tools judge a stopped cluster; return its tables."""
-        self._run(history, "pg_checksums", "--check", "-D", str(target))
-        instance = self.start(history, target)
+        self._run(origin, "pg_checksums", "--check", "-D", str(target))
+        instance = self.start(origin, target)
         with psycopg.connect(instance.dsn, autocommit=True) as connection:
             connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
         where = ["-h", str(instance.socket_dir), "-p", str(instance.port), "-U", "postgres", "postgres"]
-        self._run(history, "pg_amcheck", "--heapallindexed", *where)
+        self._run(origin, "pg_amcheck", "--heapallindexed", *where)
         digests = table_digests(instance.dsn)
         instance.stop()
         return digests
@@ -401,9 +410,9 @@ class Judge:
         for instance in self._instances:
             instance.kill()
 
-    def _run(self, history: History, name: str, *words: str) -> None:
+    def _run(self, origin: Origin, name: str, *words: str) -> None:
         prefix, options = as_user(self._user)
-        tool = history.server.instance.installation.tool(name)
+        tool = _server(origin).instance.installation.tool(name)
         subprocess.run([*prefix, str(tool), *words], check=True, timeout=120, cwd="/", **options)
 
 

@@ -26,6 +26,8 @@ _SETTINGS_MAX = 2_000
 _PACKS_MAX = 1_000_000
 # A writer stops listing bad pages here and says so in the last one.
 FINDINGS_MAX = 100_000
+# 1 GiB, what PostgreSQL is built with unless somebody says otherwise.
+RELATION_SEGMENT_BLOCKS = 131_072
 _LABEL_BYTES_MAX = 1024 * 1024
 _BACKUP = re.compile(r"[0-9]{8}T[0-9]{6}Z-(?:full|incr)-[0-9a-f]{8}")
 
@@ -93,6 +95,7 @@ class BackupManifest:
     packs: tuple[StoredObject, ...]
     indexes: tuple[StoredObject, ...]
     findings: tuple[PageFinding, ...] = ()
+    relation_segment_blocks: int = RELATION_SEGMENT_BLOCKS
 
     def __post_init__(self) -> None:
         check_backup_id(self.backup)
@@ -131,6 +134,7 @@ class BackupManifest:
             "start_lsn": str(self.start_lsn),
             "stop_lsn": str(self.stop_lsn),
             "server_version": self.server_version,
+            "relation_segment_blocks": self.relation_segment_blocks,
             "segment_bytes": self.segment_bytes,
             "page_checksums": "on" if self.page_checksums else "off",
             "key_id": self.key_id.hex(),
@@ -192,6 +196,9 @@ class BackupManifest:
             findings=tuple(
                 _read_finding(item) for item in fields.objects("findings", count_max=FINDINGS_MAX)
             ),
+            relation_segment_blocks=fields.integer("relation_segment_blocks", least=1, most=0xFFFF_FFFF)
+            if fields.holds("relation_segment_blocks")
+            else RELATION_SEGMENT_BLOCKS,
         )
 
 

@@ -18,9 +18,9 @@ _POLYNOMIAL = 0x82F63B78
 _ONE = 1 << 31
 
 
-def crc32c(content: bytes, start: int = 0) -> int:
+def crc32c(content: bytes | memoryview, start: int = 0) -> int:
     """Return the CRC32C of ``content``, going on from ``start``, the CRC of what came before it."""
-    return int(google_crc32c.extend(start, content))
+    return int(google_crc32c.extend(start, bytes(content) if isinstance(content, memoryview) else content))
 
 
 def crc32c_combine(first: int, second: int, second_bytes: int) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from pitr.pipeline.compress import compress_frame, frame_bytes_max
@@ -41,6 +41,8 @@ PACK_BYTES_ROOM: Final = 3 * frame_bytes_max(FRAME_CONTENT_BYTES)
 _INDEX_BYTES: Final = 8 * 1024 * 1024
 # Files this small share frames; a frame of its own would cost each a tag and an object's attention.
 SMALL_BYTES_MAX: Final = FRAME_CONTENT_BYTES // 2
+# Bounds the line of a file whose pages changed here and there.
+RUNS_MAX: Final = 4096
 # Bounds a shared frame's lines: empty files cost no bytes of it.
 _SHARED_FILES_MAX: Final = 4096
 # A reader holds what the index says of one pack.
@@ -71,6 +73,14 @@ class FileStatus:
 
     mode: int
     mtime: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a file's bytes: ``size_bytes`` of them at ``offset``."""
+
+    offset: int
+    size_bytes: int
 
 
 class PartWriter:
@@ -105,20 +115,48 @@ class PartWriter:
 
     def add_small(self, path: bytes, content: bytes, status: FileStatus) -> None:
         """Add a whole file of at most SMALL_BYTES_MAX bytes; it shares a frame with others."""
-        if len(content) > SMALL_BYTES_MAX:
-            raise ValueError(f"not a small file: {len(content)} bytes")
+        runs = (Run(0, len(content)),) if content else ()
+        self._share(path, content, runs, len(content), status, None)
+
+    def add_changed(
+        self,
+        path: bytes,
+        content: bytes | memoryview,
+        runs: Sequence[Run],
+        size_bytes: int,
+        status: FileStatus,
+        *,
+        parent_bytes: int,
+    ) -> None:
+        """Add what changed of a file, at most SMALL_BYTES_MAX bytes of ``content`` that lie at ``runs``.
+
+        The rest of it below ``parent_bytes`` is as the parent backup has it.
+        """
+        self._share(path, content, runs, size_bytes, status, parent_bytes)
+
+    def _share(
+        self,
+        path: bytes,
+        content: bytes | memoryview,
+        runs: Sequence[Run],
+        size_bytes: int,
+        status: FileStatus,
+        parent_bytes: int | None,
+    ) -> None:
+        if len(content) > SMALL_BYTES_MAX or len(runs) > RUNS_MAX:
+            raise ValueError(f"too much to share a frame: {len(content)} bytes in {len(runs)} runs")
         if len(self._shared) + len(content) > FRAME_CONTENT_BYTES or (
             len(self._shared_files) >= _SHARED_FILES_MAX
         ):
             self._flush_shared()
             if self._is_pack_full:
                 self._close_pack()
-        file = _SharedFile(path, len(self._shared), len(content), crc32c(content), status)
+        extents = _extents_of(content, runs, frame_offset=len(self._shared))
+        self._shared_files.append(_SharedFile(path, size_bytes, extents, status, parent_bytes))
         self._shared += content
-        self._shared_files.append(file)
 
     def open_file(self, path: bytes) -> FileWriter:
-        """Begin a file of any size.  Only one may be open."""
+        """Begin a file of any size, whole or only what changed of it.  Only one may be open."""
         if self._open is not None:
             raise ValueError("the last file is still open")
         self._open = FileWriter(self, path)
@@ -155,12 +193,21 @@ class PartWriter:
             pack, frame = self._packs.number, self._packs.add_frame(compress_frame(memoryview(self._shared)))
         self._pack_files += len(self._shared_files)
         for file in self._shared_files:
-            extents: tuple[Extent, ...] = ()
-            if file.size_bytes:
-                extents = (Extent(0, file.size_bytes, pack, frame, file.frame_offset, file.crc32c),)
-            status = file.status
+            extents = tuple(replace(extent, pack=pack, frame=frame) for extent in file.extents)
+            crc = FileCrc32c()
+            for extent in extents:
+                crc.add(extent.offset, extent.size_bytes, extent.crc32c)
+            is_whole = file.parent_bytes is None
             self._index.add(
-                IndexFile(file.path, file.size_bytes, status.mode, status.mtime, file.crc32c, extents)
+                IndexFile(
+                    file.path,
+                    file.size_bytes,
+                    file.status.mode,
+                    file.status.mtime,
+                    crc.finish(file.size_bytes) if is_whole else None,
+                    extents,
+                    file.parent_bytes,
+                )
             )
         self._shared.clear()
         self._shared_files.clear()
@@ -181,31 +228,44 @@ class FileWriter:
     def __init__(self, part: PartWriter, path: bytes) -> None:
         self._part = part
         self._path = path
+        self._runs = 0
         self._extents: list[Extent] = []
         self._crc = FileCrc32c()
 
     def add(self, offset: int, content: bytes) -> None:
-        """Add at most 1 MiB at ``offset``, after what was added before; what is left out is zero."""
+        """Add at most 1 MiB at ``offset``, after what was added before."""
+        self.add_runs(content, [Run(offset, len(content))])
+
+    def add_runs(self, content: bytes | memoryview, runs: Sequence[Run]) -> None:
+        """Add at most 1 MiB that lie at ``runs``, after what was added before."""
+        if self._runs + len(runs) > RUNS_MAX:
+            self.flush(self._part._index)
         pack, frame = self._part._place_frame(content)
-        crc = crc32c(content)
-        self._crc.add(offset, len(content), crc)
-        self._extents.append(Extent(offset, len(content), pack, frame, 0, crc))
+        self._runs += len(runs)
+        for extent in _extents_of(content, runs, frame_offset=0):
+            self._crc.add(extent.offset, extent.size_bytes, extent.crc32c)
+            self._extents.append(replace(extent, pack=pack, frame=frame))
 
     def flush(self, index: _IndexWriter) -> None:
         """List what lies in the pack that is being closed."""
         if self._extents:
             index.add(IndexFileMore(self._path, tuple(self._extents)))
             self._extents.clear()
+            self._runs = 0
 
-    def close(self, size_bytes: int, status: FileStatus) -> None:
-        """End the file, of ``size_bytes`` bytes."""
+    def close(self, size_bytes: int, status: FileStatus, *, parent_bytes: int | None = None) -> None:
+        """End the file, of ``size_bytes`` bytes.
+
+        What was left out is zero; with ``parent_bytes`` it is as the parent backup has it up to there.
+        """
         line = IndexFile(
             self._path,
             size_bytes,
             status.mode,
             status.mtime,
-            self._crc.finish(size_bytes),
+            self._crc.finish(size_bytes) if parent_bytes is None else None,
             tuple(self._extents),
+            parent_bytes,
         )
         self._part._index.add(line)
         self._part._open = None
@@ -213,11 +273,25 @@ class FileWriter:
 
 @dataclass(frozen=True, slots=True)
 class _SharedFile:
+    """A file whose extents lie in the frame that is being filled; its pack and number come with it."""
+
     path: bytes
-    frame_offset: int
     size_bytes: int
-    crc32c: int
+    extents: tuple[Extent, ...]
     status: FileStatus
+    parent_bytes: int | None
+
+
+def _extents_of(content: bytes | memoryview, runs: Sequence[Run], *, frame_offset: int) -> tuple[Extent, ...]:
+    """Return where ``runs`` lie in a frame whose number is not known yet.  They fill ``content``."""
+    view, at, extents = memoryview(content), 0, []
+    for run in runs:
+        part = view[at : at + run.size_bytes]
+        extents.append(Extent(run.offset, run.size_bytes, 0, 0, frame_offset + at, crc32c(part)))
+        at += run.size_bytes
+    if at != len(view):
+        raise ValueError(f"{len(view)} bytes in runs of {at}")
+    return tuple(extents)
 
 
 class _IndexWriter:

@@ -71,14 +71,19 @@ class IndexFileMore:
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """A file, with its last extents; ``crc32c`` is of all its bytes, ``mtime`` in seconds since 1970."""
+    """A file, with its last extents; ``crc32c`` is of all its bytes, ``mtime`` in seconds since 1970.
+
+    ``parent_bytes``: what no extent gives below this offset is as the parent backup has it; from there
+    on it is zero.  None for a file that is whole here; otherwise ``crc32c`` is None, for nobody has read all.
+    """
 
     path: bytes
     size_bytes: int
     mode: int
     mtime: int
-    crc32c: int
+    crc32c: int | None
     extents: tuple[Extent, ...]
+    parent_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +121,12 @@ def encode_line(line: IndexLine) -> bytes:
                 "size": line.size_bytes,
                 "mode": line.mode,
                 "mtime": line.mtime,
-                "crc32c": f"{line.crc32c:08x}",
                 "extents": _extents(line.extents),
             }
+            if line.crc32c is not None:
+                fields["crc32c"] = f"{line.crc32c:08x}"
+            if line.parent_bytes is not None:
+                fields["parent_bytes"] = line.parent_bytes
         case IndexLink():
             fields = {"link": line.path.decode("ascii"), "to": line.oid}
         case IndexDirectory():
@@ -166,13 +174,15 @@ def decode_line(raw: bytes) -> IndexLine:
     extents = tuple(_parse_extent(item) for item in _items(fields, "extents"))
     if fields.get("more") is True:
         return IndexFileMore(path, extents)
+    is_partial = "parent_bytes" in fields
     return IndexFile(
         path,
         _integer(fields, "size", FILE_BYTES_MAX),
         _integer(fields, "mode", 0o7777),
         _integer(fields, "mtime", _MTIME_MAX),
-        _parse_crc(fields.get("crc32c")),
+        None if is_partial else _parse_crc(fields.get("crc32c")),
         extents,
+        _integer(fields, "parent_bytes", FILE_BYTES_MAX) if is_partial else None,
     )
 
 
@@ -230,7 +240,9 @@ class _Checker:
         if self._open == file.path:
             crc, self._open = self._crc, None
         self._add(crc, file.extents)
-        if crc.end > file.size_bytes or crc.finish(file.size_bytes) != file.crc32c:
+        if crc.end > file.size_bytes or (file.parent_bytes or 0) > file.size_bytes:
+            raise MalformedValue("a file of an index is longer than it says")
+        if file.parent_bytes is None and crc.finish(file.size_bytes) != file.crc32c:
             raise MalformedValue("a file of an index is not what its extents say")
 
     def _add(self, crc: FileCrc32c, extents: tuple[Extent, ...]) -> None:

@@ -20,10 +20,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from pitr.errors import BackupFailed, MalformedValue
 from pitr.postgres.control import CONTROL_BYTES_MAX, ControlFile, parse_control_file
 from pitr.postgres.datadir import CONTROL_PATH, DataFile, RelationFile
-from pitr.postgres.page import PAGE_BYTES, PAGES_AT_ONCE, BadPage, check_pages
+from pitr.postgres.page import (
+    PAGE_BYTES,
+    PAGES_AT_ONCE,
+    BadPage,
+    Blocks,
+    blocks_from,
+    changed_pages,
+    check_pages,
+)
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -69,6 +79,14 @@ class Piece:
     """Bytes read at ``offset``; the view is only good until the next piece is read."""
 
     offset: int
+    content: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedPages:
+    """Pages read here and there, side by side; ``blocks`` are theirs, counted from the file's start."""
+
+    blocks: Blocks
     content: memoryview
 
 
@@ -190,12 +208,54 @@ class OpenedFile:
             count = min(want, self._reader._read(self._descriptor, self._reader._buffer[:aligned], offset))
             content = self._reader._buffer[:count]
             if self._file.relation is not None:
-                self._judge(self._file.relation, offset, content)
+                self._judge_run(self._file.relation, offset, content)
             if count < want:
                 self.size_bytes = offset + count
             if count:
                 yield Piece(offset, content)
             offset += want
+
+    def changed(self, blocks: Blocks) -> Iterator[ChangedPages]:
+        """Yield the pages ``blocks``, ascending and counted from the file's start, PAGES_AT_ONCE at a time."""
+        for first in range(0, len(blocks), PAGES_AT_ONCE):
+            wanted = blocks[first : first + PAGES_AT_ONCE]
+            count = self._gather(wanted)
+            content = self._reader._buffer[: count * PAGE_BYTES]
+            if self._file.relation is not None and count:
+                self._judge(self._file.relation, wanted[:count], content)
+            if count:
+                yield ChangedPages(wanted[:count], content)
+            if count < len(wanted):
+                return
+
+    def changed_since(self, since: LSN) -> Iterator[ChangedPages]:
+        """Yield the pages whose LSN is ``since`` or later; reads all of them."""
+        for piece in self.pieces():
+            whole = len(piece.content) // PAGE_BYTES * PAGE_BYTES
+            found = changed_pages(piece.content[:whole], since)
+            for to, index in enumerate(found):
+                if to != index:
+                    at, source = to * PAGE_BYTES, int(index) * PAGE_BYTES
+                    piece.content[at : at + PAGE_BYTES] = piece.content[source : source + PAGE_BYTES]
+            if len(found):
+                first = piece.offset // PAGE_BYTES
+                yield ChangedPages(
+                    (found + np.uint32(first)).astype(np.uint32), piece.content[: len(found) * PAGE_BYTES]
+                )
+
+    def _gather(self, blocks: Blocks) -> int:
+        """Read pages into the buffer, side by side; return how many there were before the file's end."""
+        cuts = np.flatnonzero(np.diff(blocks) != 1) + 1
+        done = 0
+        for run in np.split(blocks, cuts):
+            offset, view = int(run[0]) * PAGE_BYTES, self._reader._buffer[done * PAGE_BYTES :]
+            count = self._reader._read(self._descriptor, view[: len(run) * PAGE_BYTES], offset)
+            done += count // PAGE_BYTES
+            if count < len(run) * PAGE_BYTES:
+                # Truncated meanwhile, and replay will truncate it again.
+                self.size_bytes = min(self.size_bytes, offset + count // PAGE_BYTES * PAGE_BYTES)
+                break
+        return done
 
     def _settle(self) -> None:
         """Wait for the server to end an extension in the middle of which the file was opened."""
@@ -205,51 +265,48 @@ class OpenedFile:
             if self.size_bytes % PAGE_BYTES == 0:
                 return
 
-    def _judge(self, relation: RelationFile, offset: int, content: memoryview) -> None:
-        """Check the pages of a piece; what stays bad and is not excused is found."""
+    def _judge_run(self, relation: RelationFile, offset: int, content: memoryview) -> None:
+        """Check the pages of a piece; a part of a page at its end is found."""
+        whole, rest = divmod(len(content), PAGE_BYTES)
+        blocks = blocks_from(offset // PAGE_BYTES, whole)
+        self._judge(relation, blocks, content[: whole * PAGE_BYTES])
+        if rest:
+            self._find(relation, offset // PAGE_BYTES + whole, f"the file ends after {rest} bytes of a page")
+
+    def _judge(self, relation: RelationFile, blocks: Blocks, content: memoryview) -> None:
+        """Check pages; ``blocks`` count from the file's start.  What stays bad and is not excused is found."""
         rules = self._reader._rules
-        first = relation.segment * rules.relation_segment_blocks + offset // PAGE_BYTES
-        whole = len(content) // PAGE_BYTES
-        bad = check_pages(content[: whole * PAGE_BYTES], first, checksums=rules.checksums)
+        first = np.uint32(relation.segment * rules.relation_segment_blocks)
+        bad = check_pages(content, blocks + first, checksums=rules.checksums)
         for _ in range(REREADS_MAX):
             if not bad:
-                break
+                return
             self._reader._wait_for_writer()
-            bad = self._reread(bad, offset, first, content)
+            bad = self._reread(bad, blocks, first, content)
         if bad:
             insert_lsn = rules.insert_lsn()
-            self._find(relation, first, [page for page in bad if not _is_excused(page, rules, insert_lsn)])
-        if len(content) % PAGE_BYTES:
-            torn = BadPage(whole, None, f"the file ends after {len(content) % PAGE_BYTES} bytes of a page")
-            self._find(relation, first, [torn])
+            for page in bad:
+                if not _is_excused(page, rules, insert_lsn):
+                    self._find(relation, int(blocks[page.index]), page.reason)
 
-    def _reread(self, bad: list[BadPage], offset: int, first: int, content: memoryview) -> list[BadPage]:
-        """Read bad pages again, into their places; return those that are still bad.
-
-        All that lies between them is read with them: one read, and one check, however many they are.
-        """
-        start, end = bad[0].index, bad[-1].index + 1
-        again = self._reader._again[: (end - start) * PAGE_BYTES]
-        count = self._reader._read(self._descriptor, again, offset + start * PAGE_BYTES)
-        whole = count // PAGE_BYTES
-        checksums = self._reader._rules.checksums
-        now = check_pages(again[: whole * PAGE_BYTES], first + start, checksums=checksums)
-        found = {start + page.index: page for page in now}
-        still = []
+    def _reread(
+        self, bad: list[BadPage], blocks: Blocks, first: np.uint32, content: memoryview
+    ) -> list[BadPage]:
+        """Read bad pages again, into their places; return those that are still bad: one check for all."""
+        again, done = self._reader._again, 0
         for page in bad:
-            at = (page.index - start) * PAGE_BYTES
-            if at + PAGE_BYTES > count:
+            view = again[done * PAGE_BYTES : (done + 1) * PAGE_BYTES]
+            if self._reader._read(self._descriptor, view, int(blocks[page.index]) * PAGE_BYTES) < PAGE_BYTES:
                 break  # truncated meanwhile, and replay will truncate it again
-            content[page.index * PAGE_BYTES : (page.index + 1) * PAGE_BYTES] = again[at : at + PAGE_BYTES]
-            if page.index in found:
-                worse = found[page.index]
-                still.append(BadPage(page.index, worse.lsn, worse.reason))
-        return still
+            content[page.index * PAGE_BYTES : (page.index + 1) * PAGE_BYTES] = view
+            done += 1
+        numbers = blocks[[page.index for page in bad[:done]]] + first
+        now = check_pages(again[: done * PAGE_BYTES], numbers, checksums=self._reader._rules.checksums)
+        return [BadPage(bad[page.index].index, page.lsn, page.reason) for page in now]
 
-    def _find(self, relation: RelationFile, first: int, pages: list[BadPage]) -> None:
-        self.found += [
-            FoundPage(self._file.path, relation, first + page.index, page.reason) for page in pages
-        ]
+    def _find(self, relation: RelationFile, block: int, reason: str) -> None:
+        first = relation.segment * self._reader._rules.relation_segment_blocks
+        self.found.append(FoundPage(self._file.path, relation, first + block, reason))
 
 
 @dataclass(frozen=True, slots=True)

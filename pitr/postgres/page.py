@@ -42,6 +42,7 @@ _START = np.array(
 )
 
 Words = NDArray[np.uint32]
+Blocks = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,10 @@ def page_words(content: memoryview) -> Words:
     return np.frombuffer(content, dtype="<u4").reshape(-1, _WORDS)
 
 
-def page_checksums(pages: Words, first_block: int) -> NDArray[np.uint16]:
-    """Return the checksum that each page should have; ``first_block`` is the first one's block number.
+def page_checksums(pages: Words, blocks: Blocks) -> NDArray[np.uint16]:
+    """Return the checksum that each page should have; ``blocks`` are their block numbers.
 
-    The number counts from the relation's first segment, and the checksum stored in a page counts as
+    The numbers count from the relation's first segment, and the checksum stored in a page counts as
     zero.
     """
     count = len(pages)
@@ -86,19 +87,24 @@ def page_checksums(pages: Words, first_block: int) -> NDArray[np.uint16]:
         np.bitwise_xor(sums, shifted, sums)
     folded = np.bitwise_xor.reduce(sums.reshape(count, _SUMS), axis=1)
     # A page copied to another place must not pass: the block number takes part.
-    folded ^= np.arange(first_block, first_block + count, dtype=np.uint64).astype(np.uint32)
+    folded ^= blocks.astype(np.uint32)
     checksums: NDArray[np.uint16] = (folded % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
     return checksums
 
 
-def check_pages(content: memoryview, first_block: int, *, checksums: bool) -> list[BadPage]:
+def blocks_from(first: int, count: int) -> Blocks:
+    """Return the numbers of ``count`` blocks that follow each other."""
+    return np.arange(first, first + count, dtype=np.uint64).astype(np.uint32)
+
+
+def check_pages(content: memoryview, blocks: Blocks, *, checksums: bool) -> list[BadPage]:
     """Return the pages of ``content`` that PostgreSQL would refuse, in order.
 
-    ``content`` is at most PAGES_AT_ONCE whole pages of one relation fork from ``first_block`` on
+    ``content`` is at most PAGES_AT_ONCE whole pages of one relation fork, ``blocks`` their numbers
     (counted from the relation's first segment).  A page of zeros is good: the server extends files so.
     Without ``checksums`` only the headers are judged.
     """
-    if len(content) > PAGES_AT_ONCE * PAGE_BYTES or len(content) % PAGE_BYTES:
+    if len(content) > PAGES_AT_ONCE * PAGE_BYTES or len(content) != len(blocks) * PAGE_BYTES:
         raise ValueError(f"not whole pages, or too many: {len(content)} bytes")
     if not content:
         return []
@@ -117,7 +123,7 @@ def check_pages(content: memoryview, first_block: int, *, checksums: bool) -> li
     if is_new.any():
         # pd_upper 0 says "new", and then every byte must be zero.
         bad_header = np.where(is_new, pages.any(axis=1), bad_header)
-    expected = page_checksums(pages, first_block) if checksums else None
+    expected = page_checksums(pages, blocks) if checksums else None
     bad = bad_header if expected is None else bad_header | ((expected != stored) & ~is_new)
     if not bad.any():
         return []
@@ -125,6 +131,13 @@ def check_pages(content: memoryview, first_block: int, *, checksums: bool) -> li
         _bad_page(pages[index], int(index), None if expected is None else int(expected[index]))
         for index in np.flatnonzero(bad)
     ]
+
+
+def changed_pages(content: memoryview, since: LSN) -> Blocks:
+    """Return which pages of ``content`` have an LSN of ``since`` or later, or none at all, as new ones."""
+    words = page_words(content)
+    lsns = words[:, 0].astype(np.uint64) << np.uint64(32) | words[:, 1]
+    return np.flatnonzero((lsns >= np.uint64(since.offset)) | (lsns == 0)).astype(np.uint32)
 
 
 def page_lsn(page: memoryview) -> LSN | None:

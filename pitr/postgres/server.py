@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import LiteralString
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
@@ -117,7 +118,7 @@ class Server:
         try:
             server._set_timeout(statement_timeout_s)
             # A backup's session says nothing for hours, and must live for as long.
-            server._rows("SET idle_session_timeout = 0")
+            server.rows("SET idle_session_timeout = 0")
         except (ServerRefused, ServerUnavailable):
             server.close()
             raise
@@ -170,7 +171,7 @@ class Server:
                 f"PostgreSQL {version // 10_000} is not supported", hint="version 15 or later is needed"
             )
         own = ("block_size", "data_directory", "segment_size")
-        rows = self._rows(
+        rows = self.rows(
             "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)",
             [*SETTINGS_OF_INTEREST, *own],
         )
@@ -205,7 +206,7 @@ class Server:
 
     def tablespaces(self) -> tuple[ServerTablespace, ...]:
         """Return the tablespaces that lie elsewhere, by OID."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT oid::bigint, spcname, pg_tablespace_location(oid) FROM pg_tablespace"
             " WHERE pg_tablespace_location(oid) <> '' ORDER BY oid"
         )
@@ -271,7 +272,7 @@ class Server:
             by_database.setdefault(relation.database, []).append(relation)
         databases = {
             int(str(row[0])): (str(row[1]), int(str(row[2])))
-            for row in self._rows("SELECT oid::bigint, datname, dattablespace::bigint FROM pg_database")
+            for row in self.rows("SELECT oid::bigint, datname, dattablespace::bigint FROM pg_database")
         }
         names: dict[RelationFile, str] = {}
         for oid, relations in by_database.items():
@@ -293,7 +294,7 @@ class Server:
         with Server.connect(make_conninfo(self._dsn, **own)) as server:
             for relation in relations:
                 is_default = relation.tablespace == default_space and database is not None
-                rows = server._rows(
+                rows = server.rows(
                     "SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_class c"
                     " JOIN pg_namespace n ON n.oid = c.relnamespace"
                     " WHERE c.oid = pg_filenode_relation(%s::bigint::oid, %s::bigint::oid)",
@@ -304,6 +305,24 @@ class Server:
                     names[relation] = f"{database}.{rows[0][0]}" if database is not None else str(rows[0][0])
         return names
 
+    def copy_out(self, query: LiteralString, *parameters: object) -> Iterator[memoryview]:
+        """Yield the rows of a query as ``COPY … TO STDOUT (FORMAT binary)`` gives them, a row or more at a time."""
+        # A large answer takes as long as it is read.
+        self._set_timeout(BACKUP_START_TIMEOUT_S)
+        with _mapped(), self._connection.cursor() as cursor:
+            statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(
+                sql.SQL(query).format(*(sql.Literal(each) for each in parameters))
+            )
+            with cursor.copy(statement) as rows:
+                for row in rows:
+                    yield memoryview(row)
+        self._set_timeout(self._statement_timeout_s)
+
+    def database_versions(self) -> dict[int, str]:
+        """Return each database's row version by its OID: another one may be another database."""
+        rows = self.rows("SELECT oid::bigint, xmin::text FROM pg_database")
+        return {int(str(oid)): str(xmin) for oid, xmin in rows}
+
     def _timeline(self, is_in_recovery: bool) -> TimelineId:
         if is_in_recovery:
             return TimelineId(int(str(self._row("SELECT timeline_id FROM pg_control_checkpoint()")[0])))
@@ -312,7 +331,7 @@ class Server:
         return TimelineId.parse(str(name)[:8])
 
     def _set_timeout(self, timeout_s: float) -> None:
-        self._rows("SELECT set_config('statement_timeout', %s, false)", f"{round(timeout_s * 1000)}ms")
+        self.rows("SELECT set_config('statement_timeout', %s, false)", f"{round(timeout_s * 1000)}ms")
 
     def _lsn(self, statement: LiteralString, *parameters: object) -> LSN:
         text = self._row(statement, *parameters)[0]
@@ -321,12 +340,12 @@ class Server:
         return LSN.parse(str(text))
 
     def _row(self, statement: LiteralString, *parameters: object) -> tuple[object, ...]:
-        rows = self._rows(statement, *parameters)
+        rows = self.rows(statement, *parameters)
         if len(rows) != 1:
             raise ServerUnavailable(f"the server returned {len(rows)} rows where one was asked for")
         return rows[0]
 
-    def _rows(self, statement: LiteralString, *parameters: object) -> list[tuple[object, ...]]:
+    def rows(self, statement: LiteralString, *parameters: object) -> list[tuple[object, ...]]:
         with _mapped():
             cursor = self._connection.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description else []

@@ -7,7 +7,16 @@ import struct
 
 import pytest
 
-from pitr.postgres.page import PAGE_BYTES, PAGES_AT_ONCE, check_pages, page_checksums, page_lsn, page_words
+from pitr.postgres.page import (
+    PAGE_BYTES,
+    PAGES_AT_ONCE,
+    BadPage,
+    blocks_from,
+    check_pages,
+    page_checksums,
+    page_lsn,
+    page_words,
+)
 from pitr.wal.lsn import LSN
 
 SEED = 20261123
@@ -18,6 +27,12 @@ BASES = bytes.fromhex(
     "E58F764B 187636BC 5D7B3BB1 E73DE7DE 92BEC979 CCA6C0B2 304A0979 85AA43D4"
     "783125BB 6CA8EAA2 E407EAC6 4B5CFC3E 9FBF8C76 15CA20BE F2CA9FD3 959BD756"
 )
+
+
+def check(content: bytes | bytearray, first: int, *, checksums: bool) -> list[BadPage]:
+    """Check pages that follow each other."""
+    numbers = blocks_from(first, len(content) // PAGE_BYTES)
+    return check_pages(memoryview(content), numbers, checksums=checksums)
 
 
 def checksum_by_the_book(page: bytes, block: int) -> int:
@@ -55,7 +70,7 @@ def test_checksums_of_many_pages_are_those_of_the_book(count: int) -> None:
     source = random.Random(SEED + count)
     first = source.randrange(1 << 32) - count
     pages = [source.randbytes(PAGE_BYTES) for _ in range(count)]
-    found = page_checksums(page_words(memoryview(b"".join(pages))), first)
+    found = page_checksums(page_words(memoryview(b"".join(pages))), blocks_from(first, len(pages)))
     assert found.tolist() == [checksum_by_the_book(page, first + n) for n, page in enumerate(pages)]
 
 
@@ -64,14 +79,14 @@ def test_checking_changes_no_byte(count: int) -> None:
     source = random.Random(SEED)
     content = bytearray(b"".join(good_page(source, 5 + n) for n in range(count)))
     before = bytes(content)
-    assert check_pages(memoryview(content), 5, checksums=True) == []
+    assert check(content, 5, checksums=True) == []
     assert content == before
 
 
 def test_a_page_in_another_place_is_bad() -> None:
     page = good_page(random.Random(SEED), 131072 + 4)
-    assert check_pages(memoryview(page), 131072 + 4, checksums=True) == []
-    (bad,) = check_pages(memoryview(page), 4, checksums=True)
+    assert check(page, 131072 + 4, checksums=True) == []
+    (bad,) = check(page, 4, checksums=True)
     assert bad.lsn == LSN(0x1_0000_0028)
     assert "calculated" in bad.reason
 
@@ -82,16 +97,16 @@ def test_every_flipped_bit_of_a_header_and_some_of_the_rest_are_seen() -> None:
     bits = [*range(24 * 8), *(source.randrange(24 * 8, PAGE_BYTES * 8) for _ in range(64))]
     for bit in bits:
         pages[1][bit // 8] ^= 1 << bit % 8
-        bad = check_pages(memoryview(b"".join(pages)), 0, checksums=True)
+        bad = check(b"".join(pages), 0, checksums=True)
         assert [page.index for page in bad] == [1], bit
         pages[1][bit // 8] ^= 1 << bit % 8
 
 
 def test_new_pages_are_good_only_if_all_zero() -> None:
     content = bytearray(4 * PAGE_BYTES)
-    assert check_pages(memoryview(content), 0, checksums=True) == []
+    assert check(content, 0, checksums=True) == []
     content[2 * PAGE_BYTES + 5000] = 1
-    (bad,) = check_pages(memoryview(content), 0, checksums=True)
+    (bad,) = check(content, 0, checksums=True)
     assert (bad.index, bad.reason, bad.lsn) == (2, "the page is marked new and is not zero", None)
 
 
@@ -108,9 +123,9 @@ def test_new_pages_are_good_only_if_all_zero() -> None:
 def test_a_header_that_cannot_be_is_seen_without_checksums(offset: int, value: int) -> None:
     page = bytearray(good_page(random.Random(SEED), 0))
     page[6000] ^= 1
-    assert check_pages(memoryview(page), 0, checksums=False) == []
+    assert check(page, 0, checksums=False) == []
     struct.pack_into("<H", page, offset, value)
-    (bad,) = check_pages(memoryview(page), 0, checksums=False)
+    (bad,) = check(page, 0, checksums=False)
     assert bad.reason == "the page header is not valid"
 
 
@@ -121,7 +136,7 @@ def test_a_pages_lsn_has_its_high_half_first() -> None:
 
 
 def test_more_pages_than_fit_or_parts_of_one_are_our_mistake() -> None:
-    assert check_pages(memoryview(b""), 0, checksums=True) == []
+    assert check(b"", 0, checksums=True) == []
     for size_bytes in (PAGE_BYTES - 1, (PAGES_AT_ONCE + 1) * PAGE_BYTES):
         with pytest.raises(ValueError, match="pages"):
-            check_pages(memoryview(bytes(size_bytes)), 0, checksums=True)
+            check(bytes(size_bytes), 0, checksums=True)

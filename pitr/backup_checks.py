@@ -1,0 +1,64 @@
+"""What a base backup asks of server, label and pages before it is signed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pitr.catalogue.backup_record import FINDINGS_MAX, PageFinding
+from pitr.errors import BackupFailed, ServerRefused
+from pitr.layout import ArchiveId
+from pitr.postgres.basebackup import FoundPage, parse_backup_label, read_control_file
+from pitr.postgres.server import Server, ServerFacts, StoppedBackup
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+
+def check_server(archive: ArchiveId, facts: ServerFacts, data_dir: bytes) -> None:
+    """Raise ServerRefused unless the server is the archive's, writes enough WAL, and has these files."""
+    if facts.system_identifier != archive.system_identifier:
+        raise ServerRefused(
+            "this is another cluster than the archive's",
+            detail=f"The server is {facts.system_identifier}, the archive {archive.system_identifier}.",
+            hint="check the DSN, or make an archive for this cluster with `pitr init`",
+        )
+    if facts.wal_level == "minimal":
+        raise ServerRefused(
+            "the server writes too little WAL for a base backup", hint="set wal_level = replica and restart"
+        )
+    found = read_control_file(data_dir, threading.Event().wait).control
+    if found.system_identifier != facts.system_identifier:
+        raise ServerRefused(
+            "the data directory belongs to another cluster than the server",
+            detail=f"{os.fsdecode(data_dir)} has system identifier {found.system_identifier}.",
+            hint="the daemon must run on the server's own host",
+        )
+
+
+def check_label(stopped: StoppedBackup, start_lsn: LSN) -> TimelineId:
+    """Return the timeline that ``backup_label`` names.  Raises BackupFailed if it is of another backup."""
+    label = parse_backup_label(stopped.backup_label)
+    if label.start_lsn != start_lsn:
+        raise BackupFailed(
+            "the server's backup label is not that of this backup",
+            detail=f"It starts at {label.start_lsn}, the backup at {start_lsn}.",
+        )
+    return label.timeline
+
+
+def name_findings(server: Server, pages: Sequence[FoundPage], count: int) -> tuple[PageFinding, ...]:
+    """Return the bad pages with the names of their relations; ``count`` is how many there are in all."""
+    if not pages:
+        return ()
+    relations = [replace(page.relation, fork="main", segment=0) for page in pages]
+    names = server.relation_names(set(relations))
+    findings = [
+        PageFinding(names.get(relation), os.fsdecode(page.path), page.relation.fork, page.block, page.reason)
+        for page, relation in zip(pages, relations, strict=True)
+    ]
+    if count > len(findings):
+        more = count - FINDINGS_MAX
+        findings[-1] = replace(findings[-1], reason=f"{findings[-1].reason}; {more} more pages are bad")
+    return tuple(findings)

@@ -1,0 +1,111 @@
+"""What the host keeps of its last backups to build incremental ones on them: which relation files each holds.
+
+The host cannot open what it has stored, so it notes the paths while it copies: 16 bytes of digest for each, below
+its state directory.  Losing the note costs a full backup and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pitr.catalogue.backup_record import BackupManifest, check_backup_id
+from pitr.errors import MalformedValue
+
+# Two paths of one digest would make a new file pass for an old one; of 2**20 paths, 1 in 2**88.
+_DIGEST_BYTES: Final = 16
+_SUM_BYTES: Final = 32
+_NOTE_BYTES_MAX: Final = 1 << 30
+# Only the newest can be built on, and one is kept in case it is thought better of.
+NOTES_KEPT: Final = 2
+_SUFFIX: Final = ".files"
+
+
+@dataclass(frozen=True, slots=True)
+class ParentNote:
+    """The note of one backup.  ``databases`` gives each database's row version (xmin) by its OID then."""
+
+    backup: str
+    databases: Mapping[int, str]
+    _digests: Sequence[bytes]
+
+    def holds(self, path: bytes) -> bool:
+        """Tell whether the backup holds the relation file."""
+        digest = _digest(path)
+        at = bisect_left(self._digests, digest)
+        return at < len(self._digests) and self._digests[at] == digest
+
+
+@dataclass(frozen=True, slots=True)
+class ParentBackup:
+    """A backup to build on: its signed manifest, and what the host noted of it."""
+
+    manifest: BackupManifest
+    note: ParentNote
+
+
+class NoteWriter:
+    """Gathers the paths of a backup while it is taken.  Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._digests = bytearray()
+
+    def add(self, path: bytes) -> None:
+        digest = _digest(path)
+        with self._lock:
+            self._digests += digest
+
+    def write(self, folder: Path, backup: str, databases: Mapping[int, str]) -> None:
+        """Make the note of a complete backup durable, and drop those of older ones.  Raises OSError."""
+        with self._lock:
+            digests = sorted(_split(bytes(self._digests)))
+        head = {"backup": check_backup_id(backup), "databases": {str(k): v for k, v in databases.items()}}
+        content = json.dumps(head, sort_keys=True).encode("ascii") + b"\n" + b"".join(digests)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        staged = folder / f"{backup}.new"
+        with staged.open("wb") as file:
+            file.write(content + hashlib.sha256(content).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        staged.rename(folder / f"{backup}{_SUFFIX}")
+        # Ids begin with the time, so their order is that of the backups.
+        for old in sorted(folder.glob(f"*{_SUFFIX}"))[:-NOTES_KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def read_note(folder: Path, backup: str) -> ParentNote | None:
+    """Return the note of a backup; None if there is none.  Raises MalformedValue if it is damaged, OSError."""
+    path = folder / f"{check_backup_id(backup)}{_SUFFIX}"
+    try:
+        with path.open("rb") as file:
+            content = file.read(_NOTE_BYTES_MAX)
+    except FileNotFoundError:
+        return None
+    body, digest = content[:-_SUM_BYTES], content[-_SUM_BYTES:]
+    if len(content) < _SUM_BYTES or hashlib.sha256(body).digest() != digest:
+        raise MalformedValue(f"{path} is damaged")
+    line, _, digests = body.partition(b"\n")
+    try:
+        head = json.loads(line)
+        databases = {int(oid): str(xmin) for oid, xmin in head["databases"].items()}
+        if head["backup"] != backup or len(digests) % _DIGEST_BYTES:
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise MalformedValue(f"{path} is not the note of backup {backup}") from cause
+    return ParentNote(backup, databases, _split(digests))
+
+
+def _digest(path: bytes) -> bytes:
+    return hashlib.blake2b(path, digest_size=_DIGEST_BYTES).digest()
+
+
+def _split(digests: bytes) -> list[bytes]:
+    return [digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)]

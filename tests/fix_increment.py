@@ -1,0 +1,78 @@
+"""Chains of backups taken by hand: a server, its archive, and the notes that the host keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fix_backup import BackupHouse
+from fix_postgres import RunningPostgres, table_digests
+from fix_restore import HandArchiver, RestoreHouse, archive_of
+
+from pitr.backup_parent import ParentBackup, read_note
+from pitr.catalogue.backup_record import BackupManifest
+from pitr.postgres.server_user import ServerUser
+from pitr.recovery import RecoveryTarget
+from pitr.wal.lsn import LSN
+from storage.store import ObjectStore
+
+SUMMARIES = {"summarize_wal": "on", "wal_keep_size": "4GB", "autovacuum": "off"}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the tables were at an LSN, and the newest backup then."""
+
+    backup: BackupManifest
+    at: LSN
+    tables: dict[str, str]
+
+
+@dataclass
+class Chain:
+    """A server whose backups are each built on the one before."""
+
+    server: RunningPostgres
+    store: ObjectStore
+    user: ServerUser | None
+    notes_dir: Path
+    compare_pages: bool = False
+    moments: list[Moment] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.house = BackupHouse(self.store, archive_of(self.server))
+        self.archiver = HandArchiver(self.house, self.server)
+        self.archiver.begin()
+
+    @property
+    def restores(self) -> RestoreHouse:
+        return RestoreHouse(self.house, self.user)
+
+    def parent(self) -> ParentBackup | None:
+        """Return the newest backup with its note, to build on."""
+        if not self.moments:
+            return None
+        manifest = self.moments[-1].backup
+        note = read_note(self.notes_dir, manifest.backup)
+        assert note is not None
+        return ParentBackup(manifest, note)
+
+    def back_up(self, **options: object) -> BackupManifest:
+        """Take the next backup and note what the tables are."""
+        options = {"parent": self.parent(), "compare_pages": self.compare_pages, **options}
+        manifest = self.house.back_up(
+            self.server.dsn, wait_for_wal=self.archiver.gate, notes_dir=self.notes_dir, **options
+        )
+        self.server.execute("SELECT pg_switch_wal()")
+        tables = table_digests(self.server.dsn)
+        at = LSN.parse(str(self.server.value("SELECT pg_current_wal_insert_lsn()")))
+        self.server.execute("CHECKPOINT")
+        self.archiver.ship()
+        self.moments.append(Moment(manifest, at, tables))
+        return manifest
+
+    def target(self, moment: Moment) -> RecoveryTarget:
+        return RecoveryTarget("lsn", lsn=moment.at)
+
+    def stored_bytes(self, manifest: BackupManifest) -> int:
+        return sum(stored.size_bytes for stored in manifest.packs)
