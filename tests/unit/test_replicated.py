@@ -252,6 +252,20 @@ def test_repairs_go_on_after_a_restart(house: House) -> None:
     assert house.holds("c") == ["k"]
 
 
+def test_what_a_region_lacks_is_repaired_beside_a_put_that_it_holds(house: House) -> None:
+    gate = house.faulty["c"].hold("put", "held")
+    house.store.put("held", b"body")
+    assert gate.entered.wait(IDLE_S)
+    house.faulty["c"].fail(StoreUnavailable("a moment"), "put", times=1)
+    house.store.put("lacking", b"body")
+    house.clock.now_s += 3600.0
+    house.wait(lambda: house.holds("c") == ["lacking"])
+    assert house.pending("c") == ["held"]
+    gate.release()
+    house.become_idle()
+    assert (house.holds("c"), house.queue.pending("c")) == (["held", "lacking"], 0)
+
+
 def test_a_repair_never_sends_a_damaged_copy(house: House) -> None:
     house.faulty["c"].go_down()
     house.store.put("k", b"body")
