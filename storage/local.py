@@ -217,6 +217,10 @@ class DirectoryStore:
 
     def _make_parents(self, target: Path) -> None:
         """Make the directories above ``target``; return when each one's entry is on disk."""
+        with self._lock:
+            # Those above it were noted before it, and none of them can go while it is there.
+            if target.parent in self._durable:
+                return
         for parent in reversed(target.parents[: len(target.relative_to(self._objects).parts) - 1]):
             with self._lock:
                 if parent in self._durable:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from storage.checks import check_body, check_key, check_prefix, check_range
+from storage.checks import check_body, check_key, check_prefix, check_range, prove_digest
 from storage.lanes import Lanes
 from storage.reads import DamagedCopy, GoodCopy, RegionReader
 from storage.regions import COOLDOWN_S, Region, RegionHealth, RegionStatus, StoreEvent
@@ -130,8 +130,8 @@ class ReplicatedStore:
         check_key(key)
         check_body(key, body, sha256)
         lanes, _ = self._writable()
-        digest = hashlib.sha256(body).digest() if sha256 is None else sha256
-        lanes.send(key, body, digest, after_all=after_all)
+        # Proved once, here; no region hashes the body again.
+        lanes.send(key, body, prove_digest(key, body, sha256), after_all=after_all)
 
     def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
         """See ``ObjectStore.get``.  Raises ObjectMissing only if every region says so."""
