@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cli.config_schema import Mistake, check_tables
+from cli.config_mistakes import Mistake
+from cli.config_schema import check_tables
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.epochs import ArchivedPast, find_parent
 from cli.errors import UsageRefused
