@@ -32,7 +32,9 @@ CLOCK_TIMEOUT_S = 5.0
     type=click.Path(path_type=Path),
     help="Also try whether this identity opens what the host seals.",
 )
-@click.option("--only", multiple=True, metavar="CHECK", help="Show only checks that begin with this.")
+@click.option(
+    "--only", multiple=True, metavar="CHECK", help="Show only checks that begin with this; may be repeated."
+)
 @common_options
 def doctor(identity_path: Path | None, only: tuple[str, ...]) -> None:
     """Check server, regions, keys, clock and host.

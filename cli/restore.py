@@ -42,7 +42,10 @@ _WORKERS_MAX = 32
 @click.option("--start", is_flag=True, help="Leave the promoted server running on its private socket.")
 @source_options
 @click.option(
-    "--tablespace-map", multiple=True, metavar="OLD=NEW", help="Put a tablespace (oid, name, path) elsewhere."
+    "--tablespace-map",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Put a tablespace (oid, name, path) elsewhere; may be repeated.",
 )
 @click.option(
     "--owner", metavar="USER", help="Who owns the files and runs PostgreSQL, when this runs as root."

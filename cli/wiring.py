@@ -21,6 +21,7 @@ from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
 from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
+from pitr.repository_record import find_repository_record
 from storage.regions import Region
 from storage.store import ObjectMissing, StoreError
 
@@ -139,9 +140,38 @@ def open_reader(
     )
     try:
         repository = Repository(store, repository_id, root)
+        if identity is not None and identity_path is not None:
+            _check_own(repository, store.regions, identity, identity_path)
         yield Reader(repository, store, regions, quorum, identity, identity_path)
     finally:
         store.close()
+
+
+def _check_own(repository: Repository, regions: Sequence[Region], identity: IdentityFile, path: Path) -> None:
+    """Refuse another repository's identity in words of its own.  Raises KeyMissing.
+
+    Otherwise the first record that is read would seem to be damaged in every region.
+    """
+    try:
+        if repository.record().repository == identity.repository:
+            return
+    except (StoreError, NotInitialised):
+        # Lost or out of reach.  A restore needs no such record; if it needs what is lost, it says so.
+        return
+    except NotAuthentic:
+        pass
+    from cli.setup_identity import KnownIdentity, RegionLook, other_repository
+
+    foreign = []
+    for region in regions:
+        try:
+            found = find_repository_record(region.store)
+        except (StoreError, NotAuthentic):
+            continue
+        if found is not None:
+            foreign.append(RegionLook(region.name, found))
+    if foreign:
+        raise other_repository(KnownIdentity("joined", path, identity), foreign)
 
 
 def _answers(region: Region) -> bool:
