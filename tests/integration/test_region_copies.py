@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from fix_cli import MakeSite, Region, Site, end_servers, wait_until
 from fix_postgres import table_digests
+
+from cli.key_files import read_signing_key
+from pitr.catalogue.records import HeadRecord
+from pitr.pipeline.sign import open_record, sign_record
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +136,60 @@ def test_status_names_a_bad_copy_until_it_was_removed_and_repaired(make_site: Ma
     assert "known to be bad" not in site("status").stdout
     site.regions[2].take_away()
     assert "error[PITR-3001]" in site("repair", exit_code=3).stderr
+
+
+def fork(site: Site, region: Region) -> int:
+    """Sign other heads in one region, from the first that has all WAL on, as a second writer would.
+
+    Return the number of the first one.
+    """
+    signer = read_signing_key(site.config.parent / "signing.key")
+    heads = {
+        path: HeadRecord.from_payload(open_record(path.read_bytes(), signer.public, "head"))
+        for path in region.objects("heads/").values()
+    }
+    end = max(head.wal_end for head in heads.values() if head.wal_end is not None)
+    numbers = []
+    for path, head in heads.items():
+        if head.wal_end == end:
+            path.chmod(0o600)
+            path.write_bytes(
+                sign_record(replace(head, at=head.at + timedelta(seconds=1)).to_payload(), signer)
+            )
+            numbers.append(head.sequence)
+    assert min(numbers) > 1
+    return min(numbers)
+
+
+def test_a_restore_that_depends_on_a_fork_is_refused_and_one_before_it_or_from_one_side_is_not(
+    site: Site, regions: tuple[Region, ...], server_tmp_path: Path
+) -> None:
+    number = fork(site, regions[1])
+    into = server_tmp_path / "restored"
+    done = site.restore("latest", into, "--action", "none", regions=regions, exit_code=8)
+    assert done.error["code"] == "PITR-8001"
+    assert f"head {number}" in done.error["message"]
+    assert regions[0].url in done.error["message"]
+    assert regions[1].url in done.error["message"]
+    assert "--region NAME or --from URL" in done.error["next"]
+    assert not into.exists()
+    early = site.restore("immediate", into, "--action", "none", regions=regions)
+    assert any(warning.startswith("FORK: ") for warning in early.object["warnings"])
+    other = server_tmp_path / "other"
+    alone = site.restore("latest", other, "--action", "none", regions=regions[:1])
+    assert not any("FORK" in warning for warning in alone.object["warnings"])
+
+
+def test_the_doctor_sees_a_fork(site: Site, regions: tuple[Region, ...], server_tmp_path: Path) -> None:
+    fork(site, regions[2])
+    config = site.config.with_name("copies.toml")
+    text = site.config.read_text()
+    for own, copy in zip(site.regions, regions, strict=True):
+        text = text.replace(own.url, copy.url).replace(f'"{own.path}"', f'"{copy.path}"')
+    config.write_text(text)
+    config.chmod(0o600)
+    done = site.program("-c", config, "doctor", "--json", exit_code=1)
+    config.unlink()
+    (finding,) = [one for one in done.data["findings"] if one["id"] == "heads.fork"]
+    assert finding["severity"] == "fail"
+    assert "regions eu and ap have different heads" in finding["message"]
