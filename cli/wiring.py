@@ -6,7 +6,7 @@ The only place that knows which part gets what; the parts themselves know their 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from storage.store import ObjectMissing, StoreError
 if TYPE_CHECKING:
     from pitr.wal_assembly import ReadWal
     from pitr.wal_plan_file import WalPlanHeader
+    from storage.copy_faults import FaultReport
     from storage.replicated import ReplicatedStore
     from storage.store import ObjectStore
 
@@ -204,7 +205,15 @@ def _regions_of(
     return chosen
 
 
-def open_wal_reader(header: WalPlanHeader) -> ReadWal:
+@dataclass(frozen=True, slots=True)
+class OpenedWal:
+    """The regions of a WAL plan, opened: ``read`` gives WAL, ``faults`` what it fell back past so far."""
+
+    read: ReadWal
+    faults: Callable[[], FaultReport]
+
+
+def open_wal_reader(header: WalPlanHeader) -> OpenedWal:
     """Open the regions and the identity that a WAL plan names.  Raises KeyMissing, StoreError."""
     from pitr.datakeys import DataKeys
     from pitr.errors import KeyMissing
@@ -218,7 +227,7 @@ def open_wal_reader(header: WalPlanHeader) -> ReadWal:
     store = open_reading(open_regions(regions), len(regions))
     repository = Repository(store, identity.repository, identity.root)
     keys = DataKeys(repository, identity.identity)
-    return lambda key: repository.read_wal(key, keys)
+    return OpenedWal(lambda key: repository.read_wal(key, keys), store.faults)
 
 
 def preferred_bin_dir(settings: Settings | None) -> Path | None:
