@@ -90,10 +90,31 @@ def run(
     return Usage(time.monotonic() - started_at, rusage.ru_utime + rusage.ru_stime, rusage.ru_maxrss * 1024)
 
 
-def cpu_of(pid: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """CPU seconds, by whom they were spent."""
+
+    user_s: float
+    system_s: float
+
+    def since(self, before: Cpu) -> Cpu:
+        return Cpu(self.user_s - before.user_s, self.system_s - before.system_s)
+
+    @property
+    def total_s(self) -> float:
+        return self.user_s + self.system_s
+
+
+def cpu_parts_of(pid: int) -> Cpu:
     """Return the CPU seconds so far of a live process and of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+    user, system, children_user, children_system = (int(field) / _TICKS_PER_S for field in fields[11:15])
+    return Cpu(user + children_user, system + children_system)
+
+
+def cpu_of(pid: int) -> float:
+    """Return both parts of ``cpu_parts_of`` in one."""
+    return cpu_parts_of(pid).total_s
 
 
 def peak_of(pid: int) -> int:

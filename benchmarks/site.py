@@ -14,23 +14,28 @@ from benchmarks.harness import RunFailed
 
 _TIMEOUT_S = 120.0
 _POLL_S = 0.05
-_STREAMING = (
-    "SELECT coalesce(max(flush_lsn - '0/0'), 0) FROM pg_stat_replication WHERE application_name LIKE 'pitr%'"
+_FLUSHED = (
+    "SELECT coalesce(max(flush_lsn - '0/0'), 0) FROM pg_stat_replication JOIN pg_replication_slots"
+    " ON active_pid = pid WHERE slot_name = '{slot}'"
 )
+_REGIONS = ("eu", "us", "ap")
 
 
 class BenchSite:
     """A repository below ``work`` and the daemon that writes it.  Use it as a context manager."""
 
-    def __init__(self, cluster: BenchCluster, work: Path) -> None:
+    def __init__(self, cluster: BenchCluster, work: Path, *, slot: str = "pitr") -> None:
         self.cluster = cluster
+        self._slot = slot
         self.identity = work / "identity.toml"
-        self.urls = [f"file://{work}/region-{name}" for name in ("eu", "us", "ap")]
+        self._regions = [work / f"region-{name}" for name in _REGIONS]
+        self.urls = [f"file://{region}" for region in self._regions]
         self._config = work / "pitr" / "pitr.toml"
         self._daemon: subprocess.Popen[bytes] | None = None
-        words: list[str | Path] = ["init", "--pg", cluster.dsn, "--quorum", "2", "--non-interactive"]
+        words: list[str | Path] = ["init", "--pg", cluster.dsn, "--slot", slot, "--quorum", "2"]
+        words += ["--non-interactive"]
         words += ["--dir", self._config.parent, "--identity-out", self.identity, "--metrics", "off"]
-        for name, url in zip(("eu", "us", "ap"), self.urls, strict=True):
+        for name, url in zip(_REGIONS, self.urls, strict=True):
             words += ["--region", f"{name}={url}"]
         self.run(*words, "--create-directories")
         # Only what a figure asks for: no backup begins by itself.
@@ -71,12 +76,36 @@ class BenchSite:
 
     def stop(self) -> None:
         if self._daemon is not None and self._daemon.poll() is None:
+            self._daemon.send_signal(signal.SIGCONT)
             self._daemon.send_signal(signal.SIGTERM)
             self._daemon.wait(timeout=_TIMEOUT_S)
 
+    def pause(self) -> None:
+        """Hold the daemon where it is; its slot keeps the WAL that comes meanwhile."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def is_settled(self, end: int) -> bool:
+        """Say whether every region has all WAL before ``end``, as pieces and as segments, and the spool none.
+
+        Segments of 16 MiB on timeline 1, as the cluster has them.
+        """
+        if self.durable() < end:
+            return False
+        last, wal = _segment_name((end >> 24) - 1), [region / "objects" / "wal" for region in self._regions]
+        pieces = [sorted(path.name for path in folder.rglob("p-*")) for folder in wal]
+        segments = [{path.parent.name: None for path in sorted(folder.rglob("s-*"))} for folder in wal]
+        is_equal = pieces.count(pieces[0]) == segments.count(segments[0]) == len(wal)
+        # What a segment holds was put in order, so with the last one all before it were.
+        return is_equal and last in segments[0] and not any(self._config.parent.rglob("spool/[0-9]*"))
+
     def durable(self) -> int:
         """Return the WAL position that the server was told to be at quorum, as an offset; 0 before any."""
-        return int(str(self.cluster.execute(_STREAMING)[0][0]))
+        return int(str(self.cluster.execute(_FLUSHED.format(slot=self._slot))[0][0]))
 
     def wait(self, is_so: object, timeout_s: float = _TIMEOUT_S) -> None:
         """Return once ``is_so()`` is true.  Raises RunFailed after ``timeout_s`` or when the daemon ended."""
@@ -87,3 +116,7 @@ class BenchSite:
                 log = (self._config.parent / "daemon.log").read_text(errors="replace")
                 raise RunFailed(f"the daemon does not get there: {log[-800:]}")
             time.sleep(_POLL_S)
+
+
+def _segment_name(number: int) -> str:
+    return f"{1:08X}{number >> 8:08X}{number & 0xFF:08X}"

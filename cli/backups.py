@@ -84,7 +84,9 @@ def show_backup(
 
 
 def _manifests(app: App, source: Source) -> list[BackupManifest]:
-    with open_source(app, source) as reader:
+    from cli.copy_faults import telling_faults
+
+    with open_source(app, source) as reader, telling_faults(app.output, reader.store, {}):
         archive = choose_archive(reader.repository, source.archive)
         listing = reader.repository.manifests(archive)
     for refused in listing.refused:

@@ -16,6 +16,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "daemon": LazyCommand("cli.daemon", "daemon", "Stream WAL, keep the timetable, serve metrics."),
     "backup": LazyCommand("cli.backup", "backup", "Take a base backup now."),
     "status": LazyCommand("cli.status", "status", "Tell what is safe, and how fresh it is."),
+    "repair": LazyCommand("cli.repair", "repair", "Compare the regions, and make missing copies again."),
     "backups": LazyCommand("cli.backups", "backups", "List and show base backups."),
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.errors import ConfigRefused, UsageRefused
 from cli.settings import Settings
 from pitr.errors import NotInitialised
+
+if TYPE_CHECKING:
+    from cli.config_mistakes import Mistake
 
 # A configuration has a few kilobytes; a larger file is the wrong file, and is not read into memory.
 CONFIG_BYTES_MAX = 1024 * 1024
@@ -34,7 +39,7 @@ def find_config_or_none(given: Path | None) -> Path | None:
     """Return the configuration's path; None if none is given and none is at its usual places."""
     if given is not None:
         return given
-    return next((place for place in config_places() if place.exists()), None)
+    return next((place for place in config_places() if _may_be_there(place)), None)
 
 
 def find_config(given: Path | None) -> Path:
@@ -46,9 +51,27 @@ def find_config(given: Path | None) -> Path:
             detail="looked for " + ", ".join(str(place) for place in config_places()),
             hint="pitr init, or name the file with --config or $PITR_CONFIG",
         )
-    if not found.exists():
-        raise UsageRefused(f"there is no configuration file {found}", hint="check --config and $PITR_CONFIG")
+    if not _may_be_there(found):
+        raise UsageRefused(
+            f"there is no configuration file {found}",
+            detail="it was named by --config or $PITR_CONFIG",
+            hint="check the name; pitr init makes a configuration",
+        )
     return found
+
+
+def _may_be_there(path: Path) -> bool:
+    """Tell whether something is at ``path``; in doubt yes, so that reading it tells what is wrong.
+
+    A file that may not be looked at, or a link to nothing, must not be passed over for another one.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def load_settings(path: Path) -> Settings:
@@ -66,14 +89,19 @@ def load_settings(path: Path) -> Settings:
     checked = check_tables(tables, base=path.absolute().parent, path=path.absolute())
     if isinstance(checked, Settings):
         return checked
-    mistakes = []
-    for mistake in checked[:MISTAKES_MAX]:
-        line = line_of(text, mistake.place)
-        where = f"line {line}: " if line is not None else ""
-        mistakes.append(f"{where}{mistake.name}: {mistake.text}")
-    if len(checked) > MISTAKES_MAX:
-        mistakes.append(f"and {len(checked) - MISTAKES_MAX} more")
-    raise _refusal(path, mistakes)
+    raise _refusal(path, _tell(checked, text), len(checked))
+
+
+def _tell(found: Sequence[Mistake], text: str) -> list[str]:
+    """Return a line for each mistake, in the order of the file; those that stand nowhere come last."""
+    # Cut before they are looked for: each search reads the whole file.
+    placed = [(line_of(text, mistake.place), mistake) for mistake in found[:MISTAKES_MAX]]
+    placed.sort(key=lambda pair: (pair[0] is None, pair[0] or 0))
+    told = [
+        ("" if line is None else f"line {line}: ") + f"{mistake.name}: {mistake.text}"
+        for line, mistake in placed
+    ]
+    return told if len(found) <= MISTAKES_MAX else [*told, f"and {len(found) - MISTAKES_MAX} more"]
 
 
 def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
@@ -90,7 +118,7 @@ def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
         if header := _HEADER.match(line):
             name = header[2].replace('"', "").replace("'", "")
             prefix = name.split(".")
-            if header[1] == "[[":
+            if header[1] == "[[" and prefix != wanted:
                 prefix.append(str(counts.get(name, 0)))
                 counts[name] = counts.get(name, 0) + 1
             here = prefix
@@ -105,12 +133,15 @@ def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
 
 def _read(path: Path) -> str:
     try:
+        if path.is_dir():
+            raise _unreadable(path, "it is a directory", f"name the file in it: {path / 'pitr.toml'}")
         if not path.is_file():
-            raise _refusal(path, ["this is not a file"])
+            raise _unreadable(path, "it is not a file", "name a file with --config or $PITR_CONFIG")
         with path.open("rb") as file:
             content = file.read(CONFIG_BYTES_MAX + 1)
     except OSError as error:
-        raise _refusal(path, [f"it cannot be read: {error.strerror}"]) from error
+        reason = error.strerror or str(error)
+        raise _unreadable(path, reason, "check the path, its mode and who runs pitr") from error
     if len(content) > CONFIG_BYTES_MAX:
         raise _refusal(path, [f"it has more than {CONFIG_BYTES_MAX} bytes: not a configuration"])
     try:
@@ -120,10 +151,13 @@ def _read(path: Path) -> str:
         raise _refusal(path, [f"line {line}: this is not UTF-8 text"]) from error
 
 
-def _refusal(path: Path, mistakes: list[str]) -> ConfigRefused:
-    count = f"{len(mistakes)} mistakes" if len(mistakes) != 1 else "a mistake"
+def _unreadable(path: Path, reason: str, hint: str) -> ConfigRefused:
+    return ConfigRefused(f"the configuration {path} cannot be read", detail=reason, hint=hint)
+
+
+def _refusal(path: Path, mistakes: Sequence[str], count: int = 1) -> ConfigRefused:
     return ConfigRefused(
-        f"the configuration {path} has {count}",
+        f"the configuration {path} has " + ("a mistake" if count == 1 else f"{count} mistakes"),
         detail="\n".join(mistakes),
         hint=f"correct {path}; docs/config.md tells what each setting means",
     )

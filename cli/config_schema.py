@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,9 +14,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
 )
 
+from cli.config_mistakes import (
+    PIECE_BYTES,
+    SPOOL_BYTES_MAX,
+    Mistake,
+    SoundSettings,
+    contradictions,
+    unknown_setting,
+)
 from cli.settings import (
     BackupSettings,
     ClusterSettings,
@@ -146,16 +152,10 @@ class _Keys(_Table):
     recipients: Annotated[list[Annotated[str, _as_value_error(_recipient)]], Field(max_length=32)] = []
     recipients_file: str | None = None
 
-    @model_validator(mode="after")
-    def _has_a_recipient(self) -> _Keys:
-        if bool(self.recipients) == bool(self.recipients_file):
-            raise ValueError("give either recipients or recipients_file: nobody could read the backups else")
-        return self
-
 
 class _Wal(_Table):
     piece_age_s: Annotated[float, Field(ge=0.05, le=3600)] = 1.0
-    piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = 4 << 20
+    piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
 
 
@@ -171,7 +171,7 @@ class _Daemon(_Table):
     metrics_listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:9187"
     drain: Duration = 25.0
     # At least what may be under way at once: the pieces' puts, and segments of 16 MiB.
-    spool_bytes_max: Annotated[int, Field(ge=8 << 20, le=1 << 40)] = 1 << 30
+    spool_bytes_max: Annotated[int, Field(ge=8 << 20, le=1 << 40)] = SPOOL_BYTES_MAX
 
 
 class _Postgres(_Table):
@@ -190,20 +190,23 @@ class _Config(_Table):
     timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One thing that is wrong, and where: ``place`` as keys and list positions from the top."""
-
-    place: tuple[str | int, ...]
-    text: str
-
-    @property
-    def name(self) -> str:
-        """Return the place as people write it: ``region[1].url``."""
-        text = ""
-        for part in self.place:
-            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-        return text or "the file"
+# The settings that each table may have, for whoever mistypes one.
+_KNOWN = {
+    "": tuple(_Config.model_fields),
+    **{
+        name: tuple(table.model_fields)
+        for name, table in (
+            ("cluster", _Cluster),
+            ("repository", _Repository),
+            ("region", _Region),
+            ("keys", _Keys),
+            ("wal", _Wal),
+            ("backup", _Backup),
+            ("daemon", _Daemon),
+            ("postgres", _Postgres),
+        )
+    },
+}
 
 
 def check_tables(tables: dict[str, Any], *, base: Path, path: Path) -> Settings | list[Mistake]:
@@ -211,57 +214,54 @@ def check_tables(tables: dict[str, Any], *, base: Path, path: Path) -> Settings 
 
     ``base`` is the directory that relative paths in the file start from.
     """
+    config: _Config | None = None
+    mistakes: list[Mistake] = []
     try:
         config = _Config.model_validate(tables)
     except ValidationError as error:
-        return [_mistake(line) for line in error.errors(include_url=False, include_input=False)]
-    mistakes = _contradictions(config)
-    recipients = tuple(config.keys.recipients)
-    if config.keys.recipients_file is not None:
+        mistakes = [_mistake(line) for line in error.errors(include_url=False, include_input=False)]
+    sound = SoundSettings(tables, mistakes)
+    mistakes += contradictions(sound)
+    recipients: tuple[str, ...] = ()
+    file = sound.get("keys", "recipients_file")
+    if isinstance(file, str):
         try:
-            recipients = _read_recipients(_path(base, config.keys.recipients_file))
+            recipients = _read_recipients(_path(base, file))
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
             mistakes.append(Mistake(("keys", "recipients_file"), text or "it cannot be read"))
-    return mistakes or _settings(config, recipients, base, path)
+    if config is None or mistakes:
+        return mistakes
+    return _settings(config, recipients or tuple(config.keys.recipients), base, path)
+
+
+# pydantic's words for these are a programmer's.
+_EXPECTED = {
+    "string_type": "text in quotes",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "list_type": "a list: [...]",
+}
 
 
 def _mistake(line: Any) -> Mistake:
     text = str(line["msg"]).removeprefix("Value error, ")
+    place = tuple(line["loc"])
     if line["type"] == "extra_forbidden":
-        text = "there is no such setting"
+        text = unknown_setting(place, _KNOWN)
     elif line["type"] == "missing":
         text = "this is required"
     elif line["type"] == "string_pattern_mismatch":
         text = f"expected text that matches {line['ctx']['pattern']}"
+    elif line["type"] in ("model_type", "model_attributes_type"):
+        text = "expected a table with settings of its own" + (f": [{place[0]}]" if len(place) == 1 else "")
+    elif place == ("region",) and line["type"] == "list_type":
+        text = "expected [[region]], in two brackets, once for each region"
+    elif line["type"] in _EXPECTED:
+        text = f"expected {_EXPECTED[line['type']]}"
     elif text.startswith("Input should be"):
         text = "expected " + text.removeprefix("Input should be ").removeprefix("a valid ")
-    return Mistake(tuple(line["loc"]), text)
-
-
-def _contradictions(config: _Config) -> list[Mistake]:
-    """Return what each setting alone does not show."""
-    mistakes: list[Mistake] = []
-    count, quorum = len(config.region), config.repository.quorum
-    if quorum > count:
-        text = f"{quorum} regions are wanted, but there are only {count}"
-        mistakes.append(Mistake(("repository", "quorum"), text))
-    if config.daemon.spool_bytes_max < 2 * config.wal.piece_bytes:
-        # A piece that never fits would hold archiving for ever.
-        text = f"expected at least {2 * config.wal.piece_bytes}: room for two pieces of wal.piece_bytes"
-        mistakes.append(Mistake(("daemon", "spool_bytes_max"), text))
-    for attribute in ("name", "url"):
-        seen: set[str] = set()
-        for at, region in enumerate(config.region):
-            value = getattr(region, attribute)
-            if value in seen:
-                mistakes.append(
-                    Mistake(
-                        ("region", at, attribute), f"{value!r} is given twice; one copy is no second region"
-                    )
-                )
-            seen.add(value)
-    return mistakes
+    return Mistake(place, text)
 
 
 def _read_recipients(path: Path) -> tuple[str, ...]:

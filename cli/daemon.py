@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -38,6 +39,8 @@ def daemon() -> None:
     settings.daemon.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with RunLock(settings.daemon.lock_path):
         running = Daemon(settings, log)
+        # What is there now stays to the end; looking through all of it again and again found nothing.
+        gc.freeze()
         _on_signals(running)
         running.run(on_ready=lambda: notify(b"READY=1"), on_stopping=lambda: notify(b"STOPPING=1"))
         _tell(app, running)

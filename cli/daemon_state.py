@@ -144,4 +144,6 @@ def _region(region: RegionStatus, rpo_s: float, at: datetime) -> RegionSnapshot:
         stuck_repairs=region.stuck_repairs,
         last_error=region.last_error,
         put_latency_s=region.put_latency_s,
+        bad_copies=region.bad_copies,
+        bad_copies_named=region.bad_copies_named,
     )

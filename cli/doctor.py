@@ -32,7 +32,9 @@ CLOCK_TIMEOUT_S = 5.0
     type=click.Path(path_type=Path),
     help="Also try whether this identity opens what the host seals.",
 )
-@click.option("--only", multiple=True, metavar="CHECK", help="Show only checks that begin with this.")
+@click.option(
+    "--only", multiple=True, metavar="CHECK", help="Show only checks that begin with this; may be repeated."
+)
 @common_options
 def doctor(identity_path: Path | None, only: tuple[str, ...]) -> None:
     """Check server, regions, keys, clock and host.
@@ -122,6 +124,7 @@ def _examine_regions(
     from cli.wiring import host_repository
     from pitr.errors import PitrError
     from storage.store import StoreError
+    from verifiers.forks import check_forks
     from verifiers.store_probes import probe_key, probe_region, probe_repository
 
     try:
@@ -150,7 +153,9 @@ def _examine_regions(
                 "repository.epochs", Severity.FAIL, "repository", str(error), "see the regions' findings"
             )
         else:
-            if archive is None:
+            if archive is not None:
+                yield from check_forks(host_repository(settings, store), archive, regions, heads_max=1)
+            else:
                 hint = "pitr init --identity FILE lets this cluster in"
                 text = f"no archive of system identifier {system_identifier}"
                 yield Finding("repository.epochs", Severity.FAIL, "repository", text, hint)

@@ -70,13 +70,21 @@ class RegionsMissed(domain.PitrError):
     """The work is done at quorum; some region lacks part of it."""
 
 
-class DaemonRefused(domain.PitrError):
-    """The daemon answered with an error, which is shown as if it had happened here."""
+class ToldAs(domain.PitrError):
+    """An error that is shown under the number and exit code of another one."""
 
     def __init__(self, message: str, *, detail: str, hint: str, number: int, exit_code: ExitCode) -> None:
         super().__init__(message, detail=detail, hint=hint)
         self.number = number
         self.exit_code = exit_code
+
+
+class DaemonRefused(ToldAs):
+    """The daemon answered with an error, which is shown as if it had happened here."""
+
+
+class SetupRefused(ToldAs):
+    """A set-up cannot be made, or not to its end.  The same command may be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +282,7 @@ def describe(error: BaseException) -> Failure:
         message = f"{rule.meaning}: {type(error).__name__}: {error}"
     if rule.type is KeyboardInterrupt:
         message = rule.meaning
-    if isinstance(error, DaemonRefused):
+    if isinstance(error, ToldAs):
         return Failure(error.number, error.exit_code, message, detail or "", hint or rule.next)
     return Failure(
         rule.number, rule.exit_code, message, detail or _cause(error) or rule.meaning, hint or rule.next

@@ -29,17 +29,18 @@ standard output then has one object, also when it fails: `{"schema": "pitr/1", "
 
 def render() -> str:
     """Return the page."""
-    return _HEAD + "".join(_section(path, command) for path, command in _walk("pitr", pitr))
+    return _HEAD + "".join(_section(path, command) for path, command in walk("pitr", pitr))
 
 
-def _walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+def walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """Yield each command below ``command``, itself first, with the words that call it."""
     yield path, command
     if isinstance(command, click.Group):
         context = click.Context(command, info_name=path)
         for name in command.list_commands(context):
             inner = command.get_command(context, name)
             assert inner is not None
-            yield from _walk(f"{path} {name}", inner)
+            yield from walk(f"{path} {name}", inner)
 
 
 def _section(path: str, command: click.Command) -> str:

@@ -14,7 +14,7 @@ from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 
 if TYPE_CHECKING:
-    from cli.setup import SetupRequest, SetupResult
+    from cli.setup_request import SetupRequest, SetupResult
 
 _DEFAULT_DSN = "host=/var/run/postgresql dbname=postgres"
 
@@ -23,8 +23,19 @@ _DEFAULT_DSN = "host=/var/run/postgresql dbname=postgres"
 @click.option(
     "--pg", "dsn", metavar="DSN", help="How to reach the server (libpq's text or URI, no password)."
 )
-@click.option("--region", "regions", multiple=True, metavar="NAME=URL", help="A region; the nearest first.")
-@click.option("--credentials", multiple=True, metavar="NAME=FILE", help="AWS credentials file of a region.")
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="NAME=URL",
+    help="A region, the nearest first; may be repeated.",
+)
+@click.option(
+    "--credentials",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="AWS credentials file of a region; may be repeated.",
+)
 @click.option(
     "--quorum", type=click.IntRange(1, 16), help="Regions that must have an object (default: most)."
 )
@@ -38,7 +49,11 @@ _DEFAULT_DSN = "host=/var/run/postgresql dbname=postgres"
 @click.option("--name", default="main", show_default=True, help="The cluster's name.")
 @click.option("--slot", default="pitr", show_default=True, help="The replication slot to make.")
 @click.option(
-    "--recipient", "recipients", multiple=True, metavar="TEXT", help="Who else can read (public key)."
+    "--recipient",
+    "recipients",
+    multiple=True,
+    metavar="TEXT",
+    help="Who else can read (public key); may be repeated.",
 )
 @click.option(
     "--identity", "identity_in", type=click.Path(path_type=Path), help="Join the repository of this identity."
@@ -70,9 +85,10 @@ def init(
     """Make a repository, its keys and a configuration.
 
     With --identity it joins a repository that exists: the cluster gets the next writer epoch, as a
-    restored one must. Nothing is ever written over, and the command may be repeated.
+    restored one must. Server, places, keys and regions are checked before anything is made, and nothing
+    is ever written over. After a failure or a kill the same command line goes on where it was.
     """
-    from cli.setup import SetupRequest, set_up
+    from cli.setup_request import SetupRequest
     from pitr.errors import MalformedValue
     from pitr.pipeline.keys import Recipient
 
@@ -101,11 +117,25 @@ def init(
         timezone=app.zone,
         metrics_listen=metrics,
     )
-    if request.quorum > len(new_regions):
-        raise UsageRefused(f"--quorum {quorum} is impossible with {len(new_regions)} regions")
     _check_before(request)
-    result = set_up(request, now=lambda: datetime.now(UTC), random=os.urandom, say=app.output.note)
-    _tell(app, request, result)
+    _tell(app, _carry_out(app, request))
+
+
+def _carry_out(app: App, request: SetupRequest) -> SetupResult:
+    from cli.setup import set_up
+
+    def hand_over(result: SetupResult) -> None:
+        if result.is_new_repository:
+            for line in recovery_sheet(request, result):
+                app.output.line(line)
+
+    return set_up(
+        request,
+        now=lambda: datetime.now(UTC),
+        random=os.urandom,
+        say=app.output.note,
+        hand_over=hand_over,
+    )
 
 
 def _missing(what: str) -> str:
@@ -168,16 +198,13 @@ def _check_before(request: SetupRequest) -> None:
         )
 
 
-def _tell(app: App, request: SetupRequest, result: SetupResult) -> None:
+def _tell(app: App, result: SetupResult) -> None:
     from cli.config import load_settings
     from cli.doctor import examine
     from cli.findings import finding_fields, show_findings
     from verifiers.base import Severity
 
     output = app.output
-    if result.is_new_repository:
-        for line in recovery_sheet(request, result):
-            output.line(line)
     findings = list(examine(load_settings(result.config_path), None))
     for finding in findings:
         if finding.severity is Severity.FAIL:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from cli.errors import UsageRefused
@@ -12,24 +14,43 @@ from pitr.pipeline.keys import IdentityFile
 from pitr.pipeline.sign import Signer
 
 SECRET_BYTES_MAX = 64 * 1024
+_STAGED = ".part-"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a new file of mode 0600, durable on return.  Never over another: raises UsageRefused."""
+    """Write a new file of mode 0600, whole and durable on return.  Never over another: raises UsageRefused.
+
+    The name appears with the whole content only: half a key under it could neither be used nor replaced.
+    """
+    descriptor, staged = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}{_STAGED}")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, not a rename, for it fails where the name is taken.
+        os.link(staged, path)
     except FileExistsError as error:
         raise UsageRefused(
             f"{path} exists already",
             detail="a key is never written over",
             hint="move it away, or name another file",
         ) from error
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        remove_staged(path)
+    sync_directory(path.parent)
+
+
+def remove_staged(path: Path) -> None:
+    """Remove what a killed ``write_secret`` left beside ``path``: a key with no name, or a second copy."""
+    for left in path.parent.glob(f"{glob.escape(path.name)}{_STAGED}*"):
+        left.unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:

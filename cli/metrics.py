@@ -68,6 +68,7 @@ _REGION_GAUGES: tuple[tuple[str, str, int], ...] = (
     ("pitr_region_repairs_pending", "Objects that wait to be copied to the region.", 2),
     ("pitr_region_repairs_stuck", "Objects that cannot be copied until a person acts.", 3),
     ("pitr_region_put_latency_seconds", "How long a put takes there, averaged.", 4),
+    ("pitr_region_copies_bad", "Copies there that are known to be damaged or to be other bytes.", 5),
 )
 _COUNTERS: tuple[tuple[str, str, Callable[[DaemonSnapshot], float]], ...] = (
     ("pitr_wal_received_bytes", "WAL received since the start.", lambda s: s.received_bytes),
@@ -114,6 +115,7 @@ def _region_metrics(snapshot: DaemonSnapshot) -> Iterator[Metric]:
             region.pending_repairs,
             region.stuck_repairs,
             region.put_latency_s,
+            region.bad_copies,
         )
         for region in snapshot.regions
     }

@@ -32,15 +32,17 @@ def plan(
     stop; with --identity the exact LSN. TARGET: latest, immediate, lsn:X/Y, xid:N, name:TEXT, a time with
     its zone, or "10 minutes ago".
     """
+    from cli.copy_faults import telling_faults
     from cli.plan_view import plan_fields, show_plan
     from cli.planning import make_plan
 
     app = current()
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
     source = source_of(source_urls, source_identity, source_region, source_archive)
-    with open_source(app, source) as reader:
+    fields: dict[str, object] = {}
+    with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
         made = make_plan(reader, archive, parsed, app.output, backup_id=backup_id)
     zone = app.time_zone() or local_zone()
     show_plan(app.output, made, zone)
-    app.output.finish({"plan": plan_fields(made, zone)})
+    app.output.finish({"plan": plan_fields(made, zone), **fields})

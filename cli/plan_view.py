@@ -35,7 +35,7 @@ def show_plan(output: Output, plan: RestorePlan, zone: str, *, into: str | None 
         output.line(f"{name.ljust(9)} {text}")
     for skipped in plan.skipped:
         output.warn(f"backup {skipped.backup} is not used: {skipped.reason}")
-    for warning in plan.warnings:
+    for warning in plan.all_warnings:
         output.warn(warning)
 
 
@@ -93,7 +93,7 @@ def plan_fields(plan: RestorePlan, zone: str) -> dict[str, object]:
         "stop": None if plan.stop is None else stop_fields(plan.stop),
         "candidates": [{"start": str(link.start), "end": str(link.until)} for link in plan.candidates],
         "skipped": [{"backup": one.backup, "reason": one.reason} for one in plan.skipped],
-        "plan_warnings": list(plan.warnings),
+        "plan_warnings": list(plan.all_warnings),
     }
 
 

@@ -58,10 +58,12 @@ def make_plan(
 
     Raises TargetRefused, StoreError, NotAuthentic, KeyMissing.
     """
+    from cli.forks import refuse_forked, warn_of_forks
     from pitr.datakeys import DataKeys
     from pitr.planner import plan_restore
     from pitr.stop import resolve_plan
 
+    forks = warn_of_forks(reader, archive, output)
     catalogue = Catalogue(":memory:")
     try:
         result = read_regions(reader, catalogue, output)
@@ -79,4 +81,4 @@ def make_plan(
     def read_wal(unit: WalUnit) -> bytes:
         return reader.repository.read_wal(unit.key, keys)
 
-    return resolve_plan(target, survey, read_wal, backup=backup_id)
+    return refuse_forked(resolve_plan(target, survey, read_wal, backup=backup_id), forks)

@@ -35,7 +35,11 @@ def source_options(command: Command) -> Command:
     """Give a command ``--from``, ``--identity``, ``--region`` and ``--archive``; it gets a ``source``."""
     options = [
         click.option(
-            "--from", "source_urls", multiple=True, metavar="URL", help="A region; needs no configuration."
+            "--from",
+            "source_urls",
+            multiple=True,
+            metavar="URL",
+            help="A region; needs no configuration; may be repeated.",
         ),
         click.option(
             "--identity",

@@ -42,7 +42,10 @@ _WORKERS_MAX = 32
 @click.option("--start", is_flag=True, help="Leave the promoted server running on its private socket.")
 @source_options
 @click.option(
-    "--tablespace-map", multiple=True, metavar="OLD=NEW", help="Put a tablespace (oid, name, path) elsewhere."
+    "--tablespace-map",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="Put a tablespace (oid, name, path) elsewhere; may be repeated.",
 )
 @click.option(
     "--owner", metavar="USER", help="Who owns the files and runs PostgreSQL, when this runs as root."
@@ -79,6 +82,7 @@ def restore(
     catalogue, and with --from no configuration. The plan is shown first; nothing that exists is written
     over; the cluster is opened only if replay ended exactly where the plan says.
     """
+    from cli.copy_faults import telling_faults
     from cli.plan_view import plan_fields, show_plan
     from cli.planning import make_plan
 
@@ -93,24 +97,23 @@ def restore(
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
     source = source_of(source_urls, source_identity, source_region, source_archive)
     zone = app.time_zone() or local_zone()
-    with open_source(app, source) as reader:
+    fields: dict[str, object] = {}
+    app.partial_result = fields
+    result = None
+    with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
         plan = make_plan(reader, archive, parsed, app.output, backup_id=backup_id)
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
-        fields: dict[str, object] = {
-            "plan": plan_fields(plan, zone),
-            "into": str(into),
-            "is_dry_run": dry_run,
-        }
-        if dry_run:
-            app.output.finish(fields)
-            return
-        _confirm(app, into)
-        app.partial_result = fields
-        choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
-        result = _execute(app, reader, plan, into, action, choices)
-    _tell(app, result, plan_s, fields)
+        fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
+        if not dry_run:
+            _confirm(app, into)
+            choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
+            result = _execute(app, reader, plan, into, action, choices)
+    if result is None:
+        app.output.finish(fields)
+    else:
+        _tell(app, result, plan_s, fields)
 
 
 class _Choices:

@@ -1,7 +1,8 @@
 """The steps of ``pitr init``: a new repository, or a new writer epoch in one that exists.
 
-Each step may be repeated: keys that are there are taken, equal records are put again, and nothing is
-ever written over.  The configuration comes last, so that a half-made set-up is not taken for a whole one.
+First everything is checked that can be (``cli.setup_check``); then each step may be repeated: keys that are
+there are taken, equal records are put again, and nothing is ever written over.  The configuration comes last,
+so that a half-made set-up is not taken for a whole one.
 """
 
 from __future__ import annotations
@@ -10,71 +11,36 @@ import os
 import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from cli.config_schema import Mistake, check_tables
-from cli.config_template import NewConfig, NewRegion, render_config
+from cli.config_mistakes import Mistake
+from cli.config_schema import check_tables
+from cli.config_template import NewConfig, render_config
 from cli.epochs import ArchivedPast, find_parent
 from cli.errors import UsageRefused
-from cli.key_files import read_identity, read_signing_key, write_secret
+from cli.key_files import (
+    read_identity,
+    read_signing_key,
+    remove_staged,
+    sync_directory,
+    write_secret,
+)
 from cli.regions import create_regions, open_reading, open_regions
-from cli.settings import RegionSettings
+from cli.setup_check import REPEAT, SetupGround, check_ground, refusal, told_in_setup
+from cli.setup_request import SetupRequest, SetupResult
 from pitr.catalogue.records import EpochParent, EpochRecord, RepositoryRecord
-from pitr.errors import NotInitialised, ServerRefused
+from pitr.errors import KeyMissing, PitrError, ServerRefused
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import Identity, IdentityFile, Recipient, best_suite
 from pitr.pipeline.sign import Signer
 from pitr.postgres.replication import ReplicationConnection
-from pitr.postgres.server import Server, ServerFacts
+from pitr.postgres.server import ServerFacts
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.regions import Region
-
-
-@dataclass(frozen=True, slots=True)
-class SetupRequest:
-    """What is wanted.  ``identity_in``: the identity of a repository that exists, or of a half-made one."""
-
-    cluster: str
-    dsn: str
-    slot: str
-    regions: tuple[NewRegion, ...]
-    quorum: int
-    directory: Path
-    identity_in: Path | None
-    identity_out: Path
-    recipients: tuple[Recipient, ...]
-    creates_directories: bool
-    timezone: str | None = None
-    metrics_listen: str = "127.0.0.1:9187"
-
-    @property
-    def config_path(self) -> Path:
-        return self.directory / "pitr.toml"
-
-    @property
-    def signing_key_path(self) -> Path:
-        return self.directory / "signing.key"
-
-    @property
-    def state_dir(self) -> Path:
-        return self.directory / "state"
-
-
-@dataclass(frozen=True, slots=True)
-class SetupResult:
-    """What there is now.  ``is_new_repository``: the identity was made just now and must be kept safe."""
-
-    archive: ArchiveId
-    parent: EpochParent | None
-    identity: IdentityFile
-    identity_path: Path
-    config_path: Path
-    is_new_repository: bool
-    is_new_epoch: bool
+from storage.store import StoreError
 
 
 def set_up(
@@ -83,38 +49,72 @@ def set_up(
     now: Callable[[], datetime],
     random: Callable[[int], bytes],
     say: Callable[[str], None],
+    hand_over: Callable[[SetupResult], None],
 ) -> SetupResult:
-    """Carry out every step.  Raises UsageRefused before anything is written over."""
-    if request.config_path.exists():
+    """Check, and carry out every step.  ``hand_over`` shows the keys before the configuration is written.
+
+    The same call again, after an error or a kill, goes on from what there is.  Raises UsageRefused over
+    another set-up, SetupRefused with all that is in the way.
+    """
+    if request.config_path.exists() and not _is_own_work(request):
         raise UsageRefused(
             f"{request.config_path} exists already",
             detail="a set-up is never written over",
-            hint="pitr doctor checks it; choose another --dir for a second cluster",
+            hint=f"pitr -c {request.config_path} doctor checks it; a second cluster needs another --dir",
         )
-    with Server.connect(request.dsn) as server:
-        facts = server.facts()
-    say(f"PostgreSQL {facts.major}, system identifier {facts.system_identifier}")
-    settings = [
-        RegionSettings(region.name, region.url, region.credentials_file) for region in request.regions
-    ]
-    regions = create_regions(settings) if request.creates_directories else open_regions(settings)
-    _make_directory(request.directory)
-    _make_directory(request.state_dir)
-    identity, is_new = _identity(request, random)
+    ground = check_ground(request)
+    say(f"PostgreSQL {ground.facts.major}, system identifier {ground.facts.system_identifier}")
+    try:
+        return _make(request, ground, now, random, say, hand_over)
+    except (PitrError, StoreError, OSError) as error:
+        failure = told_in_setup(error, f"mend that, {REPEAT}")
+        raise refusal([failure], "what was made before stays, and is gone on from") from error
+
+
+def _make(
+    request: SetupRequest,
+    ground: SetupGround,
+    now: Callable[[], datetime],
+    random: Callable[[int], bytes],
+    say: Callable[[str], None],
+    hand_over: Callable[[SetupResult], None],
+) -> SetupResult:
+    for directory in (request.directory, request.state_dir):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = _identity(request, ground, random)
     signer = _signing_key(request.signing_key_path, random)
     recipients = _recipients(identity.identity, request.recipients)
-    _put_repository(regions, identity, recipients, now(), is_new, request.quorum)
+    settings = request.region_settings
+    regions = create_regions(settings) if request.creates_directories else open_regions(settings)
+    _put_repository(regions, ground, identity, recipients, now())
     say(f"repository {identity.repository} is in {', '.join(region.name for region in regions)}")
     slot_start = _ensure_slot(request.dsn, request.slot)
     say(f"slot {request.slot!r} keeps WAL from {slot_start} on")
-    archive, parent, is_new_epoch = _put_epoch(request, regions, identity, signer, facts, slot_start, now())
+    archive, parent, is_new_epoch = _put_epoch(
+        request, regions, identity, signer, ground.facts, slot_start, now()
+    )
     say(
         f"archive {archive}"
         + ("" if parent is None else f", which left epoch {parent.epoch} at {parent.lsn}")
     )
-    _write_config(request, identity, recipients)
-    path = request.identity_in or request.identity_out
-    return SetupResult(archive, parent, identity, path, request.config_path, is_new, is_new_epoch)
+    is_joined = ground.identity is not None and ground.identity.origin == "joined"
+    path = request.identity_out if ground.identity is None else ground.identity.path
+    result = SetupResult(archive, parent, identity, path, request.config_path, not is_joined, is_new_epoch)
+    # Before the configuration: a run that is killed after it is over, and nobody would see the keys again.
+    hand_over(result)
+    if not request.config_path.exists():
+        _write_config(request, identity, recipients)
+    return result
+
+
+def _is_own_work(request: SetupRequest) -> bool:
+    """Tell whether the configuration is what this request leads to: a run was killed after its last step."""
+    try:
+        identity = read_identity(request.identity_in or request.identity_out)
+        text = request.config_path.read_text(encoding="utf-8")
+    except (KeyMissing, OSError, UnicodeDecodeError):
+        return False
+    return text == _render(request, identity, _recipients(identity.identity, request.recipients))
 
 
 def mistakes_of(request: SetupRequest, random: Callable[[int], bytes]) -> list[Mistake]:
@@ -127,23 +127,22 @@ def mistakes_of(request: SetupRequest, random: Callable[[int], bytes]) -> list[M
     return checked if isinstance(checked, list) else []
 
 
-def _make_directory(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _identity(request: SetupRequest, random: Callable[[int], bytes]) -> tuple[IdentityFile, bool]:
-    """Read the given identity, or make one; its file is durable before anything is sealed to it."""
-    if request.identity_in is not None:
-        return read_identity(request.identity_in), False
+def _identity(request: SetupRequest, ground: SetupGround, random: Callable[[int], bytes]) -> IdentityFile:
+    """Take the identity that there is, or make one; its file is durable before anything is sealed to it."""
+    if ground.identity is not None:
+        if ground.identity.origin == "left":
+            remove_staged(ground.identity.path)
+        return ground.identity.file
     identity = Identity.generate(random)
     file = IdentityFile(identity, random(16).hex(), identity.root_signer().public)
     request.identity_out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_secret(request.identity_out, file.render())
-    return file, True
+    return file
 
 
 def _signing_key(path: Path, random: Callable[[int], bytes]) -> Signer:
     if path.exists():
+        remove_staged(path)
         return read_signing_key(path)
     signer = Signer.generate(random)
     write_secret(path, signer.text() + "\n")
@@ -157,34 +156,17 @@ def _recipients(identity: Identity, others: Sequence[Recipient]) -> tuple[Recipi
 
 def _put_repository(
     regions: Sequence[Region],
+    ground: SetupGround,
     identity: IdentityFile,
     recipients: Sequence[Recipient],
     now: datetime,
-    is_new: bool,
-    quorum: int,
 ) -> None:
     """See that every region has the same repository record; a region that is new to it gets it."""
-    record: RepositoryRecord | None = None
-    lacking: list[Region] = []
+    found = next((look.record for look in ground.looks if look.record is not None), None)
+    texts = tuple(str(recipient) for recipient in recipients)
+    record = found or RepositoryRecord(identity.repository, now, str(identity.root), texts)
+    # Equal bytes are put again where it is: whoever put them may have been killed before they were durable.
     for region in regions:
-        try:
-            found = Repository.open(region.store, identity.root, repository_id=identity.repository)
-        except NotInitialised:
-            lacking.append(region)
-            continue
-        record = found.record()
-    if record is None:
-        texts = tuple(str(recipient) for recipient in recipients)
-        record = RepositoryRecord(identity.repository, now, str(identity.root), texts)
-    elif not is_new and len(regions) - len(lacking) < min(quorum, len(regions)):
-        # The record is in fewer regions than everything at quorum is: most likely wrong URLs.
-        lost = ", ".join(region.name for region in lacking)
-        raise UsageRefused(
-            f"the repository is not in {lost}",
-            detail="too few of the given regions hold it",
-            hint="check the URLs; a new region is added while the others hold the repository",
-        )
-    for region in lacking:
         Repository.create(region.store, record, identity.identity.root_signer())
 
 
@@ -282,3 +264,4 @@ def _write_config(request: SetupRequest, identity: IdentityFile, recipients: Seq
     finally:
         os.close(descriptor)
     staged.rename(request.config_path)
+    sync_directory(request.config_path.parent)

@@ -10,11 +10,15 @@ from datetime import datetime
 from typing import Any
 
 from pitr.wal.lsn import LSN
+from storage.copy_faults import CopyFault
 
 
 @dataclass(frozen=True, slots=True)
 class RegionSnapshot:
-    """One region: ``rpo_s`` is the age of the oldest thing that it lacks."""
+    """One region: ``rpo_s`` is the age of the oldest thing that it lacks.
+
+    ``bad_copies`` are known to be damaged or to be other bytes; the first of them by name.
+    """
 
     name: str
     is_healthy: bool
@@ -23,6 +27,8 @@ class RegionSnapshot:
     stuck_repairs: int
     last_error: str | None
     put_latency_s: float | None
+    bad_copies: int
+    bad_copies_named: tuple[CopyFault, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import ThresholdBroken, UsageRefused
-from cli.output import format_bytes, format_seconds
+from cli.output import Output, format_bytes, format_seconds
 
 TIMEOUT_S = 10.0
 
@@ -113,5 +113,23 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         ],
         empty="",
     )
+    for region in regions:
+        _show_bad_copies(output, region)
     if seen["last_error"]:
         output.line(f"error    {seen['last_error']}")
+
+
+def _show_bad_copies(output: Output, region: Mapping[str, Any]) -> None:
+    """Name the copies that only a person can remove, and say what to do then."""
+    count = int(region["bad_copies"])
+    if not count:
+        return
+    known = f"{count} {'copy is' if count == 1 else 'copies are'} known to be bad"
+    output.line(f"copies   {known} in region {region['name']}; other regions cover for them")
+    for copy in region["bad_copies_named"]:
+        output.line(
+            f"         {copy['kind']}: {copy['key']}: {copy['detail'].removeprefix(copy['key'] + ': ')}"
+        )
+    if count > len(region["bad_copies_named"]):
+        output.line(f"         and {count - len(region['bad_copies_named'])} more")
+    output.line("         next: remove them there by hand, then: pitr repair")

@@ -2,12 +2,13 @@
 
 APScheduler keeps the time; here is decided *when* a task is due.  A task that was missed
 while the daemon or the machine was down is caught up once, however often it was missed; a
-failed one is tried again sooner than its period.  Every task has a thread of its own, so a
+failed one is tried again after a short pause that grows.  Every task has a thread of its own, so a
 hung one is reported and starves no other.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 WATCH_EVERY_S = 5.0
-RETRY_S = 300.0
+# An outage of the regions is mostly over in a minute, and until the first backup is taken nothing can be
+# restored; one that lasts must not be hammered.
+RETRY_FIRST_S = 15.0
+RETRY_MAX_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Task:
     deadline_s: float
     run: Callable[[threading.Event], None]
     last_success_at: Callable[[], datetime | None]
-    retry_s: float = RETRY_S
+    retry_first_s: float = RETRY_FIRST_S
+    retry_max_s: float = RETRY_MAX_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class _Run:
     last_error: str | None = None
     runs: int = 0
     failures: int = 0
+    failed_in_a_row: int = 0
 
 
 # Told of every end of a run (error None: success) and of a run that is past its deadline.
@@ -74,8 +80,20 @@ def due_at(last_success_at: datetime | None, every_s: float, now: datetime) -> d
     return max(now, last_success_at + timedelta(seconds=every_s))
 
 
+def retry_pause_s(task: Task, failed_in_a_row: int, jitter: float, *, is_overdue: bool = False) -> float:
+    """Return how long to wait after a failure: doubled with each in a row, at least half of it jittered away.
+
+    A run that was cancelled for taking too long has cost hours of reading, so it gets the longest pause.
+    ``jitter`` is from 0 to 1.
+    """
+    # The exponent is bounded, for a float overflows after a thousand failures.
+    doubled = task.retry_first_s * 2.0 ** min(max(0, failed_in_a_row - 1), 32)
+    longest = task.retry_max_s if is_overdue else min(doubled, task.retry_max_s)
+    return longest * (0.5 + jitter / 2)
+
+
 class Timetable:
-    """Runs tasks until stopped.  ``now`` gives aware times in UTC."""
+    """Runs tasks until stopped.  ``now`` gives aware times in UTC, ``jitter`` numbers from 0 to 1."""
 
     def __init__(
         self,
@@ -84,8 +102,10 @@ class Timetable:
         now: Callable[[], datetime],
         report: TaskReport,
         watch_every_s: float = WATCH_EVERY_S,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._now = now
+        self._jitter = jitter
         self._report = report
         self._lock = threading.Lock()
         self._runs = {task.name: _Run(task) for task in tasks}
@@ -177,12 +197,15 @@ class Timetable:
         except Exception as failure:  # noqa: BLE001 — the top of a scheduled run: it is reported and tried again
             error = f"{type(failure).__name__}: {failure}"
         with self._lock:
+            was_overdue = run.is_overdue
             run.is_running, run.is_overdue = False, False
             run.last_error = error
             run.failures += error is not None
+            run.failed_in_a_row = 0 if error is None else run.failed_in_a_row + 1
         self._report(run.task.name, "failed" if error else "done", error)
         if error is not None:
-            self._schedule(run, self._now() + timedelta(seconds=run.task.retry_s))
+            pause_s = retry_pause_s(run.task, run.failed_in_a_row, self._jitter(), is_overdue=was_overdue)
+            self._schedule(run, self._now() + timedelta(seconds=pause_s))
         elif run.task.every_s is not None:
             self._schedule(run, due_at(run.started_at, run.task.every_s, self._now()))
 

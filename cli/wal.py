@@ -55,13 +55,15 @@ def list_wal(
     source_archive: str | None,
 ) -> None:
     """List the stretches of WAL that are stored without a hole, and the holes between them."""
+    from cli.copy_faults import telling_faults
     from cli.planning import read_regions
     from pitr.catalogue.sqlite import Catalogue
     from pitr.recovery import instant_text
 
     app = current()
     source = source_of(source_urls, source_identity, source_region, source_archive)
-    with open_source(app, source) as reader:
+    fields: dict[str, object] = {}
+    with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
         catalogue = Catalogue(":memory:")
         read_regions(reader, catalogue, app.output)
@@ -83,7 +85,12 @@ def list_wal(
     if end is not None and not gaps_only:
         app.output.line(f"signed end: {end.wal_end} on timeline {end.timeline} at {instant_text(end.at)}")
     app.output.finish(
-        {"archive": str(archive), "stretches": stretches, "head": None if end is None else _head_fields(end)}
+        {
+            **fields,
+            "archive": str(archive),
+            "stretches": stretches,
+            "head": None if end is None else _head_fields(end),
+        }
     )
 
 

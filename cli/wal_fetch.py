@@ -19,6 +19,7 @@ from pitr.wal_fetch import WalFetchRequest, fetch_wal
 from pitr.wal_path import EXIT_DOUBT, EXIT_OUTSIDE_PATH
 
 if TYPE_CHECKING:
+    from cli.wiring import OpenedWal
     from pitr.wal_assembly import ReadWal
     from pitr.wal_plan_file import WalPlanHeader
 
@@ -70,12 +71,13 @@ def run(words: Sequence[str]) -> int:
     # The server ends its restore_command by SIGTERM and expects it to die of it (xlogarchive.c).
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     is_standby = "--standby" in words
+    regions = _Regions()
     try:
         arguments = parse_arguments(words, os.environ)
         is_standby = arguments.is_standby
         outcome = fetch_wal(
             WalFetchRequest(
-                arguments.name, arguments.destination, arguments.plan_file, arguments.is_standby, _open_reader
+                arguments.name, arguments.destination, arguments.plan_file, arguments.is_standby, regions.open
             )
         )
     except KeyboardInterrupt:
@@ -86,6 +88,8 @@ def run(words: Sequence[str]) -> int:
         # A standby is shut down by a code above 125, and never promotes by itself: doubt is 1 there.
         print_line(f"pitr wal fetch: {error}")
         return EXIT_OUTSIDE_PATH if is_standby else EXIT_DOUBT
+    for line in regions.fault_lines():
+        print_line(f"pitr wal fetch: {arguments.name}: {line}")
     if outcome.message is not None:
         print_line(f"pitr wal fetch: {outcome.message}")
     return outcome.exit_code
@@ -96,8 +100,22 @@ def print_line(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def _open_reader(header: WalPlanHeader) -> ReadWal:
-    """Open regions and keys as the plan names them: the slow way, when no restore feeds the spool."""
-    from cli.wiring import open_wal_reader
+class _Regions:
+    """Opens regions and keys as the plan names them: the slow way, when no restore feeds the spool."""
 
-    return open_wal_reader(header)
+    def __init__(self) -> None:
+        self._opened: OpenedWal | None = None
+
+    def open(self, header: WalPlanHeader) -> ReadWal:
+        from cli.wiring import open_wal_reader
+
+        self._opened = open_wal_reader(header)
+        return self._opened.read
+
+    def fault_lines(self) -> list[str]:
+        """Return what the reads fell back past; nothing where no region was asked."""
+        if self._opened is None:
+            return []
+        from cli.copy_faults import fault_lines
+
+        return fault_lines(self._opened.faults())

@@ -6,7 +6,7 @@ The only place that knows which part gets what; the parts themselves know their 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,14 @@ from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
 from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
+from pitr.repository_record import find_repository_record
 from storage.regions import Region
 from storage.store import ObjectMissing, StoreError
 
 if TYPE_CHECKING:
     from pitr.wal_assembly import ReadWal
     from pitr.wal_plan_file import WalPlanHeader
+    from storage.copy_faults import FaultReport
     from storage.replicated import ReplicatedStore
     from storage.store import ObjectStore
 
@@ -139,9 +141,38 @@ def open_reader(
     )
     try:
         repository = Repository(store, repository_id, root)
+        if identity is not None and identity_path is not None:
+            _check_own(repository, store.regions, identity, identity_path)
         yield Reader(repository, store, regions, quorum, identity, identity_path)
     finally:
         store.close()
+
+
+def _check_own(repository: Repository, regions: Sequence[Region], identity: IdentityFile, path: Path) -> None:
+    """Refuse another repository's identity in words of its own.  Raises KeyMissing.
+
+    Otherwise the first record that is read would seem to be damaged in every region.
+    """
+    try:
+        if repository.record().repository == identity.repository:
+            return
+    except (StoreError, NotInitialised):
+        # Lost or out of reach.  A restore needs no such record; if it needs what is lost, it says so.
+        return
+    except NotAuthentic:
+        pass
+    from cli.setup_identity import KnownIdentity, RegionLook, other_repository
+
+    foreign = []
+    for region in regions:
+        try:
+            found = find_repository_record(region.store)
+        except (StoreError, NotAuthentic):
+            continue
+        if found is not None:
+            foreign.append(RegionLook(region.name, found))
+    if foreign:
+        raise other_repository(KnownIdentity("joined", path, identity), foreign)
 
 
 def _answers(region: Region) -> bool:
@@ -174,7 +205,15 @@ def _regions_of(
     return chosen
 
 
-def open_wal_reader(header: WalPlanHeader) -> ReadWal:
+@dataclass(frozen=True, slots=True)
+class OpenedWal:
+    """The regions of a WAL plan, opened: ``read`` gives WAL, ``faults`` what it fell back past so far."""
+
+    read: ReadWal
+    faults: Callable[[], FaultReport]
+
+
+def open_wal_reader(header: WalPlanHeader) -> OpenedWal:
     """Open the regions and the identity that a WAL plan names.  Raises KeyMissing, StoreError."""
     from pitr.datakeys import DataKeys
     from pitr.errors import KeyMissing
@@ -188,7 +227,7 @@ def open_wal_reader(header: WalPlanHeader) -> ReadWal:
     store = open_reading(open_regions(regions), len(regions))
     repository = Repository(store, identity.repository, identity.root)
     keys = DataKeys(repository, identity.identity)
-    return lambda key: repository.read_wal(key, keys)
+    return OpenedWal(lambda key: repository.read_wal(key, keys), store.faults)
 
 
 def preferred_bin_dir(settings: Settings | None) -> Path | None:

@@ -146,7 +146,7 @@ class Flow:
                 self._durable = DurableEnd(run.timeline, None, None, 0, None)
             self._cut_changed.notify()
 
-    def add(self, content: bytes) -> None:
+    def add(self, content: bytes | memoryview) -> None:
         """Take WAL that follows in the run."""
         with self._lock:
             held = self._cutter.held_bytes

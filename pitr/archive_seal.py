@@ -15,9 +15,9 @@ from typing import Final
 from pitr.catalogue.wal_records import POINTS_MAX, PieceHeader, SegmentHeader, TimePoint, TransactionTimes
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.pipeline.frames import compress_frames
-from pitr.pipeline.headed import encode_headed, split_headed
+from pitr.pipeline.headed import encode_headed_parts, split_headed
 from pitr.pipeline.keys import DataKey, content_hmac
-from pitr.pipeline.seal import HEADER_BYTES, seal_frames
+from pitr.pipeline.seal import HEADER_BYTES, seal_parts
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RawPiece
@@ -25,6 +25,7 @@ from pitr.wal.scanner import ScanResult
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from pitr.wal_reader import wal_context
+from storage.digest import BodyDigest
 from storage.store import OBJECT_BYTES_MAX
 
 # Room for the signed header, the container's header, and each frame's length and tag.
@@ -67,7 +68,7 @@ class SealedPiece:
     header: PieceHeader
     header_sha256: bytes
     body: bytes
-    sha256: bytes
+    sha256: BodyDigest
     received_s: float
     begins_gap: bool
 
@@ -80,7 +81,7 @@ class SealedSegment:
     header: SegmentHeader
     header_sha256: bytes
     body: bytes
-    sha256: bytes
+    sha256: BodyDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +132,13 @@ class PieceSealer:
             transactions=content.transactions,
             points=content.points,
         )
-        body = encode_headed(
-            header.to_payload(), seal_frames(content.frames, data_key, wal_context(header)), writer.signer
+        body = encode_headed_parts(
+            header.to_payload(), seal_parts(content.frames, data_key, wal_context(header)), writer.signer
         )
         digest = payload_sha256(split_headed(body).envelope)
         self._sequence, self._previous = header.sequence, digest
         key = PieceKey(writer.archive, header.segment, raw.start, raw.end, header.sequence, writer.attempt())
-        object_sha256 = hashlib.sha256(body).digest()
-        return SealedPiece(key, header, digest, body, object_sha256, raw.received_s, begins_gap)
+        return SealedPiece(key, header, digest, body, BodyDigest.of(body), raw.received_s, begins_gap)
 
 
 class SegmentBuilder:
@@ -217,12 +217,12 @@ class SegmentBuilder:
             transactions=self._times,
             points=_thinned(self._points),
         )
-        body = encode_headed(
-            header.to_payload(), seal_frames(self._frames, data_key, wal_context(header)), writer.signer
+        body = encode_headed_parts(
+            header.to_payload(), seal_parts(self._frames, data_key, wal_context(header)), writer.signer
         )
         key = SegmentKey(writer.archive, self.name, writer.attempt())
         digest = payload_sha256(split_headed(body).envelope)
-        return SealedSegment(key, header, digest, body, hashlib.sha256(body).digest())
+        return SealedSegment(key, header, digest, body, BodyDigest.of(body))
 
 
 def _joined(first: TransactionTimes | None, second: TransactionTimes | None) -> TransactionTimes | None:

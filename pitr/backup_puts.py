@@ -82,7 +82,8 @@ class PutPool:
                 stopping=self._stop,
                 jitter=self._jitter,
             )
-            stored = StoredObject(key, len(part.body), part.sha256, part.frames)
+            # The plain digest: the other one would hold every pack in memory until the backup's end.
+            stored = StoredObject(key, len(part.body), bytes(part.sha256), part.frames)
             with self._lock:
                 self._stored[part.kind].append(stored)
             self._on_stored(stored.size_bytes)

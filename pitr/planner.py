@@ -251,9 +251,4 @@ def _warnings(ground: Ground, plan_links: Sequence[WalLink], past_end: Window | 
         warnings.append(f"recovery goes to the end of the archive: {last}; {ground.survey.end.detail}")
     if any(link.unit.transactions and not link.unit.transactions.is_exact for link in plan_links):
         warnings.append("the times of some WAL are not exact, so it is read to find the stop")
-    names = sorted({name for link in plan_links for name in link.unit.regions})
-    for name in names:
-        lacking = sum(1 for link in plan_links if name not in link.unit.regions)
-        if lacking:
-            warnings.append(f"region {name} lacks {lacking} of {len(plan_links)} WAL objects of the plan")
     return warnings

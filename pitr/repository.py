@@ -33,6 +33,7 @@ from pitr.layout import (
 )
 from pitr.pipeline.envelope import EnvelopeRecord
 from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, sign_record
+from pitr.repository_record import read_repository_record
 from pitr.verified import RefusedObject, check_place, get_verified
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId
@@ -362,28 +363,6 @@ class Repository:
 
     def _check_place(self, key: str, expected: str, repository: str) -> None:
         check_place(key, expected, repository, self.repository_id)
-
-
-def read_repository_record(store: ObjectStore, root: Verifier) -> RepositoryRecord:
-    """Return the repository's record if ``root`` signed it.
-
-    Raises NotInitialised if there is none, NotAuthentic, StoreError.
-    """
-
-    def read(body: bytes) -> RepositoryRecord:
-        record = RepositoryRecord.from_payload(open_record(body, root, "repository"))
-        if record.root != str(root):
-            raise NotAuthentic("the repository's record names another root key than its signer")
-        return record
-
-    try:
-        return get_verified(store, REPOSITORY_KEY, read)
-    except ObjectMissing as cause:
-        raise NotInitialised(
-            "there is no repository here",
-            detail="No region has the repository's record.",
-            hint="check the region's URL, or make one with `pitr init`",
-        ) from cause
 
 
 def backups_sha256(backups: Iterable[ListedBackup]) -> bytes:

@@ -123,12 +123,35 @@ class RestorePlan:
         return sum(backup.stored_bytes for backup in (self.backup, *self.parents))
 
     @property
+    def used_links(self) -> tuple[WalLink, ...]:
+        """Return the WAL that recovery reads; before the stop is known, what it reads at most."""
+        if self.stop is not None:
+            return self.links
+        end = self.candidates[-1].until if self.candidates else self.backup.stop_lsn
+        return tuple(link for link in self.links if link.start < end)
+
+    @property
     def regions(self) -> tuple[str, ...]:
         """Return the regions known to hold all WAL of the plan; empty where that is not known."""
-        held = set(self.links[0].unit.regions)
-        for link in self.links:
+        used = self.used_links
+        held = set(used[0].unit.regions)
+        for link in used:
             held &= set(link.unit.regions)
         return tuple(sorted(held))
+
+    @property
+    def all_warnings(self) -> tuple[str, ...]:
+        """Return ``warnings``, and which regions lack WAL that this plan, as far as it is known, uses."""
+        used = self.used_links
+        lacking = [
+            (name, sum(name not in link.unit.regions for link in used))
+            for name in sorted({name for link in used for name in link.unit.regions})
+        ]
+        return self.warnings + tuple(
+            f"region {name} lacks {count} of {len(used)} WAL objects of the plan"
+            for name, count in lacking
+            if count
+        )
 
     def with_stop(self, stop: StopPoint, *warnings: str) -> RestorePlan:
         """Return the plan with its exact stop, without the WAL that recovery will not read."""

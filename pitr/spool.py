@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pitr.errors import AlreadyRunning, PitrError
+from storage.digest import BodyDigest
 
 _MAGIC = b"PITRSP1\n"
 _KEY_LENGTH = struct.Struct(">I")
@@ -229,8 +230,8 @@ def _read(path: Path) -> SpooledObject | None:
     if head is None:
         return None
     body = content[head.size_bytes :]
-    is_whole = hashlib.sha256(body).digest() == head.sha256
-    return SpooledObject(head.key, body, head.sha256) if is_whole else None
+    digest = BodyDigest.of(body)
+    return SpooledObject(head.key, body, digest) if digest == head.sha256 else None
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

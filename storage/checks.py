@@ -6,9 +6,9 @@ hostile name from a manifest cannot leave a directory or a prefix.
 
 from __future__ import annotations
 
-import hashlib
 import re
 
+from storage.digest import BodyDigest
 from storage.store import OBJECT_BYTES_MAX, StoreRefused
 
 _KEY = re.compile(r"[A-Za-z0-9._/-]{1,512}")
@@ -43,10 +43,23 @@ def check_body(key: str, body: bytes, sha256: bytes | None) -> None:
 
 def check_digest(key: str, body: bytes, sha256: bytes | None) -> None:
     """Raise RequestRefused if ``body`` does not have the digest that the caller gave."""
-    if sha256 is not None and hashlib.sha256(body).digest() != sha256:
+    if sha256 is not None:
+        prove_digest(key, body, sha256)
+
+
+def prove_digest(key: str, body: bytes, sha256: bytes | None) -> BodyDigest:
+    """Return the digest of ``body``, hashed here unless ``sha256`` proves itself.
+
+    Raises RequestRefused if the digest that the caller gave is another one.
+    """
+    if isinstance(sha256, BodyDigest) and sha256.is_proof_for(body):
+        return sha256
+    digest = BodyDigest.of(body)
+    if sha256 is not None and digest != sha256:
         raise RequestRefused(
             f"object {key} does not have the SHA-256 that was given with it; nothing is stored"
         )
+    return digest
 
 
 def check_range(key: str, start: int, length: int) -> None:

@@ -1,7 +1,8 @@
 """Lanes: the way of puts into each region, and the order that ``after_all`` asks for.
 
 Every region has a lane: a bounded queue and a few threads.  All lanes share one
-condition, so that a put wakes on whichever region answers.  A put's number (its
+lock and one condition, so that a put wakes on whichever region answers; a lane's threads
+wait on their own, so that an answer does not wake all of them.  A put's number (its
 *sequence*) is taken when it begins, and it stays *undecided* in a lane until that
 region has the object or the repair queue has recorded that it lacks it.  So the
 earliest of both tells whether everything before a given put has arrived there.
@@ -44,10 +45,14 @@ class PendingPut:
 
 @dataclass(eq=False, slots=True)
 class Lane:
-    """The way into one region.  All fields but the first two belong to the lanes' lock."""
+    """The way into one region.  All fields but the first two belong to the lanes' lock.
+
+    ``is_queued`` is notified, under that lock, once for each put that a thread is to take.
+    """
 
     region: Region
     health: RegionHealth
+    is_queued: threading.Condition
     queued: deque[PendingPut] = field(default_factory=deque)
     in_flight: dict[int, PendingPut] = field(default_factory=dict)
     in_flight_bytes: int = 0
@@ -67,6 +72,7 @@ class Lane:
         self.queued.append(put)
         self.in_flight[put.sequence] = put
         self.in_flight_bytes += len(put.body)
+        self.is_queued.notify()
 
     def leave(self, put: PendingPut) -> None:
         """Forget ``put``: the region has answered, or it will not be asked."""
@@ -97,8 +103,12 @@ class Lanes:
         clock: Callable[[], float],
         on_event: Callable[[StoreEvent], None],
     ) -> None:
-        self.changed = threading.Condition()
-        self.lanes = [Lane(region, health) for region, health in zip(regions, healths, strict=True)]
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self.lanes = [
+            Lane(region, health, threading.Condition(lock))
+            for region, health in zip(regions, healths, strict=True)
+        ]
         self.is_closing = False
         self._queue = queue
         self._quorum = quorum
@@ -186,6 +196,7 @@ class Lanes:
             self.is_closing = True
             for lane in self.lanes:
                 lane.withdraw(lambda put: not put.is_recorded)
+                lane.is_queued.notify_all()
             self.changed.notify_all()
         for thread in self._threads:
             thread.join(max(0.0, deadline - self._clock()))
@@ -224,7 +235,6 @@ class Lanes:
                 continue
             lane.take(put)
             wanted -= 1
-            self.changed.notify_all()
 
     def _decide(self, put: PendingPut, *, is_recorded: bool) -> None:
         put.is_decided = True
@@ -240,7 +250,7 @@ class Lanes:
         while True:
             with self.changed:
                 while not lane.queued and not self.is_closing:
-                    self.changed.wait()
+                    lane.is_queued.wait()
                 if not lane.queued:
                     return
                 put = lane.queued.popleft()

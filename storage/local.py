@@ -81,8 +81,7 @@ class DirectoryStore:
             made = _missing_parents(root)
             root.mkdir(parents=True, exist_ok=True)
             if not (root / MARKER).exists():
-                if any(entry.name not in ("objects", "staging") for entry in root.iterdir()):
-                    raise StoreRefused(f"directory {root} is not empty and is not a region")
+                _check_creatable(root)
                 store._objects.mkdir(exist_ok=True)
                 store._staging.mkdir(exist_ok=True)
                 # The marker comes last: it says that all of the above is there.
@@ -93,6 +92,24 @@ class DirectoryStore:
             for directory in (root, *made):
                 _sync_directory(directory)
         return store
+
+    @staticmethod
+    def is_region(root: Path) -> bool:
+        """Tell whether ``root`` is a region already, or else could be made one; change nothing.
+
+        Raises StoreRefused where ``create`` would.
+        """
+        with _mapped(f"region directory {root}"):
+            if (root / MARKER).exists():
+                return True
+            existing = next(path for path in (root, *root.parents) if path.exists())
+            if existing == root:
+                _check_creatable(root)
+            if not existing.is_dir():
+                raise StoreRefused(f"{existing} is not a directory")
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise StoreRefused(f"no permission to write in {existing}")
+        return False
 
     def put(
         self,
@@ -217,6 +234,10 @@ class DirectoryStore:
 
     def _make_parents(self, target: Path) -> None:
         """Make the directories above ``target``; return when each one's entry is on disk."""
+        with self._lock:
+            # Those above it were noted before it, and none of them can go while it is there.
+            if target.parent in self._durable:
+                return
         for parent in reversed(target.parents[: len(target.relative_to(self._objects).parts) - 1]):
             with self._lock:
                 if parent in self._durable:
@@ -293,6 +314,12 @@ def _mapped(what: str) -> Iterator[None]:
         if error.errno in _REFUSALS:
             raise StoreRefused(reason) from error
         raise StoreUnavailable(reason) from error
+
+
+def _check_creatable(root: Path) -> None:
+    """Refuse a directory that holds anything but what a killed ``create`` left."""
+    if root.is_dir() and any(entry.name not in ("objects", "staging") for entry in root.iterdir()):
+        raise StoreRefused(f"directory {root} is not empty and is not a region")
 
 
 def _missing_parents(root: Path) -> list[Path]:

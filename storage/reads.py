@@ -5,12 +5,12 @@ Never says "missing" in doubt: only when every region has answered so.
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from storage.checks import RequestRefused
+from storage.copy_faults import CopyFault, CopyFaults, FaultKind
 from storage.listing import CopyInfo, merge_listings
 from storage.regions import Region, RegionHealth, StoreEvent, StoreEventKind
 from storage.store import (
@@ -22,18 +22,6 @@ from storage.store import (
     StoreRefused,
     StoreUnavailable,
 )
-
-# An operator needs to know of damage, and which region; a scrub finds the rest.
-DAMAGED_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class DamagedCopy:
-    """A copy that is not what it must be.  Objects are write-once, so only a person can remove it."""
-
-    region: str
-    key: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +41,11 @@ class RegionReader:
         regions: Sequence[Region],
         healths: Sequence[RegionHealth],
         on_event: Callable[[StoreEvent], None],
+        faults: CopyFaults,
     ) -> None:
         self._regions = list(zip(regions, healths, strict=True))
         self._on_event = on_event
-        self._lock = threading.Lock()
-        self._damaged: deque[DamagedCopy] = deque(maxlen=DAMAGED_MAX)
+        self._faults = faults
 
     def read(self, key: str, ask: Callable[[ObjectStore], bytes], *, without: str | None = None) -> GoodCopy:
         """Return the first good answer to ``ask``, leaving out the region ``without``.
@@ -78,15 +66,13 @@ class RegionReader:
             except StoreError as error:
                 if isinstance(error, RequestRefused):
                     raise
-                self._note(region, health, error, key)
+                self._note(region, health, error)
                 errors[region.name] = error
             else:
                 self._note(region, health, None)
-                for name in lacking:
-                    self._on_event(
-                        StoreEvent(StoreEventKind.COPY_MISSING, name, key, f"{region.name} has it")
-                    )
+                self._note_faults(key, region.name, lacking, errors)
                 return GoodCopy(body, region.name, tuple(lacking))
+        self._note_faults(key, None, (), errors)
         raise _no_good_copy(key, errors)
 
     def read_all(self, key: str, *, without: str) -> dict[str, bytes]:
@@ -103,7 +89,8 @@ class RegionReader:
             except ObjectMissing:
                 continue
             except StoreError as error:
-                self._note(region, health, error, key)
+                self._note(region, health, error)
+                self._note_faults(key, None, (), {region.name: error})
                 raise
         if not bodies:
             raise ObjectMissing(f"no other region has object {key}")
@@ -149,37 +136,41 @@ class RegionReader:
                 self._note_difference(copy, names)
             yield copy
 
-    def damaged(self) -> tuple[DamagedCopy, ...]:
-        """Return the damaged copies that were met, oldest first, at most DAMAGED_MAX."""
-        with self._lock:
-            return tuple(self._damaged)
-
-    def _note(
-        self, region: Region, health: RegionHealth, error: StoreError | None, key: str | None = None
-    ) -> None:
+    def _note(self, region: Region, health: RegionHealth, error: StoreError | None) -> None:
         if error is None:
             if health.succeeded():
                 event = StoreEvent(StoreEventKind.REGION_RECOVERED, region.name, None, "it answers again")
                 self._on_event(event)
-        elif isinstance(error, CopyDamaged) and key is not None:
-            self._add_damaged(DamagedCopy(region.name, key, str(error)), StoreEventKind.COPY_DAMAGED)
-        elif health.failed(error):
+        elif not isinstance(error, CopyDamaged) and health.failed(error):
             self._on_event(StoreEvent(StoreEventKind.REGION_FAILED, region.name, None, str(error)))
 
-    def _note_difference(self, copy: CopyInfo, names: Sequence[str]) -> None:
-        sizes = [
-            f"{name} {size}" for name, size in zip(names, copy.sizes_bytes, strict=True) if size is not None
-        ]
-        first = next(name for name, size in zip(names, copy.sizes_bytes, strict=True) if size is not None)
-        detail = f"sizes in bytes differ: {', '.join(sizes)}"
-        self._add_damaged(DamagedCopy(first, copy.key, detail), StoreEventKind.COPY_DIFFERS)
+    def _note_faults(
+        self, key: str, read_from: str | None, lacking: Sequence[str], errors: dict[str, StoreError]
+    ) -> None:
+        """Note whose copy is bad, and who should have given the object that ``read_from`` gave."""
+        for name in lacking:
+            fault = CopyFault(name, key, FaultKind.MISSING, f"{read_from} has it", read_from)
+            self._add_fault(fault, StoreEventKind.COPY_MISSING)
+        for name, error in errors.items():
+            if isinstance(error, CopyDamaged):
+                fault = CopyFault(name, key, FaultKind.DAMAGED, str(error), read_from)
+                self._add_fault(fault, StoreEventKind.COPY_DAMAGED)
+            elif read_from is not None:
+                self._faults.add(CopyFault(name, key, FaultKind.UNREACHABLE, str(error), read_from))
 
-    def _add_damaged(self, copy: DamagedCopy, kind: StoreEventKind) -> None:
-        with self._lock:
-            if copy in self._damaged:
-                return
-            self._damaged.append(copy)
-        self._on_event(StoreEvent(kind, copy.region, copy.key, copy.detail))
+    def _note_difference(self, copy: CopyInfo, names: Sequence[str]) -> None:
+        """Note the copies whose size most others do not have; all of them, if no size has a majority."""
+        found = [(name, size) for name, size in zip(names, copy.sizes_bytes, strict=True) if size is not None]
+        (usual, votes), *_ = Counter(size for _, size in found).most_common(1)
+        detail = f"sizes in bytes differ: {', '.join(f'{name} {size}' for name, size in found)}"
+        for name, size in found:
+            if size != usual or votes * 2 <= len(found):
+                fault = CopyFault(name, copy.key, FaultKind.DIFFERS, detail)
+                self._add_fault(fault, StoreEventKind.COPY_DIFFERS)
+
+    def _add_fault(self, fault: CopyFault, kind: StoreEventKind) -> None:
+        if self._faults.add(fault):
+            self._on_event(StoreEvent(kind, fault.region, fault.key, fault.detail))
 
 
 def _no_good_copy(key: str, errors: dict[str, StoreError]) -> StoreError:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from storage.copy_faults import CopyFault
 from storage.store import ObjectStore
 
 # A region that failed is asked last for this long: long enough to spare it a storm,
 # short enough that a passing fault costs one slow minute at most.
 COOLDOWN_S = 15.0
 _LATENCY_WEIGHT = 0.2
+# What a status shows; more would push the rest off the screen.
+BAD_COPIES_NAMED_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,10 @@ class StoreEvent:
 
 @dataclass(frozen=True, slots=True)
 class RegionStatus:
-    """How one region does.  ``pending_repairs`` include the ``stuck_repairs`` that a person must look at."""
+    """How one region does.  ``pending_repairs`` include the ``stuck_repairs`` that a person must look at.
+
+    ``bad_copies`` are there and are not what they must be; the oldest BAD_COPIES_NAMED_MAX by name.
+    """
 
     name: str
     is_healthy: bool
@@ -58,6 +64,8 @@ class RegionStatus:
     oldest_pending_at: datetime | None
     last_error: str | None
     put_latency_s: float | None
+    bad_copies: int = 0
+    bad_copies_named: tuple[CopyFault, ...] = ()
 
 
 class RegionHealth:

@@ -171,6 +171,11 @@ class RepairQueue:
         with self._state_lock:
             return self._oldest.get(region)
 
+    def pending(self, region: str) -> int:
+        """Return how many objects ``region`` lacks, stuck ones included."""
+        with self._state_lock:
+            return self._pending[region]
+
     def first(self, region: str, limit: int) -> list[Repair]:
         """Return up to ``limit`` entries of ``region`` that may be tried, in order."""
         with self._lock, _mapped(self._path):

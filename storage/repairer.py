@@ -100,7 +100,9 @@ class Repairer:
         return None
 
     def _find(self, lane: Lane) -> Repair | None:
-        if self._queue.oldest_sequence(lane.region.name) is None:
+        # Nearly always the region is only a moment behind, and the file need not be asked.
+        on_their_way = sum(put.is_recorded for put in lane.in_flight.values())
+        if self._queue.pending(lane.region.name) <= on_their_way:
             return None
         try:
             # What is still on its direct way is left to it.

@@ -17,10 +17,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from storage.checks import check_body, check_key, check_prefix, check_range
+from storage.checks import check_body, check_key, check_prefix, check_range, prove_digest
+from storage.copy_faults import BAD_COPIES, CopyFault, CopyFaults, FaultKind, FaultReport
 from storage.lanes import Lanes
-from storage.reads import DamagedCopy, GoodCopy, RegionReader
-from storage.regions import COOLDOWN_S, Region, RegionHealth, RegionStatus, StoreEvent
+from storage.reads import GoodCopy, RegionReader
+from storage.regions import (
+    BAD_COPIES_NAMED_MAX,
+    COOLDOWN_S,
+    Region,
+    RegionHealth,
+    RegionStatus,
+    StoreEvent,
+    StoreEventKind,
+)
 from storage.repair import Repair, RepairCounts, RepairQueue
 from storage.repairer import Repairer
 from storage.store import (
@@ -85,8 +94,9 @@ class ReplicatedStore:
         self._put_timeout_s = put_timeout_s
         self._queue = queue
         self._healths = [RegionHealth(clock, cooldown_s) for _ in regions]
-        self._on_event = on_event or (lambda _: None)
-        self._reader = RegionReader(regions, self._healths, self._on_event)
+        self._tell = on_event or (lambda _: None)
+        self._faults = CopyFaults()
+        self._reader = RegionReader(regions, self._healths, self._tell, self._faults)
         self._lanes: Lanes | None = None
         self._repairer: Repairer | None = None
         if queue is not None:
@@ -98,10 +108,10 @@ class ReplicatedStore:
                 put_timeout_s=put_timeout_s,
                 workers_per_region=workers_per_region,
                 clock=clock,
-                on_event=self._on_event,
+                on_event=self._note_event,
             )
             self._repairer = Repairer(
-                self._lanes, self._reader, queue, clock=clock, jitter=jitter, on_event=self._on_event
+                self._lanes, self._reader, queue, clock=clock, jitter=jitter, on_event=self._note_event
             )
 
     @property
@@ -130,8 +140,8 @@ class ReplicatedStore:
         check_key(key)
         check_body(key, body, sha256)
         lanes, _ = self._writable()
-        digest = hashlib.sha256(body).digest() if sha256 is None else sha256
-        lanes.send(key, body, digest, after_all=after_all)
+        # Proved once, here; no region hashes the body again.
+        lanes.send(key, body, prove_digest(key, body, sha256), after_all=after_all)
 
     def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
         """See ``ObjectStore.get``.  Raises ObjectMissing only if every region says so."""
@@ -169,6 +179,8 @@ class ReplicatedStore:
                 region.store.delete(key)
             except StoreError as error:
                 errors[region.name] = error
+            else:
+                self._faults.mended(region.name, key)
         if errors:
             causes = "; ".join(f"{name}: {error}" for name, error in errors.items())
             first = next(iter(errors.values()))
@@ -183,9 +195,16 @@ class ReplicatedStore:
             for region, health in zip(self._regions, self._healths, strict=True)
         )
 
-    def damaged(self) -> tuple[DamagedCopy, ...]:
-        """Return the damaged copies that reads have met since the start, oldest first, a bounded number."""
-        return self._reader.damaged()
+    def damaged(self) -> tuple[CopyFault, ...]:
+        """Return the copies that are there and are not what they must be, a bounded number.
+
+        What was met since the start and was not made anew since.
+        """
+        return tuple(fault for fault in self._faults.report().faults if fault.kind in BAD_COPIES)
+
+    def faults(self) -> FaultReport:
+        """Return which copies reads fell back past, listings saw to differ and puts met as other bytes."""
+        return self._faults.report()
 
     def reconcile(self, prefix: str = "") -> Reconciliation:
         """Compare the regions' listings below ``prefix``, and queue the copies that are missing.
@@ -256,6 +275,16 @@ class ReplicatedStore:
         if self._repairer is not None:
             self._repairer.close(deadline_s)
 
+    def _note_event(self, event: StoreEvent) -> None:
+        """Pass on what lanes and repairer tell; a copy that conflicts is told of once."""
+        if event.kind is StoreEventKind.COPY_REPAIRED and event.key is not None:
+            self._faults.mended(event.region, event.key)
+        if event.kind is StoreEventKind.COPY_CONFLICTS and event.key is not None:
+            fault = CopyFault(event.region, event.key, FaultKind.CONFLICTS, event.detail)
+            if not self._faults.add(fault):
+                return
+        self._tell(event)
+
     def _writable(self) -> tuple[Lanes, RepairQueue]:
         if self._lanes is None or self._queue is None:
             raise StoreRefused("the store was opened for reading only")
@@ -283,6 +312,7 @@ class ReplicatedStore:
 
     def _region_status(self, region: Region, health: RegionHealth) -> RegionStatus:
         counts = RepairCounts(0, 0, None) if self._queue is None else self._queue.counts(region.name)
+        report = self._faults.report()
         return RegionStatus(
             name=region.name,
             is_healthy=health.is_healthy,
@@ -291,4 +321,6 @@ class ReplicatedStore:
             oldest_pending_at=counts.oldest_at,
             last_error=health.last_error,
             put_latency_s=health.put_latency_s,
+            bad_copies=report.count(region.name, *BAD_COPIES),
+            bad_copies_named=report.named(region.name, *BAD_COPIES)[:BAD_COPIES_NAMED_MAX],
         )

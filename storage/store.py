@@ -65,9 +65,9 @@ class ObjectStore(Protocol):
 
         Putting equal bytes again succeeds: a caller whose reply was lost must be
         able to repeat the call.  Raises ObjectConflict if the bytes differ.
-        ``sha256`` is the digest of ``body`` where the caller has it, for the store
-        to verify: StoreRefused if it is not.  ``after_all``: in no copy may the object appear before every
-        object that was put earlier through this store.
+        ``sha256`` is the digest of ``body`` where the caller has it, for the store to verify: StoreRefused
+        if it is not; a ``storage.digest.BodyDigest`` of this very object proves itself.  ``after_all``: in
+        no copy may the object appear before every object that was put earlier through this store.
         """
 
     def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pitr.errors import MalformedValue, NotAuthentic
@@ -29,13 +29,23 @@ def encode_headed(payload: Mapping[str, object], body: bytes | memoryview, signe
 
     Raises MalformedValue if the payload cannot be a record's, has these fields already or is too large.
     """
+    return encode_headed_parts(payload, (body,), signer)
+
+
+def encode_headed_parts(
+    payload: Mapping[str, object], body: Sequence[bytes | bytearray | memoryview], signer: Signer
+) -> bytes:
+    """Return the object of a body that comes in parts.  Raises as ``encode_headed``."""
     if "body_bytes" in payload or "body_sha256" in payload:
         raise MalformedValue("header names its body already")
-    digest = hashlib.sha256(body).hexdigest()
-    envelope = sign_record({**payload, "body_bytes": len(body), "body_sha256": digest}, signer)
+    digest = hashlib.sha256()
+    for part in body:
+        digest.update(part)
+    named = {"body_bytes": sum(len(part) for part in body), "body_sha256": digest.hexdigest()}
+    envelope = sign_record({**payload, **named}, signer)
     if len(envelope) > ENVELOPE_BYTES_MAX:
         raise MalformedValue(f"header has {len(envelope)} bytes; the limit is {ENVELOPE_BYTES_MAX}")
-    return b"".join((_PREFIX.pack(_MAGIC, len(envelope)), envelope, body))
+    return b"".join((_PREFIX.pack(_MAGIC, len(envelope)), envelope, *body))
 
 
 def header_bytes(object_prefix: bytes | memoryview) -> int:

@@ -8,7 +8,6 @@ Reference: docs/format.md §8.  ``pitr.pipeline.packs`` has the index's lines.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from pitr.pipeline.packs import (
     encode_line,
 )
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context, Sealer
+from storage.digest import BodyDigest
 
 PartKind: TypeAlias = Literal["pack", "index"]
 # Two being built and two on their way keep a backup's memory far below 300 MiB.
@@ -57,7 +57,7 @@ class SealedPart:
     part: int
     number: int
     body: bytes
-    sha256: bytes
+    sha256: BodyDigest
     frames: int
 
 
@@ -338,7 +338,6 @@ class _ContainerSeries:
         self.number = 0
         self._sealer: Sealer | None = None
         self._body = io.BytesIO()
-        self._digest = hashlib.sha256()
         self._places: list[FramePlace] = []
         self._waiting: bytes | None = None
 
@@ -367,7 +366,7 @@ class _ContainerSeries:
         places = tuple(self._places)
         # BytesIO hands its buffer over without a copy, which a pack would notice.
         body = self._body.getvalue()
-        part = SealedPart(self._kind, self._part, self.number, body, self._digest.digest(), len(places))
+        part = SealedPart(self._kind, self._part, self.number, body, BodyDigest.of(body), len(places))
         self.number += 1
         self._begin()
         self._sink(part)
@@ -376,19 +375,14 @@ class _ContainerSeries:
     def _begin(self) -> None:
         self._sealer = None
         self._body = io.BytesIO()
-        self._digest = hashlib.sha256()
         self._places = []
         self._waiting = None
 
     def _seal(self, compressed: bytes, *, last: bool) -> None:
         if self._sealer is None:
             self._sealer = Sealer(self._data_key, self._context(self._kind, self._part, self.number))
-            self._write(self._sealer.header)
+            self._body.write(self._sealer.header)
         offset = self._body.tell()
         written = self._sealer.seal_frame_into(compressed, self._scratch, last=last)
-        self._write(self._scratch[:written])
+        self._body.write(self._scratch[:written])
         self._places.append(FramePlace(offset, written - LENGTH.size))
-
-    def _write(self, sealed: bytes | memoryview) -> None:
-        self._body.write(sealed)
-        self._digest.update(sealed)

@@ -158,21 +158,21 @@ def seal_frames(frames: Iterable[bytes], data_key: DataKey, context: Context) ->
 
     Raises ValueError if there is none, or as ``Sealer.seal_frame``.
     """
+    return b"".join(seal_parts(frames, data_key, context))
+
+
+def seal_parts(frames: Iterable[bytes], data_key: DataKey, context: Context) -> list[bytes | bytearray]:
+    """Return what ``seal_frames`` does in parts, for who joins more to it: megabytes are copied once."""
     held = list(frames)
     if not held:
         raise ValueError("a container has at least one frame")
-    return _seal_all(held, Sealer(data_key, context))
-
-
-def _seal_all(frames: list[bytes], sealer: Sealer) -> bytes:
-    """Seal into one buffer: its one copy at the end costs less than a join of many."""
-    total = HEADER_BYTES + sum(len(frame) + LENGTH.size + TAG_BYTES for frame in frames)
-    sealed = bytearray(total)
-    sealed[:HEADER_BYTES] = sealer.header
-    view, offset = memoryview(sealed), HEADER_BYTES
-    for number, frame in enumerate(frames):
-        offset += sealer.seal_frame_into(frame, view[offset:], last=number == len(frames) - 1)
-    return bytes(view)
+    sealer = Sealer(data_key, context)
+    parts: list[bytes | bytearray] = [sealer.header]
+    for number, frame in enumerate(held):
+        sealed = bytearray(LENGTH.size + len(frame) + TAG_BYTES)
+        sealer.seal_frame_into(frame, memoryview(sealed), last=number == len(held) - 1)
+        parts.append(sealed)
+    return parts
 
 
 class Opener:

@@ -27,11 +27,14 @@ MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class WalMessage:
-    """WAL from ``start`` on, and how far the server's own WAL reached when it was sent."""
+    """WAL from ``start`` on, and how far the server's own WAL reached when it was sent.
+
+    ``content`` is part of the message as libpq received it, which it keeps alive: no copy is made.
+    """
 
     start: LSN
     server_end: LSN
-    content: bytes
+    content: memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ def decode_message(message: memoryview) -> WalMessage | Keepalive:
     try:
         if kind == b"w" and _WAL_HEADER_BYTES < len(message) <= MESSAGE_BYTES_MAX:
             start, end, _ = _WAL.unpack_from(message, 1)
-            return WalMessage(LSN(start), LSN(end), bytes(message[_WAL_HEADER_BYTES:]))
+            return WalMessage(LSN(start), LSN(end), message[_WAL_HEADER_BYTES:])
         if kind == b"k" and len(message) == 1 + _KEEPALIVE.size:
             end, _, wants_reply = _KEEPALIVE.unpack_from(message, 1)
             return Keepalive(LSN(end), bool(wants_reply))

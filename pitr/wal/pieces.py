@@ -106,7 +106,7 @@ class PieceCutter:
             run = replace(run, follows=False)
         self._runs.append(_Run(run, run.start))
 
-    def add(self, content: bytes, received_s: float) -> None:
+    def add(self, content: bytes | memoryview, received_s: float) -> None:
         """Take what follows in the newest run."""
         run = self._runs[-1]
         run.chunks.append(_Chunk(memoryview(content), received_s))

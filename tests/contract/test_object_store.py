@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.digest import BodyDigest
 from storage.local import DirectoryStore
 from storage.memory import MemoryStore
 from storage.observed import ObservedStore
@@ -129,6 +130,21 @@ def test_a_wrong_digest_is_refused_and_nothing_is_stored(store: ObjectStore) -> 
     with pytest.raises(StoreRefused):
         store.put("k", b"body", sha256=b"short")
     assert keys(store) == []
+
+
+def test_a_proof_for_another_body_is_refused_and_nothing_is_stored(store: ObjectStore) -> None:
+    with pytest.raises(StoreRefused):
+        store.put("k", b"body", sha256=BodyDigest.of(b"Body"))
+    with pytest.raises(StoreRefused):
+        store.put("k", b"body", sha256=BodyDigest(hashlib.sha256(b"Body").digest()))
+    assert keys(store) == []
+
+
+def test_a_digest_that_proves_itself_is_as_good_as_one_that_is_checked(store: ObjectStore) -> None:
+    body = random.Random(2).randbytes(100_000)
+    store.put("k", body, sha256=BodyDigest.of(body))
+    store.put("k", bytes(bytearray(body)), sha256=BodyDigest.of(body))
+    assert store.get("k") == body
 
 
 def test_a_range_is_cut_at_the_objects_end(store: ObjectStore) -> None:

@@ -23,7 +23,7 @@ from pitr.layout import (
 )
 from pitr.pipeline.keys import Identity
 from pitr.pipeline.sign import Signer, sign_record
-from pitr.region_heads import compare_heads
+from pitr.region_heads import HEADS_COMPARED_MAX, compare_heads, is_before_fork, last_common_head
 from pitr.repository import BAD_HEADS_MAX, Repository
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -236,6 +236,75 @@ def test_two_regions_with_different_heads_of_one_number_are_a_fork() -> None:
     found = compare_heads(site.fresh(), site.house.archive, regions)
     assert [(fork.sequence, fork.regions) for fork in found.forks] == [(2, ("a", "b"))]
     assert found.lagging() == ("c",)
+
+
+def copy_of(store: MemoryStore) -> MemoryStore:
+    copy = MemoryStore()
+    for info in list(store.list_objects("")):
+        copy.put(info.key, store.get(info.key))
+    return copy
+
+
+@pytest.mark.parametrize("ahead", [1, 5, HEADS_COMPARED_MAX + 10])
+@pytest.mark.parametrize("heads_max", [1, HEADS_COMPARED_MAX])
+def test_a_fork_is_seen_however_far_one_region_is_ahead(ahead: int, heads_max: int) -> None:
+    site = Site(MemoryStore())
+    site.house.head()
+    site.house.head()
+    other = copy_of(site.store)
+    twin = fix.head_of(sequence=4, at=fix.at_second(99))
+    other.put(head_key(site.house.archive, 4), sign_record(twin.to_payload(), site.house.host))
+    for _ in range(ahead):
+        site.house.head()
+    regions = [Region("a", site.store), Region("b", other)]
+    found = compare_heads(site.fresh(), site.house.archive, regions, heads_max=heads_max)
+    assert [(fork.sequence, fork.regions) for fork in found.first_forks()] == [(4, ("a", "b"))]
+    common = last_common_head(site.fresh(), site.house.archive, regions, found.first_forks()[0])
+    assert common is not None
+    assert common.sequence == 3
+
+
+@pytest.mark.parametrize("forked_at", [1, 2, 9, 40])
+def test_the_last_common_head_is_found_below_all_that_was_compared(forked_at: int) -> None:
+    site = Site(MemoryStore())
+    for _ in range(39):
+        site.house.head()
+    other = copy_of(site.store)
+    for sequence in range(forked_at, 41):
+        twin = fix.head_of(sequence=sequence, at=fix.at_second(99))
+        replace(
+            other, head_key(site.house.archive, sequence), sign_record(twin.to_payload(), site.house.host)
+        )
+    regions = [Region("a", site.store), Region("b", other)]
+    found = compare_heads(site.fresh(), site.house.archive, regions, heads_max=1)
+    (fork,) = found.first_forks()
+    assert fork.sequence == 40
+    common = last_common_head(site.fresh(), site.house.archive, regions, fork)
+    assert (None if common is None else common.sequence) == (forked_at - 1 or None)
+
+
+def test_a_damaged_newest_head_is_passed_over_and_the_one_before_it_compared() -> None:
+    site = Site(MemoryStore())
+    site.house.head()
+    other = copy_of(site.store)
+    key = head_key(site.house.archive, 2)
+    replace(other, key, flip(other.get(key), 100))
+    regions = [Region("a", site.store), Region("b", other)]
+    found = compare_heads(site.fresh(), site.house.archive, regions, heads_max=1)
+    assert found.forks == ()
+    assert [refused.key for refused in found.heads[1].refused] == [key]
+    assert found.heads[1].head is not None
+    assert (found.heads[1].head.sequence, found.lagging(), found.lagging(2)) == (1, ("b",), ())
+
+
+def test_only_wal_up_to_the_last_common_head_is_before_the_fork() -> None:
+    common = fix.head_of(sequence=3, wal_start=START, wal_end=END)
+    one, two = TimelineId(1), TimelineId(2)
+    assert is_before_fork(common, one, END)
+    assert not is_before_fork(common, one, END + 1)
+    assert not is_before_fork(common, two, START)
+    assert not is_before_fork(fix.head_of(sequence=3), one, START)
+    assert not is_before_fork(None, one, START)
 
 
 def test_a_repository_of_another_root_or_id_is_refused_and_none_is_said() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.copy_faults import FaultKind
 from storage.local import DirectoryStore
 from storage.regions import Region
 from storage.repair import RepairQueue
@@ -139,3 +140,55 @@ def test_a_region_that_was_emptied_is_filled_again_by_reconciling(house: House) 
     assert house.store.reconcile().missing_copies == 2
     assert house.store.wait_idle(IDLE_S)
     assert house.file("c").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_read_that_fell_back_names_region_object_and_reason_once(house: House, damage: str) -> None:
+    DAMAGES[damage](house.file("a"))
+    regions = [Region(name, DirectoryStore(house.path / name)) for name in NAMES]
+    store = ReplicatedStore(regions, quorum=2)
+    for _ in range(3):
+        assert store.get(KEY, check=is_exactly(BODY)) == BODY
+    kinds = {
+        "deleted": FaultKind.MISSING,
+        "made a directory": FaultKind.MISSING,
+        "region destroyed": FaultKind.UNREACHABLE,
+    }
+    kind = kinds.get(damage, FaultKind.DAMAGED)
+    (fault,) = store.faults().faults
+    assert (fault.region, fault.key, fault.kind, fault.read_from) == ("a", KEY, kind, "b")
+    assert store.faults().counts == {("a", kind): 1}
+
+
+def test_a_missing_copy_is_known_until_the_repair_has_made_it_anew(house: House) -> None:
+    house.file("a").unlink()
+    assert house.store.get(KEY) == BODY
+    assert house.store.wait_idle(IDLE_S)
+    assert house.store.faults().faults == ()
+
+
+def test_the_odd_one_of_three_sizes_is_the_one_that_is_named(house: House) -> None:
+    DAMAGES["cut"](house.file("b"))
+    list(house.store.list_objects(""))
+    assert [(copy.region, copy.kind) for copy in house.store.damaged()] == [("b", FaultKind.DIFFERS)]
+
+
+def test_a_bad_copy_is_known_until_it_was_removed_and_made_anew(house: House) -> None:
+    flip(house.file("a"))
+    house.store.get(KEY, check=is_exactly(BODY))
+    status = {region.name: region for region in house.store.status()}
+    assert (status["a"].bad_copies, status["b"].bad_copies) == (1, 0)
+    assert [copy.key for copy in status["a"].bad_copies_named] == [KEY]
+    house.file("a").unlink()
+    assert house.store.reconcile().missing_copies == 1
+    assert house.store.wait_idle(IDLE_S)
+    assert house.file("a").read_bytes() == BODY
+    assert house.store.status()[0].bad_copies == 0
+
+
+def test_a_put_that_meets_other_bytes_makes_the_copy_known(house: House) -> None:
+    flip(house.file("b"))
+    for _ in range(2):
+        with pytest.raises(ObjectConflict):
+            house.store.put(KEY, OTHER_BODY)
+    assert {copy.kind for copy in house.store.damaged()} == {FaultKind.CONFLICTS}

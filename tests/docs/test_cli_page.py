@@ -8,9 +8,12 @@ import sys
 import tomllib
 from pathlib import Path
 
-from cli.commands import COMMANDS
+import click
+
+from cli.commands import COMMANDS, pitr
 from cli.config_schema import check_tables
 from cli.config_template import NewConfig, NewRegion, render_config
+from cli.help_page import walk
 from cli.metrics import metric_names
 from cli.settings import Settings
 from pitr.pipeline.keys import Identity
@@ -23,6 +26,17 @@ def test_the_page_of_commands_is_what_the_program_says() -> None:
     words = [sys.executable, "-m", "cli.help_page"]
     page = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     assert (ROOT / "docs/cli.md").read_text() == page, "python -m cli.help_page > docs/cli.md"
+
+
+def test_every_option_that_may_be_repeated_says_so() -> None:
+    options = [
+        (path, option)
+        for path, command in walk("pitr", pitr)
+        for option in command.params
+        if isinstance(option, click.Option) and (option.multiple or option.nargs == -1)
+    ]
+    assert len(options) > 5
+    assert [(path, one.name) for path, one in options if "may be repeated" not in (one.help or "")] == []
 
 
 def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:

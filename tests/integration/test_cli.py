@@ -289,6 +289,26 @@ def test_no_configuration_is_told_with_where_it_was_looked_for(tmp_path: Path) -
     assert (answer["ok"], answer["command"], answer["error"]["code"]) == (False, "status", "PITR-0001")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"\x00\xff garbage", b"[cluster]\nname = 'ma", b"[cluster]\nnme = 1\n", None],
+    ids=["garbage", "cut", "mistakes", "directory"],
+)
+def test_a_configuration_that_cannot_be_used_is_2_and_says_what_why_next(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "pitr.toml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    lines = PitrProgram(tmp_path)("-c", path, "status", exit_code=2).stderr.splitlines()
+    assert lines[0].startswith(f"error[PITR-2002]: the configuration {path} ")
+    assert lines[1].startswith("  why:  ")
+    assert all(line.startswith("        ") for line in lines[2:-1])
+    assert lines[-1].startswith("  next: ")
+
+
 def test_wrong_usage_is_2_and_json_all_the_same(tmp_path: Path) -> None:
     pitr = PitrProgram(tmp_path)
     assert "error[PITR-2001]" in pitr("restroe", exit_code=2).stderr

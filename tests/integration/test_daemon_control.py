@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fix_cli import wait_until
 
 from cli.control import ControlRequest, ask_daemon
 from cli.control_server import ControlServer
 from cli.errors import DaemonRefused, ExitCode, describe
 from cli.lock import RunLock
-from cli.timetable import Task, Timetable, due_at
+from cli.timetable import RETRY_MAX_S, Task, Timetable, due_at, retry_pause_s
 from pitr.errors import AlreadyRunning, MalformedValue, NotInitialised, TargetRefused
 
 WAIT_S = 20.0
@@ -193,13 +194,53 @@ def test_a_failed_task_is_tried_again_before_its_period_ends() -> None:
             raise RuntimeError("no room")
 
     timetable = Timetable(
-        [Task("full", DAY_S, 60, fail_once, lambda: None, retry_s=0.05)], now=_now, report=reports
+        [Task("full", DAY_S, 60, fail_once, lambda: None, retry_first_s=0.05)], now=_now, report=reports
     )
     timetable.start()
     reports.wait_for("full", "failed")
     reports.wait_for("full", "done")
     assert timetable.stop(WAIT_S)
     assert len(tries) == 2
+
+
+def test_pauses_after_failures_double_from_seconds_to_minutes_and_are_jittered() -> None:
+    task = Task("full", DAY_S, 60, lambda _cancel: None, lambda: None)
+    longest = [retry_pause_s(task, count, 1.0) for count in (1, 2, 3, 4, 5, 6, 7, 100_000)]
+    assert longest == [15, 30, 60, 120, 240, 300, 300, 300]
+    assert [retry_pause_s(task, count, 0.0) for count in (1, 100_000)] == [7.5, 150]
+    assert retry_pause_s(task, 1, 1.0, is_overdue=True) == RETRY_MAX_S
+
+
+def test_a_task_that_fails_is_tried_again_soon_and_then_less_often_until_it_succeeds() -> None:
+    # The clock is far in the past while a run is to begin, and far ahead while a pause is to be looked at.
+    reports = _Reports()
+    past, future = NOW - timedelta(days=9999), NOW + timedelta(days=9999)
+    clock = [past]
+    fails = [True, True, True, False, True]
+
+    def run(_cancel: threading.Event) -> None:
+        clock[0] = future
+        if fails.pop(0):
+            raise RuntimeError("all regions are down")
+
+    timetable = Timetable(
+        [Task("full", DAY_S, 60, run, lambda: None)], now=lambda: clock[0], report=reports, jitter=lambda: 1.0
+    )
+    timetable.start()
+    pauses: list[float] = []
+    for count, event in enumerate(["failed", "failed", "failed", "done", "failed"], 1):
+        with reports.changed:
+            assert reports.changed.wait_for(lambda count=count: len(reports.seen) == count, WAIT_S)  # type: ignore[misc]
+        assert reports.seen[-1] == ("full", event)
+        wait_until(lambda: timetable.states()[0].next_at is not None, "the next run is planned")
+        next_at = timetable.states()[0].next_at
+        assert next_at is not None
+        pauses.append((next_at - future).total_seconds())
+        clock[0] = past
+        if fails:
+            timetable.run_soon("full")
+    assert timetable.stop(WAIT_S)
+    assert pauses == [15, 30, 60, 0, 15]
 
 
 def test_a_hung_task_is_reported_cancelled_and_starves_no_other() -> None:

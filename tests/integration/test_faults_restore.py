@@ -327,11 +327,9 @@ def other_identity(archive: Archive, path: Path, *, is_root_other: bool) -> Path
     return path
 
 
-@pytest.mark.parametrize(
-    ("is_root_other", "code"), [(False, "PITR-8002"), (True, "PITR-8001")], ids=["recipient", "root"]
-)
+@pytest.mark.parametrize("is_root_other", [False, True], ids=["recipient", "root"])
 def test_a_wrong_identity_is_refused_and_nothing_is_written(
-    archive: Archive, server_tmp_path: Path, is_root_other: bool, code: str
+    archive: Archive, server_tmp_path: Path, is_root_other: bool
 ) -> None:
     identity = other_identity(archive, server_tmp_path / "other.toml", is_root_other=is_root_other)
     into = server_tmp_path / "restored"
@@ -349,7 +347,7 @@ def test_a_wrong_identity_is_refused_and_nothing_is_written(
     for url in archive.site.region_urls:
         words += ["--from", url]
     refused = archive.site.program(*words, exit_code=8)
-    assert refused.error["code"] == code
+    assert refused.error["code"] == "PITR-8002"
     assert [path.name for path in server_tmp_path.iterdir()] == ["other.toml"]
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.config import CONFIG_BYTES_MAX, line_of, load_settings
+from cli.config import (
+    CONFIG_BYTES_MAX,
+    MISTAKES_MAX,
+    find_config,
+    find_config_or_none,
+    line_of,
+    load_settings,
+)
 from cli.config_template import NewConfig, NewRegion, render_config
-from cli.errors import ConfigRefused
+from cli.errors import ConfigRefused, UsageRefused
+from pitr.errors import NotInitialised
 from pitr.pipeline.keys import Identity, best_suite
 
 IDENTITY = Identity(bytes(range(32)))
@@ -100,7 +110,9 @@ def test_all_mistakes_are_in_one_message_with_their_lines(write: Callable[[str],
     expected = {
         "cluster.dsn": "a password must not stand here",
         "cluster.slot": "expected text that matches",
-        "repository.qorum": "there is no such setting",
+        "repository.quorum": "5 regions are wanted, but there are only 2",
+        "repository.qorum": "there is no such setting; did you mean 'quorum'?",
+        "region[1].name": "'eu' is given twice",
         "region[1].url": "a region URL begins with",
         "wal.piece_age_s": "greater than or equal to 0.05",
         "daemon.metrics_listen": "loopback",
@@ -112,7 +124,94 @@ def test_all_mistakes_are_in_one_message_with_their_lines(write: Callable[[str],
         number = int(line.split(":")[0].removeprefix("line "))
         assert name.rpartition(".")[2] in lines[number - 1]
     assert len(detail.splitlines()) == len(expected)
+    assert [int(line.split(":")[0].removeprefix("line ")) for line in detail.splitlines()] == sorted(
+        int(line.split(":")[0].removeprefix("line ")) for line in detail.splitlines()
+    )
     assert "geheim" not in detail
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("quorum = 2", "quorum = 3", "repository.quorum: 3 regions are wanted"),
+        ('name = "us"', 'name = "eu"', "region[1].name: 'eu' is given twice"),
+        (
+            "s3://bucket/main?region=us-east-1",
+            "file:///srv/eu/",
+            "region[1].url: 'file:///srv/eu' is given twice",
+        ),
+        (f'recipients = ["{RECIPIENT}"]', "", "keys: give either recipients or recipients_file"),
+        (
+            f'recipients = ["{RECIPIENT}"]',
+            'recipients_file = "none"',
+            "keys.recipients_file: No such file",
+        ),
+        ("[daemon]", "[daemon]\nspool_bytes_max = 8388608\n[daemon.x]", "daemon.spool_bytes_max"),
+    ],
+    ids=["quorum", "name", "url", "nobody", "recipients-file", "spool"],
+)
+def test_no_mistake_hides_what_settings_say_together(
+    write: Callable[[str], Path], old: str, new: str, name: str
+) -> None:
+    other = 'dsn = ""'
+    text = GOOD.replace('dsn = "host=/run/postgresql user=postgres"', other).replace(old, new)
+    # A piece of the largest size, so that a small spool is no place for two.
+    detail = _mistakes(write(text + "[wal]\npiece_bytes = 8388608\nputs_in_flight = 0\n"))
+    assert "cluster.dsn: " in detail
+    assert "wal.puts_in_flight: " in detail
+    assert name in detail
+
+
+def test_a_value_that_is_wrong_itself_contradicts_nothing(write: Callable[[str], Path]) -> None:
+    detail = _mistakes(write(GOOD.replace("quorum = 2", 'quorum = "2"').replace('name = "us"', "name = 5")))
+    assert detail.splitlines() == [
+        "line 7: repository.quorum: expected a whole number",
+        "line 14: region[1].name: expected text in quotes",
+    ]
+    assert "recipients" not in _mistakes(write(GOOD.replace(f'["{RECIPIENT}"]', "5"))).replace(
+        "keys.recipients: expected a list: [...]", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("[daemon]", "[damon]\nx = 1\n[daemon]", "damon: there is no such setting; did you mean 'daemon'?"),
+        (
+            "quorum = 2",
+            "quorum = 2\nslot = 'x'",
+            "repository.slot: there is no such setting here; it stands under [cluster]",
+        ),
+        ("[daemon]", "[daemon]\ntimezone = 'UTC'", "it stands at the top of the file"),
+        ("quorum = 2", "quorum = 2\nzzz = 1", "repository.zzz: there is no such setting"),
+        ("quorum = 2", 'quorum = 2\n"\\u001b[2Jx" = 1', "repository.'\\x1b[2Jx': there is no such setting"),
+        ("[cluster]", "[[cluster]]", "line 2: cluster: expected a table with settings of its own: [cluster]"),
+        (
+            '[[region]]\nname = "us"',
+            '[postgres]\nbin_dir = "x"\n[wal]\nname = "us"',
+            "wal.name: there is no such setting here",
+        ),
+    ],
+)
+def test_a_setting_that_is_not_known_is_told_with_what_is_probably_meant(
+    write: Callable[[str], Path], old: str, new: str, told: str
+) -> None:
+    assert told in _mistakes(write(GOOD.replace(old, new)))
+
+
+def test_one_region_in_single_brackets_is_told_how_to_write_it(write: Callable[[str], Path]) -> None:
+    first, second = GOOD.index("[[region]]"), GOOD.rindex("[[region]]")
+    text = GOOD[:second] + GOOD[GOOD.index("[keys]") :]
+    text = text[:first] + text[first:].replace("[[region]]", "[region]")
+    assert "region: expected [[region]], in two brackets" in _mistakes(write(text))
+
+
+def test_so_many_mistakes_are_counted_and_the_first_are_told(write: Callable[[str], Path]) -> None:
+    text = GOOD + "".join(f"x{number} = 1\n" for number in range(20_000))
+    with pytest.raises(ConfigRefused) as caught:
+        load_settings(write(text))
+    assert "has 20000 mistakes" in caught.value.message
+    assert (caught.value.detail or "").splitlines()[-1] == f"and {20_000 - MISTAKES_MAX} more"
 
 
 def test_contradictions_are_told_when_each_setting_alone_is_right(write: Callable[[str], Path]) -> None:
@@ -154,8 +253,10 @@ def test_nobody_to_read_the_backups_is_a_mistake(write: Callable[[str], Path]) -
         (b"a = 1\na = 2\n", "not TOML"),
         (b"x = " + b"[" * 100_000, "not"),
         (b"#" * (CONFIG_BYTES_MAX + 1), "more than"),
+        (GOOD.encode().replace(b"main", b"m\xe4in"), "line 15: this is not UTF-8"),
+        (b"\x00" * 100, "not TOML"),
     ],
-    ids=["empty", "utf16", "cut", "cut-in-a-string", "garbage", "twice", "deep", "huge"],
+    ids=["empty", "utf16", "cut", "cut-in-a-string", "garbage", "twice", "deep", "huge", "latin-1", "zeros"],
 )
 def test_a_damaged_file_is_refused_in_words(
     write: Callable[[bytes], Path], content: bytes, words: str
@@ -163,8 +264,66 @@ def test_a_damaged_file_is_refused_in_words(
     assert words in _mistakes(write(content))
 
 
-def test_a_directory_is_no_configuration(tmp_path: Path) -> None:
-    assert "not a file" in _mistakes(tmp_path)
+def test_what_is_no_file_is_no_configuration(tmp_path: Path) -> None:
+    assert "it is a directory" in _mistakes(tmp_path)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "it is not a file" in _mistakes(pipe)
+    assert "File name too long" in _mistakes(find_config(tmp_path / ("x" * 5000)))
+
+
+@contextmanager
+def _without_rights() -> Iterator[None]:
+    """Be nobody for a while, if we are root: root may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_file_that_may_not_be_read_is_told_as_such_and_not_as_missing(
+    server_tmp_path: Path, closed: str
+) -> None:
+    folder = server_tmp_path / "etc"
+    folder.mkdir()
+    path = folder / "pitr.toml"
+    path.write_text(GOOD)
+    (path if closed == "file" else folder).chmod(0)
+    with _without_rights():
+        assert "Permission denied" in _mistakes(find_config(path))
+    folder.chmod(0o755)
+
+
+def test_a_link_to_nothing_is_not_passed_over_for_another_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    other = tmp_path / ".config/pitr/pitr.toml"
+    other.parent.mkdir(parents=True)
+    other.write_text(GOOD)
+    assert find_config_or_none(None) == other
+    (tmp_path / "pitr.toml").symlink_to("gone.toml")
+    found = find_config_or_none(None)
+    assert found == Path("pitr.toml")
+    assert "it is not a file" in _mistakes(found)
+
+
+def test_a_named_file_that_is_missing_is_wrong_usage_and_none_at_all_is_not_initialised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageRefused, match="there is no configuration file"):
+        find_config(tmp_path / "none.toml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if not Path("/etc/pitr/pitr.toml").exists():
+        with pytest.raises(NotInitialised, match="no configuration was found"):
+            find_config(None)
 
 
 @given(st.binary(max_size=300))

@@ -15,7 +15,7 @@ from pitr.errors import TargetRefused
 from pitr.planner import plan_restore, restorable_stretches
 from pitr.quorum import Answers, WriteQuorum
 from pitr.recovery import RecoveryTarget
-from pitr.restore_plan import TargetNotRestorable
+from pitr.restore_plan import StopPoint, TargetNotRestorable
 from pitr.survey import ArchiveEnd, ArchiveSurvey
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId, TimelineSwitch
@@ -224,9 +224,28 @@ def test_a_lagging_region_and_bad_pages_are_said() -> None:
     units = [whole(2, regions=("eu", "us")), whole(3, regions=("eu",))]
     finding = PageFinding("public.t", "base/5/16384", "main", 7, "checksum")
     plan = plan_restore(LATEST, survey(units, [replace(backup_at(2), findings=(finding,))]))
-    assert "region us lacks 1 of 2 WAL objects of the plan" in plan.warnings
+    assert "region us lacks 1 of 2 WAL objects of the plan" in plan.all_warnings
     assert any("1 pages that failed their checksum" in text for text in plan.warnings)
     assert plan.regions == ("eu",)
+
+
+def test_only_the_wal_that_a_plan_uses_is_missed_in_a_region() -> None:
+    units = [whole(number, regions=("eu", "us")) for number in (2, 3, 4, 5)]
+    units += [whole(number, regions=("eu",)) for number in (6, 7)]
+    known = survey(units, [backup_at(2)])
+    # The host knows where recovery stops at the latest, the reader where exactly; neither reads further.
+    for target in (to_second(45), RecoveryTarget("immediate")):
+        assert plan_restore(target, known).all_warnings == ()
+        assert plan_restore(target, known).regions == ("eu", "us")
+    late = plan_restore(to_second(65), known)
+    assert "region us lacks 2 of 6 WAL objects of the plan" in late.all_warnings
+    for end, warning in (
+        (LSN(seg(6).offset - 8), ()),
+        (LSN(seg(6).offset + 8), ("region us lacks 1 of 5 WAL objects of the plan",)),
+    ):
+        stopped = late.with_stop(StopPoint(end, True, end, end))
+        assert stopped.all_warnings == warning
+        assert stopped.regions == (("eu",) if warning else ("eu", "us"))
 
 
 def test_a_chosen_backup_is_used_or_refused_but_never_replaced() -> None:

@@ -18,7 +18,7 @@ def wal_message(start: int, content: bytes) -> memoryview:
 
 def test_a_wal_message_has_its_place_and_the_servers_end() -> None:
     assert decode_message(wal_message(0x1000000, b"wal")) == WalMessage(
-        LSN(0x1000000), LSN(0x1001000), b"wal"
+        LSN(0x1000000), LSN(0x1001000), memoryview(b"wal")
     )
 
 
@@ -55,7 +55,7 @@ def test_a_status_says_written_flushed_and_never_applied() -> None:
 @pytest.mark.parametrize("start", [0x0FFFFFF, 0x1000002])
 def test_a_stream_that_overlaps_or_jumps_is_refused(start: int) -> None:
     stream = Contiguous(LSN(0x1000000))
-    stream.accept(WalMessage(LSN(0x1000000), LSN(0x1001000), b"a"))
+    stream.accept(WalMessage(LSN(0x1000000), LSN(0x1001000), memoryview(b"a")))
     assert stream.next == LSN(0x1000001)
     with pytest.raises(ServerUnavailable, match="does not join"):
-        stream.accept(WalMessage(LSN(start), LSN(0x1001000), b"b"))
+        stream.accept(WalMessage(LSN(start), LSN(0x1001000), memoryview(b"b")))

@@ -61,7 +61,8 @@ def test_an_object_waits_once_and_keeps_its_place(queue: RepairQueue) -> None:
     queue.record([first])
     queue.record([repair(queue, "c", "k")])
     assert queue.first("c", 10) == [first]
-    assert queue.counts("c").pending == 1
+    assert queue.counts("c").pending == queue.pending("c") == 1
+    assert queue.pending("b") == 0
 
 
 def test_a_stuck_entry_is_not_offered_but_still_holds_up_what_follows(queue: RepairQueue) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fix_stores import FaultyStore
 
+from storage.digest import BodyDigest
 from storage.memory import MemoryStore
 from storage.regions import Region, StoreEvent, StoreEventKind
 from storage.repair import RepairQueue
@@ -103,6 +104,34 @@ def test_a_put_reaches_all_regions(house: House) -> None:
     house.store.put("k", b"body")
     house.become_idle()
     assert all(store.inner.get("k") == b"body" for store in house.faulty.values())
+
+
+class WantsProof(MemoryStore):
+    """Notes whether each put came with a digest that proves itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proofs: list[bool] = []
+
+    def put(self, key: str, body: bytes, *, sha256: bytes | None = None, after_all: bool = False) -> None:
+        self.proofs.append(isinstance(sha256, BodyDigest) and sha256.is_proof_for(body))
+        super().put(key, body, sha256=sha256, after_all=after_all)
+
+
+def test_a_body_is_hashed_once_for_all_regions(tmp_path: Path) -> None:
+    regions = [WantsProof() for _ in range(3)]
+    queue = RepairQueue(tmp_path / "repair")
+    named = [Region(f"region-{number}", region) for number, region in enumerate(regions)]
+    store = ReplicatedStore(named, quorum=2, queue=queue)
+    try:
+        store.put("proved", b"body", sha256=BodyDigest.of(b"body"))
+        store.put("plain", b"body", sha256=hashlib.sha256(b"body").digest())
+        store.put("none", b"body")
+        assert store.wait_idle(IDLE_S)
+    finally:
+        store.close()
+        queue.close()
+    assert [region.proofs for region in regions] == [[True] * 3] * 3
 
 
 def test_a_put_returns_at_the_quorum_and_the_lack_is_on_record(house: House) -> None:
@@ -221,6 +250,20 @@ def test_repairs_go_on_after_a_restart(house: House) -> None:
     house.open()
     house.become_idle()
     assert house.holds("c") == ["k"]
+
+
+def test_what_a_region_lacks_is_repaired_beside_a_put_that_it_holds(house: House) -> None:
+    gate = house.faulty["c"].hold("put", "held")
+    house.store.put("held", b"body")
+    assert gate.entered.wait(IDLE_S)
+    house.faulty["c"].fail(StoreUnavailable("a moment"), "put", times=1)
+    house.store.put("lacking", b"body")
+    house.clock.now_s += 3600.0
+    house.wait(lambda: house.holds("c") == ["lacking"])
+    assert house.pending("c") == ["held"]
+    gate.release()
+    house.become_idle()
+    assert (house.holds("c"), house.queue.pending("c")) == (["held", "lacking"], 0)
 
 
 def test_a_repair_never_sends_a_damaged_copy(house: House) -> None:
@@ -507,7 +550,11 @@ def test_copies_of_unequal_size_are_reported(house: House) -> None:
     house.faulty["a"].inner.put("k", b"x")
     house.faulty["b"].inner.put("k", b"xyz")
     assert [found.key for found in house.store.list_objects("")] == ["k"]
-    assert [event.kind for event in house.events] == [StoreEventKind.COPY_DIFFERS]
+    # Two copies and two sizes: nobody can say which is the wrong one.
+    assert [(event.kind, event.region) for event in house.events] == [
+        (StoreEventKind.COPY_DIFFERS, "a"),
+        (StoreEventKind.COPY_DIFFERS, "b"),
+    ]
 
 
 def test_deleting_removes_all_copies_and_pending_repairs(house: House) -> None:

@@ -42,6 +42,15 @@ def test_a_container_has_at_least_one_frame() -> None:
     assert len(list(seal.iter_frames(body, KEY, PACK))) == 1
 
 
+def test_the_parts_of_a_container_are_the_container() -> None:
+    frames = [compress.compress_frame(bytes([number]) * 1000) for number in range(3)]
+    parts = seal.seal_parts(frames, KEY, PACK)
+    assert len(parts) == 4
+    assert [bytes(content) for content in seal.iter_frames(b"".join(parts), KEY, PACK)] == [
+        bytes([number]) * 1000 for number in range(3)
+    ]
+
+
 def test_sealing_twice_gives_no_equal_bytes_in_header_or_frame() -> None:
     one, other = seal.seal(b"content", KEY, PACK), seal.seal(b"content", KEY, PACK)
     assert one[8:40] != other[8:40]

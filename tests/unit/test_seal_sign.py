@@ -190,6 +190,11 @@ def test_a_header_opens_from_the_objects_first_bytes() -> None:
             headed.open_header(HEADED[:length], SIGNER.public, "wal-piece")
 
 
+def test_a_body_in_parts_gives_the_same_object() -> None:
+    parts = (b"the ", bytearray(b"bo"), memoryview(b"dy"))
+    assert headed.encode_headed_parts({"kind": "wal-piece", "sequence": 1}, parts, SIGNER) == HEADED
+
+
 def open_whole(body: bytes) -> None:
     """What a reader of the whole object does."""
     header = headed.open_header(body, SIGNER.public, "wal-piece")

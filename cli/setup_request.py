@@ -1,0 +1,61 @@
+"""What ``pitr init`` is asked for, and what there is afterwards: values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.config_template import NewRegion
+from cli.settings import RegionSettings
+from pitr.catalogue.records import EpochParent
+from pitr.layout import ArchiveId
+from pitr.pipeline.keys import IdentityFile, Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class SetupRequest:
+    """What is wanted.  ``identity_in``: the identity of a repository that exists, which is joined."""
+
+    cluster: str
+    dsn: str
+    slot: str
+    regions: tuple[NewRegion, ...]
+    quorum: int
+    directory: Path
+    identity_in: Path | None
+    identity_out: Path
+    recipients: tuple[Recipient, ...]
+    creates_directories: bool
+    timezone: str | None = None
+    metrics_listen: str = "127.0.0.1:9187"
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "pitr.toml"
+
+    @property
+    def signing_key_path(self) -> Path:
+        return self.directory / "signing.key"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def region_settings(self) -> tuple[RegionSettings, ...]:
+        return tuple(
+            RegionSettings(region.name, region.url, region.credentials_file) for region in self.regions
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SetupResult:
+    """What there is now.  ``is_new_repository``: the identity was made here and must be kept safe."""
+
+    archive: ArchiveId
+    parent: EpochParent | None
+    identity: IdentityFile
+    identity_path: Path
+    config_path: Path
+    is_new_repository: bool
+    is_new_epoch: bool
