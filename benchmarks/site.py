@@ -39,7 +39,11 @@ class BenchSite:
             words += ["--region", f"{name}={url}"]
         self.run(*words, "--create-directories")
         # Only what a figure asks for: no backup begins by itself.
-        text = self._config.read_text().replace('full_every = "24h"', 'full_every = "never"')
+        text = (
+            self._config.read_text()
+            .replace('_every = "24h"', '_every = "never"')
+            .replace('_every = "1h"', '_every = "never"')
+        )
         self._config.write_text(text)
 
     def words(self, *words: str | Path) -> list[str | Path]:

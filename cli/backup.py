@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,18 +11,29 @@ from cli.context import App, common_options, current
 from cli.errors import RegionsMissed
 from cli.output import format_bytes, format_seconds
 
+if TYPE_CHECKING:
+    from pitr.backup_choice import BackupKind
+
 # Between two lines of progress the daemon waits for a checkpoint at most.
 PROGRESS_TIMEOUT_S = 120.0
 
 
 @click.command()
 @click.option("--label", default="asked for", show_default=True, help="A word to find it by.")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["full", "incr", "auto"]),
+    default="auto",
+    show_default=True,
+    help="All, or what changed since the last one; auto: full when one is due.",
+)
 @click.option("--standalone", is_flag=True, help="Without a daemon: stream WAL only for as long as it takes.")
 @common_options
-def backup(label: str, standalone: bool) -> None:
+def backup(label: str, kind: BackupKind, standalone: bool) -> None:
     """Take a base backup now.
 
-    The running daemon takes it, for a backup is good only with the WAL that is streamed meanwhile.
+    Full, or incremental: only what changed since the last one. The running daemon takes it, for a backup is good only with the WAL that is streamed meanwhile.
     Exit code 3 if it is at quorum but some region lacks part of it yet.
     """
     from cli.progress import ProgressReport
@@ -42,7 +53,7 @@ def backup(label: str, standalone: bool) -> None:
         if standalone:
             from cli.standalone import back_up_alone
 
-            done = back_up_alone(app, label, show)
+            done = back_up_alone(app, label, kind, show)
         else:
             from cli.control import ControlRequest, ask_own_daemon
             from pitr.errors import NotInitialised
@@ -50,7 +61,7 @@ def backup(label: str, standalone: bool) -> None:
             try:
                 done = ask_own_daemon(
                     settings.daemon,
-                    ControlRequest("backup", {"label": label}),
+                    ControlRequest("backup", {"label": label, "type": kind}),
                     timeout_s=PROGRESS_TIMEOUT_S,
                     on_progress=show,
                 )
@@ -66,6 +77,8 @@ def backup(label: str, standalone: bool) -> None:
 def _tell(app: App, done: Mapping[str, Any]) -> None:
     taken = done["backup"]
     lagging = list(done["lagging_regions"])
+    for note in done["notes"]:
+        app.output.warn(note)
     app.output.line(
         f"{taken['backup']}: {format_bytes(int(taken['size_bytes']))} in {taken['files']} files,"
         f" {format_bytes(int(taken['stored_bytes']))} stored, in {format_seconds(float(done['duration_s']))}"

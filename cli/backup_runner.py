@@ -7,27 +7,39 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from pitr.backup_choice import BackupKind
 from pitr.errors import AlreadyRunning, BackupFailed
 
 if TYPE_CHECKING:
     from pitr.backup_copy import BackupProgress
     from pitr.catalogue.backup_record import BackupManifest
 
-SCHEDULED_LABEL = "scheduled full backup"
+SCHEDULED_LABEL = "scheduled backup"
 
-# Takes a backup: label, cancel, progress.  Raises PitrError, StoreError.
-TakeBackup = Callable[[str, threading.Event, Callable[["BackupProgress"], None]], "BackupManifest"]
+
+class TakeBackup(Protocol):
+    """Takes a backup.  Raises PitrError, StoreError."""
+
+    def __call__(
+        self,
+        label: str,
+        kind: BackupKind,
+        cancel: threading.Event,
+        progress: Callable[[BackupProgress], None],
+        note: Callable[[str], None],
+    ) -> BackupManifest: ...
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOutcome:
-    """How one attempt ended: exactly one of the two is set."""
+    """How one attempt ended: with a manifest or a failure.  ``notes`` are what a person should see."""
 
     manifest: BackupManifest | None
     failure: Exception | None
     duration_s: float
+    notes: tuple[str, ...] = ()
 
 
 class BackupRunner:
@@ -36,7 +48,8 @@ class BackupRunner:
     def __init__(self, take: TakeBackup) -> None:
         self._take = take
         self._changed = threading.Condition()
-        self._label: str | None = None
+        self._asked: tuple[str, BackupKind] | None = None
+        self._notes: list[str] = []
         self._is_running = False
         self._attempts = 0
         self._outcome: BackupOutcome | None = None
@@ -50,38 +63,41 @@ class BackupRunner:
             if self._is_running:
                 raise AlreadyRunning("a base backup is being taken")
             self._is_running, self._progress = True, None
-            label = self._label or SCHEDULED_LABEL
-            self._label = None
+            self._notes.clear()
+            label, kind = self._asked or (SCHEDULED_LABEL, "auto")
+            self._asked = None
         begun = time.monotonic()
         manifest: BackupManifest | None = None
         failure: Exception | None = None
         try:
-            manifest = self._take(label, cancel, self._note)
+            manifest = self._take(label, kind, cancel, self._look, self._notes.append)
         except Exception as error:  # not handled here: kept for `status` and the metrics, and raised on
             failure = error
             raise
         finally:
             duration_s = time.monotonic() - begun
             with self._changed:
+                noted = self._noted()
                 self._is_running, self._progress = False, None
                 self._attempts += 1
                 self._outcome = BackupOutcome(
                     manifest,
                     failure or (None if manifest is not None else BackupFailed("interrupted")),
                     duration_s,
+                    (*self._notes, *noted),
                 )
                 if manifest is not None:
                     self._last, self._last_duration_s = manifest, duration_s
                 self._changed.notify_all()
 
-    def ask_for(self, label: str) -> int:
-        """Name the next backup; return a ticket for ``wait``.  Raises AlreadyRunning."""
+    def ask_for(self, label: str, kind: BackupKind) -> int:
+        """Say what the next backup is; return a ticket for ``wait``.  Raises AlreadyRunning."""
         with self._changed:
             if self._is_running:
                 raise AlreadyRunning(
                     "a base backup is being taken", hint="pitr status shows how far it is; ask again after it"
                 )
-            self._label = label
+            self._asked = label, kind
             return self._attempts + 1
 
     def wait(
@@ -149,6 +165,9 @@ class BackupRunner:
         with self._changed:
             return self._is_running
 
-    def _note(self, progress: BackupProgress) -> None:
+    def _noted(self) -> tuple[str, ...]:
+        return () if self._progress is None else self._progress.notes
+
+    def _look(self, progress: BackupProgress) -> None:
         with self._changed:
             self._progress = progress

@@ -102,6 +102,7 @@ def backup_fields(backup: BackupManifest) -> dict[str, object]:
         "backup": backup.backup,
         "label": backup.label,
         "type": backup.type,
+        "parent": backup.parent,
         "archive": str(backup.archive),
         "timeline": str(backup.timeline),
         "started_at": instant_text(backup.started_at),

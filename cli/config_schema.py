@@ -163,6 +163,7 @@ class _Backup(_Table):
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     # One union member at a time would give two messages for one mistake.
     full_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 86_400.0
+    incr_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 3_600.0
     deadline: Duration = 43_200.0
 
 
@@ -311,7 +312,12 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.daemon.spool_bytes_max,
         ),
         wal=WalSettings(config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight),
-        backup=BackupSettings(config.backup.workers, config.backup.full_every, config.backup.deadline),
+        backup=BackupSettings(
+            config.backup.workers,
+            config.backup.full_every,
+            config.backup.incr_every,
+            config.backup.deadline,
+        ),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )

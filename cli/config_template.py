@@ -77,6 +77,7 @@ puts_in_flight = 4
 [backup]
 workers = 2
 full_every = "24h"     # or "never"
+incr_every = "1h"      # only what changed since the last one; or "never"
 deadline = "12h"
 
 [daemon]

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cli.backup_runner import BackupOutcome, BackupRunner
+from cli.backup_taker import BackupTaker
 from cli.catalogue_keeper import CatalogueKeeper
 from cli.control_server import ControlServer
 from cli.daemon_events import DaemonEvents
@@ -30,7 +31,7 @@ from cli.timetable import Task, Timetable
 from cli.wiring import host_identity, host_repository, own_archive
 from pitr.archive import WalArchiver
 from pitr.archive_values import ArchiveSettings, DrainResult
-from pitr.backup import BackupRequest, BackupWriter, take_backup
+from pitr.backup import BackupWriter
 from pitr.datakeys import HostKeys
 from pitr.errors import BackupFailed, ServerUnavailable
 from pitr.postgres.replication import ReplicationConnection
@@ -41,8 +42,8 @@ from storage.store import StoreUnavailable
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from pitr.backup_choice import BackupKind
     from pitr.backup_copy import BackupProgress
-    from pitr.catalogue.backup_record import BackupManifest
     from pitr.layout import ArchiveId
 
 OBSERVE_EVERY_S = 0.25
@@ -79,7 +80,8 @@ class Daemon:
         self._keeper = CatalogueKeeper(
             settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)
         )
-        self._backups = BackupRunner(self._take_backup)
+        self._backups: BackupRunner
+        self._taker: BackupTaker
         self._archive: ArchiveId
         self._archiver: WalArchiver
         self._timetable: Timetable
@@ -116,9 +118,11 @@ class Daemon:
             self.store.close(CLOSE_STORE_S)
             self._queue.close()
 
-    def back_up(self, label: str, look: Callable[[BackupProgress | None], None]) -> BackupOutcome:
+    def back_up(
+        self, label: str, kind: BackupKind, look: Callable[[BackupProgress | None], None]
+    ) -> BackupOutcome:
         """Take a base backup now, and wait for it.  Raises AlreadyRunning."""
-        ticket = self._backups.ask_for(label)
+        ticket = self._backups.ask_for(label, kind)
         self._timetable.run_soon(BACKUP_TASK)
         return self._backups.wait(ticket, self._settings.backup.deadline_s, look)
 
@@ -183,9 +187,17 @@ class Daemon:
             clock=_now,
             random=os.urandom,
         )
+        self._taker = BackupTaker(
+            settings,
+            self._archive,
+            BackupWriter(self._repository, self._host.signer, self._host.recipients),
+            self._archiver,
+            self._keeper,
+        )
+        self._backups = BackupRunner(self._taker.take)
         task = Task(
             BACKUP_TASK,
-            settings.backup.full_every_s,
+            settings.backup.every_s,
             settings.backup.deadline_s,
             self._backups.run,
             self._backups.last_success_at,
@@ -252,6 +264,7 @@ class Daemon:
             return
         for refused in listing.refused:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
+        self._taker.remember(one.manifest for one in listing.backups)
         if listing.backups:
             newest = max(listing.backups, key=lambda one: one.manifest.stopped_at)
             self._backups.remember(newest.manifest)
@@ -269,42 +282,6 @@ class Daemon:
             self._failure = self._failure or BackupFailed("the archiver does not end")
         if self.drained is not None:
             self._log.info(str(self.drained))
-
-    def _take_backup(
-        self, label: str, cancel: threading.Event, progress: Callable[[BackupProgress], None]
-    ) -> BackupManifest:
-        """Take a full backup; it is good once its manifest and all of its WAL are at quorum."""
-        self._wait_for_streaming(cancel)
-        settings = self._settings
-        manifest = take_backup(
-            BackupRequest(
-                dsn=settings.cluster.dsn,
-                archive=self._archive,
-                label=label,
-                workers=settings.backup.workers,
-            ),
-            BackupWriter(self._repository, self._host.signer, self._host.recipients),
-            self._archiver.wait_durable,
-            clock=_now,
-            random=os.urandom,
-            progress=progress,
-            cancel=cancel,
-        )
-        listed = self._repository.get_manifest(self._archive, manifest.backup)
-        self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
-        self._archiver.request_head()
-        return manifest
-
-    def _wait_for_streaming(self, cancel: threading.Event) -> None:
-        """Wait until WAL is streamed: the backup needs it from its own start on."""
-        deadline = time.monotonic() + STREAMING_WAIT_S
-        while not self._archiver.status().is_streaming:
-            if cancel.wait(OBSERVE_EVERY_S) or time.monotonic() > deadline:
-                raise BackupFailed(
-                    "no WAL is streamed, so no base backup can be good",
-                    detail=self._archiver.status().last_error,
-                    hint="pitr status",
-                )
 
     def _ask_for_backup(self, _reason: str) -> None:
         self._timetable.run_soon(BACKUP_TASK)

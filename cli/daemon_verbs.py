@@ -42,7 +42,10 @@ class Verbs:
         label = options.get("label", DEFAULT_LABEL)
         if not isinstance(label, str) or not 0 < len(label) <= LABEL_CHARS_MAX or not label.isprintable():
             raise MalformedValue(f"a label has 1 to {LABEL_CHARS_MAX} printable characters")
-        outcome = self._daemon.back_up(label, lambda seen: progress(progress_fields(seen)))
+        kind = options.get("type", "auto")
+        if kind not in ("full", "incr", "auto"):
+            raise MalformedValue("the type of a backup is full, incr or auto")
+        outcome = self._daemon.back_up(label, kind, lambda seen: progress(progress_fields(seen)))
         return backup_result(outcome, self._daemon.lagging_regions())
 
     def _repair(self) -> Mapping[str, Any]:
@@ -73,5 +76,6 @@ def backup_result(outcome: BackupOutcome, lagging: Sequence[str]) -> Mapping[str
     return {
         "backup": backup_fields(outcome.manifest),
         "duration_s": round(outcome.duration_s, 3),
+        "notes": list(outcome.notes),
         "lagging_regions": list(lagging),
     }

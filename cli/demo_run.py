@@ -169,7 +169,12 @@ class DemoRun:
             # The demo asks for its one backup itself.
             config = self._folder / "host" / "pitr.toml"
             text = config.read_text(encoding="utf-8")
-            config.write_text(text.replace('full_every = "24h"', 'full_every = "never"'), encoding="utf-8")
+            config.write_text(
+                text.replace('_every = "24h"', '_every = "never"').replace(
+                    '_every = "1h"', '_every = "never"'
+                ),
+                encoding="utf-8",
+            )
             note.append("the identity, which alone can read, is kept apart")
 
     def _start_daemon(self, ending: ExitStack) -> None:

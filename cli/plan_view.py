@@ -23,6 +23,10 @@ def show_plan(output: Output, plan: RestorePlan, zone: str, *, into: str | None 
         ("", f"{format_bytes(backup.size_bytes)} in {backup.files} files, {stored} stored"),
         ("WAL", f"{plan.segments} segments from {plan.links[0].start} to {plan.wal_end}"),
     ]
+    if plan.parents:
+        rows.insert(
+            4, ("", f"built on {len(plan.parents)} earlier backups, down to {plan.parents[-1].backup}")
+        )
     for span in plan.spans:
         until = f"to {span.end}" if span.end is not None else "on"
         rows.append(
@@ -74,6 +78,7 @@ def plan_fields(plan: RestorePlan, zone: str) -> dict[str, object]:
         "archive": str(plan.archive),
         "timeline": str(plan.timeline),
         "backup": plan.backup.backup,
+        "parents": [parent.backup for parent in plan.parents],
         "backup_bytes": plan.backup_bytes,
         "restored_bytes": plan.backup.size_bytes,
         "server_version": plan.backup.server_version,

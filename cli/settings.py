@@ -58,11 +58,17 @@ class WalSettings:
 
 @dataclass(frozen=True, slots=True)
 class BackupSettings:
-    """How base backups are taken.  ``full_every_s`` None: only when asked."""
+    """How base backups are taken.  ``full_every_s`` and ``incr_every_s`` None: only when asked."""
 
     workers: int = 2
     full_every_s: float | None = 86_400.0
+    incr_every_s: float | None = 3_600.0
     deadline_s: float = 43_200.0
+
+    @property
+    def every_s(self) -> float | None:
+        """Return how often there is a backup of either kind."""
+        return min(filter(None, (self.full_every_s, self.incr_every_s)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,10 @@ class DaemonSettings:
     @property
     def catalogue_path(self) -> Path:
         return self.state_dir / "catalogue.sqlite"
+
+    @property
+    def backup_notes_dir(self) -> Path:
+        return self.state_dir / "backups"
 
     @property
     def repair_queue_path(self) -> Path:

@@ -11,6 +11,7 @@ from cli.context import App
 from cli.daemon_core import Daemon
 from cli.lock import RunLock
 from cli.log import configure_log
+from pitr.backup_choice import BackupKind
 from pitr.errors import BackupFailed
 
 if TYPE_CHECKING:
@@ -20,14 +21,16 @@ READY_S = 60.0
 END_S = 60.0
 
 
-def back_up_alone(app: App, label: str, show: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
+def back_up_alone(
+    app: App, label: str, kind: BackupKind, show: Callable[[Mapping[str, Any]], None]
+) -> Mapping[str, Any]:
     """Run a daemon's parts in this process, take one backup, and end them.  Raises AlreadyRunning."""
     from cli.daemon_verbs import backup_result, progress_fields
 
     settings = app.settings()
     settings = replace(
         settings,
-        backup=replace(settings.backup, full_every_s=None),
+        backup=replace(settings.backup, full_every_s=None, incr_every_s=None),
         daemon=replace(settings.daemon, metrics_port=None),
     )
     log = configure_log(form=app.log_format, verbosity=app.verbosity, is_coloured=False)
@@ -42,7 +45,7 @@ def back_up_alone(app: App, label: str, show: Callable[[Mapping[str, Any]], None
             def look(seen: BackupProgress | None) -> None:
                 show(progress_fields(seen))
 
-            result = backup_result(daemon.back_up(label, look), daemon.lagging_regions())
+            result = backup_result(daemon.back_up(label, kind, look), daemon.lagging_regions())
         finally:
             daemon.ask_to_stop("the end of the backup")
             run.join(END_S)

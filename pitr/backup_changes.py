@@ -1,7 +1,7 @@
 """What of each file an incremental backup must read: asked of the server's WAL summaries, or of every page.
 
-17 and later: WAL summaries (``pitr.postgres.summaries`` has the rules).  15 and 16, which have none: each
-page's LSN, against the parent's start; so all pages are read and only those that changed are stored.
+17 and later: WAL summaries (``pitr.postgres.summaries`` has the rules).  Where there are none, before 17 and with
+summarize_wal = off: each page's LSN, against the parent's start; so all pages are read, and those that changed stored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from pitr.postgres.summary_source import SummarySource
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 
-SUMMARIES_SINCE_MAJOR: Final = 17
 # The summarizer is a few seconds behind; PostgreSQL's own backup waits as long as it moves at all.
 _POLL_S: Final = 0.1
 _STALLED_LOOKS_MAX: Final = 600
@@ -119,10 +118,9 @@ def find_changes(
         raise NotIncremental(f"backup {manifest.backup} is of PostgreSQL {manifest.server_version // 10_000}")
     history = _read_history(data_dir, facts.timeline)
     way = way_from(manifest.timeline, manifest.start_lsn, manifest.stop_lsn, history, start)
-    if facts.major < SUMMARIES_SINCE_MAJOR or compare_pages:
+    has_summaries = dict(facts.settings).get("summarize_wal") == "on"
+    if compare_pages or not has_summaries:
         return PageLsnFinder(manifest.start_lsn, parent.note, databases)
-    if dict(facts.settings).get("summarize_wal") != "on":
-        raise NotIncremental("the server writes no WAL summaries: set summarize_wal = on")
     source = SummarySource(server)
     _await_summaries(source, start, wait)
     changes = Changes()

@@ -275,7 +275,9 @@ def _judge_advice(probe: ServerProbe) -> Iterator[Finding]:
             Severity.OK if summarizes else Severity.WARN,
             "server",
             f"summarize_wal = {settings.get('summarize_wal')}",
-            None if summarizes else "ALTER SYSTEM SET summarize_wal = on: incremental backups will need it",
+            None
+            if summarizes
+            else "ALTER SYSTEM SET summarize_wal = on: without it incremental backups read all",
         )
     yield from _judge_synchronous(settings)
 

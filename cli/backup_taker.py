@@ -1,0 +1,119 @@
+"""Takes one base backup for the daemon: chooses its kind, waits for WAL, records what was made."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from cli.settings import Settings
+from pitr.backup import BackupRequest, BackupWriter, take_backup
+from pitr.backup_choice import BackupKind, NewestChain, choose, followed_by, newest_chain
+from pitr.backup_parent import ParentBackup, read_note
+from pitr.catalogue.backup_record import BackupManifest
+from pitr.errors import BackupFailed, MalformedValue
+
+if TYPE_CHECKING:
+    from cli.catalogue_keeper import CatalogueKeeper
+    from pitr.archive import WalArchiver
+    from pitr.backup_copy import BackupProgress
+    from pitr.layout import ArchiveId
+
+STREAMING_WAIT_S: Final = 60.0
+_POLL_S: Final = 0.5
+
+
+class BackupTaker:
+    """Knows the newest chain of this archive.  One backup at a time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        archive: ArchiveId,
+        writer: BackupWriter,
+        archiver: WalArchiver,
+        keeper: CatalogueKeeper,
+    ) -> None:
+        self._settings = settings
+        self._archive = archive
+        self._writer = writer
+        self._archiver = archiver
+        self._keeper = keeper
+        self._chain: NewestChain | None = None
+
+    def remember(self, manifests: Iterable[BackupManifest]) -> None:
+        """Learn what there is, before the first backup."""
+        self._chain = newest_chain(manifests)
+
+    def take(
+        self,
+        label: str,
+        kind: BackupKind,
+        cancel: threading.Event,
+        progress: Callable[[BackupProgress], None],
+        note: Callable[[str], None],
+    ) -> BackupManifest:
+        """Take a backup; it is good once its manifest and all of its WAL are at quorum.
+
+        ``note`` is told why it is full where an incremental one was asked for.
+        """
+        self._wait_for_streaming(cancel)
+        settings = self._settings
+        choice = choose(
+            kind,
+            self._chain,
+            now=datetime.now(UTC),
+            full_every_s=settings.backup.full_every_s,
+            has_increments=settings.backup.incr_every_s is not None,
+        )
+        reason = choice.reason
+        parent = None
+        if choice.parent is not None:
+            parent, reason = self._parent(choice.parent)
+        if reason is not None:
+            note(f"a full backup and no incremental one: {reason}")
+        manifest = take_backup(
+            BackupRequest(
+                dsn=settings.cluster.dsn,
+                archive=self._archive,
+                label=label,
+                workers=settings.backup.workers,
+                parent=parent,
+                notes_dir=settings.daemon.backup_notes_dir,
+            ),
+            self._writer,
+            self._archiver.wait_durable,
+            clock=lambda: datetime.now(UTC),
+            random=os.urandom,
+            progress=progress,
+            cancel=cancel,
+        )
+        self._chain = followed_by(self._chain, manifest)
+        listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
+        self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
+        self._archiver.request_head()
+        return manifest
+
+    def _parent(self, manifest: BackupManifest) -> tuple[ParentBackup | None, str | None]:
+        """Return the backup to build on with this host's note of it, or why it cannot be built on."""
+        try:
+            found = read_note(self._settings.daemon.backup_notes_dir, manifest.backup)
+        except (OSError, MalformedValue) as cause:
+            return None, f"this host's note of backup {manifest.backup} cannot be read: {cause}"
+        if found is None:
+            return None, f"this host has no note of what backup {manifest.backup} holds"
+        return ParentBackup(manifest, found), None
+
+    def _wait_for_streaming(self, cancel: threading.Event) -> None:
+        """Wait until WAL is streamed: the backup needs it from its own start on."""
+        deadline = time.monotonic() + STREAMING_WAIT_S
+        while not self._archiver.status().is_streaming:
+            if cancel.wait(_POLL_S) or time.monotonic() > deadline:
+                raise BackupFailed(
+                    "no WAL is streamed, so no base backup can be good",
+                    detail=self._archiver.status().last_error,
+                    hint="pitr status",
+                )

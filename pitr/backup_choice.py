@@ -1,0 +1,81 @@
+"""Full or incremental: what the next backup is to be, and what it is built on.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from pitr.catalogue.backup_record import BackupManifest
+
+BackupKind: TypeAlias = Literal["full", "incr", "auto"]
+# Every incremental backup makes a restore read one more index, and one more thing that may be lost.
+CHAIN_LENGTH_MAX: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class NewestChain:
+    """The newest backup, how many incremental ones there are from its full one on, and when that was begun."""
+
+    newest: BackupManifest
+    length: int
+    full_started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """``parent`` None: a full backup.  ``reason`` says why it is not what was asked for."""
+
+    parent: BackupManifest | None
+    reason: str | None = None
+
+
+def newest_chain(manifests: Iterable[BackupManifest]) -> NewestChain | None:
+    """Return the chain of the newest backup; None if there is none, or a part of it is missing."""
+    known = {manifest.backup: manifest for manifest in manifests}
+    newest = max(known.values(), key=lambda each: (each.stopped_at, each.backup), default=None)
+    if newest is None:
+        return None
+    full, length = newest, 0
+    while full.parent is not None and length <= len(known):
+        parent = known.get(full.parent)
+        if parent is None:
+            return None
+        full, length = parent, length + 1
+    return NewestChain(newest, length, full.started_at)
+
+
+def followed_by(chain: NewestChain | None, manifest: BackupManifest) -> NewestChain:
+    """Return the chain after one more backup."""
+    if manifest.parent is None or chain is None:
+        return NewestChain(manifest, 0, manifest.started_at)
+    return NewestChain(manifest, chain.length + 1, chain.full_started_at)
+
+
+def choose(
+    kind: BackupKind,
+    chain: NewestChain | None,
+    *,
+    now: datetime,
+    full_every_s: float | None,
+    has_increments: bool = True,
+    chain_length_max: int = CHAIN_LENGTH_MAX,
+) -> Choice:
+    """Decide.  ``auto`` is full when one is due, else incremental where there is something to build on.
+
+    ``has_increments`` False: ``auto`` is always full.
+    """
+    if kind == "full" or (kind == "auto" and not has_increments):
+        return Choice(None)
+    if chain is None:
+        return Choice(None, "there is no backup to build on")
+    if chain.length >= chain_length_max:
+        return Choice(None, f"{chain.length} incremental backups have been built on the last full one")
+    if (
+        kind == "auto"
+        and full_every_s is not None
+        and now >= chain.full_started_at + timedelta(seconds=full_every_s)
+    ):
+        return Choice(None)
+    return Choice(chain.newest)
