@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cli.consolidate import consolidate_backup
 from cli.context import common_options, current
 from cli.output import format_bytes
 from cli.reading import Source, choose_archive, open_source, source_of, source_options
@@ -83,6 +84,9 @@ def show_backup(
     app.output.finish({"backup": fields})
 
 
+backups.add_command(consolidate_backup)
+
+
 def _manifests(app: App, source: Source) -> list[BackupManifest]:
     from cli.copy_faults import telling_faults
 
@@ -103,6 +107,7 @@ def backup_fields(backup: BackupManifest) -> dict[str, object]:
         "label": backup.label,
         "type": backup.type,
         "parent": backup.parent,
+        "stands_for": backup.stands_for,
         "archive": str(backup.archive),
         "timeline": str(backup.timeline),
         "started_at": instant_text(backup.started_at),

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from pitr.catalogue.backup_record import BackupManifest
+from pitr.survey import backup_named
 
 BackupKind: TypeAlias = Literal["full", "incr", "auto"]
 # Every incremental backup makes a restore read one more index, and one more thing that may be lost.
@@ -34,12 +35,17 @@ class Choice:
 def newest_chain(manifests: Iterable[BackupManifest]) -> NewestChain | None:
     """Return the chain of the newest backup; None if there is none, or a part of it is missing."""
     known = {manifest.backup: manifest for manifest in manifests}
-    newest = max(known.values(), key=lambda each: (each.stopped_at, each.backup), default=None)
+    # One that stands for another has no note on this host; the other one has.
+    newest = max(
+        (each for each in known.values() if each.stands_for is None),
+        key=lambda each: (each.stopped_at, each.backup),
+        default=None,
+    )
     if newest is None:
         return None
-    full, length = newest, 0
+    full, length = backup_named(newest.backup, known) or newest, 0
     while full.parent is not None and length <= len(known):
-        parent = known.get(full.parent)
+        parent = backup_named(full.parent, known)
         if parent is None:
             return None
         full, length = parent, length + 1

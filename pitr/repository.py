@@ -32,7 +32,7 @@ from pitr.layout import (
     wal_index_key,
 )
 from pitr.pipeline.envelope import EnvelopeRecord
-from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, sign_record
+from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, record_key_id, sign_record
 from pitr.repository_record import read_repository_record
 from pitr.verified import RefusedObject, check_place, get_verified
 from pitr.wal.segment import SegmentName
@@ -42,6 +42,8 @@ from storage.store import ObjectMissing, ObjectStore
 
 # Heads come every 30 s; more bad ones than this in a row is no rot but an attack, and a reader stops.
 BAD_HEADS_MAX: Final = 16
+# What a reader may make of what is stored, and then signs with the root key: it has no host's.
+_BY_ROOT_TOO: Final = frozenset({"backup", "envelope"})
 
 
 class _Record(Protocol):
@@ -345,10 +347,11 @@ class Repository:
         place: Callable[[_RecordT], str],
         digest: Callable[[bytes], None] = lambda _body: None,
     ) -> _RecordT:
-        verifier = self.verifier(archive)
+        host = self.verifier(archive)
 
         def read(body: bytes) -> _RecordT:
-            record = parse(open_record(body, verifier, kind))
+            is_by_root = kind in _BY_ROOT_TOO and record_key_id(body) == self.root.key_id
+            record = parse(open_record(body, self.root if is_by_root else host, kind))
             self._check_place(key, place(record), record.repository)
             digest(body)
             return record

@@ -177,7 +177,7 @@ def chain_of(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> tup
     parents: list[BackupManifest] = []
     child = backup
     while child.parent is not None:
-        parent = known.get(child.parent)
+        parent = backup_named(child.parent, known)
         if parent is None:
             return f"backup {child.parent}, which it is built on, is missing"
         # A signed manifest may still be wrong: a chain that does not lead back in time would never end.
@@ -192,6 +192,14 @@ def chain_of(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> tup
         parents.append(parent)
         child = parent
     return tuple(parents)
+
+
+def backup_named(name: str, known: Mapping[str, BackupManifest]) -> BackupManifest | None:
+    """Return a backup by its name, or the full one that stands for it: then nothing before it needs to be read."""
+    named = known.get(name)
+    if named is not None and named.parent is None:
+        return named
+    return next((each for each in known.values() if each.stands_for == name), named)
 
 
 def _reaches_end(run: WalRun, runs: Sequence[WalRun], way: Sequence[WalSpan], end: ArchiveEnd) -> bool:

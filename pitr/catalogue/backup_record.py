@@ -68,7 +68,8 @@ class StoredObject:
 class BackupManifest:
     """One complete base backup.  ``size_bytes`` and ``files`` count what is restored.
 
-    It can be used from ``stop_lsn`` on (consistency) and needs all WAL from ``start_lsn``.
+    It can be used from ``stop_lsn`` on (consistency) and needs all WAL from ``start_lsn``.  A full backup that
+    was made of a chain ``stands_for`` the chain's newest: what is built on that can be read from here.
     """
 
     repository: str
@@ -96,11 +97,14 @@ class BackupManifest:
     indexes: tuple[StoredObject, ...]
     findings: tuple[PageFinding, ...] = ()
     relation_segment_blocks: int = RELATION_SEGMENT_BLOCKS
+    stands_for: str | None = None
 
     def __post_init__(self) -> None:
         check_backup_id(self.backup)
         if self.stop_lsn < self.start_lsn or self.stopped_at < self.started_at:
             raise MalformedValue(f"backup {self.backup} ends before it starts")
+        if self.stands_for is not None and check_backup_id(self.stands_for) and self.parent is not None:
+            raise MalformedValue(f"backup {self.backup}: only a full backup stands for another")
         if (self.type == "full") != (self.parent is None):
             raise MalformedValue(f"backup {self.backup}: an incremental has a parent, a full backup has none")
         names = [name for name, _ in self.settings]
@@ -149,6 +153,7 @@ class BackupManifest:
             "bytes": self.size_bytes,
             "packs": [_write_stored(stored) for stored in self.packs],
             "indexes": [_write_stored(stored) for stored in self.indexes],
+            "stands_for": self.stands_for,
             "findings": [
                 {
                     "relation": finding.relation,
@@ -199,6 +204,7 @@ class BackupManifest:
             relation_segment_blocks=fields.integer("relation_segment_blocks", least=1, most=0xFFFF_FFFF)
             if fields.holds("relation_segment_blocks")
             else RELATION_SEGMENT_BLOCKS,
+            stands_for=fields.text("stands_for") if fields.holds("stands_for") else None,
         )
 
 

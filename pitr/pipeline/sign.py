@@ -163,6 +163,11 @@ def open_record(body: bytes | memoryview, verifier: Verifier, kind: str) -> dict
     return payload
 
 
+def record_key_id(body: bytes | memoryview) -> str:
+    """Return the id of the key that a record says it is signed with, *not verified*.  As ``payload_of``."""
+    return _match(body)[3].decode("ascii")
+
+
 def payload_of(body: bytes | memoryview) -> bytes:
     """Return the raw payload, *not verified*: for digests only.  Raises NotAuthentic if it is no record."""
     return _decode_base64(_match(body)[1])

@@ -29,13 +29,26 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     expected = table_digests(server.dsn)
 
     listed = site("backups", "list", "--json").data["backups"]
-    assert [one["type"] for one in listed] [-4:] == ["full", "incr", "incr", "incr"]
+    assert [one["type"] for one in listed][-4:] == ["full", "incr", "incr", "incr"]
     into = site.folder / "restored"
     done = site.restore("latest", into, "--start", regions=site.regions)
     assert done.data["plan"]["backup"] == parent["backup"]
     assert len(done.data["plan"]["parents"]) == 3
     assert table_digests(done.data["dsn"]) == expected
     end_servers([into])
+
+    # A chain becomes a full backup on any host, and the next incremental one is still built on its newest.
+    site("backups", "consolidate", "--scratch", site.folder / "scratch", exit_code=2)
+    made = site(
+        "backups", "consolidate", "--scratch", site.folder / "scratch", "--identity", site.identity, "--json"
+    ).data
+    assert (made["backup"]["type"], made["backup"]["stands_for"]) == ("full", parent["backup"])
+    assert len(made["chain"]) == 4
+    assert not (site.folder / "scratch").exists()
+    after = site("backup", "--json").data["backup"]
+    assert (after["type"], after["parent"]) == ("incr", parent["backup"])
+    plan = site("plan", "latest", "--json", "--identity", site.identity).data["plan"]
+    assert plan["parents"] == [made["backup"]["backup"]]
 
     # Without its note the host cannot build on its last backup, and says so.
     shutil.rmtree(site.state_dir / "backups")
