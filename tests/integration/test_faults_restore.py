@@ -256,10 +256,10 @@ def test_a_region_of_flipped_bytes_is_passed_over(
     ("kind", "exit_code", "code"),
     [
         ("manifests/", 4, "PITR-4001"),
-        ("/index-", 8, "PITR-8001"),
-        ("/pack-", 8, "PITR-8001"),
-        ("envelopes/", 8, "PITR-8001"),
-        ("epochs/", 8, "PITR-8001"),
+        ("/index-", 8, "PITR-8003"),
+        ("/pack-", 8, "PITR-8003"),
+        ("envelopes/", 8, "PITR-8003"),
+        ("epochs/", 8, "PITR-8003"),
     ],
 )
 def test_a_flipped_byte_in_every_region_stops_a_restore_before_it_writes(
