@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
-from pitr.errors import MalformedValue, NotAuthentic
+from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic
 from pitr.patience import with_patience
 from pitr.pipeline.crc import crc32c
 from pitr.pipeline.frames import LENGTH
@@ -206,7 +206,7 @@ class FileRestorer:
                 stopping=self._shared.stopping,
             )
         except (CopyDamaged, ObjectMissing) as cause:
-            raise NotAuthentic(
+            raise NoGoodCopy(
                 f"no region has a good copy of {stored.key}",
                 detail=str(cause),
                 hint="restore from an older backup: pitr backups list",

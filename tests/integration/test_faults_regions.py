@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_cli import MakeSite, Region, Site, end_servers, wait_until
+from fix_cli import MakeSite, Region, Site, end_servers, on_small_disk, wait_until
 from fix_ledger import Ledger, judge_end, judge_quorum, read_rows
 from fix_postgres import table_digests
 from fix_s3 import S3Server
@@ -203,15 +203,6 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
         judge_end(rows, commits, ends[region.name])
         if region is good:
             judge_quorum(rows, at_quorum)
-
-
-def on_small_disk(folder: Path, size_bytes: int) -> list[str]:
-    """Return the words that run a command that has a small disk of its own at ``folder``."""
-    alone = (
-        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
-    )
-    script = f'mount -t tmpfs -o size={size_bytes} none "$0" && exec "$@"'
-    return [*alone, "sh", "-c", script, str(folder)]
 
 
 def fill(path: Path) -> None:
