@@ -176,7 +176,12 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
     lagging.give_back()
 
     own = catalogue_dump(site.state_dir / "catalogue.sqlite")
-    site("catalogue", "check")
+    check = site("catalogue", "check", "--json", exit_code=7)
+    # The catalogue is right, and what the lagging region lacks is told.
+    wrong = {one["id"] for one in check.data["findings"] if one["severity"] == "fail"}
+    assert wrong == {"copies.region", "copies.missing"}
+    verdicts = {one["region"]: one["verdict"] for one in check.data["regions"]}
+    assert verdicts == {destroyed.name: "pass", lagging.name: "fail", good.name: "pass"}
     for name, words in {"all": [], "good": ["--region", good.name]}.items():
         site("catalogue", "rebuild", "--out", site.folder / f"{name}.sqlite", *words)
         assert catalogue_dump(site.folder / f"{name}.sqlite") == own, name
