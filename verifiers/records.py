@@ -9,7 +9,8 @@ import hashlib
 
 from pitr.errors import MalformedValue, PitrError
 from pitr.layout import REPOSITORY_KEY, ArchiveId, head_sequence, parse_wal_key
-from pitr.repository import Repository, read_repository_record
+from pitr.repository import Repository
+from pitr.repository_record import read_repository_record
 from pitr.wal.timeline import TimelineId
 from storage.store import CopyDamaged
 
