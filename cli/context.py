@@ -32,7 +32,7 @@ class App:
     _settings: Settings | None = None
 
     def settings(self) -> Settings:
-        """Return the configuration; read once.  Raises ConfigRefused, NotInitialised."""
+        """Return the configuration; read once.  Raises ConfigRefused, NotInitialised, UsageRefused."""
         if self._settings is None:
             from cli.config import find_config, load_settings
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TypeAlias
 
 from pitr import errors as domain
 from storage import store
@@ -87,15 +88,23 @@ class SetupRefused(ToldAs):
     """A set-up cannot be made, or not to its end.  The same command may be repeated."""
 
 
+# By a name of its own, for the rule has a field "type".
+ErrorClass: TypeAlias = type[BaseException]
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorRule:
-    """How one class of error is shown: its number, its exit code, what to do if the error does not say."""
+    """How one class of error is shown: its number, its exit code, what to do if the error does not say.
 
-    type: type[BaseException]
+    ``also``: other classes that mean the same to whoever reads it.
+    """
+
+    type: ErrorClass
     number: int
     exit_code: ExitCode
     meaning: str
     next: str
+    also: tuple[ErrorClass, ...] = ()
 
 
 # The first digit of the number is the exit code, 0 for 10 (an interruption, 130, is 1013).
@@ -151,6 +160,7 @@ RULES: tuple[ErrorRule, ...] = (
         ExitCode.KEY,
         "no region has a good copy of an object",
         "pitr catalogue check",
+        also=(domain.NoGoodCopy,),
     ),
     ErrorRule(
         store.StoreUnavailable,
@@ -170,7 +180,7 @@ RULES: tuple[ErrorRule, ...] = (
         domain.NotInitialised,
         1,
         ExitCode.NOT_INITIALISED,
-        "the repository, slot, key or catalogue is not there yet",
+        "the configuration, repository, slot, key or catalogue is not there yet",
         "pitr init",
     ),
     ErrorRule(
@@ -267,7 +277,7 @@ def rule_for(error: BaseException) -> ErrorRule:
     """Return the rule of the error's nearest class."""
     for parent in type(error).__mro__:
         for rule in RULES:
-            if rule.type is parent:
+            if parent is rule.type or parent in rule.also:
                 return rule
     return RULES[-1]
 

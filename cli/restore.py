@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from cli.target import local_zone, read_target, target_options
 
 if TYPE_CHECKING:
     from cli.wiring import Reader
+    from pitr.datakeys import DataKeys
     from pitr.postgres.server_user import ServerUser
     from pitr.restore_plan import RestorePlan
     from pitr.restore_request import Progress, RestoreRequest, RestoreResult
@@ -55,7 +57,7 @@ _WORKERS_MAX = 32
 )
 @click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
 @click.option("--no-verify", is_flag=True, help="Leave out pg_verifybackup before the first start.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and stop.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, check the target directory, write nothing.")
 @common_options
 def restore(
     target: str,
@@ -106,10 +108,12 @@ def restore(
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
+        app.partial_result = fields
+        choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
+        request = _checked_request(app, reader, plan, into, action, choices)
         if not dry_run:
             _confirm(app, into)
-            choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
-            result = _execute(app, reader, plan, into, action, choices)
+            result = _execute(app, reader, request)
     if result is None:
         app.output.finish(fields)
     else:
@@ -144,21 +148,38 @@ def _confirm(app: App, into: Path) -> None:
     click.confirm(f"Restore into {into}?", abort=True, err=True)
 
 
-def _execute(
+def _checked_request(
     app: App,
     reader: Reader,
     plan: RestorePlan,
     into: Path,
     action: Literal["promote", "pause", "none"],
     choices: _Choices,
-) -> RestoreResult:
-    from cli.progress import ProgressReport
+) -> RestoreRequest:
+    """Return the request after every check that needs no writing: a dry run refuses what a real one would."""
+    from pitr.restore import check_restore
+
+    request = _request(app, reader, plan, into, action, choices)
+    check_restore(request, reader.repository, _data_keys(reader))
+    return request
+
+
+def _data_keys(reader: Reader) -> DataKeys:
     from pitr.datakeys import DataKeys
-    from pitr.restore import restore as carry_out
 
     assert reader.identity is not None, "the command asks for an identity first"
-    request = _request(app, reader, plan, into, action, choices)
-    keys = DataKeys(reader.repository, reader.identity.identity)
+    return DataKeys(reader.repository, reader.identity.identity)
+
+
+def _execute(app: App, reader: Reader, request: RestoreRequest) -> RestoreResult:
+    from cli.progress import ProgressReport
+    from pitr.postgres.server_user import readable_installation
+    from pitr.restore import restore as carry_out
+
+    if request.installation is not None:
+        installation = readable_installation(request.installation, request.user, _cache_dir())
+        request = replace(request, installation=installation)
+    keys = _data_keys(reader)
     with ProgressReport(app.output) as report:
 
         def show(progress: Progress) -> None:
@@ -179,7 +200,6 @@ def _request(
     from cli.own_command import own_command
     from cli.wiring import preferred_bin_dir
     from pitr.postgres.installation import find_pg
-    from pitr.postgres.server_user import readable_installation
     from pitr.restore_request import RestoreRequest
     from pitr.wal_plan_file import RegionAddress
 
@@ -189,8 +209,7 @@ def _request(
     user = _user(choices.owner, fetch_command)
     installation = None
     if action != "none" or choices.verify_files:
-        found = find_pg(plan.backup.server_version // 10_000, preferred=preferred)
-        installation = readable_installation(found, user, _cache_dir())
+        installation = find_pg(plan.backup.server_version // 10_000, preferred=preferred)
     return RestoreRequest(
         plan=plan,
         target=into.absolute(),

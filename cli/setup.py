@@ -97,7 +97,7 @@ def _make(
         f"archive {archive}"
         + ("" if parent is None else f", which left epoch {parent.epoch} at {parent.lsn}")
     )
-    is_joined = ground.identity is not None and ground.identity.origin == "joined"
+    is_joined = ground.identity is not None and ground.identity.is_given
     path = request.identity_out if ground.identity is None else ground.identity.path
     result = SetupResult(archive, parent, identity, path, request.config_path, not is_joined, is_new_epoch)
     # Before the configuration: a run that is killed after it is over, and nobody would see the keys again.
@@ -130,7 +130,7 @@ def mistakes_of(request: SetupRequest, random: Callable[[int], bytes]) -> list[M
 def _identity(request: SetupRequest, ground: SetupGround, random: Callable[[int], bytes]) -> IdentityFile:
     """Take the identity that there is, or make one; its file is durable before anything is sealed to it."""
     if ground.identity is not None:
-        if ground.identity.origin == "left":
+        if ground.identity.is_left:
             remove_staged(ground.identity.path)
         return ground.identity.file
     identity = Identity.generate(random)

@@ -60,7 +60,8 @@ def check_ground(request: SetupRequest) -> SetupGround:
     # Only of all regions together can be said whose they are, and only with the identity that is meant.
     if len(found) == len(looks) and not isinstance(identity, Failure):
         try:
-            check_identity(identity, found, request.quorum)
+            has_key = request.signing_key_path.exists()
+            check_identity(identity, found, request.quorum, has_signing_key=has_key)
         except PitrError as error:
             failures.append(describe(error))
     if failures or facts is None or isinstance(identity, Failure):
@@ -149,9 +150,11 @@ def _identity(request: SetupRequest, failures: list[Failure]) -> KnownIdentity |
     """Read the identity that is given, or that a run before this one left; None if there is none."""
     given, left = request.identity_in, request.identity_out
     try:
-        if left.exists() and (given is None or (given.exists() and given.samefile(left))):
-            return KnownIdentity("left", left, read_identity(left))
-        return None if given is None else KnownIdentity("joined", given, read_identity(given))
+        path = given or (left if left.exists() else None)
+        if path is None:
+            return None
+        file = read_identity(path)
+        return KnownIdentity(path, file, given is not None, left.exists() and path.samefile(left))
     except (PitrError, OSError) as error:
         hint = "give the right file with --identity"
         if given is None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from cli.errors import UsageRefused
 from pitr.catalogue.records import RepositoryRecord
 from pitr.errors import KeyMissing, NotInitialised
 from pitr.pipeline.keys import IdentityFile
-
-Origin = Literal["new", "joined", "left"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +28,28 @@ class RegionLook:
 
 @dataclass(frozen=True, slots=True)
 class KnownIdentity:
-    """An identity that there is already: given with ``--identity``, or left by a run that did not end."""
+    """An identity that there is already.
 
-    origin: Literal["joined", "left"]
+    ``is_given``: with ``--identity``, to join its repository.  ``is_left``: it lies where the identity of a
+    new repository goes, so a run that did not end may have left it.
+    """
+
     path: Path
     file: IdentityFile
+    is_given: bool = True
+    is_left: bool = False
 
 
-def check_identity(known: KnownIdentity | None, looks: Sequence[RegionLook], quorum: int) -> None:
+def check_identity(
+    known: KnownIdentity | None, looks: Sequence[RegionLook], quorum: int, *, has_signing_key: bool
+) -> None:
     """Refuse an identity that does not fit what the regions hold, or to make a repository over another.
 
+    ``has_signing_key``: a run before this one has made the host's key already.
     Raises KeyMissing, NotInitialised, UsageRefused; nothing was made.
     """
     holders = [look for look in looks if look.record is not None]
-    if known is None or known.origin == "left":
+    if known is None or not known.is_given:
         _check_no_strangers(looks)
     if known is None:
         if holders:
@@ -57,14 +62,21 @@ def check_identity(known: KnownIdentity | None, looks: Sequence[RegionLook], quo
     foreign = [look for look in holders if not _is_of(look.record, known.file)]
     if foreign:
         raise other_repository(known, foreign)
-    if known.origin == "joined" and not holders:
+    if not known.is_left and not holders:
         raise NotInitialised(
             f"no region holds the repository of {known.path}",
             detail=f"it is {known.file.repository}; the regions are empty",
             hint="check the regions' URLs; without --identity a new repository is made",
         )
     # While the first run was at it no cluster was let in yet, and any number of regions may have the record.
-    is_half_made = known.origin == "left" and not any(look.has_epochs for look in holders)
+    is_half_made = known.is_left and not any(look.has_epochs for look in holders)
+    if not is_half_made and not known.is_given and not has_signing_key:
+        # Not a repeat: a run comes to the epochs with its key made.  A new epoch would end another host's.
+        raise UsageRefused(
+            f"the repository of {known.path} is in use already",
+            detail=f"{known.file.repository} has the archive of a cluster",
+            hint=f"--identity {known.path} lets this cluster in, as the next writer where it is the same one",
+        )
     if not is_half_made and len(holders) < min(quorum, len(looks)):
         lost = ", ".join(look.name for look in looks if look.record is None)
         raise UsageRefused(
@@ -93,7 +105,7 @@ def other_repository(known: KnownIdentity, foreign: Sequence[RegionLook]) -> Key
     else:
         message = f"{known.path} belongs to another repository than {_names(foreign)} {_hold(foreign)}"
     hint = "give the identity of that repository with --identity, or check the regions' URLs"
-    if known.origin == "left":
+    if not known.is_given:
         hint = f"check the regions' URLs; {known.path} was made here, and is never replaced"
     return KeyMissing(
         message,

@@ -172,7 +172,7 @@ def _check_own(repository: Repository, regions: Sequence[Region], identity: Iden
         if found is not None:
             foreign.append(RegionLook(region.name, found))
     if foreign:
-        raise other_repository(KnownIdentity("joined", path, identity), foreign)
+        raise other_repository(KnownIdentity(path, identity), foreign)
 
 
 def _answers(region: Region) -> bool:

@@ -41,6 +41,10 @@ class NotAuthentic(PitrError):
     """A signature, tag, key commitment or context is wrong.  The bytes must not be used."""
 
 
+class NoGoodCopy(NotAuthentic):
+    """Every region that answered has a damaged copy of an object, or none; another one may be got back."""
+
+
 class KeyMissing(PitrError):
     """No identity at hand opens this envelope, or an identity or key file cannot be read."""
 

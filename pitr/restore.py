@@ -69,13 +69,26 @@ def restore(
     WalMissing, NotAuthentic, KeyMissing, StoreError (nothing is at the target yet), RecoveryFailed (the
     target directory holds a cluster that was not promoted), AlreadyRunning.
     """
+    run = _Run(request, repository, data_keys, on_progress, cancel or threading.Event(), monotonic)
+    return run.run()
+
+
+def check_restore(request: RestoreRequest, repository: Repository, data_keys: DataKeys) -> None:
+    """Refuse what ``restore`` would refuse before its first byte, in the same words; change nothing.
+
+    Raises RestoreRefused, AlreadyRunning.
+    """
+    _Run(request, repository, data_keys, lambda _progress: None, threading.Event(), time.monotonic).check()
+
+
+def _exact_stop(request: RestoreRequest) -> StopPoint:
+    """Return the plan's stop.  Raises RestoreRefused if the request lacks what it needs."""
     stop = request.plan.stop
     if stop is None:
         raise RestoreRefused("the plan has no exact stop yet", hint="resolve it with the identity first")
     if request.installation is None and (request.action != "none" or request.verify_files):
         raise RestoreRefused("PostgreSQL's programs are needed", hint="install the backup's major version")
-    run = _Run(request, stop, repository, data_keys, on_progress, cancel or threading.Event(), monotonic)
-    return run.run()
+    return stop
 
 
 class _Run:
@@ -84,7 +97,6 @@ class _Run:
     def __init__(
         self,
         request: RestoreRequest,
-        stop: StopPoint,
         repository: Repository,
         data_keys: DataKeys,
         on_progress: Callable[[Progress], None],
@@ -92,7 +104,7 @@ class _Run:
         monotonic: Callable[[], float],
     ) -> None:
         self._request = request
-        self._stop = stop
+        self._stop = _exact_stop(request)
         self._backup = request.plan.backup
         self._repository = repository
         self._data_keys = data_keys
@@ -106,11 +118,18 @@ class _Run:
         self._files: RestoredFiles | None = None
         self._wal_bytes = 0
 
-    def run(self) -> RestoreResult:
+    def check(self) -> Phase | None:
+        """Return where to go on, None for a new restore, after all that can be checked without writing."""
         work = self._place.work
+        work.check_unlocked()
         phase = self._phase(work.read())
         if phase in (None, "files"):
             self._check(is_claimed=phase == "files")
+        return phase
+
+    def run(self) -> RestoreResult:
+        work = self._place.work
+        phase = self.check()
         with work.locked():
             if self._phase(work.read()) != phase:
                 raise AlreadyRunning("another restore into this directory has just run")

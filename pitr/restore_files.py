@@ -142,7 +142,7 @@ class FileRestorer:
     def run(self) -> RestoredFiles:
         """Write all files; they are not yet synced.  After any error the directory must be thrown away.
 
-        Raises NotAuthentic if no region has an object as the manifest says, MalformedValue if an index
+        Raises NoGoodCopy if no region has an object as the manifest says, MalformedValue if an index
         makes no sense, RestoreRefused if the disk is full or says no, StoreError.
         """
         wanted = WantedFiles(self._notes)

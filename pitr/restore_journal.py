@@ -98,6 +98,24 @@ class WorkDirectory:
         staged.replace(self.path / JOURNAL_NAME)
         sync_directory(self.path)
 
+    def check_unlocked(self) -> None:
+        """Raise AlreadyRunning if another run holds the work directory now.  Makes nothing."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            return  # not there, or not to be looked at: ``read`` and ``locked`` tell
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            raise self._is_running() from cause
+        finally:
+            os.close(descriptor)
+
+    def _is_running(self) -> AlreadyRunning:
+        return AlreadyRunning(
+            "another restore into this directory is running", detail=f"it holds {self.path}"
+        )
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the work directory for one run.  Raises AlreadyRunning, RestoreRefused."""
@@ -115,9 +133,7 @@ class WorkDirectory:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as cause:
-            raise AlreadyRunning(
-                "another restore into this directory is running", detail=f"it holds {self.path}"
-            ) from cause
+            raise self._is_running() from cause
         finally:
             os.close(descriptor)
 

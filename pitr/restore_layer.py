@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
-from pitr.errors import MalformedValue, NotAuthentic
+from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic
 from pitr.patience import with_patience
 from pitr.pipeline.frames import LENGTH
 from pitr.pipeline.keys import DataKey
@@ -66,7 +66,7 @@ class Layer:
     ) -> Iterator[tuple[int, bytes]]:
         """Yield the number and content of the frames that are ``wanted``, ascending.
 
-        Raises NotAuthentic if no region has them as they were written.
+        Raises NoGoodCopy if no region has them as they were written.
         """
         context = self._context("pack", part, pack.number)
         last = len(pack.frames) - 1
@@ -135,7 +135,7 @@ class Layer:
         try:
             body = with_patience(get, patience_s=self._fetching.patience_s, stopping=self._fetching.stopping)
         except (CopyDamaged, ObjectMissing) as cause:
-            raise NotAuthentic(
+            raise NoGoodCopy(
                 f"no region has a good copy of {stored.key}",
                 detail=str(cause),
                 hint="restore from an older backup: pitr backups list",

@@ -136,6 +136,8 @@ def check_place(
         _check_not_in_cluster(final, finals)
         _check_reachable(final, user)
     place = find_place(target, tablespaces)
+    # Beside the target, so where a target that is there may be written, its folder perhaps may not.
+    _check_reachable(place.work.path, user)
     _check_room([*finals, place.work.path], size_bytes * _ROOM_PERCENT // 100 + spool_bytes)
     return place
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pitr.errors import MalformedValue, NotAuthentic, PitrError
+from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic, PitrError
 from storage.store import CopyCheck, CopyDamaged, ObjectStore
 
 _T = TypeVar("_T")
@@ -28,7 +28,7 @@ def get_verified(store: ObjectStore, key: str, read: Callable[[bytes], _T]) -> _
     """Return what ``read`` makes of the first copy of ``key`` that it accepts.
 
     ``read`` raises NotAuthentic or MalformedValue for a copy that must not be used.
-    Raises NotAuthentic if no copy passes; StoreError as the store does.
+    Raises NoGoodCopy if no copy passes; StoreError as the store does.
     """
     return _first_accepted(key, read, lambda check: store.get(key, check=check))
 
@@ -55,7 +55,7 @@ def _first_accepted(key: str, read: Callable[[bytes], _T], ask: Callable[[CopyCh
     try:
         ask(check)
     except CopyDamaged as cause:
-        raise NotAuthentic(
+        raise NoGoodCopy(
             f"no copy of {key} can be used",
             detail=refused[-1].message if refused else str(cause),
             hint="look for the damaged regions with `pitr catalogue check`",

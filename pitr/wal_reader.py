@@ -68,6 +68,7 @@ def wal_context(header: WalHeader) -> Context:
 class _Whole:
     header: WalHeader
     body: memoryview
+    size_bytes: int
 
 
 class WalReader:
@@ -131,13 +132,7 @@ class WalReader:
         Raises NotAuthentic if no copy is genuine, KeyMissing, StoreError.
         """
 
-        def read_whole(whole: bytes) -> _Whole:
-            header, body = self._read_header(key, whole), split_headed(whole).body
-            payload = open_header(whole, self._verifier(key.archive), _kind(key))
-            verify_body(payload, body)
-            return _Whole(header, body)
-
-        found = get_verified(self._store, str(key), read_whole)
+        found = self._whole(key)
         header, size_bytes = found.header, found.header.end - found.header.start
         data_key = data_keys.get(header.archive, header.key_id)
         # The signed digest held, so a tag that fails now fails in every region: no fallback here.
@@ -146,12 +141,21 @@ class WalReader:
             raise NotAuthentic(f"{key} holds {len(content)} bytes of WAL, its header says {size_bytes}")
         return content
 
+    def verify(self, key: PieceKey | SegmentKey) -> int:
+        """Read the whole object, compare it with its signed header, and return its size.
+
+        Opens nothing, so it needs no key.  Raises NotAuthentic, StoreError.
+        """
+        return self._whole(key).size_bytes
+
     def indexes(self, archive: ArchiveId) -> Iterator[WalIndexRecord]:
         """Yield the verified WAL indexes, ascending by piece.  Raises NotAuthentic, StoreError."""
         for info in self._store.list_objects(f"walindex/{archive}/"):
-            yield self._index(info.key, archive)
+            yield self.index(info.key, archive)
 
-    def _index(self, key: str, archive: ArchiveId) -> WalIndexRecord:
+    def index(self, key: str, archive: ArchiveId) -> WalIndexRecord:
+        """Return the verified WAL index that lies under ``key``.  Raises ObjectMissing, NotAuthentic."""
+
         def read(body: bytes) -> WalIndexRecord:
             record = WalIndexRecord.from_payload(open_record(body, self._verifier(archive), "wal-index"))
             expected = wal_index_key(record.archive, record.first, record.last)
@@ -159,6 +163,15 @@ class WalReader:
             return record
 
         return get_verified(self._store, key, read)
+
+    def _whole(self, key: PieceKey | SegmentKey) -> _Whole:
+        def read_whole(whole: bytes) -> _Whole:
+            header, body = self._read_header(key, whole), split_headed(whole).body
+            payload = open_header(whole, self._verifier(key.archive), _kind(key))
+            verify_body(payload, body)
+            return _Whole(header, body, len(whole))
+
+        return get_verified(self._store, str(key), read_whole)
 
     def _read_header(self, key: PieceKey | SegmentKey, start: bytes) -> WalHeader:
         payload = open_header(start, self._verifier(key.archive), _kind(key))

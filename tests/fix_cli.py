@@ -355,6 +355,15 @@ class Site:
         )
 
 
+def on_small_disk(folder: Path, size_bytes: int) -> list[str]:
+    """Return the words that run a command that has a small disk of its own at ``folder``."""
+    alone = (
+        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+    )
+    script = f'mount -t tmpfs -o size={size_bytes} none "$0" && exec "$@"'
+    return [*alone, "sh", "-c", script, str(folder)]
+
+
 def end_servers(directories: list[Path]) -> None:
     """End the servers that restores have left running, however the test ended."""
     for directory in directories:

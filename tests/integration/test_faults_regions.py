@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_cli import MakeSite, Region, Site, end_servers, wait_until
+from fix_cli import MakeSite, Region, Site, end_servers, on_small_disk, wait_until
 from fix_ledger import Ledger, judge_end, judge_quorum, read_rows
 from fix_postgres import table_digests
 from fix_s3 import S3Server
@@ -176,7 +176,12 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
     lagging.give_back()
 
     own = catalogue_dump(site.state_dir / "catalogue.sqlite")
-    site("catalogue", "check")
+    check = site("catalogue", "check", "--json", exit_code=7)
+    # The catalogue is right, and what the lagging region lacks is told.
+    wrong = {one["id"] for one in check.data["findings"] if one["severity"] == "fail"}
+    assert wrong == {"copies.region", "copies.missing"}
+    verdicts = {one["region"]: one["verdict"] for one in check.data["regions"]}
+    assert verdicts == {destroyed.name: "pass", lagging.name: "fail", good.name: "pass"}
     for name, words in {"all": [], "good": ["--region", good.name]}.items():
         site("catalogue", "rebuild", "--out", site.folder / f"{name}.sqlite", *words)
         assert catalogue_dump(site.folder / f"{name}.sqlite") == own, name
@@ -203,15 +208,6 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
         judge_end(rows, commits, ends[region.name])
         if region is good:
             judge_quorum(rows, at_quorum)
-
-
-def on_small_disk(folder: Path, size_bytes: int) -> list[str]:
-    """Return the words that run a command that has a small disk of its own at ``folder``."""
-    alone = (
-        ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
-    )
-    script = f'mount -t tmpfs -o size={size_bytes} none "$0" && exec "$@"'
-    return [*alone, "sh", "-c", script, str(folder)]
 
 
 def fill(path: Path) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fix_cli import MakeSite, Region, Site, end_servers, wait_until
+from fix_cli import COMMAND_TIMEOUT_S, MakeSite, Region, Site, end_servers, on_small_disk, wait_until
 from fix_ports import free_port
 from fix_postgres import START_TIMEOUT_S, server_settings, table_digests
 
@@ -256,10 +256,10 @@ def test_a_region_of_flipped_bytes_is_passed_over(
     ("kind", "exit_code", "code"),
     [
         ("manifests/", 4, "PITR-4001"),
-        ("/index-", 8, "PITR-8001"),
-        ("/pack-", 8, "PITR-8001"),
-        ("envelopes/", 8, "PITR-8001"),
-        ("epochs/", 8, "PITR-8001"),
+        ("/index-", 8, "PITR-8003"),
+        ("/pack-", 8, "PITR-8003"),
+        ("envelopes/", 8, "PITR-8003"),
+        ("epochs/", 8, "PITR-8003"),
     ],
 )
 def test_a_flipped_byte_in_every_region_stops_a_restore_before_it_writes(
@@ -370,6 +370,7 @@ def test_a_restore_into_a_folder_with_files_is_refused_and_changes_nothing(
     refused = archive.site.restore("latest", into, exit_code=1)
     assert refused.error["code"] == "PITR-1006"
     assert "is not empty" in refused.error["message"]
+    assert archive.site.restore("latest", into, "--dry-run", exit_code=1).error == refused.error
     assert tree(server_tmp_path) == before
 
 
@@ -381,10 +382,50 @@ def test_a_restore_into_a_running_data_directory_is_refused_and_changes_nothing(
     refused = archive.site.restore("latest", server.data_dir, exit_code=1)
     assert refused.error["code"] == "PITR-1006"
     assert "running" in refused.error["message"]
+    dry = archive.site.restore("latest", server.data_dir, "--dry-run", exit_code=1)
+    assert dry.error == refused.error
     after = tree(server.data_dir)
     assert {name: after[name] for name in before} == before
     assert server.value("SELECT count(*) FROM step") == STEPS
     assert not server.data_dir.with_name(f"{server.data_dir.name}.pitr").exists()
+
+
+@pytest.mark.parametrize("kind", ["no-folder", "a-file", "in-a-cluster", "foreign-work", "read-only"])
+def test_a_dry_run_refuses_a_place_in_the_words_of_the_restore_and_writes_nothing(
+    archive: Archive, server_tmp_path: Path, kind: str
+) -> None:
+    place = server_tmp_path / "place"
+    place.mkdir()
+    into = place / "restored"
+    if kind == "no-folder":
+        into = place / "none" / "restored"
+    elif kind == "a-file":
+        into.write_text("mine")
+    elif kind == "in-a-cluster":
+        (place / "PG_VERSION").write_text("17")
+    elif kind == "foreign-work":
+        (place / "restored.pitr").mkdir()
+        (place / "restored.pitr" / "notes").write_text("mine")
+    elif kind == "read-only":
+        into = Path("/proc/restored")
+    before = tree(server_tmp_path)
+    dry = archive.site.restore("latest", into, "--dry-run", exit_code=1)
+    assert dry.error["code"] == "PITR-1006"
+    assert dry.data["plan"]["stop"]["replay_end"], "the plan is shown all the same"
+    assert archive.site.restore("latest", into, exit_code=1).error == dry.error
+    assert tree(server_tmp_path) == before
+
+
+# Slow: it needs user namespaces, which not every host gives to everybody.
+@pytest.mark.slow
+def test_a_dry_run_refuses_what_there_is_no_room_for(archive: Archive, server_tmp_path: Path) -> None:
+    small = server_tmp_path / "small"
+    small.mkdir()
+    words = archive.site.restore_words("latest", small / "restored", "--dry-run")
+    log = server_tmp_path / "log"
+    process = archive.site.program.begin(*words, log=log, prefix=on_small_disk(small, 4 << 20))
+    assert process.wait(COMMAND_TIMEOUT_S) == 1
+    assert "error[PITR-1006]: there is not enough room for the restore" in log.read_text()
 
 
 # -- times

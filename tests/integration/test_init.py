@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fix_cli import REGION_NAMES, DaemonProcess, MakeSite, PitrProgram, Region, Site
 from fix_postgres import PostgresFactory, RunningPostgres
+from fix_s3 import S3Server
 
 from cli.config import load_settings
 from cli.key_files import read_identity, write_secret
@@ -195,6 +196,32 @@ def test_an_identity_that_was_left_is_taken_up_and_never_replaced(site: Site) ->
     # Everything is done already: the same line says so, another one is refused.
     assert site.program(*words(site)).data["is_new_epoch"] is False
     assert "exists already" in site.program(*words(site, "--name", "other"), exit_code=2).error["message"]
+
+
+def test_another_directory_with_the_same_identity_does_not_end_the_first_hosts_epoch(site: Site) -> None:
+    site.program(*words(site))
+    line = words(site)
+    line[line.index("--dir") + 1] = site.folder / "second"
+    error = refused(site, line, 2, "PITR-2001")
+    assert "is in use already" in error["message"]
+    assert site.program(*line, "--identity", site.identity).data["archive"].endswith("/00000002")
+
+
+def test_a_bucket_that_is_missing_is_told_and_the_same_line_works_when_it_is_there(
+    site: Site, s3_server: S3Server
+) -> None:
+    site.program.environment = {
+        "AWS_ACCESS_KEY_ID": s3_server.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+    }
+    bucket = f"init-{site.folder.name}".lower().replace("_", "-")
+    url = f"s3://{bucket}/main?endpoint={s3_server.endpoint}&region={s3_server.region_name}&profile=versitygw"
+    line = [*words(site), "--region", f"s3={url}"]
+    error = refused(site, line, 9, "PITR-9002")
+    assert "region s3: " in error["message"]
+    assert bucket in error["message"]
+    s3_server.make_bucket(bucket)
+    works(site, line)
 
 
 @pytest.mark.parametrize("content", ["", "identity = 5\n"])

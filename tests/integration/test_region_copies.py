@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fix_cli import MakeSite, Region, Site, end_servers, wait_until
+from fix_cli import REGION_NAMES, MakeSite, Region, Site, end_servers, wait_until
 from fix_postgres import table_digests
 
 from cli.key_files import read_signing_key
@@ -38,6 +39,19 @@ def regions(site: Site, server_tmp_path: Path) -> tuple[Region, ...]:
         shutil.copytree(region.path, copy.path)
         copies.append(copy)
     return tuple(copies)
+
+
+@pytest.fixture
+def config(site: Site, regions: tuple[Region, ...]) -> Iterator[Path]:
+    """The site's configuration, with the copies as its regions."""
+    path = site.config.with_name("copies.toml")
+    text = site.config.read_text()
+    for own, copy in zip(site.regions, regions, strict=True):
+        assert text.count(own.url) == 1
+        text = text.replace(own.url, copy.url)
+    path.write_text(text)
+    yield path
+    path.unlink()
 
 
 def flip(path: Path) -> None:
@@ -180,16 +194,69 @@ def test_a_restore_that_depends_on_a_fork_is_refused_and_one_before_it_or_from_o
     assert not any("FORK" in warning for warning in alone.object["warnings"])
 
 
-def test_the_doctor_sees_a_fork(site: Site, regions: tuple[Region, ...], server_tmp_path: Path) -> None:
+def test_doctor_and_check_see_a_fork(site: Site, regions: tuple[Region, ...], config: Path) -> None:
     fork(site, regions[2])
-    config = site.config.with_name("copies.toml")
-    text = site.config.read_text()
-    for own, copy in zip(site.regions, regions, strict=True):
-        text = text.replace(own.url, copy.url).replace(f'"{own.path}"', f'"{copy.path}"')
-    config.write_text(text)
-    config.chmod(0o600)
-    done = site.program("-c", config, "doctor", "--json", exit_code=1)
-    config.unlink()
-    (finding,) = [one for one in done.data["findings"] if one["id"] == "heads.fork"]
-    assert finding["severity"] == "fail"
-    assert "regions eu and ap have different heads" in finding["message"]
+    for words, exit_code in (("doctor", 1), ("catalogue check", 7)):
+        done = site.program("-c", config, *words.split(), "--json", exit_code=exit_code)
+        (finding,) = [one for one in done.data["findings"] if one["id"] == "heads.fork"]
+        assert finding["severity"] == "fail"
+        assert "regions eu and ap have different heads" in finding["message"]
+
+
+def check(site: Site, config: Path, *more: object, exit_code: int) -> dict[str, str]:
+    """Run ``pitr catalogue check`` and return each region's verdict."""
+    done = site.program("-c", config, "catalogue", "check", "--json", *more, exit_code=exit_code)
+    return {one["region"]: one["verdict"] for one in done.data["regions"]}
+
+
+def test_check_passes_regions_that_are_alike_and_good(site: Site, config: Path) -> None:
+    for more in ((), ("--read-data",)):
+        assert check(site, config, *more, exit_code=0) == {"eu": "pass", "us": "pass", "ap": "pass"}
+    assert site.program("-c", config, "catalogue", "check").stdout.count(" PASS ") == len(REGION_NAMES)
+
+
+def test_check_finds_what_one_region_lacks(site: Site, regions: tuple[Region, ...], config: Path) -> None:
+    key, path = next((key, path) for key, path in regions[1].objects("wal/").items() if "/s-" in key)
+    path.unlink()
+    assert check(site, config, exit_code=7) == {"eu": "pass", "us": "fail", "ap": "pass"}
+    shown = site.program("-c", config, "catalogue", "check", exit_code=7)
+    assert f"us: {key}: in eu, ap" in shown.stdout
+    assert "next: pitr repair" in shown.stdout
+    assert "error[PITR-7002]" in shown.stderr
+
+
+@pytest.mark.parametrize("kind", ["/pack-", "/index-", "/s-", "/p-"])
+def test_check_with_read_data_finds_a_flipped_bit_in_any_region(
+    site: Site, regions: tuple[Region, ...], config: Path, kind: str
+) -> None:
+    key, path = next((key, path) for key, path in regions[2].objects().items() if kind in key)
+    flip(path)
+    assert check(site, config, exit_code=0)["ap"] == "pass", "its size is right"
+    done = site.program("-c", config, "catalogue", "check", "--read-data", "--json", exit_code=7)
+    (bad,) = [one for one in done.data["regions"] if one["verdict"] == "fail"]
+    assert bad["region"] == "ap"
+    assert [(one["reason"], one["objects"], one["named"][0]["key"]) for one in bad["copy_faults"]] == [
+        ("damaged", 1, key)
+    ]
+
+
+def test_check_tells_of_a_header_that_the_chain_was_read_past(
+    site: Site, regions: tuple[Region, ...], config: Path
+) -> None:
+    path = next(path for key, path in regions[0].objects("wal/").items() if "/p-" in key)
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    assert check(site, config, exit_code=7) == {"eu": "fail", "us": "pass", "ap": "pass"}
+
+
+def test_check_of_a_region_that_is_away_is_9_and_says_not_asked(
+    site: Site, regions: tuple[Region, ...], config: Path
+) -> None:
+    regions[2].take_away()
+    assert check(site, config, exit_code=9) == {"eu": "pass", "us": "pass", "ap": "not asked"}
+    (manifest,) = regions[1].objects("manifests/").values()
+    flip(manifest)
+    # What is wrong for sure goes before what is not known.
+    assert check(site, config, exit_code=7)["us"] == "fail"

@@ -59,7 +59,7 @@ def test_every_leaf_of_the_domain_and_of_the_store_has_a_rule_of_its_own() -> No
     ]
     assert len(leaves) > 10
     for leaf in leaves:
-        assert any(rule.type is leaf for rule in RULES), leaf
+        assert any(leaf in (rule.type, *rule.also) for rule in RULES), leaf
 
 
 def test_error_numbers_are_unique_and_begin_with_the_exit_code() -> None:
@@ -76,6 +76,12 @@ def test_a_subclass_is_told_by_the_rule_of_its_nearest_parent() -> None:
         pass
 
     assert rule_for(SlotLost("gone")).type is domain.WalMissing
+
+
+def test_what_is_damaged_everywhere_is_told_as_that_and_not_as_a_wrong_signature() -> None:
+    for error in (domain.NoGoodCopy("no copy of epochs/1 can be used"), store.CopyDamaged("x")):
+        assert describe(error).code == "PITR-8003"
+    assert describe(domain.NotAuthentic("x")).code == "PITR-8001"
 
 
 def test_an_error_is_three_lines_what_why_next() -> None:

@@ -151,6 +151,33 @@ def test_only_one_run_holds_the_work_directory(tmp_path: Path) -> None:
         work.remove()
 
 
+def test_whether_a_run_holds_the_work_directory_is_seen_without_making_it(tmp_path: Path) -> None:
+    work = WorkDirectory.of(tmp_path / "data")
+    work.check_unlocked()
+    assert not work.path.exists()
+    with work.locked(), pytest.raises(AlreadyRunning, match="another restore into this directory is running"):
+        work.check_unlocked()
+    work.check_unlocked()
+
+
+def test_the_folder_of_the_work_directory_must_be_writable_too(server_tmp_path: Path) -> None:
+    target = server_tmp_path / "data"
+    target.mkdir(mode=0o777)
+    target.chmod(0o777)
+    server_tmp_path.chmod(0o555)
+    is_root = os.geteuid() == 0
+    if is_root:
+        # Root may write everywhere; permissions are judged for the real user.
+        os.setreuid(65534, -1)
+    try:
+        with pytest.raises(RestoreRefused, match=f"no permission to write in {server_tmp_path}$"):
+            check(target)
+    finally:
+        if is_root:
+            os.setreuid(0, 0)
+        server_tmp_path.chmod(0o755)
+
+
 def test_a_tablespace_map_is_rewritten_for_moved_tablespaces_only() -> None:
     original = b"16385 /old/a\n16386 /with\\\nnewline and \\\\ back\n16387 /stays\n"
     moved = moved_map(original, {16385: Path("/new/a"), 16386: Path("/new\nline")})

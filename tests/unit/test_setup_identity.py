@@ -39,8 +39,9 @@ HOLDS = RegionLook("eu", _record(OURS), has_epochs=True, has_objects=True)
 HOLDS_TOO = RegionLook("us", _record(OURS), has_epochs=True, has_objects=True)
 HALF_MADE = RegionLook("eu", _record(OURS), has_objects=True)
 STRANGE = RegionLook("ap", has_objects=True)
-JOINED = KnownIdentity("joined", PATH, OURS)
-LEFT = KnownIdentity("left", PATH, OURS)
+JOINED = KnownIdentity(PATH, OURS)
+LEFT = KnownIdentity(PATH, OURS, is_given=False, is_left=True)
+BOTH = KnownIdentity(PATH, OURS, is_given=True, is_left=True)
 
 
 @pytest.mark.parametrize(
@@ -53,11 +54,23 @@ LEFT = KnownIdentity("left", PATH, OURS)
         (LEFT, [EMPTY, EMPTY]),
         (LEFT, [HALF_MADE, EMPTY, EMPTY]),
         (LEFT, [HOLDS, HOLDS_TOO, EMPTY]),
+        (BOTH, [EMPTY, EMPTY]),
+        (BOTH, [HALF_MADE, EMPTY, EMPTY]),
+        (BOTH, [HOLDS, HOLDS_TOO]),
     ],
-    ids=["new", "joined", "region-added", "record-lost", "only-the-key", "half-made", "made"],
 )
 def test_what_fits_is_gone_on_with(known: KnownIdentity | None, looks: list[RegionLook]) -> None:
-    check_identity(known, looks, 2)
+    check_identity(known, looks, 2, has_signing_key=True)
+
+
+def test_a_repository_in_use_is_not_taken_for_a_half_made_one() -> None:
+    """Another --dir with the same --identity-out would make the next epoch, and end the first host's."""
+    with pytest.raises(UsageRefused, match="is in use already") as caught:
+        check_identity(LEFT, [HOLDS, HOLDS_TOO], 2, has_signing_key=False)
+    assert f"--identity {PATH}" in (caught.value.hint or "")
+    check_identity(LEFT, [HALF_MADE, EMPTY], 2, has_signing_key=False)
+    for known in (JOINED, BOTH):
+        check_identity(known, [HOLDS, HOLDS_TOO], 2, has_signing_key=False)
 
 
 def _foreign(file: IdentityFile) -> RegionLook:
@@ -77,13 +90,15 @@ def _foreign(file: IdentityFile) -> RegionLook:
         (JOINED, [EMPTY, EMPTY], NotInitialised, "no region holds the repository"),
         (JOINED, [HOLDS, EMPTY, EMPTY], UsageRefused, "the repository is not in ap, ap"),
         (LEFT, [HOLDS, EMPTY, EMPTY], UsageRefused, "the repository is not in ap, ap"),
+        (BOTH, [HOLDS, EMPTY, EMPTY], UsageRefused, "the repository is not in ap, ap"),
+        (BOTH, [HOLDS, _foreign(OTHER)], KeyMissing, "belongs to another repository than region us holds"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_was_found(
     known: KnownIdentity | None, looks: list[RegionLook], error: type[PitrError], words: str
 ) -> None:
     with pytest.raises(error, match=words) as caught:
-        check_identity(known, looks, 2)
+        check_identity(known, looks, 2, has_signing_key=True)
     assert type(caught.value) is error
     assert caught.value.hint
     found = next((look.record for look in looks if look.record and look.record.root != str(OURS.root)), None)
