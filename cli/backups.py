@@ -14,7 +14,7 @@ from cli.reading import Source, choose_archive, open_source, source_of, source_o
 
 if TYPE_CHECKING:
     from cli.context import App
-    from pitr.catalogue.backup_record import BackupManifest
+    from pitr.catalogue.backup_record import BackupManifest, PageFinding
 
 
 @click.group()
@@ -74,6 +74,7 @@ def show_backup(
     if not chosen:
         raise UsageRefused(f"there is no backup {backup}", hint="pitr backups list")
     fields = backup_fields(chosen[0])
+    fields["findings"] = _with_history(chosen[0], found)
     for name, value in fields.items():
         if isinstance(value, list):
             app.output.line(f"{name}:" + ("" if value else " none"))
@@ -85,6 +86,20 @@ def show_backup(
 
 
 backups.add_command(consolidate_backup)
+
+
+def _with_history(backup: BackupManifest, others: list[BackupManifest]) -> list[dict[str, object]]:
+    """Return a backup's bad pages, each with the backup in which it was last clean."""
+    from pitr.page_history import page_histories
+
+    return [
+        {
+            **finding_fields(history.finding),
+            "last_clean_in": None if history.last_clean is None else history.last_clean.backup,
+            "first_bad_in": history.first_bad.backup,
+        }
+        for history in page_histories(backup, others)
+    ]
 
 
 def _manifests(app: App, source: Source) -> list[BackupManifest]:
@@ -123,14 +138,16 @@ def backup_fields(backup: BackupManifest) -> dict[str, object]:
         "tablespaces": [
             {"oid": space.oid, "name": space.name, "location": space.location} for space in backup.tablespaces
         ],
-        "findings": [
-            {
-                "relation": finding.relation,
-                "path": finding.path,
-                "fork": finding.fork,
-                "block": finding.block,
-                "reason": finding.reason,
-            }
-            for finding in backup.findings
-        ],
+        "findings": [finding_fields(finding) for finding in backup.findings],
+    }
+
+
+def finding_fields(finding: PageFinding) -> dict[str, object]:
+    """Return a bad page for JSON."""
+    return {
+        "relation": finding.relation,
+        "path": finding.path,
+        "fork": finding.fork,
+        "block": finding.block,
+        "reason": finding.reason,
     }

@@ -1,0 +1,55 @@
+"""When a page was last read and found good: what is lost with a bad page is what came after that.  Pure.
+
+Only a full backup that was read from the server has read every page; an incremental one read those that changed,
+and one that was made of a chain read none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pitr.catalogue.backup_record import BackupManifest, PageFinding
+
+
+@dataclass(frozen=True, slots=True)
+class PageHistory:
+    """A bad page: the newest backup before in which it was clean, and the first one since in which it was bad.
+
+    ``last_clean`` None: no earlier backup has read it and found it good.
+    """
+
+    finding: PageFinding
+    last_clean: BackupManifest | None
+    first_bad: BackupManifest
+
+
+def page_histories(backup: BackupManifest, others: Iterable[BackupManifest]) -> tuple[PageHistory, ...]:
+    """Return the history of each bad page of a backup; ``others`` are all backups of its archive."""
+    earlier = sorted(
+        (each for each in others if each.stop_lsn < backup.stop_lsn and each.stands_for is None),
+        key=lambda each: each.stop_lsn,
+        reverse=True,
+    )
+    bad = {each.backup: {_page(finding) for finding in each.findings} for each in earlier}
+    return tuple(_history(finding, backup, earlier, bad) for finding in backup.findings)
+
+
+def _history(
+    finding: PageFinding,
+    backup: BackupManifest,
+    earlier: list[BackupManifest],
+    bad: dict[str, set[tuple[str, int]]],
+) -> PageHistory:
+    first_bad = backup
+    for each in earlier:
+        if _page(finding) in bad[each.backup]:
+            first_bad = each
+        elif each.parent is None and each.page_checksums:
+            return PageHistory(finding, each, first_bad)
+    return PageHistory(finding, None, first_bad)
+
+
+def _page(finding: PageFinding) -> tuple[str, int]:
+    # The path names fork and segment; the block counts from the relation's first segment.
+    return finding.path, finding.block
