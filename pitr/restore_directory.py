@@ -103,6 +103,8 @@ class DirectoryBuilder:
         text = auto_conf.read_text("utf-8", "surrogateescape") if auto_conf.exists() else ""
         auto_conf.write_text(with_recovery_settings(text, settings), "utf-8", "surrogateescape")
         auto_conf.chmod(0o600)
+        # A standby's backup holds one, and it would go before ours: then recovery has no target.
+        (self._root / "standby.signal").unlink(missing_ok=True)
         (self._root / "recovery.signal").touch(mode=0o600)
 
     def finish(self) -> None:

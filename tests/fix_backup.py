@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +66,7 @@ class BackupHouse:
         *,
         wait_for_wal: WalGate = wal_is_there,
         cancel: threading.Event | None = None,
+        on_progress: Callable[[BackupProgress], None] | None = None,
         **options: object,
     ) -> BackupManifest:
         """Take a backup of the server at ``dsn``; ``options`` are those of BackupRequest."""
@@ -77,7 +78,7 @@ class BackupHouse:
             wait_for_wal,
             clock=lambda: datetime.now(UTC),
             random=os.urandom,
-            progress=self.progress.append,
+            progress=on_progress or self.progress.append,
             cancel=cancel,
         )
 

@@ -37,6 +37,8 @@ class Chain:
     user: ServerUser | None
     notes_dir: Path
     compare_pages: bool = False
+    # Where the files are read, if not on the server itself.
+    source: RunningPostgres | None = None
     moments: list[Moment] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,7 +63,10 @@ class Chain:
         """Take the next backup and note what the tables are."""
         options = {"parent": self.parent(), "compare_pages": self.compare_pages, **options}
         manifest = self.house.back_up(
-            self.server.dsn, wait_for_wal=self.archiver.gate, notes_dir=self.notes_dir, **options
+            (self.source or self.server).dsn,
+            wait_for_wal=self.archiver.gate,
+            notes_dir=self.notes_dir,
+            **options,
         )
         self.server.execute("SELECT pg_switch_wal()")
         tables = table_digests(self.server.dsn)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
+from fix_standby import make_standby
 from fix_stores import FaultyStore
 from fix_wal_archive import (
     SLOT,
@@ -22,8 +22,8 @@ from fix_wal_archive import (
 
 from pitr.archive_values import ArchiveEventKind
 from pitr.errors import ArchiveDiverged
-from pitr.postgres.server_user import hand_over
 from pitr.spool import DirectorySpool, SpoolFull
+from pitr.postgres.server_user import hand_over
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
@@ -64,7 +64,7 @@ def test_a_promotion_is_followed_to_the_new_timeline(
 ) -> None:
     server = postgres_factory(18, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
-    standby = _standby(postgres_factory, server)
+    standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, standby.dsn, tmp_path / "spool") as running:
         running.wait_streaming()
         with Load(server) as load:
@@ -91,31 +91,6 @@ def test_a_promotion_is_followed_to_the_new_timeline(
     assert head is not None
     # The whole past is one stretch: nothing lies between the two timelines.
     assert (head.wal_start, head.wal_end) == (first.start, second.end)
-
-
-def _standby(postgres_factory: PostgresFactory, primary: RunningPostgres) -> RunningPostgres:
-    """A standby of ``primary``, in the place of a cluster that was made for it."""
-    instance = primary.instance
-    standby = postgres_factory(instance.installation.major, name="standby")
-    standby.stop()
-    shutil.rmtree(standby.data_dir)
-    subprocess.run(
-        [
-            instance.installation.tool("pg_basebackup"),
-            "-d",
-            primary.dsn,
-            "-D",
-            standby.data_dir,
-            "-R",
-            "-c",
-            "fast",
-        ],
-        check=True,
-        timeout=120,
-    )
-    hand_over(standby.data_dir, instance.user)
-    standby.start(KEEP_WAL)
-    return standby
 
 
 def test_without_regions_nothing_is_acknowledged_and_the_catch_up_has_no_gap(
@@ -363,7 +338,7 @@ def test_a_failover_that_lost_archived_wal_is_left_to_a_person(
 ) -> None:
     server = postgres_factory(17, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
-    standby = _standby(postgres_factory, server)
+    standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, server.dsn, tmp_path / "spool") as running:
         running.wait_streaming()
         _commit(server)

@@ -1,0 +1,83 @@
+"""Base backups taken on a standby: full and incremental, and a promotion in the middle."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from fix_increment import SUMMARIES, Chain
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
+from fix_restore import Judge
+from fix_standby import make_standby
+
+from pitr.backup_copy import BackupProgress
+from pitr.errors import BackupFailed
+from pitr.wal.lsn import LSN
+from storage.local import DirectoryStore
+
+
+def caught_up(primary: RunningPostgres, standby: RunningPostgres) -> None:
+    """Let the standby replay all, up to a checkpoint at which a backup there can start."""
+    primary.execute("CHECKPOINT")
+    end = LSN.parse(str(primary.value("SELECT pg_current_wal_flush_lsn()")))
+    for _ in range(600):
+        if LSN.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()"))) >= end:
+            return
+        threading.Event().wait(0.1)
+    raise AssertionError("the standby does not catch up")
+
+
+@pytest.fixture
+def pair(postgres_factory: PostgresFactory) -> tuple[RunningPostgres, RunningPostgres]:
+    primary = postgres_factory(17, settings=SUMMARIES, name="primary")
+    primary.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 20) AS t FROM generate_series(1, 20000) g"
+    )
+    return primary, make_standby(postgres_factory, primary, SUMMARIES)
+
+
+def test_a_chain_taken_on_a_standby_restores_what_the_primary_has(
+    pair: tuple[RunningPostgres, RunningPostgres],
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+) -> None:
+    primary, standby = pair
+    store = DirectoryStore.create(server_tmp_path / "store")
+    # WAL comes from the primary, files from the standby.
+    chain = Chain(primary, store, postgres_house.user, server_tmp_path / "notes", source=standby)
+    caught_up(primary, standby)
+    assert chain.back_up().type == "full"
+    primary.execute("UPDATE wide SET t = 'changed' WHERE id % 300 = 5")
+    caught_up(primary, standby)
+    taken = chain.back_up()
+    assert taken.type == "incr", chain.house.progress[-1].notes
+    assert chain.stored_bytes(taken) < chain.stored_bytes(chain.moments[0].backup) / 2
+    moment = chain.moments[-1]
+    plan = chain.restores.plan(chain.target(moment), backup=taken.backup)
+    target = server_tmp_path / "restored"
+    chain.restores.restore(chain.restores.request(plan, target, primary, verify_files=True))
+    assert judge.examine(primary, target) == moment.tables == table_digests(primary.dsn)
+
+
+def test_a_promotion_in_the_middle_fails_the_backup_and_the_next_one_is_good(
+    pair: tuple[RunningPostgres, RunningPostgres], postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    primary, standby = pair
+    store = DirectoryStore.create(server_tmp_path / "store")
+    chain = Chain(primary, store, postgres_house.user, server_tmp_path / "notes", source=standby)
+    caught_up(primary, standby)
+    is_promoted = threading.Event()
+
+    def promote(progress: BackupProgress) -> None:
+        if progress.phase == "uploading" or is_promoted.is_set():
+            return
+        if progress.phase == "copying":
+            standby.instance.promote()
+            is_promoted.set()
+
+    with pytest.raises(BackupFailed, match="promoted"):
+        chain.back_up(on_progress=promote)
+    assert is_promoted.is_set()
+    assert chain.house.listed() == []
