@@ -71,18 +71,59 @@ class BackupTaker:
         )
         reason = choice.reason
         parent = None
-        if choice.parent is not None:
+        if choice.parent is not None and settings.backup.source == "files":
             parent, reason = self._parent(choice.parent)
         if reason is not None:
             note(f"a full backup and no incremental one: {reason}")
-        manifest = take_backup(
-            BackupRequest(
-                dsn=settings.cluster.dsn,
-                archive=self._archive,
-                label=label,
-                workers=settings.backup.workers,
-                parent=parent,
-                notes_dir=settings.daemon.backup_notes_dir,
+        if settings.backup.source == "protocol":
+            manifest = self._take_remote(label, choice.parent, cancel, progress)
+        else:
+            manifest = self._take_local(label, parent, cancel, progress)
+        self._chain = followed_by(self._chain, manifest)
+        listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
+        self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
+        self._archiver.request_head()
+        return manifest
+
+    def _take_local(
+        self,
+        label: str,
+        parent: ParentBackup | None,
+        cancel: threading.Event,
+        progress: Callable[[BackupProgress], None],
+    ) -> BackupManifest:
+        settings = self._settings
+        request = BackupRequest(
+            dsn=settings.cluster.dsn,
+            archive=self._archive,
+            label=label,
+            workers=settings.backup.workers,
+            parent=parent,
+            notes_dir=settings.daemon.backup_notes_dir,
+        )
+        return take_backup(
+            request,
+            self._writer,
+            self._archiver.wait_durable,
+            clock=lambda: datetime.now(UTC),
+            random=os.urandom,
+            progress=progress,
+            cancel=cancel,
+        )
+
+    def _take_remote(
+        self,
+        label: str,
+        parent: BackupManifest | None,
+        cancel: threading.Event,
+        progress: Callable[[BackupProgress], None],
+    ) -> BackupManifest:
+        from pitr.backup_remote import RemoteRequest, take_remote_backup
+
+        settings = self._settings
+        return take_remote_backup(
+            RemoteRequest(
+                settings.cluster.dsn, self._archive, label, settings.daemon.backup_notes_dir, parent
             ),
             self._writer,
             self._archiver.wait_durable,
@@ -91,11 +132,6 @@ class BackupTaker:
             progress=progress,
             cancel=cancel,
         )
-        self._chain = followed_by(self._chain, manifest)
-        listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
-        self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
-        self._archiver.request_head()
-        return manifest
 
     def _parent(self, manifest: BackupManifest) -> tuple[ParentBackup | None, str | None]:
         """Return the backup to build on with this host's note of it, or why it cannot be built on."""

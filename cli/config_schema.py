@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
@@ -165,6 +165,7 @@ class _Backup(_Table):
     full_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 86_400.0
     incr_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 3_600.0
     deadline: Duration = 43_200.0
+    source: Literal["files", "protocol"] = "files"
 
 
 class _Daemon(_Table):
@@ -317,6 +318,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.backup.full_every,
             config.backup.incr_every,
             config.backup.deadline,
+            config.backup.source,
         ),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,

@@ -79,6 +79,7 @@ workers = 2
 full_every = "24h"     # or "never"
 incr_every = "1h"      # only what changed since the last one; or "never"
 deadline = "12h"
+source = "files"       # "protocol": over a replication connection, where the server's files are elsewhere
 
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from pitr.quorum import WriteQuorum
 
@@ -64,6 +65,7 @@ class BackupSettings:
     full_every_s: float | None = 86_400.0
     incr_every_s: float | None = 3_600.0
     deadline_s: float = 43_200.0
+    source: Literal["files", "protocol"] = "files"
 
     @property
     def every_s(self) -> float | None:

@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Final
 
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
-from pitr.backup_puts import PutPool
+from pitr.backup_parts import BackupParts
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.datakeys import DataKeys
 from pitr.errors import BackupFailed, MalformedValue, NotAuthentic, TargetRefused
-from pitr.layout import index_key, pack_key
 from pitr.pipeline.crc import crc32c
-from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
-from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter
+from pitr.pipeline.keys import Recipient
+from pitr.pipeline.pack_writer import FileStatus, PartWriter
 from pitr.pipeline.packs import Extent, IndexFile, IndexFileMore, IndexPack, iter_index
-from pitr.pipeline.seal import Context
 from pitr.pipeline.sign import Signer
 from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
@@ -111,7 +109,7 @@ def consolidate(
     scratch.link_tablespaces()
     writer = _Writer(request, repository, root_signer, recipients, scratch, clock, random, on_copy, stop)
     manifest = writer.copy()
-    link = ChainLink(manifest, writer.data_key)
+    link = ChainLink(manifest, writer.parts.key)
     found = read_back(repository, link)
     if (found.files, found.total) != (expected.files, expected.total):
         raise NotAuthentic(
@@ -192,39 +190,23 @@ class _Writer:
     ) -> None:
         self._request = request
         self._newest = request.chain[0]
-        self._repository = repository
         self._signer = root_signer
         self._recipients = recipients
         self._root = os.fsencode(scratch.root)
-        self._random = random
         self._on_copy = on_copy
         self._stop = stop
         self._now = clock().astimezone(UTC)
-        # The time in the name is that of the backup it stands for.
-        self._backup = f"{self._newest.started_at:%Y%m%dT%H%M%SZ}-full-{random(4).hex()}"
         self._tally = Tally()
-        self.data_key = DataKey.generate(random)
-        self._puts = PutPool(
-            repository.store,
-            self._object_key,
-            stop,
-            in_flight_max=_PUTS_IN_FLIGHT,
-            jitter=lambda: 0.5,
-            on_stored=self._tally.stored,
+        self.parts = BackupParts(
+            repository, self._newest.archive, stop, random=random, on_stored=self._tally.stored
         )
+        # The time in the name is that of the backup it stands for.
+        self.parts.backup = f"{self._newest.started_at:%Y%m%dT%H%M%SZ}-full-{random(4).hex()}"
 
     def copy(self) -> BackupManifest:
         """Copy all files; return the manifest, not put yet."""
         newest = self._newest
-        envelope = seal_envelope(
-            self.data_key,
-            self._recipients,
-            repository=self._repository.repository_id,
-            archive=newest.archive,
-            purpose="backup",
-            created_at=self._now,
-        )
-        self._repository.put_envelope(envelope, self._signer)
+        self.parts.put_envelope(self._signer, self._recipients, self._now)
         rules = PageRules(
             newest.page_checksums, newest.relation_segment_blocks, newest.start_lsn, lambda: newest.stop_lsn
         )
@@ -232,8 +214,8 @@ class _Writer:
             FileReader(self._root, rules, wait=lambda _seconds: None, use_direct_io=False)
             for _ in range(self._request.workers)
         ]
-        owner = self._part(0)
-        parts = [self._part(number) for number, _ in enumerate(readers, 1)]
+        owner = self.parts.part(0)
+        parts = [self.parts.part(number) for number, _ in enumerate(readers, 1)]
         crew = CopyCrew(readers, parts, self._tally, self._stop)
         crew.start()
         try:
@@ -242,7 +224,7 @@ class _Writer:
             crew.abandon()
             raise
         finally:
-            self._puts.finish()
+            self.parts.finish()
         self._watch(crew)
         return self._manifest()
 
@@ -274,31 +256,20 @@ class _Writer:
             raise NotAuthentic(f"block {unknown[0][1]} of {unknown[0][0]} is bad, and no backup found it so")
         return replace(
             newest,
-            backup=self._backup,
+            backup=self.parts.backup,
             type="full",
             parent=None,
-            key_id=self.data_key.key_id,
+            key_id=self.parts.key.key_id,
             stands_for=newest.backup,
-            packs=self._puts.stored("pack"),
-            indexes=self._puts.stored("index"),
+            packs=self.parts.stored("pack"),
+            indexes=self.parts.stored("index"),
             findings=tuple(known[place] for place in bad),
         )
 
     def _watch(self, crew: CopyCrew) -> None:
-        failure = self._puts.failure or crew.failure
+        failure = self.parts.failure or crew.failure
         if failure is not None:
             raise failure
         if self._stop.is_set():
             raise BackupFailed("the consolidation was cancelled", detail="Nothing lists what it has put.")
         self._on_copy(self._tally.progress)
-
-    def _part(self, number: int) -> PartWriter:
-        return PartWriter(number, self.data_key, self._context, self._puts.put)
-
-    def _context(self, kind: PartKind, part: int, number: int) -> Context:
-        name = f"{self._backup}/{part:04d}/{number:06d}"
-        return Context(self._repository.repository_id, self._newest.archive, kind, name)
-
-    def _object_key(self, kind: PartKind, part: int, number: int) -> str:
-        name = pack_key if kind == "pack" else index_key
-        return name(self._newest.archive, self._backup, part, number, self._random(4).hex())

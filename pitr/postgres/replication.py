@@ -113,11 +113,11 @@ class ReplicationConnection:
         try:
             pgconn = pq.PGconn.connect(conninfo.encode())
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
         if pgconn.status != pq.ConnStatus.OK:
             text = pgconn.error_message.decode("utf-8", "replace")
             pgconn.finish()
-            raise _connection_error(text)
+            raise connection_error(text)
         connection = cls(pgconn, clock)
         if pgconn.server_version < VERSION_MIN:
             connection.close()
@@ -201,7 +201,7 @@ class ReplicationConnection:
         try:
             length, message = self._pg.get_copy_data(1)
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
         if length > 0:
             return message
         return None if length == 0 else self._finish_stream()
@@ -213,7 +213,7 @@ class ReplicationConnection:
             # What does not fit the socket now goes with the next call; a message has 34 bytes.
             self._pg.flush()
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
 
     def end_streaming(self) -> None:
         """End the stream in order, so that the server reads all that was sent before.
@@ -235,7 +235,7 @@ class ReplicationConnection:
                 if poll.poll(left_s * 1000):
                     self._pg.consume_input()
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
 
     def wait(self, timeout_s: float, *, wake_fd: int, is_reading: bool = True) -> bool:
         """Wait until bytes have come, ``wake_fd`` is readable, or the time is over; take in the bytes.
@@ -256,7 +256,7 @@ class ReplicationConnection:
         try:
             self._pg.consume_input()
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
 
     def _row(self, command: bytes, columns: int) -> list[bytes | None]:
         results = self._ask(command)
@@ -269,7 +269,7 @@ class ReplicationConnection:
         try:
             self._pg.send_query(command)
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
         return self._results()
 
     def _results(self) -> list[pq.abc.PGresult]:
@@ -278,7 +278,7 @@ class ReplicationConnection:
         results = []
         while (result := self._next_result(deadline)) is not None:
             if result.status == pq.ExecStatus.FATAL_ERROR:
-                raise _server_error(result)
+                raise server_error(result)
             results.append(result)
             if result.status in (pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN):
                 break
@@ -297,7 +297,7 @@ class ReplicationConnection:
                     self._pg.consume_input()
             return self._pg.get_result()
         except psycopg.Error as cause:
-            raise _connection_error(str(cause)) from cause
+            raise connection_error(str(cause)) from cause
 
     def _finish_stream(self) -> StreamEnd:
         """Learn why the server ended the stream: the timeline's end, or its own."""
@@ -306,7 +306,7 @@ class ReplicationConnection:
             try:
                 self._pg.put_copy_end()
             except psycopg.Error as cause:
-                raise _connection_error(str(cause)) from cause
+                raise connection_error(str(cause)) from cause
             results = self._results()
         return _stream_end(results)
 
@@ -326,7 +326,7 @@ def _slot(name: str) -> bytes:
     return name.encode()
 
 
-def _server_error(result: pq.abc.PGresult) -> PitrError:
+def server_error(result: pq.abc.PGresult) -> PitrError:
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     text, detail, hint = (
         (result.error_field(field) or b"").decode("utf-8", "replace")
@@ -337,13 +337,13 @@ def _server_error(result: pq.abc.PGresult) -> PitrError:
         )
     )
     if not state:
-        return _connection_error(text or result.error_message.decode("utf-8", "replace"))
+        return connection_error(text or result.error_message.decode("utf-8", "replace"))
     error: type[PitrError] = ServerUnavailable if state.startswith(_UNAVAILABLE_CLASSES) else ServerRefused
     error = _LEAVES.get(state, error)
     return error(text, detail=detail or None, hint=hint or None)
 
 
-def _connection_error(text: str) -> PitrError:
+def connection_error(text: str) -> PitrError:
     """Make an error of libpq's words: only they say why a connection failed."""
     is_refused = any(part in text for part in _REFUSED_TEXTS)
     lines = text.strip().splitlines() or ["connection lost"]

@@ -22,8 +22,8 @@ from fix_wal_archive import (
 
 from pitr.archive_values import ArchiveEventKind
 from pitr.errors import ArchiveDiverged
-from pitr.spool import DirectorySpool, SpoolFull
 from pitr.postgres.server_user import hand_over
+from pitr.spool import DirectorySpool, SpoolFull
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore

@@ -58,3 +58,24 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     assert site("backup", "--type", "incr", "--json").data["backup"]["type"] == "incr"
     assert site("backup", "--type", "full", "--json").data["backup"]["type"] == "full"
     assert site.daemon.stop() == 0, site.daemon.tail()
+
+
+def test_a_daemon_that_cannot_read_the_files_backs_up_over_the_protocol(make_site: MakeSite) -> None:
+    site = make_site(settings={"summarize_wal": "on"})
+    site.set_option('source = "files"', 'source = "protocol"')
+    server = site.server
+    server.execute(
+        "CREATE TABLE kept AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 20000) g"
+    )
+    site.start_daemon()
+    full = site("backup", "--type", "full", "--json").data["backup"]
+    server.execute("UPDATE kept SET text = 'changed' WHERE id = 7")
+    taken = site("backup", "--json").data["backup"]
+    assert (taken["type"], taken["parent"]) == ("incr", full["backup"])
+    site.wait_durable()
+    expected = table_digests(server.dsn)
+    into = site.folder / "restored"
+    done = site.restore("latest", into, "--start", regions=site.regions)
+    assert table_digests(done.data["dsn"]) == expected
+    end_servers([into])
+    assert site.daemon.stop() == 0, site.daemon.tail()

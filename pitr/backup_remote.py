@@ -1,0 +1,382 @@
+"""A base backup over the replication protocol: for a host that cannot read the server's files.
+
+The server sends its files as tar archives; they become the same packs and indexes as files that were read here, and
+are restored in the same way.  Incremental ones (17 and later) are the server's own: it is given the manifest that
+it wrote for the parent, and sends what changed.  Pages are judged as they come; a bad one cannot be read again.
+
+Reference: PostgreSQL src/backend/backup/basebackup.c, basebackup_incremental.c (the form of INCREMENTAL files).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import tarfile
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Final
+
+import numpy as np
+
+from pitr.backup import BackupWriter, WalGate
+from pitr.backup_checks import name_findings
+from pitr.backup_copy import BackupProgress, Tally, runs_of
+from pitr.backup_parts import BackupParts
+from pitr.backup_puts import failed_by
+from pitr.catalogue.backup_record import BackupManifest, Tablespace, check_backup_id
+from pitr.errors import BackupFailed, MalformedValue, PitrError, ServerRefused
+from pitr.layout import ArchiveId
+from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
+from pitr.pipeline.seal import FRAME_CONTENT_BYTES
+from pitr.postgres.base_backup_stream import Archive, BaseBackupStream, StreamStart, iter_archives
+from pitr.postgres.basebackup import FoundPage
+from pitr.postgres.datadir import CONTROL_PATH, parse_relation_path
+from pitr.postgres.page import PAGE_BYTES, Blocks, blocks_from, check_pages
+from pitr.postgres.server import Server, ServerFacts
+from pitr.wal.lsn import LSN
+from storage.store import StoreError
+
+_PREFIX: Final = b"INCREMENTAL."
+_INCREMENTAL_MAGIC: Final = 0xD3AE1F0D
+_INCREMENTAL_HEAD: Final = struct.Struct("<III")
+_LABELS: Final = (b"backup_label", b"tablespace_map")
+_INCREMENTAL_LINE: Final = re.compile(rb"^INCREMENTAL FROM (?:LSN|TLI): .*\n", re.MULTILINE)
+_LABEL_BYTES_MAX: Final = 1024 * 1024
+_ZEROS: Final = bytes(FRAME_CONTENT_BYTES)
+_PROGRESS: Final = timedelta(milliseconds=500)
+_MANIFEST_SUFFIX: Final = ".server-manifest"
+_MANIFESTS_KEPT: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRequest:
+    """What to back up.  ``parent``: a backup that was taken so and whose server manifest is in ``notes_dir``."""
+
+    dsn: str
+    archive: ArchiveId
+    label: str
+    notes_dir: Path
+    parent: BackupManifest | None = None
+    fast_checkpoint: bool = True
+    wal_timeout_s: float = 600.0
+
+
+def take_remote_backup(
+    request: RemoteRequest,
+    writer: BackupWriter,
+    wait_for_wal: WalGate,
+    *,
+    clock: Callable[[], datetime],
+    random: Callable[[int], bytes],
+    progress: Callable[[BackupProgress], None] = lambda _progress: None,
+    cancel: threading.Event | None = None,
+) -> BackupManifest:
+    """Take a base backup over the protocol; return its manifest, which is at quorum then.
+
+    It is incremental if the request has a parent and the server agrees; else it is full, and a note says why.  May be
+    repeated at once after any error.  Raises as ``pitr.backup.take_backup``.
+    """
+    cancel = cancel or threading.Event()
+    with Server.connect(request.dsn) as server:
+        facts = server.facts()
+        if facts.system_identifier != request.archive.system_identifier:
+            raise ServerRefused(
+                "this is another cluster than the archive's",
+                detail=f"the server is {facts.system_identifier}, the archive {request.archive}",
+                hint="check the DSN, or make an archive for this cluster with `pitr init`",
+            )
+        run = _Run(request, writer, server, facts, clock, random, progress, cancel)
+        try:
+            return run.take(wait_for_wal)
+        except (PitrError, StoreError, OSError, tarfile.TarError) as failure:
+            raise failed_by(failure) from failure
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(
+        self,
+        request: RemoteRequest,
+        writer: BackupWriter,
+        server: Server,
+        facts: ServerFacts,
+        clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
+        progress: Callable[[BackupProgress], None],
+        cancel: threading.Event,
+    ) -> None:
+        self._request = request
+        self._writer = writer
+        self._server = server
+        self._facts = facts
+        self._clock = clock
+        self._random = random
+        self._progress = progress
+        self._cancel = cancel
+        self._stop = threading.Event()
+        self._tally = Tally()
+        self._started_at = self._reported_at = clock().astimezone(UTC)
+        self._parts = BackupParts(
+            writer.repository, request.archive, self._stop, random=random, on_stored=self._tally.stored
+        )
+        self._labels: dict[bytes, bytes] = {}
+        self._directories: list[tuple[bytes, int]] = []
+        self._control: tuple[bytes, FileStatus] | None = None
+        self._start_lsn = LSN(1)
+
+    def take(self, wait_for_wal: WalGate) -> BackupManifest:
+        try:
+            self._parts.put_envelope(self._writer.signer, self._writer.recipients, self._started_at)
+            stream, parent = self._begin()
+            with closing(stream):
+                self._enter("checkpoint")
+                start = stream.begin(
+                    self._request.label,
+                    fast=self._request.fast_checkpoint,
+                    is_incremental=parent is not None,
+                    cancelled=self._watch,
+                )
+                self._start_lsn = start.lsn
+                kind = "full" if parent is None else "incr"
+                self._parts.backup = f"{self._started_at:%Y%m%dT%H%M%SZ}-{kind}-{self._random(4).hex()}"
+                self._enter("copying")
+                self._copy(stream, start)
+                stop_lsn = stream.finish(self._watch)
+                server_manifest = bytes(stream.manifest)
+            stopped_at = self._clock()
+            self._enter("uploading")
+            self._parts.finish()
+            self._watch()
+            self._enter("waiting for WAL")
+            self._wait_for_wal(wait_for_wal, start, stop_lsn)
+            manifest = self._manifest(start, stop_lsn, stopped_at, parent)
+            self._enter("writing the manifest")
+            self._parts.patiently(lambda: self._writer.repository.put_manifest(manifest, self._writer.signer))
+            self._keep(server_manifest)
+        finally:
+            self._stop.set()
+            self._parts.finish()
+        self._enter("done")
+        return manifest
+
+    def _begin(self) -> tuple[BaseBackupStream, BackupManifest | None]:
+        """Open the connection; the parent is None if the server does not take its manifest."""
+        stream = BaseBackupStream.connect(self._request.dsn)
+        assert isinstance(stream, BaseBackupStream)
+        parent = self._request.parent
+        if parent is None:
+            return stream, None
+        try:
+            stream.upload_manifest(self._manifest_path(parent.backup).read_bytes())
+        except (OSError, ServerRefused) as reason:
+            self._tally.note(f"a full backup and no incremental one: {reason}")
+            stream.close()
+            fresh = BaseBackupStream.connect(self._request.dsn)
+            assert isinstance(fresh, BaseBackupStream)
+            return fresh, None
+        return stream, parent
+
+    def _copy(self, stream: BaseBackupStream, start: StreamStart) -> None:
+        owner, body = self._parts.part(0), self._parts.part(1)
+        for archive, members in iter_archives(stream.messages(self._watch)):
+            for member in members:
+                self._member(archive, member, members, body)
+        for path, mode in sorted(self._directories):
+            owner.add_directory(path, mode)
+        for oid, _ in start.tablespaces:
+            owner.add_link(b"pg_tblspc/%d" % oid, oid)
+        if self._control is None:
+            raise BackupFailed("the server sent no control file")
+        content, status = self._control
+        owner.add_small(CONTROL_PATH, content, status)
+        self._tally.file_copied(len(content), [])
+        body.finish()
+        owner.finish()
+
+    def _member(
+        self, archive: Archive, member: tarfile.TarInfo, members: tarfile.TarFile, body: PartWriter
+    ) -> None:
+        self._watch()
+        path = os.fsencode(member.name.removeprefix("./").rstrip("/"))
+        if archive.tablespace is not None:
+            path = b"pg_tblspc/%d/%b" % (archive.tablespace, path)
+        if member.isdir():
+            if path:
+                self._directories.append((path, member.mode & 0o7777))
+            return
+        if not member.isfile():
+            return  # a tablespace's link, which is made from what the server said at the start
+        content = members.extractfile(member)
+        assert content is not None, "a regular file has content"
+        status = FileStatus(member.mode & 0o7777, max(0, int(member.mtime)))
+        if path in _LABELS:
+            self._labels[path] = _read(content, min(member.size, _LABEL_BYTES_MAX))
+        elif path == CONTROL_PATH:
+            self._control = _read(content, member.size), status
+        else:
+            self._file(path, member.size, content, status, body)
+
+    def _file(
+        self, path: bytes, size_bytes: int, content: IO[bytes], status: FileStatus, body: PartWriter
+    ) -> None:
+        folder, slash, name = path.rpartition(b"/")
+        found: list[FoundPage] = []
+        if name.startswith(_PREFIX):
+            size_bytes = self._changed(folder + slash + name[len(_PREFIX) :], content, status, body, found)
+        elif size_bytes <= SMALL_BYTES_MAX:
+            data = _read(content, size_bytes)
+            self._judge(path, 0, data, found)
+            body.add_small(path, data, status)
+        else:
+            target = body.open_file(path)
+            for offset in range(0, size_bytes, FRAME_CONTENT_BYTES):
+                data = _read(content, min(FRAME_CONTENT_BYTES, size_bytes - offset))
+                self._judge(path, offset, data, found)
+                if data != _ZEROS[: len(data)]:
+                    target.add(offset, data)
+                self._watch()
+            target.close(size_bytes, status)
+        self._tally.file_copied(size_bytes, found)
+        self._tally.copied(size_bytes)
+
+    def _changed(
+        self, path: bytes, content: IO[bytes], status: FileStatus, body: PartWriter, found: list[FoundPage]
+    ) -> int:
+        """Copy the server's own form of a file of which only some blocks changed; return the file's size."""
+        magic, count, kept_blocks = _INCREMENTAL_HEAD.unpack(_read(content, _INCREMENTAL_HEAD.size))
+        if magic != _INCREMENTAL_MAGIC or count > self._facts.relation_segment_blocks:
+            raise MalformedValue(f"{os.fsdecode(path)} is no incremental file of this server")
+        blocks: Blocks = np.frombuffer(_read(content, 4 * count), dtype="<u4")
+        head_bytes = _INCREMENTAL_HEAD.size + 4 * count
+        if count:
+            _read(content, -head_bytes % PAGE_BYTES)
+            if (np.diff(blocks.astype(np.int64)) <= 0).any():
+                raise MalformedValue(f"the blocks of {os.fsdecode(path)} are out of order")
+        size_bytes: int = max(kept_blocks, int(blocks[-1]) + 1 if count else 0) * PAGE_BYTES
+        if count * PAGE_BYTES <= SMALL_BYTES_MAX:
+            data = _read(content, count * PAGE_BYTES)
+            self._judge_blocks(path, blocks, data, found)
+            body.add_changed(
+                path, data, runs_of(blocks), size_bytes, status, parent_bytes=kept_blocks * PAGE_BYTES
+            )
+            return size_bytes
+        target = body.open_file(path)
+        step = FRAME_CONTENT_BYTES // PAGE_BYTES
+        for at in range(0, count, step):
+            some = blocks[at : at + step]
+            data = _read(content, len(some) * PAGE_BYTES)
+            self._judge_blocks(path, some, data, found)
+            target.add_runs(data, runs_of(some))
+            self._watch()
+        target.close(size_bytes, status, parent_bytes=kept_blocks * PAGE_BYTES)
+        return size_bytes
+
+    def _judge(self, path: bytes, offset: int, data: bytes, found: list[FoundPage]) -> None:
+        whole = len(data) // PAGE_BYTES
+        self._judge_blocks(path, blocks_from(offset // PAGE_BYTES, whole), data[: whole * PAGE_BYTES], found)
+
+    def _judge_blocks(self, path: bytes, blocks: Blocks, data: bytes, found: list[FoundPage]) -> None:
+        """Look at pages; what the server wrote since the start may be torn, and replay mends it."""
+        relation = parse_relation_path(path)
+        if relation is None or not len(blocks):
+            return
+        first = np.uint32(relation.segment * self._facts.relation_segment_blocks)
+        for bad in check_pages(memoryview(data), blocks + first, checksums=self._facts.has_checksums):
+            if bad.lsn is None or bad.lsn < self._start_lsn:
+                found.append(FoundPage(path, relation, int(blocks[bad.index]) + int(first), bad.reason))
+
+    def _wait_for_wal(self, wait_for_wal: WalGate, start: StreamStart, stop: LSN) -> None:
+        deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)
+        while not wait_for_wal(start.timeline, start.lsn, stop, 1.0):
+            self._watch()
+            if self._clock() > deadline:
+                raise BackupFailed(
+                    "the WAL that the base backup needs did not reach a quorum in time",
+                    detail=f"needed is {start.lsn} to {stop} on timeline {start.timeline}",
+                    hint="look with `pitr status` whether WAL is streaming and the regions answer",
+                )
+
+    def _manifest(
+        self, start: StreamStart, stop_lsn: LSN, stopped_at: datetime, parent: BackupManifest | None
+    ) -> BackupManifest:
+        progress, facts = self._tally.progress, self._facts
+        names = {space.oid: space.name for space in self._server.tablespaces()}
+        return BackupManifest(
+            repository=self._writer.repository.repository_id,
+            archive=self._request.archive,
+            backup=self._parts.backup,
+            label=self._request.label,
+            type="full" if parent is None else "incr",
+            parent=None if parent is None else parent.backup,
+            started_at=self._started_at,
+            stopped_at=max(stopped_at, self._started_at),
+            timeline=start.timeline,
+            start_lsn=start.lsn,
+            stop_lsn=stop_lsn,
+            server_version=facts.version_num,
+            segment_bytes=facts.segment_bytes,
+            page_checksums=facts.has_checksums,
+            key_id=self._parts.key.key_id,
+            tablespaces=tuple(
+                Tablespace(oid, names.get(oid, str(oid)), location)
+                for oid, location in sorted(start.tablespaces)
+            ),
+            settings=facts.settings,
+            # What is restored from a chain is whole: the server refuses to start on a label that says otherwise.
+            backup_label=_INCREMENTAL_LINE.sub(b"", self._labels.get(b"backup_label", b"")),
+            tablespace_map=self._labels.get(b"tablespace_map", b""),
+            files=progress.files_done,
+            size_bytes=progress.restored_bytes,
+            packs=self._parts.stored("pack"),
+            indexes=self._parts.stored("index"),
+            findings=name_findings(self._server, self._tally.found, progress.findings),
+            relation_segment_blocks=facts.relation_segment_blocks,
+        )
+
+    def _keep(self, server_manifest: bytes) -> None:
+        """Keep the server's manifest: without it nothing can be built on this backup."""
+        folder = self._request.notes_dir
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = self._manifest_path(self._parts.backup)
+            staged = path.with_suffix(".new")
+            with staged.open("wb") as file:
+                file.write(server_manifest)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.rename(path)
+            for old in sorted(folder.glob(f"*{_MANIFEST_SUFFIX}"))[:-_MANIFESTS_KEPT]:
+                old.unlink(missing_ok=True)
+        except OSError as cause:
+            self._tally.note(f"no incremental backup can be built on this one: {cause}")
+
+    def _manifest_path(self, backup: str) -> Path:
+        return self._request.notes_dir / f"{check_backup_id(backup)}{_MANIFEST_SUFFIX}"
+
+    def _watch(self) -> None:
+        if self._cancel.is_set():
+            raise BackupFailed("the base backup was cancelled", detail="Nothing lists it.")
+        if self._parts.failure is not None:
+            raise failed_by(self._parts.failure)
+        now = self._clock()
+        if now - self._reported_at >= _PROGRESS:
+            self._reported_at = now
+            self._progress(self._tally.progress)
+
+    def _enter(self, phase: str) -> None:
+        self._tally.enter(phase)
+        self._progress(self._tally.progress)
+
+
+def _read(content: IO[bytes], size_bytes: int) -> bytes:
+    """Return exactly so many bytes.  Raises MalformedValue if the archive ends before."""
+    data = content.read(size_bytes)
+    if len(data) != size_bytes:
+        raise MalformedValue("the server's archive ends inside a file")
+    return data

@@ -1,0 +1,118 @@
+"""Base backups over the replication protocol: full, the server's own increments, tablespaces."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fix_increment import SUMMARIES, Chain, Moment
+from fix_postgres import PostgresFactory, PostgresHouse, table_digests
+from fix_restore import Judge
+
+from pitr.backup import BackupWriter
+from pitr.backup_remote import RemoteRequest, take_remote_backup
+from pitr.catalogue.backup_record import BackupManifest
+from pitr.errors import ServerRefused
+from pitr.layout import ArchiveId
+from pitr.postgres.installation import Installation
+from pitr.postgres.server_user import hand_over
+from pitr.wal.lsn import LSN
+from storage.local import DirectoryStore
+
+
+def back_up(chain: Chain, parent: BackupManifest | None, archive: ArchiveId | None = None) -> BackupManifest:
+    """Take a backup over the protocol, and note what the tables are."""
+    house, server = chain.house, chain.server
+    manifest = take_remote_backup(
+        RemoteRequest(server.dsn, archive or house.archive, "from afar", chain.notes_dir, parent),
+        BackupWriter(house.repository, house.signer, [house.identity.recipient()]),
+        chain.archiver.gate,
+        clock=lambda: datetime.now(UTC),
+        random=os.urandom,
+        progress=house.progress.append,
+    )
+    server.switch_wal()
+    tables = table_digests(server.dsn)
+    at = LSN.parse(str(server.value("SELECT pg_current_wal_insert_lsn()")))
+    server.execute("CHECKPOINT")
+    chain.archiver.ship()
+    chain.moments.append(Moment(manifest, at, tables))
+    return manifest
+
+
+def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+) -> None:
+    server = postgres_factory(pg_installation.major, settings=SUMMARIES, name="remote")
+    space = server_tmp_path / "space"
+    space.mkdir()
+    hand_over(space, postgres_house.user)
+    chain = Chain(
+        server,
+        DirectoryStore.create(server_tmp_path / "store"),
+        postgres_house.user,
+        server_tmp_path / "notes",
+    )
+    server.execute(f"CREATE TABLESPACE fast LOCATION '{space}'")
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 20) AS t FROM generate_series(1, 20000) g"
+    )
+    server.execute("CREATE TABLE spaced (n int, t text) TABLESPACE fast")
+    server.execute("INSERT INTO spaced SELECT g, repeat('s', 100) FROM generate_series(1, 5000) g")
+    full = back_up(chain, None)
+    assert full.type == "full"
+    assert [each.name for each in full.tablespaces] == ["fast"]
+    newest = full
+    if pg_installation.major >= 17:
+        server.execute("UPDATE wide SET t = 'changed' WHERE id % 300 = 5")
+        server.execute("DELETE FROM wide WHERE id > 15000")
+        server.execute("VACUUM wide")
+        server.execute("CREATE TABLE another AS SELECT 1 AS one")
+        newest = back_up(chain, full)
+        assert (newest.type, newest.parent) == ("incr", full.backup), chain.house.progress[-1].notes
+        assert chain.stored_bytes(newest) < chain.stored_bytes(full)
+    moment = chain.moments[-1]
+    plan = chain.restores.plan(chain.target(moment), backup=newest.backup)
+    target, moved = server_tmp_path / "restored", server_tmp_path / "moved"
+    oid = str(full.tablespaces[0].oid)
+    chain.restores.restore(
+        chain.restores.request(plan, target, server, verify_files=True, tablespace_mapping={oid: moved})
+    )
+    assert judge.examine(server, target) == moment.tables
+
+
+def test_without_the_servers_manifest_of_the_parent_the_backup_is_full(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="forgetful")
+    chain = Chain(
+        server,
+        DirectoryStore.create(server_tmp_path / "store"),
+        postgres_house.user,
+        server_tmp_path / "notes",
+    )
+    full = back_up(chain, None)
+    shutil.rmtree(chain.notes_dir)
+    assert back_up(chain, full).type == "full"
+    assert any("no incremental one" in note for note in chain.house.progress[-1].notes)
+
+
+def test_another_cluster_is_refused(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="other")
+    chain = Chain(
+        server,
+        DirectoryStore.create(server_tmp_path / "store"),
+        postgres_house.user,
+        server_tmp_path / "notes",
+    )
+    with pytest.raises(ServerRefused, match="another cluster"):
+        back_up(chain, None, ArchiveId(12345, 1))
