@@ -33,7 +33,8 @@ PROGRESS_TIMEOUT_S = 120.0
 def backup(label: str, kind: BackupKind, standalone: bool) -> None:
     """Take a base backup now.
 
-    Full, or incremental: only what changed since the last one. The running daemon takes it, for a backup is good only with the WAL that is streamed meanwhile.
+    Full, or incremental: only what changed since the last one. The running daemon takes it, for a backup is
+    good only with the WAL that is streamed meanwhile.
     Exit code 3 if it is at quorum but some region lacks part of it yet.
     """
     from cli.progress import ProgressReport

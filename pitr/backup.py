@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pitr.backup_changes import ChangeFinder, find_changes
-from pitr.backup_checks import check_label, check_server, name_findings
+from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
 from pitr.backup_parent import NoteWriter, ParentBackup
 from pitr.backup_puts import PATIENCE_S, PutPool, failed_by
@@ -61,8 +61,9 @@ class WalGate(Protocol):
 class BackupRequest:
     """What to back up and how.  ``data_dir`` if it lies elsewhere here than the server says.
 
-    ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is built
-    on; ``compare_pages`` reads every page for it although the server has WAL summaries.  ``notes_dir``: where the host keeps what it needs to build on this one.
+    ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is
+    built on; ``compare_pages`` reads every page for it although the server has WAL summaries.
+    ``notes_dir``: where the host keeps what it needs to build on this one.
     """
 
     dsn: str
@@ -111,7 +112,8 @@ def take_backup(
     """Take a base backup; return its manifest, which is at quorum then.
 
     It is incremental if the request has a parent and somebody can tell what changed since; else it is full,
-    and a note says why.  Opens its own session, which ends with the call.  May be repeated at once after any error.
+    and a note says why.  Opens its own session, which ends with the call.  May be repeated at once after any
+    error.
     ``progress`` is called in this thread.  Raises ServerRefused or ServerUnavailable before anything
     was done, BackupFailed after that, also when ``cancel`` is set.
     """
@@ -187,6 +189,8 @@ class _Run:
             self._enter("uploading")
             self._finish_puts()
             timeline = check_label(stopped, start_lsn)
+            if self._changes is not None:
+                check_timeline(self._facts.timeline, timeline)
             self._enter("waiting for WAL")
             self._wait_for_wal(wait_for_wal, timeline, start_lsn, stopped.stop_lsn)
             manifest = self._manifest(timeline, start_lsn, stopped, stopped_at)

@@ -48,6 +48,16 @@ def check_label(stopped: StoppedBackup, start_lsn: LSN) -> TimelineId:
     return label.timeline
 
 
+def check_timeline(asked: TimelineId, actual: TimelineId) -> None:
+    """Raise BackupFailed if a promotion came between the question what changed and the backup's start."""
+    if actual != asked:
+        raise BackupFailed(
+            "the server was promoted while the incremental backup began",
+            detail=f"What changed was asked on timeline {asked}, and the backup starts on timeline {actual}.",
+            hint="take it again",
+        )
+
+
 def name_findings(server: Server, pages: Sequence[FoundPage], count: int) -> tuple[PageFinding, ...]:
     """Return the bad pages with the names of their relations; ``count`` is how many there are in all."""
     if not pages:

@@ -17,7 +17,7 @@ CHAIN_LENGTH_MAX: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class NewestChain:
-    """The newest backup, how many incremental ones there are from its full one on, and when that was begun."""
+    """The newest backup, how many incremental ones lead to it from a full one, and when that was begun."""
 
     newest: BackupManifest
     length: int

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from pitr.backup_changes import ChangeFinder, FilePlan, PagesSince
+from pitr.backup_changes import ChangeFinder, FilePlan, LeftEmpty, PagesSince
 from pitr.backup_parent import NoteWriter
 from pitr.catalogue.backup_record import FINDINGS_MAX
 from pitr.errors import BackupFailed
@@ -205,7 +205,9 @@ class CopyCrew:
             # None: dropped meanwhile, and replay drops it again.
             if opened is not None:
                 plan = self._plan(file, opened)
-                if plan is not None:
+                if isinstance(plan, LeftEmpty):
+                    writer.add_small(file.path, b"", FileStatus(opened.mode, opened.mtime))
+                elif plan is not None:
                     copied_bytes = self._copy_changed(file, opened, writer, plan)
                 elif opened.size_bytes <= SMALL_BYTES_MAX:
                     copied_bytes = self._copy_small(file, opened, writer)

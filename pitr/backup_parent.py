@@ -1,7 +1,7 @@
 """What the host keeps of its last backups to build incremental ones on them: which relation files each holds.
 
-The host cannot open what it has stored, so it notes the paths while it copies: 16 bytes of digest for each, below
-its state directory.  Losing the note costs a full backup and nothing else.
+The host cannot open what it has stored, so it notes the paths while it copies: 16 bytes of digest for each,
+below its state directory.  Losing the note costs a full backup and nothing else.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,13 +34,18 @@ class ParentNote:
 
     backup: str
     databases: Mapping[int, str]
-    _digests: Sequence[bytes]
+    # Ascending, end to end: objects of their own would take four times as much for a million files.
+    _digests: bytes
 
     def holds(self, path: bytes) -> bool:
         """Tell whether the backup holds the relation file."""
         digest = _digest(path)
-        at = bisect_left(self._digests, digest)
-        return at < len(self._digests) and self._digests[at] == digest
+        places = range(len(self._digests) // _DIGEST_BYTES)
+        at = bisect_left(places, digest, key=self._at)
+        return at < len(places) and self._at(at) == digest
+
+    def _at(self, place: int) -> bytes:
+        return self._digests[place * _DIGEST_BYTES : (place + 1) * _DIGEST_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +69,30 @@ class NoteWriter:
             self._digests += digest
 
     def write(self, folder: Path, backup: str, databases: Mapping[int, str]) -> None:
-        """Make the note of a complete backup durable, and drop those of older ones.  Raises OSError."""
+        """Keep the note of a complete backup, and drop those of older ones.  Raises OSError."""
         with self._lock:
             digests = sorted(_split(bytes(self._digests)))
-        head = {"backup": check_backup_id(backup), "databases": {str(k): v for k, v in databases.items()}}
+        versions = {str(oid): version for oid, version in databases.items()}
+        head = {"backup": check_backup_id(backup), "databases": versions}
         content = json.dumps(head, sort_keys=True).encode("ascii") + b"\n" + b"".join(digests)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        staged = folder / f"{backup}.new"
+        # What a crash left behind.
+        for staged in folder.glob("*.new"):
+            staged.unlink(missing_ok=True)
+        staged, path = folder / f"{backup}.new", folder / f"{backup}{_SUFFIX}"
         with staged.open("wb") as file:
             file.write(content + hashlib.sha256(content).digest())
             file.flush()
             os.fsync(file.fileno())
-        staged.rename(folder / f"{backup}{_SUFFIX}")
-        # Ids begin with the time, so their order is that of the backups.
-        for old in sorted(folder.glob(f"*{_SUFFIX}"))[:-NOTES_KEPT]:
+        staged.rename(path)
+        # Ids begin with the time, so their order is that of the backups, unless the clock was set back.
+        others = sorted(other for other in folder.glob(f"*{_SUFFIX}") if other != path)
+        for old in others[: len(others) - (NOTES_KEPT - 1)]:
             old.unlink(missing_ok=True)
 
 
 def read_note(folder: Path, backup: str) -> ParentNote | None:
-    """Return the note of a backup; None if there is none.  Raises MalformedValue if it is damaged, OSError."""
+    """Return the note of a backup; None if there is none.  Raises MalformedValue if damaged, OSError."""
     path = folder / f"{check_backup_id(backup)}{_SUFFIX}"
     try:
         with path.open("rb") as file:
@@ -100,12 +110,12 @@ def read_note(folder: Path, backup: str) -> ParentNote | None:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError) as cause:
         raise MalformedValue(f"{path} is not the note of backup {backup}") from cause
-    return ParentNote(backup, databases, _split(digests))
+    return ParentNote(backup, databases, digests)
 
 
 def _digest(path: bytes) -> bytes:
     return hashlib.blake2b(path, digest_size=_DIGEST_BYTES).digest()
 
 
-def _split(digests: bytes) -> list[bytes]:
-    return [digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES)]
+def _split(digests: bytes) -> Iterator[bytes]:
+    return (digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES))

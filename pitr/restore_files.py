@@ -1,9 +1,10 @@
 """Puts the files of a base backup back: indexes and packs in, a data directory out.
 
-A *chain* is a backup and those that it is built on, the newest first; a full backup is a chain of one.  Each byte
-is taken from the newest backup that has it; a pack is fetched once or, where little of it is wanted, those of its
-frames; frames are opened, every extent's CRC-32C is compared with what was read from the server, and every
-page's checksum with the place that it is written to.  Memory: one pack per worker, whatever the cluster's size.
+A *chain* is a backup and those that it is built on, the newest first; a full backup is a chain of one.  Each
+byte is taken from the newest backup that has it; a pack is fetched once or, where little of it is wanted,
+those of its frames; frames are opened, every extent's CRC-32C is compared with what was read from the
+server, and every page's checksum with the place that it is written to.  Memory: one pack per worker, whatever
+the cluster's size.
 
 Not here: where the directory may lie (``pitr.restore_place``) and PostgreSQL's own manifest of it
 (``pitr.postgres.manifest``).  Reference: docs/format.md §8.
@@ -92,23 +93,27 @@ class _PackTask:
 
 @dataclass(slots=True)
 class _Shared:
-    """What the threads of one restore share; ``lock`` guards the numbers and the failure."""
+    """What the threads of one restore share; ``lock`` guards the numbers and the failure.
+
+    ``taken_bytes`` is the reader's alone: what the workers are to write.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: threading.Event = field(default_factory=threading.Event)
     failure: Exception | None = None
+    taken_bytes: int = 0
     written_bytes: int = 0
     fetched_bytes: int = 0
     files: int = 0
 
 
 class FileRestorer:
-    """Restores the files of a chain, the newest backup first, below ``root``, an empty directory that is only ours.
+    """Restores the files of a chain, the newest backup first, below ``root``: an empty directory, only ours.
 
     ``tablespaces`` gives, by oid, the empty directory for each tablespace's files; their links are
-    made by the caller.  ``notes`` is a file for what does not fit into memory.  ``on_file`` is called for every
-    file, from one thread: whole ones in index order, then those that were put together; ``on_progress``
-    after each extent, from any thread.
+    made by the caller.  ``notes`` is a file for what does not fit into memory.  ``on_file`` is called for
+    every file, from one thread: whole ones in index order, then those that were put together;
+    ``on_progress`` after each extent, from any thread.
     """
 
     def __init__(
@@ -148,11 +153,14 @@ class FileRestorer:
         wanted = WantedFiles(self._notes)
         try:
             self._write_all(wanted)
+            done = self._shared
+            if done.written_bytes != done.taken_bytes:
+                # What was not written would be zero, and its sum that of zeros: nobody after us would see it.
+                raise NotAuthentic(f"{done.written_bytes} bytes were written of {done.taken_bytes}")
             for file in wanted.finish(self._layers[-1].manifest.backup):
                 self._on_file(file)
         finally:
             wanted.close()
-        done = self._shared
         if done.files != self._manifest.files:
             raise NotAuthentic(
                 f"the index of backup {self._manifest.backup} lists {done.files} files",
@@ -170,9 +178,12 @@ class FileRestorer:
             thread.start()
         try:
             for depth, layer in enumerate(self._layers):
+                if depth:
+                    wanted.begin_parent()
                 for part, (indexes, packs) in layer.parts().items():
                     objects = [layer.open_index(part, stored) for stored in indexes]
                     self._read_part(_PartReader(wanted, depth), part, objects, packs)
+                wanted.end_backup(layer.manifest.backup)
         except _Stopped:
             pass  # the failure of a worker is raised below
         except BaseException:
@@ -217,6 +228,7 @@ class FileRestorer:
                         raise MalformedValue(f"pack {line.number} of part {part} is not in the manifest")
                     uses = reader.end_pack()
                     if uses:
+                        self._shared.taken_bytes += sum(span.size_bytes for use in uses for span in use.spans)
                         self._put(_PackTask(reader.depth, part, line, stored, uses))
                 case _:
                     pass
@@ -287,7 +299,7 @@ class FileRestorer:
 
 
 class _PartReader:
-    """Reads the files of one part of one backup: what is taken of each, and for the newest, what is not there."""
+    """Reads the files of one part of one backup: what is taken of each, and what the newest does not have."""
 
     def __init__(self, wanted: WantedFiles, depth: int) -> None:
         self.depth = depth

@@ -51,7 +51,7 @@ class PageJudge:
                 raise NotAuthentic(
                     f"block {block} of {os.fsdecode(path)} is not the page that belongs there",
                     detail=f"{bad.reason}; it was read so from backup {self._backup}",
-                    hint="this is a mistake in pitr or in its store: restore from an older backup, and report it",
+                    hint="a mistake in pitr or in its store: restore from an older backup, and report it",
                 )
 
     def _is_excused(self, lsn: LSN | None) -> bool:

@@ -1,7 +1,8 @@
 """What of a backup's files is still wanted from the backups before it, and the sums of what was found.
 
 A chain is read from its newest backup to the full one.  Each byte of a file is taken from the first backup
-that has it and from no other, so each is read and written once, however long the chain is.
+that has it and from no other, so each is read and written once, however long the chain is.  A backup of which
+something is wanted must list the file: an older one's bytes are no substitute for it.
 
 Of files that are whole in the newest backup nothing is kept here.  The others are in an SQLite file in the
 restore's work directory: a large cluster's do not fit into memory.  Losing it costs a new beginning.
@@ -9,22 +10,26 @@ restore's work directory: a large cluster's do not fit into memory.  Losing it c
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from array import array
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pitr.errors import MalformedValue, NotAuthentic
+from pitr.errors import MalformedValue, NotAuthentic, RestoreRefused
 from pitr.pipeline.crc import FileCrc32c
 from pitr.pipeline.packs import Extent, IndexFile
 
 _SCHEMA: Final = """
     CREATE TABLE file (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
-                       mode INTEGER NOT NULL, mtime INTEGER NOT NULL, wanted BLOB NOT NULL);
+                       mode INTEGER NOT NULL, mtime INTEGER NOT NULL, wanted BLOB NOT NULL,
+                       depth INTEGER NOT NULL);
+    CREATE INDEX unfinished ON file (depth) WHERE length(wanted) > 0;
     CREATE TABLE piece (file INTEGER NOT NULL, start INTEGER NOT NULL, size INTEGER NOT NULL,
                         crc INTEGER NOT NULL, PRIMARY KEY (file, start)) WITHOUT ROWID;
 """
@@ -38,6 +43,10 @@ class Span:
 
     start: int
     end: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +95,24 @@ class Claim:
 
 
 class WantedFiles:
-    """The files that are not whole in the newest backup.  ``add_piece`` may be called from any thread."""
+    """The files that are not whole in the newest backup.  ``add_piece`` may be called from any thread.
+
+    Everything may raise RestoreRefused: the notes could not be written.
+    """
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        # Nothing of it outlives this restore.
-        self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._database.executescript(_SCHEMA)
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
+        # Of the backup that is being read; 0 is the newest.
+        self._depth = 0
+        with _mapped():
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            # Nothing of it outlives this restore.
+            self._database.execute("PRAGMA journal_mode = OFF")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
         self._database.close()
@@ -105,9 +120,9 @@ class WantedFiles:
     def begin(self, file: IndexFile, rest: list[Span]) -> int:
         """Note a file of the newest backup that its parents must complete; return its number."""
         try:
-            with self._lock:
+            with _mapped(), self._lock:
                 cursor = self._database.execute(
-                    "INSERT INTO file (path, size, mode, mtime, wanted) VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO file (path, size, mode, mtime, wanted, depth) VALUES (?, ?, ?, ?, ?, 0)",
                     (file.path, file.size_bytes, file.mode, file.mtime, _encode(rest)),
                 )
         except sqlite3.IntegrityError as cause:
@@ -116,19 +131,51 @@ class WantedFiles:
         return cursor.lastrowid
 
     def claim(self, path: bytes) -> Claim | None:
-        """Return what is wanted of a file; None if it is not one of ours, or nothing is."""
-        with self._lock:
-            row = self._database.execute("SELECT id, wanted FROM file WHERE path = ?", (path,)).fetchone()
-        return None if row is None or not row[1] else Claim(path, _decode(row[1]), row[0])
+        """Return what is wanted of a file; None if it is not one of ours, or nothing is.
+
+        Raises MalformedValue if this backup has listed it before.
+        """
+        with _mapped(), self._lock:
+            row = self._database.execute(
+                "SELECT id, wanted, depth FROM file WHERE path = ?", (path,)
+            ).fetchone()
+        if row is None:
+            return None
+        number, wanted, depth = row
+        if depth == self._depth:
+            raise MalformedValue(f"the index lists {path!r} twice")
+        return Claim(path, _decode(wanted), number) if wanted else None
 
     def settle(self, claim: Claim, rest: list[Span]) -> None:
         """Note what the backup of this claim has not given."""
-        with self._lock:
-            self._database.execute("UPDATE file SET wanted = ? WHERE id = ?", (_encode(rest), claim.file))
+        with _mapped(), self._lock:
+            self._database.execute(
+                "UPDATE file SET wanted = ?, depth = ? WHERE id = ?", (_encode(rest), self._depth, claim.file)
+            )
+
+    def begin_parent(self) -> None:
+        """Go on with the next older backup."""
+        self._depth += 1
+
+    def end_backup(self, backup: str) -> None:
+        """Check that ``backup``, which has been read, listed every file of which something was wanted.
+
+        Raises NotAuthentic: those before it are no substitute.
+        """
+        with _mapped(), self._lock:
+            missing = self._database.execute(
+                "SELECT path FROM file WHERE length(wanted) > 0 AND depth < ? LIMIT 1", (self._depth,)
+            ).fetchone()
+        if missing is not None:
+            raise NotAuthentic(
+                f"backup {backup} lacks {os.fsdecode(missing[0])}",
+                detail="a later backup holds only what changed of it since",
+                hint="restore from an older backup: pitr backups list",
+            )
 
     def add_piece(self, piece: Piece) -> None:
         """Note the sum of bytes that were taken."""
-        with self._lock:
+        with _mapped(), self._lock:
             self._pieces.append(piece)
             if len(self._pieces) >= _BATCH_PIECES:
                 self._flush()
@@ -138,21 +185,26 @@ class WantedFiles:
 
         Raises NotAuthentic if something is still wanted: ``backup``, the oldest of the chain, lacks it.
         """
-        with self._lock:
+        with _mapped(), self._lock:
             self._flush()
-        for number, path, size, mode, mtime, wanted in self._database.execute(
-            "SELECT id, path, size, mode, mtime, wanted FROM file ORDER BY id"
-        ):
-            if wanted:
-                raise NotAuthentic(
-                    f"backup {backup} lacks {path!r}, of which a later one holds only what changed"
-                )
-            sums = FileCrc32c()
-            for start, length, crc in self._database.execute(
-                "SELECT start, size, crc FROM piece WHERE file = ? ORDER BY start", (number,)
+        with _mapped():
+            for number, path, size, mode, mtime, wanted in self._database.execute(
+                "SELECT id, path, size, mode, mtime, wanted FROM file ORDER BY id"
             ):
-                sums.add(start, length, crc)
-            yield IndexFile(path, size, mode, mtime, sums.finish(size), ())
+                if wanted:
+                    raise NotAuthentic(
+                        f"backup {backup} lacks {os.fsdecode(path)}",
+                        detail="a later backup holds only what changed of it since",
+                    )
+                yield IndexFile(path, size, mode, mtime, self._sum(number, size), ())
+
+    def _sum(self, number: int, size_bytes: int) -> int:
+        sums = FileCrc32c()
+        for start, length, crc in self._database.execute(
+            "SELECT start, size, crc FROM piece WHERE file = ? ORDER BY start", (number,)
+        ):
+            sums.add(start, length, crc)
+        return sums.finish(size_bytes)
 
     def _flush(self) -> None:
         self._database.execute("BEGIN")
@@ -167,6 +219,21 @@ class WantedFiles:
 def whole(path: bytes) -> Claim:
     """Return the claim of a file of the newest backup: all of it is wanted, however long it is."""
     return Claim(path, [Span(0, 1 << 62)], None)
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Say that the notes cannot be kept, for no SQLite error leaves this module."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as cause:
+        raise RestoreRefused(
+            "could not keep notes in the restore's work directory",
+            detail=str(cause),
+            hint="free some room or mend the disk, and run the restore again",
+        ) from cause
 
 
 def _encode(spans: list[Span]) -> bytes:

@@ -216,7 +216,7 @@ class OpenedFile:
             offset += want
 
     def changed(self, blocks: Blocks) -> Iterator[ChangedPages]:
-        """Yield the pages ``blocks``, ascending and counted from the file's start, PAGES_AT_ONCE at a time."""
+        """Yield the pages ``blocks``, PAGES_AT_ONCE at a time; they ascend from the file's start."""
         for first in range(0, len(blocks), PAGES_AT_ONCE):
             wanted = blocks[first : first + PAGES_AT_ONCE]
             count = self._gather(wanted)
@@ -274,7 +274,7 @@ class OpenedFile:
             self._find(relation, offset // PAGE_BYTES + whole, f"the file ends after {rest} bytes of a page")
 
     def _judge(self, relation: RelationFile, blocks: Blocks, content: memoryview) -> None:
-        """Check pages; ``blocks`` count from the file's start.  What stays bad and is not excused is found."""
+        """Check pages; ``blocks`` count from the file's start.  What stays bad, not excused, is found."""
         rules = self._reader._rules
         first = np.uint32(relation.segment * rules.relation_segment_blocks)
         bad = check_pages(content, blocks + first, checksums=rules.checksums)

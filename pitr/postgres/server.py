@@ -306,17 +306,21 @@ class Server:
         return names
 
     def copy_out(self, query: LiteralString, *parameters: object) -> Iterator[memoryview]:
-        """Yield the rows of a query as ``COPY … TO STDOUT (FORMAT binary)`` gives them, a row or more at a time."""
+        """Yield a query's rows as ``COPY … TO STDOUT (FORMAT binary)`` gives them, one or more at a time."""
         # A large answer takes as long as it is read.
         self._set_timeout(BACKUP_START_TIMEOUT_S)
-        with _mapped(), self._connection.cursor() as cursor:
-            statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(
-                sql.SQL(query).format(*(sql.Literal(each) for each in parameters))
-            )
-            with cursor.copy(statement) as rows:
-                for row in rows:
-                    yield memoryview(row)
-        self._set_timeout(self._statement_timeout_s)
+        try:
+            with _mapped(), self._connection.cursor() as cursor:
+                statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(
+                    sql.SQL(query).format(*(sql.Literal(each) for each in parameters))
+                )
+                with cursor.copy(statement) as rows:
+                    for row in rows:
+                        yield memoryview(row)
+        finally:
+            # Also after a refusal, for the session goes on; one that is lost has said so already.
+            if not self._connection.closed:
+                self._set_timeout(self._statement_timeout_s)
 
     def database_versions(self) -> dict[int, str]:
         """Return each database's row version by its OID: another one may be another database."""

@@ -3,16 +3,25 @@
 The eight rules that make an incremental backup right (PostgreSQL src/backend/backup/basebackup_incremental.c,
 src/backend/postmaster/walsummarizer.c), and where each is kept:
 
-1. *Coverage.*  The summaries reach from the parent's **start** to the new start, without a hole: ``choose_summaries``.
-2. *Lineage.*  The parent's timeline is in the server's history, and it ended before the new start: ``way_from``.
-3. *Databases.*  A row with file node 0 means a database was made or dropped: all of it is whole: ``Changes``.
-4. *Limits.*  A truncation or new file sets a limit; no older block at or above it is taken: ``Changes``, ``plan_file``.
-5. *Whole files.*  What is no relation, is new, small, mostly changed, or a free space map: ``plan_file``.
-6. *Unlogged.*  Only the _init fork is copied, and the control file last: ``pitr.postgres.datadir``, ``pitr.backup``.
+1. *Coverage.*  The summaries reach from the parent's **start** to the new start, without a hole:
+   ``choose_summaries``.
+2. *Lineage.*  The parent's timeline is in the server's history, and it ended before the new start:
+   ``way_from``.
+3. *Databases.*  A row with file node 0 means that a database was made or dropped: all of it is whole:
+   ``Changes``.
+4. *Limits.*  A truncation or new file sets a limit; no older block at or above it is taken: ``Changes``,
+   ``plan_file``.
+5. *Whole files.*  What is no relation, is new, odd in size, mostly changed, or a map: ``plan_file``.  Free
+   space maps are not logged.  Of visibility maps only the setting of bits names their blocks in WAL; the
+   clearing is logged with the heap's block alone (heapam.c, XLH_DELETE_ALL_VISIBLE_CLEARED), and an old map
+   would hide that rows are gone.
+6. *Unlogged.*  Only the _init fork is copied, and the control file last: ``pitr.postgres.datadir``,
+   ``pitr.backup``.
 7. *Torn pages.*  Replay from the new start mends them, so that WAL must be archived: ``pitr.backup``.
-8. *Hint bits.*  With checksums they are logged as page images, and count as changes: nothing is left out for them.
+8. *Hint bits.*  With checksums they are logged as page images, and count as changes: nothing is left out
+   for them.
 
-Memory: four bytes for each changed block.
+Memory: four bytes for each changed block, and 300 for each fork that changed.
 """
 
 from __future__ import annotations
@@ -30,8 +39,11 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId
 
 FORKS: Final = ("main", "fsm", "vm", "init")
+# Forks whose changes WAL does not tell (rule 5); they are small: a map has 2 bits for each page of the heap.
+MAP_FORKS: Final = frozenset(["fsm", "vm"])
 # More than that changed, and a whole file is read in one go and compresses better (GetFileBackupMethod).
 WHOLE_SHARE: Final = 0.9
+_BLOCK_MAX: Final = 0xFFFF_FFFF
 _NONE: Final = np.empty(0, np.uint32)
 # As ``COPY … (FORMAT binary)`` gives a row of ``pg_wal_summary_contents``: the number of columns, then each
 # column's length before it.
@@ -91,6 +103,10 @@ def way_from(
     for timeline, end in ends:
         if timeline == parent_timeline:
             has_parent = True
+            if parent_start < begins:
+                raise NotIncremental(
+                    f"the parent starts at {parent_start}, before its timeline {timeline} began at {begins}"
+                )
             if end < parent_stop:
                 raise NotIncremental(
                     f"the server left timeline {timeline} at {end}, before the parent's end at {parent_stop}"
@@ -184,8 +200,7 @@ class Changes:
         """
         if not len(rows):
             return
-        if (rows["columns"] != 6).any() or (rows["fork"] > 3).any() or (rows["fork"] < 0).any():
-            raise ValueError("not the rows of a WAL summary")
+        _check_rows(rows)
         names = ["tablespace", "database", "filenode", "fork"]
         order = np.lexsort([rows[name] for name in reversed(names)])
         rows = rows[order]
@@ -220,7 +235,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class ChangedPart:
-    """Of a relation file: the changed ``blocks``, counted from the file's start, and how much the parent keeps.
+    """Of a relation file: the changed ``blocks``, counted from the file's start, and what the parent keeps.
 
     ``parent_blocks``: blocks below it that are not in ``blocks`` are as the parent has them.
     """
@@ -234,7 +249,7 @@ def plan_file(
 ) -> ChangedPart | None:
     """Return what of a file must be read; None for all of it.  Rules 3, 4 and 5."""
     relation, size = file.relation, file.size_bytes
-    if relation is None or not is_in_parent or relation.fork == "fsm":
+    if relation is None or not is_in_parent or relation.fork in MAP_FORKS:
         return None
     if size == 0 or size % PAGE_BYTES or size > relation_segment_blocks * PAGE_BYTES:
         return None
@@ -253,3 +268,13 @@ def plan_file(
         return None
     kept = blocks_now if change.limit is None else min(blocks_now, change.limit - first)
     return ChangedPart(blocks, kept)
+
+
+def _check_rows(rows: NDArray[np.void]) -> None:
+    """Raise ValueError if rows have a null, another width, or a number that PostgreSQL never has."""
+    widths_fit = all((rows[f"{name}_bytes"] == np.dtype(kind).itemsize).all() for name, kind in _COLUMNS)
+    if not widths_fit or (rows["columns"] != len(_COLUMNS)).any():
+        raise ValueError("not the rows of a WAL summary")
+    for name, most in (("fork", len(FORKS) - 1), ("block", _BLOCK_MAX), ("is_limit", 1)):
+        if (rows[name] < 0).any() or (rows[name] > most).any():
+            raise ValueError(f"a WAL summary has an impossible {name}")

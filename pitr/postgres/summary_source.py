@@ -1,13 +1,14 @@
 """WAL summaries as SQL gives them: which there are, how far the summarizer is, and what one says.
 
-Reference: PostgreSQL manual, "WAL Summarization Information Functions"; 17 and later.  All three functions may
-be called by everybody.
+Reference: PostgreSQL manual, "WAL Summarization Information Functions"; 17 and later.  Everybody may call
+all three functions.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,14 @@ _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0"
 _HEADER: Final = struct.Struct("!11sii")
 _TRAILER: Final = b"\xff\xff"
 _BATCH_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SummarizerState:
+    """How far WAL is in summary files, and how far it was read for the next one; None before the first."""
+
+    summarized: LSN | None
+    pending: LSN | None
 
 
 class SummarySource:
@@ -41,10 +50,12 @@ class SummarySource:
             for tli, start, end in rows
         ]
 
-    def summarized_lsn(self) -> LSN | None:
-        """Return how far the summarizer has come; None if it has not begun."""
-        ((lsn,),) = self._server.rows("SELECT summarized_lsn::text FROM pg_get_wal_summarizer_state()")
-        return None if lsn in (None, "0/0") else LSN.parse(str(lsn))
+    def state(self) -> SummarizerState:
+        """Return how far the summarizer has come."""
+        ((summarized, pending),) = self._server.rows(
+            "SELECT summarized_lsn::text, pending_lsn::text FROM pg_get_wal_summarizer_state()"
+        )
+        return SummarizerState(_lsn_or_none(summarized), _lsn_or_none(pending))
 
     def rows(self, summary: Summary) -> Iterator[NDArray[np.void]]:
         """Yield the rows of one summary in batches: all its limits first, for they count before its blocks.
@@ -86,3 +97,7 @@ def parse_rows(chunks: Iterable[memoryview]) -> Iterator[NDArray[np.void]]:
     if not has_header or bytes(content[-2:]) != _TRAILER or (len(content) - 2) % SUMMARY_ROW.itemsize:
         raise ValueError("a summary has rows of another width")
     yield np.frombuffer(bytes(content[:-2]), dtype=SUMMARY_ROW)
+
+
+def _lsn_or_none(text: object) -> LSN | None:
+    return None if text in (None, "0/0") else LSN.parse(str(text))

@@ -17,9 +17,12 @@ FUNCTION_LINES_MAX = 60
 
 # Whoever decides gets the time, the randomness and the surroundings as arguments.
 DECISIONS = (
+    "pitr/backup_choice.py",
     "pitr/errors.py",
     "pitr/layout.py",
     "pitr/planner.py",
+    "pitr/postgres/page.py",
+    "pitr/postgres/summaries.py",
     "pitr/recovery.py",
     "pitr/restore_plan.py",
     "pitr/retention.py",

@@ -1,4 +1,4 @@
-"""Incremental backups as people take and restore them: the daemon, the command, a lost note, a bare machine."""
+"""Incremental backups as people take and restore them: the daemon, the command, a lost note."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     site = make_site(settings={"summarize_wal": "on"})
     server = site.server
     server.execute(
-        "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 10) AS text FROM generate_series(1, 30000) g"
+        "CREATE TABLE wide AS"
+        " SELECT g AS id, repeat(md5(g::text), 10) AS text FROM generate_series(1, 30000) g"
     )
     site.start_daemon()
     full = site("backup", "--type", "full", "--json").data["backup"]
