@@ -58,7 +58,7 @@ def _wal_position(cluster: BenchCluster) -> int:
 
 def _write(cluster: BenchCluster, size_bytes: int) -> None:
     """Write some WAL of many small transactions, and ``size_bytes`` of large ones."""
-    if cluster.pgbench("-n", "-N", "-c", "4", "-T", "10").wait(timeout=120) != 0:
+    if cluster.pgbench("-n", "-N", "-c", "4", "-t", "4000").wait(timeout=300) != 0:
         raise RuntimeError("pgbench failed")
     cluster.write_notes("written", size_bytes)
 

@@ -27,6 +27,7 @@ from typing import Final, Protocol
 
 from pitr.errors import AlreadyRunning, PitrError
 from storage.digest import BodyDigest
+from storage.synced_file import write_synced
 
 _MAGIC = b"PITRSP1\n"
 _KEY_LENGTH = struct.Struct(">I")
@@ -146,9 +147,7 @@ class DirectorySpool:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             try:
-                _write_all(descriptor, head)
-                _write_all(descriptor, body)
-                os.fdatasync(descriptor)
+                write_synced(descriptor, head, body)
             finally:
                 os.close(descriptor)
             new.rename(path)
@@ -232,12 +231,6 @@ def _read(path: Path) -> SpooledObject | None:
     body = content[head.size_bytes :]
     digest = BodyDigest.of(body)
     return SpooledObject(head.key, body, digest) if digest == head.sha256 else None
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 @contextmanager

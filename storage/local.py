@@ -32,6 +32,7 @@ from storage.store import (
     StoreRefused,
     StoreUnavailable,
 )
+from storage.synced_file import write_synced
 
 MARKER = "pitr-region"
 _MARKER_TEXT = b"This directory is a region of a pitr repository.  Do not change anything in it.\n"
@@ -206,15 +207,11 @@ class DirectoryStore:
         """Yield a synced file with ``body`` that no sweep takes for a leftover."""
         descriptor, name = tempfile.mkstemp(dir=self._staging, prefix="body-")
         try:
-            with os.fdopen(descriptor, "wb", buffering=0, closefd=False) as file:
-                # A sweep that got here first unlinks the file: os.link then fails, and put tries again.
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                view = memoryview(body)
-                while view:
-                    view = view[file.write(view) or 0 :]
-                os.fchmod(descriptor, 0o640)
-                os.fsync(descriptor)
+            # A sweep that got here first unlinks the file: os.link then fails, and put tries again.
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            os.fchmod(descriptor, 0o640)
+            write_synced(descriptor, body)
             yield Path(name)
         finally:
             os.close(descriptor)
