@@ -47,9 +47,9 @@ def consolidate_backup(
 ) -> None:
     """Make a full backup of a chain, from the store alone.
 
-    BACKUP is an incremental one, "latest" the newest of them. The new full backup stands for it: restores read that
-    and nothing before it, and the chain may go on. The database host is not needed; the identity is, and
-    credentials that may put.
+    BACKUP is an incremental one, "latest" the newest of them. The new full backup stands for it: restores
+    read that and nothing before it, and the chain may go on. The database host is not needed; the
+    identity is, and credentials that may put.
     """
     from cli.restore_scratch import scratch_place
 

@@ -53,7 +53,7 @@ class BackupParts:
         return self._puts.failure
 
     def put_envelope(self, signer: Signer, recipients: Sequence[Recipient], created_at: datetime) -> None:
-        """Put the data key, sealed to the recipients; before the first object under it.  Raises StoreError."""
+        """Put the data key, sealed to the recipients: before anything under it.  Raises StoreError."""
         envelope = seal_envelope(
             self.key,
             recipients,

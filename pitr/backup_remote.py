@@ -1,17 +1,15 @@
 """A base backup over the replication protocol: for a host that cannot read the server's files.
 
-The server sends its files as tar archives; they become the same packs and indexes as files that were read here, and
-are restored in the same way.  Incremental ones (17 and later) are the server's own: it is given the manifest that
-it wrote for the parent, and sends what changed.  Pages are judged as they come; a bad one cannot be read again.
-
-Reference: PostgreSQL src/backend/backup/basebackup.c, basebackup_incremental.c (the form of INCREMENTAL files).
+The server sends its files as tar archives; they become the same packs and indexes as files that were read
+here, and are restored in the same way.  Incremental ones (17 and later) are the server's own: it is given the
+manifest that it wrote for the parent, and sends what changed.  Pages are judged as they come; a bad one
+cannot be read again.  Reference: PostgreSQL src/backend/backup/basebackup.c.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import struct
 import tarfile
 import threading
 from collections.abc import Callable
@@ -20,8 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Final
-
-import numpy as np
 
 from pitr.backup import BackupWriter, WalGate
 from pitr.backup_checks import name_findings
@@ -33,7 +29,13 @@ from pitr.errors import BackupFailed, MalformedValue, PitrError, ServerRefused
 from pitr.layout import ArchiveId
 from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES
-from pitr.postgres.base_backup_stream import Archive, BaseBackupStream, StreamStart, iter_archives
+from pitr.postgres.base_backup_stream import (
+    Archive,
+    BaseBackupStream,
+    StreamStart,
+    iter_archives,
+    read_incremental_head,
+)
 from pitr.postgres.basebackup import FoundPage
 from pitr.postgres.datadir import CONTROL_PATH, parse_relation_path
 from pitr.postgres.page import PAGE_BYTES, Blocks, blocks_from, check_pages
@@ -42,8 +44,6 @@ from pitr.wal.lsn import LSN
 from storage.store import StoreError
 
 _PREFIX: Final = b"INCREMENTAL."
-_INCREMENTAL_MAGIC: Final = 0xD3AE1F0D
-_INCREMENTAL_HEAD: Final = struct.Struct("<III")
 _LABELS: Final = (b"backup_label", b"tablespace_map")
 _INCREMENTAL_LINE: Final = re.compile(rb"^INCREMENTAL FROM (?:LSN|TLI): .*\n", re.MULTILINE)
 _LABEL_BYTES_MAX: Final = 1024 * 1024
@@ -55,7 +55,7 @@ _MANIFESTS_KEPT: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class RemoteRequest:
-    """What to back up.  ``parent``: a backup that was taken so and whose server manifest is in ``notes_dir``."""
+    """What to back up.  ``parent``: one that was taken so, whose server manifest is in ``notes_dir``."""
 
     dsn: str
     archive: ArchiveId
@@ -78,8 +78,8 @@ def take_remote_backup(
 ) -> BackupManifest:
     """Take a base backup over the protocol; return its manifest, which is at quorum then.
 
-    It is incremental if the request has a parent and the server agrees; else it is full, and a note says why.  May be
-    repeated at once after any error.  Raises as ``pitr.backup.take_backup``.
+    It is incremental if the request has a parent and the server agrees; else it is full, and a note says why.
+    May be repeated at once after any error.  Raises as ``pitr.backup.take_backup``.
     """
     cancel = cancel or threading.Event()
     with Server.connect(request.dsn) as server:
@@ -249,16 +249,11 @@ class _Run:
         self, path: bytes, content: IO[bytes], status: FileStatus, body: PartWriter, found: list[FoundPage]
     ) -> int:
         """Copy the server's own form of a file of which only some blocks changed; return the file's size."""
-        magic, count, kept_blocks = _INCREMENTAL_HEAD.unpack(_read(content, _INCREMENTAL_HEAD.size))
-        if magic != _INCREMENTAL_MAGIC or count > self._facts.relation_segment_blocks:
-            raise MalformedValue(f"{os.fsdecode(path)} is no incremental file of this server")
-        blocks: Blocks = np.frombuffer(_read(content, 4 * count), dtype="<u4")
-        head_bytes = _INCREMENTAL_HEAD.size + 4 * count
-        if count:
-            _read(content, -head_bytes % PAGE_BYTES)
-            if (np.diff(blocks.astype(np.int64)) <= 0).any():
-                raise MalformedValue(f"the blocks of {os.fsdecode(path)} are out of order")
-        size_bytes: int = max(kept_blocks, int(blocks[-1]) + 1 if count else 0) * PAGE_BYTES
+        head = read_incremental_head(
+            lambda size: _read(content, size), blocks_max=self._facts.relation_segment_blocks
+        )
+        blocks, count, kept_blocks = head.blocks, len(head.blocks), head.kept_blocks
+        size_bytes = head.file_blocks * PAGE_BYTES
         if count * PAGE_BYTES <= SMALL_BYTES_MAX:
             data = _read(content, count * PAGE_BYTES)
             self._judge_blocks(path, blocks, data, found)
@@ -286,10 +281,10 @@ class _Run:
         relation = parse_relation_path(path)
         if relation is None or not len(blocks):
             return
-        first = np.uint32(relation.segment * self._facts.relation_segment_blocks)
+        first = relation.segment * self._facts.relation_segment_blocks
         for bad in check_pages(memoryview(data), blocks + first, checksums=self._facts.has_checksums):
             if bad.lsn is None or bad.lsn < self._start_lsn:
-                found.append(FoundPage(path, relation, int(blocks[bad.index]) + int(first), bad.reason))
+                found.append(FoundPage(path, relation, int(blocks[bad.index]) + first, bad.reason))
 
     def _wait_for_wal(self, wait_for_wal: WalGate, start: StreamStart, stop: LSN) -> None:
         deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)
@@ -328,7 +323,7 @@ class _Run:
                 for oid, location in sorted(start.tablespaces)
             ),
             settings=facts.settings,
-            # What is restored from a chain is whole: the server refuses to start on a label that says otherwise.
+            # What a chain gives is whole, and the server does not start on a label that says otherwise.
             backup_label=_INCREMENTAL_LINE.sub(b"", self._labels.get(b"backup_label", b"")),
             tablespace_map=self._labels.get(b"tablespace_map", b""),
             files=progress.files_done,

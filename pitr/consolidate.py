@@ -1,11 +1,11 @@
 """Consolidate: a chain of backups becomes a full one, from the store alone.
 
-Whoever holds the reader's key may do it anywhere: the database host is neither read nor asked.  The files are
-restored into a scratch place as a restore would, copied from there as a backup would, and the sums of all
-files of the new backup, as the store gives them back, are compared with those of the chain before it is signed.
+Whoever holds the reader's key may do it anywhere: the database host is neither read nor asked.  The files
+are restored into a scratch place as a restore would, copied from there as a backup would, and the sums of all
+files of the new backup, as the store gives them back, are compared with the chain's before it is signed.
 
-The new backup stands for the one at the end of the chain: it has its LSNs, its label, its findings.  It is signed
-by the root key, for the reader has no host's.  Reference: docs/format.md §8.
+The new backup stands for the one at the end of the chain: it has its LSNs, its label, its findings.  It is
+signed by the root key, for the reader has no host's.  Reference: docs/format.md §8.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PATIENCE_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ConsolidateRequest:
-    """What becomes one: a chain, its newest backup first.  ``scratch`` is an empty directory with room for all files."""
+    """A chain, its newest backup first.  ``scratch``: an empty directory with room for all files."""
 
     chain: Sequence[BackupManifest]
     scratch: Path
@@ -87,8 +87,8 @@ def consolidate(
 ) -> Consolidated:
     """Make the full backup; it is in the store, checked and signed, when this returns.  May be repeated.
 
-    What an attempt that failed has put is named by nothing.  Raises TargetRefused if the backup is full already,
-    NotAuthentic, StoreError, RestoreRefused if the scratch place has no room, BackupFailed.
+    What an attempt that failed has put is named by nothing.  Raises TargetRefused if the backup is full
+    already, NotAuthentic, StoreError, RestoreRefused if the scratch place has no room, BackupFailed.
     """
     newest = request.chain[0]
     if newest.parent is None:
@@ -122,7 +122,7 @@ def consolidate(
 
 
 def read_back(repository: Repository, link: ChainLink) -> FilesSum:
-    """Read a full backup from the store, every frame of it, and sum its files.  Raises NotAuthentic, StoreError."""
+    """Read every frame of a full backup from the store; sum its files.  Raises NotAuthentic, StoreError."""
     found = FilesSum()
     fetching = Fetching(repository.store, _PATIENCE_S, threading.Event(), lambda _bytes: None)
     layer = Layer(link.manifest, link.data_key, fetching)

@@ -1,7 +1,7 @@
 """When a page was last read and found good: what is lost with a bad page is what came after that.  Pure.
 
-Only a full backup that was read from the server has read every page; an incremental one read those that changed,
-and one that was made of a chain read none.
+Only a full backup that was read from the server has read every page; an incremental one read those that
+changed, and one that was made of a chain read none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pitr.catalogue.backup_record import BackupManifest, PageFinding
 
 @dataclass(frozen=True, slots=True)
 class PageHistory:
-    """A bad page: the newest backup before in which it was clean, and the first one since in which it was bad.
+    """A bad page: the newest backup before in which it was clean, and the first since in which it was bad.
 
     ``last_clean`` None: no earlier backup has read it and found it good.
     """

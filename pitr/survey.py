@@ -195,7 +195,7 @@ def chain_of(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> tup
 
 
 def backup_named(name: str, known: Mapping[str, BackupManifest]) -> BackupManifest | None:
-    """Return a backup by its name, or the full one that stands for it: then nothing before it needs to be read."""
+    """Return a backup by its name, or the full one that stands for it: that needs nothing before it."""
     named = known.get(name)
     if named is not None and named.parent is None:
         return named

@@ -1,7 +1,8 @@
 """``BASE_BACKUP`` over the replication protocol: a server's files as tar archives, from another host.
 
-One stream, one core of the server's: three to five times slower than reading the files, and the only way where the
-files are elsewhere.  Reference: PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP; 15 to 18.
+One stream, one core of the server's: three to five times slower than reading the files, and the only way
+where they are elsewhere.  Reference: PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP; 15 to 18;
+src/backend/backup/basebackup_incremental.c (the form of INCREMENTAL files).
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import io
 import re
 import select
+import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import psycopg
 from psycopg import pq
 
 from pitr.errors import MalformedValue, ServerUnavailable
+from pitr.postgres.page import PAGE_BYTES, Blocks
 from pitr.postgres.replication import ReplicationConnection, connection_error, server_error
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -26,6 +30,8 @@ from pitr.wal.timeline import TimelineId
 CHECKPOINT_TIMEOUT_S: Final = 3600.0
 SILENCE_S_MAX: Final = 300.0
 MANIFEST_BYTES_MAX: Final = 1 << 30
+_INCREMENTAL_MAGIC: Final = 0xD3AE1F0D
+_INCREMENTAL_HEAD: Final = struct.Struct("<III")
 _UPLOAD_BYTES: Final = 64 * 1024
 _WAIT_S: Final = 1.0
 _LABEL: Final = re.compile(r"[^'\\\x00-\x1f]{1,200}")
@@ -49,7 +55,7 @@ class Archive:
 
 
 class BaseBackupStream(ReplicationConnection):
-    """One base backup on a connection of its own.  ``cancelled`` is asked once a second, and raises to stop."""
+    """One base backup on a connection of its own.  ``cancelled`` is asked each second, and raises to stop."""
 
     def upload_manifest(self, manifest: bytes) -> None:
         """Give the server the manifest of the backup to build on (17 and later).  Raises ServerRefused."""
@@ -220,6 +226,32 @@ def iter_archives(messages: Iterator[Archive | bytes]) -> Iterator[tuple[Archive
         while reader.read(_UPLOAD_BYTES):
             continue
         archive = reader.following
+
+
+@dataclass(frozen=True, slots=True)
+class IncrementalHead:
+    """What stands before the pages of an INCREMENTAL file: their blocks, and how much the parent keeps."""
+
+    blocks: Blocks
+    kept_blocks: int
+
+    @property
+    def file_blocks(self) -> int:
+        """Return the file's length; what neither gives is zero (pg_combinebackup, reconstruct.c)."""
+        return max(self.kept_blocks, int(self.blocks[-1]) + 1 if len(self.blocks) else 0)
+
+
+def read_incremental_head(read: Callable[[int], bytes], *, blocks_max: int) -> IncrementalHead:
+    """Read the head by ``read``, which gives exactly so many bytes.  Raises MalformedValue."""
+    magic, count, kept_blocks = _INCREMENTAL_HEAD.unpack(read(_INCREMENTAL_HEAD.size))
+    if magic != _INCREMENTAL_MAGIC or count > blocks_max or kept_blocks > blocks_max:
+        raise MalformedValue("not the head of an incremental file")
+    blocks: Blocks = np.frombuffer(read(4 * count), dtype="<u4")
+    if count:
+        read(-(_INCREMENTAL_HEAD.size + 4 * count) % PAGE_BYTES)
+        if (np.diff(blocks.astype(np.int64)) <= 0).any() or blocks[-1] >= blocks_max:
+            raise MalformedValue("the blocks of an incremental file are out of order")
+    return IncrementalHead(blocks, kept_blocks)
 
 
 def _archive(name: str) -> Archive:

@@ -63,7 +63,7 @@ def test_a_consolidated_chain_restores_as_the_chain_does_and_is_built_on(
     restores.restore(restores.request(plan, server_tmp_path / "middle", server, verify_files=True))
     assert judge.examine(server, server_tmp_path / "middle") == middle.tables
 
-    # The newest of the chain now needs nothing from before the full backup, though it names what that stands for.
+    # The newest needs nothing from before the full backup now, though it names what that stands for.
     last = chain.moments[-1]
     for number in (0, 1, 2):
         _forget(store, chain.moments[number].backup)
