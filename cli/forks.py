@@ -85,7 +85,7 @@ def refuse_forked(plan: RestorePlan, forks: Sequence[ForkSeen]) -> RestorePlan:
                 detail=f"both are signed by the host: two writers have its key, or one region was rolled back"
                 f" and written anew; {_alike(one)}",
                 hint="look at each side with pitr plan --region NAME, decide, and restore from that region"
-                " alone with --region NAME or --from URL; or restore to before the fork",
+                " alone with --region NAME or --from URL, up to an LSN; or to before the fork",
             )
     return plan
 

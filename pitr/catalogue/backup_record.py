@@ -68,8 +68,8 @@ class StoredObject:
 class BackupManifest:
     """One complete base backup.  ``size_bytes`` and ``files`` count what is restored.
 
-    It can be used from ``stop_lsn`` on (consistency) and needs all WAL from ``start_lsn``.  A full one that was
-    made of a chain ``stands_for`` the chain's newest: what is built on that can be read from here.
+    It can be used from ``stop_lsn`` on (consistency) and needs all WAL from ``start_lsn``.  A full one
+    that was made of a chain ``stands_for`` the chain's newest: what is built on that can be read from here.
     """
 
     repository: str

@@ -1,8 +1,8 @@
 """``BASE_BACKUP`` over the replication protocol: a server's files as tar archives, from another host.
 
 One stream, one core of the server's: three to five times slower than reading the files, and the only way
-where they are elsewhere.  Reference: PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP; 15 to 18;
-src/backend/backup/basebackup_incremental.c (the form of INCREMENTAL files).
+where they are elsewhere.  Reference: PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP; 15 to
+18; src/backend/backup/basebackup_incremental.c (the form of INCREMENTAL files).
 """
 
 from __future__ import annotations
