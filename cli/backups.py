@@ -75,6 +75,7 @@ def show_backup(
         raise UsageRefused(f"there is no backup {backup}", hint="pitr backups list")
     fields = backup_fields(chosen[0])
     fields["findings"] = _with_history(chosen[0], found)
+    fields["signals"] = _signals(chosen[0], found)
     for name, value in fields.items():
         if isinstance(value, list):
             app.output.line(f"{name}:" + ("" if value else " none"))
@@ -86,6 +87,16 @@ def show_backup(
 
 
 backups.add_command(consolidate_backup)
+
+
+def _signals(backup: BackupManifest, others: list[BackupManifest]) -> list[dict[str, object]]:
+    """Return what looks like rot or like somebody who encrypts."""
+    from pitr.rot_signals import rot_signals
+
+    return [
+        {"level": str(signal.level), "subject": signal.subject, "message": signal.message}
+        for signal in rot_signals(backup, others)
+    ]
 
 
 def _with_history(backup: BackupManifest, others: list[BackupManifest]) -> list[dict[str, object]]:

@@ -373,6 +373,7 @@ class _Run:
             size_bytes=progress.restored_bytes,
             packs=self._puts.stored("pack"),
             indexes=self._puts.stored("index"),
+            signs=self._tally.signs,
             findings=name_findings(self._server, self._tally.found, progress.findings),
         )
 

@@ -6,6 +6,7 @@ workers'; files are dealt to them largest first.
 
 from __future__ import annotations
 
+import heapq
 import os
 import queue
 import threading
@@ -18,6 +19,7 @@ import numpy as np
 from pitr.backup_changes import ChangeFinder, FilePlan, LeftEmpty, PagesSince
 from pitr.backup_parent import NoteWriter
 from pitr.catalogue.backup_record import FINDINGS_MAX
+from pitr.catalogue.backup_signs import ALIEN_NAMED_MAX, RELATIONS_NAMED_MAX, BackupSigns, RelationSign
 from pitr.errors import BackupFailed
 from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, FileWriter, PartWriter, Run
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES
@@ -28,6 +30,7 @@ from pitr.postgres.datadir import (
     DataFile,
     LeftOut,
     TablespaceLink,
+    is_alien,
     largest_first,
 )
 from pitr.postgres.page import PAGE_BYTES, Blocks
@@ -66,6 +69,9 @@ class Tally:
         self._lock = threading.Lock()
         self._progress = BackupProgress()
         self._found: list[FoundPage] = []
+        self._alien: list[str] = []
+        self._alien_count = 0
+        self._relations: list[tuple[int, str, RelationSign]] = []
 
     @property
     def progress(self) -> BackupProgress:
@@ -77,6 +83,28 @@ class Tally:
         """The bad pages by path and block; at most FINDINGS_MAX, though all are counted."""
         with self._lock:
             return tuple(sorted(self._found, key=lambda page: (page.path, page.block)))
+
+    @property
+    def signs(self) -> BackupSigns:
+        """What the files looked like."""
+        with self._lock:
+            relations = tuple(sorted((each for _, _, each in self._relations), key=lambda each: each.path))
+            return BackupSigns(tuple(sorted(self._alien)), self._alien_count, relations)
+
+    def alien(self, path: bytes) -> None:
+        """Count a file that is no relation where only relations are."""
+        with self._lock:
+            self._alien_count += 1
+            if len(self._alien) < ALIEN_NAMED_MAX:
+                self._alien.append(os.fsdecode(path))
+
+    def relation(self, path: bytes, size_bytes: int, writer: FileWriter) -> None:
+        """Note how a large relation file compressed; the largest are kept."""
+        found = RelationSign(os.fsdecode(path), size_bytes, writer.content_bytes, writer.stored_bytes)
+        with self._lock:
+            heapq.heappush(self._relations, (found.copied_bytes, found.path, found))
+            if len(self._relations) > RELATIONS_NAMED_MAX:
+                heapq.heappop(self._relations)
 
     def enter(self, phase: str) -> None:
         with self._lock:
@@ -268,6 +296,7 @@ class CopyCrew:
             writer.add_changed(file.path, content, runs, size_bytes, status, parent_bytes=kept_bytes)
         else:
             target.close(size_bytes, status, parent_bytes=kept_bytes)
+            self._note_relation(file, size_bytes, target)
         self._tally.copied(size_bytes)
         return size_bytes
 
@@ -292,7 +321,12 @@ class CopyCrew:
                     target.add(piece.offset + start, content)
             self._tally.copied(len(piece.content))
         target.close(opened.size_bytes, FileStatus(opened.mode, opened.mtime))
+        self._note_relation(file, opened.size_bytes, target)
         return opened.size_bytes
+
+    def _note_relation(self, file: DataFile, size_bytes: int, writer: FileWriter) -> None:
+        if file.relation is not None and file.relation.fork == "main":
+            self._tally.relation(file.path, size_bytes, writer)
 
 
 def runs_of(blocks: Blocks) -> tuple[Run, ...]:
@@ -328,6 +362,8 @@ def copy_directory(
         for entry in entries:
             if isinstance(entry, DataFile):
                 tally.listed(entry.size_bytes)
+                if is_alien(entry.path):
+                    tally.alien(entry.path)
             yield entry
         tally.all_listed()
 

@@ -261,6 +261,7 @@ class _Writer:
             parent=None,
             key_id=self.parts.key.key_id,
             stands_for=newest.backup,
+            signs=self._tally.signs,
             packs=self.parts.stored("pack"),
             indexes=self.parts.stored("index"),
             findings=tuple(known[place] for place in bad),

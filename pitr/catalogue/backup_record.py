@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from pitr.catalogue.backup_signs import NO_SIGNS, BackupSigns
 from pitr.catalogue.fields import Fields, base64_text
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
@@ -98,6 +99,7 @@ class BackupManifest:
     findings: tuple[PageFinding, ...] = ()
     relation_segment_blocks: int = RELATION_SEGMENT_BLOCKS
     stands_for: str | None = None
+    signs: BackupSigns = NO_SIGNS
 
     def __post_init__(self) -> None:
         check_backup_id(self.backup)
@@ -154,6 +156,7 @@ class BackupManifest:
             "packs": [_write_stored(stored) for stored in self.packs],
             "indexes": [_write_stored(stored) for stored in self.indexes],
             "stands_for": self.stands_for,
+            "signs": self.signs.to_payload(),
             "findings": [
                 {
                     "relation": finding.relation,
@@ -205,6 +208,7 @@ class BackupManifest:
             if fields.holds("relation_segment_blocks")
             else RELATION_SEGMENT_BLOCKS,
             stands_for=fields.text("stands_for") if fields.holds("stands_for") else None,
+            signs=BackupSigns.from_fields(fields.inner("signs")) if fields.holds("signs") else NO_SIGNS,
         )
 
 

@@ -176,6 +176,26 @@ class Fields:
         """Return a list of texts."""
         return tuple(self._as_text(name, item) for item in self.items(name, count_max=count_max))
 
+    def lists(self, name: str, *, count_max: int, least: int) -> Iterator[list[object]]:
+        """Yield a list's members, each a list of ``least`` members or more."""
+        for item in self.items(name, count_max=count_max):
+            if not isinstance(item, list) or len(item) < least:
+                raise self._refuse(name, f"must hold lists of {least}")
+            yield item
+
+    def as_text(self, name: str, value: object) -> str:
+        """Return a member of ``name`` that must be a text."""
+        return self._as_text(name, value)
+
+    def as_integers(self, name: str, values: Sequence[object], *, count: int) -> list[int]:
+        """Return the first ``count`` of members of ``name`` that must be numbers from 0 up."""
+        numbers: list[int] = []
+        for value in values[:count]:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
+                raise self._refuse(name, "must hold integers from 0 up")
+            numbers.append(value)
+        return numbers
+
     def text_pairs(self, name: str, *, count_max: int) -> tuple[tuple[str, str], ...]:
         """Return an object of texts as pairs in the order of their names."""
         value = self._get(name)

@@ -179,11 +179,12 @@ class PartWriter:
             or self._pack_files >= _PACK_FILES_MAX
         )
 
-    def _place_frame(self, content: bytes | memoryview) -> tuple[int, int]:
-        """Put a frame into the pack; return the pack's number and the frame's."""
+    def _place_frame(self, content: bytes | memoryview) -> tuple[int, int, int]:
+        """Put a frame into the pack; return the pack's number, the frame's, and the frame's size."""
         if self._is_pack_full:
             self._close_pack()
-        return self._packs.number, self._packs.add_frame(compress_frame(content))
+        compressed = compress_frame(content)
+        return self._packs.number, self._packs.add_frame(compressed), len(compressed)
 
     def _flush_shared(self) -> None:
         if not self._shared_files:
@@ -228,6 +229,8 @@ class FileWriter:
     def __init__(self, part: PartWriter, path: bytes) -> None:
         self._part = part
         self._path = path
+        # How well it compresses tells whether somebody has encrypted it.
+        self.content_bytes = self.stored_bytes = 0
         self._runs = 0
         self._extents: list[Extent] = []
         self._crc = FileCrc32c()
@@ -240,7 +243,9 @@ class FileWriter:
         """Add at most 1 MiB that lie at ``runs``, after what was added before."""
         if self._runs + len(runs) > RUNS_MAX:
             self.flush(self._part._index)
-        pack, frame = self._part._place_frame(content)
+        pack, frame, stored_bytes = self._part._place_frame(content)
+        self.content_bytes += len(content)
+        self.stored_bytes += stored_bytes
         self._runs += len(runs)
         for extent in _extents_of(content, runs, frame_offset=0):
             self._crc.add(extent.offset, extent.size_bytes, extent.crc32c)

@@ -53,6 +53,8 @@ _DATABASE_DIRECTORY = re.compile(
 # Files wait here to be dealt largest first; a cluster of more files is sorted in part only.
 DEAL_WINDOW_FILES = 65_536
 
+_BESIDE_RELATIONS = frozenset([b"PG_VERSION", b"pg_filenode.map", b"pg_control", b"pg_internal.init"])
+
 PG_DEFAULT_OID = 1663
 PG_GLOBAL_OID = 1664
 
@@ -131,6 +133,14 @@ def parse_relation_path(path: bytes) -> RelationFile | None:
     return RelationFile(
         tablespace, database, int(filenode), fork.decode() if fork else "main", int(segment or 0)
     )
+
+
+def is_alien(path: bytes) -> bool:
+    """Tell whether a file lies among relations and is none that PostgreSQL puts there."""
+    directory, _, name = path.rpartition(b"/")
+    if _DATABASE_DIRECTORY.fullmatch(directory) is None or name in _BESIDE_RELATIONS:
+        return False
+    return _RELATION.fullmatch(name) is None and _TEMPORARY.fullmatch(name) is None
 
 
 def list_data_directory(data_dir: bytes, version_directory: bytes) -> Iterator[DataEntry]:
