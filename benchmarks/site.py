@@ -73,8 +73,13 @@ class BenchSite:
     def start(self) -> None:
         """Start the daemon; return when it streams."""
         with (self._config.parent / "daemon.log").open("ab") as log:
+            # A session of its own: the end of a shell wakes what is held in its job.
             self._daemon = subprocess.Popen(
-                self.words("-c", self._config, "daemon"), stdout=log, stderr=log, env=dict(os.environ)
+                self.words("-c", self._config, "daemon"),
+                stdout=log,
+                stderr=log,
+                env=dict(os.environ),
+                start_new_session=True,
             )
         self.wait(lambda: self.durable() > 0)
 
