@@ -360,7 +360,7 @@ _GOOD = copied(rows_of([row(16384, 1), row(16384, 2)]))
     ],
 )
 def test_what_is_no_copy_of_a_summary_is_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match="COPY|width"):
+    with pytest.raises(ValueError, match=r"COPY|width"):
         list(parse_rows(in_chunks(content, 11)))
 
 
