@@ -113,7 +113,7 @@ class FileRestorer:
     ``tablespaces`` gives, by oid, the empty directory for each tablespace's files; their links are
     made by the caller.  ``notes`` is a file for what does not fit into memory.  ``on_file`` is called for
     every file, from one thread: whole ones in index order, then those that were put together;
-    ``on_progress`` after each extent, from any thread.
+    ``on_progress`` after each extent, from any thread.  Raises MalformedValue if ``chain`` is none.
     """
 
     def __init__(
@@ -129,6 +129,7 @@ class FileRestorer:
         workers: int = WORKERS,
         patience_s: float = PATIENCE_S,
     ) -> None:
+        _check_chain(chain)
         self._shared = _Shared()
         fetching = Fetching(store, patience_s, self._shared.stopping, self._count)
         self._layers = [Layer(link.manifest, link.data_key, fetching) for link in chain]
@@ -345,6 +346,13 @@ class _PartReader:
             spans = claim.take(extent)
             if spans:
                 self._uses.append(_Use(claim.path, extent, spans, claim.file))
+
+
+def _check_chain(chain: Sequence[ChainLink]) -> None:
+    """Raise MalformedValue unless each backup is built on the next: in another order all would seem well."""
+    backups = [link.manifest.backup for link in chain]
+    if [link.manifest.parent for link in chain] != [*backups[1:], None]:
+        raise MalformedValue(f"backups {', '.join(backups)} are not built on each other in this order")
 
 
 def _checked(use: _Use, content: bytes) -> memoryview:
