@@ -36,10 +36,11 @@ def list_backups(
     source = source_of(source_urls, source_identity, source_region, source_archive)
     found = _manifests(app, source)
     app.output.table(
-        ["backup", "complete", "size", "stored", "start", "stop", "label"],
+        ["backup", "type", "complete", "size", "stored", "start", "stop", "label"],
         [
             [
                 one.backup,
+                one.type if one.stands_for is None else "full of a chain",
                 f"{one.stopped_at:%Y-%m-%d %H:%M:%S}Z",
                 format_bytes(one.size_bytes),
                 format_bytes(one.stored_bytes),

@@ -51,7 +51,7 @@ START_PAUSE_S = 2.0
 STREAMING_WAIT_S = 600.0
 CLOSE_STORE_S = 10.0
 LAG_WAIT_S = 10.0
-BACKUP_TASK = "full"
+BACKUP_TASK = "backup"
 
 
 def _now() -> datetime:
@@ -225,7 +225,16 @@ class Daemon:
         ending.callback(self._keeper.stop)
         epoch = self._repository.epoch(self._archive)
         self._keeper.record(lambda catalogue: catalogue.record_epoch(epoch))
-        watch = Watch(settings, self.store, self._queue, self.state, self._keeper, self._log)
+        watch = Watch(
+            settings,
+            self._repository,
+            self._archive,
+            self.store,
+            self._queue,
+            self.state,
+            self._keeper,
+            self._log,
+        )
         watch.start()
         ending.callback(watch.stop)
         control = ControlServer(settings.daemon.control_path, Verbs(self))

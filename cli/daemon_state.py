@@ -113,7 +113,7 @@ class DaemonState:
 
     def _backup(self, tasks: Sequence[TaskState]) -> BackupSnapshot:
         last, progress = self.backups.last, self.backups.progress
-        next_at = next((task.next_at for task in tasks if task.name == "full"), None)
+        next_at = next((task.next_at for task in tasks if task.name == "backup"), None)
         step = None
         if self.backups.is_running:
             step = "starting" if progress is None else progress.phase

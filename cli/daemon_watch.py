@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from cli.daemon_state import DaemonState
     from cli.settings import Settings
+    from pitr.layout import ArchiveId
+    from pitr.repository import Repository
     from storage.repair import RepairQueue
     from storage.replicated import ReplicatedStore
 
 LOOK_EVERY_S = 10.0
+EPOCHS_EVERY_LOOKS = 6
 STOP_S = 5.0
 
 
@@ -30,6 +33,8 @@ class Watch:
     def __init__(
         self,
         settings: Settings,
+        repository: Repository,
+        archive: ArchiveId,
         store: ReplicatedStore,
         queue: RepairQueue,
         state: DaemonState,
@@ -37,6 +42,9 @@ class Watch:
         log: FilteringBoundLogger,
     ) -> None:
         self._settings = settings
+        self._repository = repository
+        self._archive = archive
+        self._looks = 0
         self._store = store
         self._queue = queue
         self._state = state
@@ -58,6 +66,9 @@ class Watch:
             self._compare_regions()
             self._look_at_slot()
             self._record_regions()
+            if self._looks % EPOCHS_EVERY_LOOKS == 0:
+                self._look_at_epochs()
+            self._looks += 1
             if self._stopping.wait(LOOK_EVERY_S):
                 return
 
@@ -92,6 +103,27 @@ class Watch:
             return
         kept = None if slot is None or slot.restart is None else max(0, flushed - slot.restart)
         self._state.slot_retained_bytes = kept
+
+    def _look_at_epochs(self) -> None:
+        """See whether another host was let in as this cluster's writer: readers no longer look at us then."""
+        try:
+            archives = self._repository.archives()
+        except StoreError:
+            return
+        newer = [
+            other.epoch
+            for other in archives
+            if other.system_identifier == self._archive.system_identifier
+            and other.epoch > self._archive.epoch
+        ]
+        if not newer:
+            return
+        self._state.last_error = (
+            f"another host was let in as this cluster's writer: epoch {max(newer)}; what epoch"
+            f" {self._archive.epoch} writes, readers find only with --archive {self._archive}"
+        )
+        self._state.count("superseded")
+        self._log.error("superseded", epoch=max(newer), ours=self._archive.epoch)
 
     def _record_regions(self) -> None:
         now = datetime.now(UTC)

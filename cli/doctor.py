@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.context import common_options, current
-from cli.errors import DoctorFailed
+from cli.errors import DoctorFailed, UsageRefused
 from cli.findings import finding_fields, show_findings
 from cli.settings import Settings
 from verifiers.base import Finding, Severity, worst
@@ -42,11 +42,14 @@ def doctor(identity_path: Path | None, only: tuple[str, ...]) -> None:
     Exit code 1 if a check fails, 0 if all is well or only warned of.
     """
     app = current()
-    findings = [
-        finding
-        for finding in examine(app.settings(), identity_path)
-        if not only or any(finding.id.startswith(prefix) for prefix in only)
-    ]
+    made = list(examine(app.settings(), identity_path))
+    for prefix in only:
+        if not any(finding.id.startswith(prefix) for finding in made):
+            # A probe that looks at nothing would be green for ever.
+            raise UsageRefused(
+                f"there is no check {prefix!r}", hint="one of: " + ", ".join(sorted({one.id for one in made}))
+            )
+    findings = [one for one in made if not only or any(one.id.startswith(prefix) for prefix in only)]
     report(app.output.is_json, findings)
 
 
@@ -76,6 +79,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     from pitr.errors import KeyMissing
     from pitr.pipeline.sign import Verifier
     from verifiers.host_probes import (
+        probe_credentials,
         probe_identity_absent,
         probe_installation,
         probe_signing_key,
@@ -90,6 +94,9 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
     yield probe_signing_key(settings.keys.signing_key_file)
+    for region in settings.regions:
+        if region.credentials_file is not None:
+            yield probe_credentials(region.name, region.credentials_file)
     yield probe_identity_absent([settings.path.parent, settings.daemon.state_dir])
     try:
         host = host_identity(settings)
@@ -98,6 +105,14 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         return
     if identity_path is not None:
         identity = read_identity(identity_path)
+        hint = "move it off this host after this check: only a restore needs it"
+        yield Finding(
+            "keys.identity_here",
+            Severity.WARN,
+            str(identity_path),
+            "a reader's identity lies on this host",
+            hint,
+        )
         if identity.root != Verifier.parse(settings.keys.root):
             yield Finding(
                 "keys.root",

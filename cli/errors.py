@@ -167,7 +167,7 @@ RULES: tuple[ErrorRule, ...] = (
         9001,
         ExitCode.STORAGE,
         "too few regions answered",
-        "pitr doctor; the command may be repeated",
+        "repeat it; to read from those that do answer: --region NAME or --from URL",
     ),
     ErrorRule(
         store.StoreRefused,

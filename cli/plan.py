@@ -42,7 +42,14 @@ def plan(
     fields: dict[str, object] = {}
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
-        made = make_plan(reader, archive, parsed, app.output, backup_id=backup_id)
+        made = make_plan(
+            reader,
+            archive,
+            parsed,
+            app.output,
+            backup_id=backup_id,
+            is_epoch_named=source.names_epoch,
+        )
     zone = app.time_zone() or local_zone()
     show_plan(app.output, made, zone)
     app.output.finish({"plan": plan_fields(made, zone), **fields})

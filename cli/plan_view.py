@@ -37,8 +37,12 @@ def show_plan(output: Output, plan: RestorePlan, zone: str, *, into: str | None 
         rows.append(("into", into))
     for name, text in rows:
         output.line(f"{name.ljust(9)} {text}")
+    later = [skipped for skipped in plan.skipped if skipped.is_later]
+    if later:
+        output.note(f"{len(later)} later backups are not used: {later[0].backup} and on")
     for skipped in plan.skipped:
-        output.warn(f"backup {skipped.backup} is not used: {skipped.reason}")
+        if not skipped.is_later:
+            output.warn(f"backup {skipped.backup} is not used: {skipped.reason}")
     for warning in plan.all_warnings:
         output.warn(warning)
 

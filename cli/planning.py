@@ -26,11 +26,11 @@ def read_regions(reader: Reader, catalogue: Catalogue, output: Output) -> Rebuil
     does not speak of is left out: later objects may be missing there without anyone knowing.
     """
     named = [NamedRegion(region.name, region.store) for region in reader.store.regions]
-    silent = reader.silent_regions()
-    answers = reader.answers(silent)
+    answers = reader.answers()
     result = rebuild(reader.repository, catalogue, answers=answers, regions=named)
-    for name in silent:
-        output.warn(f"region {name} does not answer")
+    for one in reader.standings:
+        if not one.counts:
+            output.warn(f"region {one.name} {one.standing}")
     for archive in result.archives:
         found = catalogue.head(archive)
         signed = None if found is None else found.head.quorum
@@ -53,13 +53,17 @@ def make_plan(
     output: Output,
     *,
     backup_id: str | None = None,
+    is_epoch_named: bool = False,
 ) -> RestorePlan:
     """Return the plan for a target: with its exact stop if there is an identity to read WAL with.
+
+    Unless ``is_epoch_named``, a target that could be meant in an older epoch too is refused.
 
     Raises TargetRefused, StoreError, NotAuthentic, KeyMissing.
     """
     from cli.forks import refuse_forked, warn_of_forks
     from pitr.datakeys import DataKeys
+    from pitr.epoch_choice import judge_epoch
     from pitr.planner import plan_restore
     from pitr.stop import resolve_plan
 
@@ -72,13 +76,21 @@ def make_plan(
             archive,
             reader.answers(result.unseen),
         )
+        heads = {other: found.head for other in result.archives if (found := catalogue.head(other))}
     finally:
         catalogue.close()
+
+    def judged(plan: RestorePlan) -> RestorePlan:
+        warning = None if is_epoch_named else judge_epoch(plan, survey.epochs, heads)
+        if warning is not None:
+            output.warn(warning)
+        return plan
+
     if reader.identity is None:
-        return plan_restore(target, survey, backup=backup_id)
+        return judged(plan_restore(target, survey, backup=backup_id))
     keys = DataKeys(reader.repository, reader.identity.identity)
 
     def read_wal(unit: WalUnit) -> bytes:
         return reader.repository.read_wal(unit.key, keys)
 
-    return refuse_forked(resolve_plan(target, survey, read_wal, backup=backup_id), forks)
+    return judged(refuse_forked(resolve_plan(target, survey, read_wal, backup=backup_id), forks))

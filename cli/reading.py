@@ -30,6 +30,11 @@ class Source:
     region: str | None = None
     archive: str | None = None
 
+    @property
+    def names_epoch(self) -> bool:
+        """Tell whether ``archive`` says which writer epoch, and not only which cluster."""
+        return "/" in (self.archive or "")
+
 
 def source_options(command: Command) -> Command:
     """Give a command ``--from``, ``--identity``, ``--region`` and ``--archive``; it gets a ``source``."""

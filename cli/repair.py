@@ -25,14 +25,16 @@ def repair() -> None:
     app = current()
     found = ask_own_daemon(app.settings().daemon, ControlRequest("repair"), timeout_s=TIMEOUT_S)
     missing = int(found["missing_copies"])
+    where = " in the regions that were compared" if found["unreached"] else ""
     app.output.line(
         f"{found['objects']} objects compared: "
-        + (f"{missing} copies are missing and are made again" if missing else "no copy is missing")
+        + (f"{missing} copies are missing and are made again" if missing else f"no copy is missing{where}")
     )
     if found["unreached"]:
         app.partial_result = dict(found)
         raise RegionsMissed(
             f"not compared, or not wholly: {', '.join(found['unreached'])}",
+            detail="what those regions lack is not known",
             hint="repeat it once they answer: pitr status",
         )
     app.output.finish(found)

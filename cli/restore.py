@@ -104,7 +104,14 @@ def restore(
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
-        plan = make_plan(reader, archive, parsed, app.output, backup_id=backup_id)
+        plan = make_plan(
+            reader,
+            archive,
+            parsed,
+            app.output,
+            backup_id=backup_id,
+            is_epoch_named=source.names_epoch,
+        )
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}

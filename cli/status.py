@@ -94,10 +94,12 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         amount = format_bytes(int(backup["running_bytes"]))
         output.line(f"         one is being taken: {backup['running_step']}, {amount}")
     elif backup["last_result"] == "failed":
-        failed = next((task["last_error"] for task in seen["tasks"] if task["name"] == "full"), None)
+        failed = next((task["last_error"] for task in seen["tasks"] if task["name"] == "backup"), None)
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
-        output.line(f"         next at {backup['next_at']}")
+        output.line(f"         the next one is due at {backup['next_at']}")
+    if seen["last_error"]:
+        output.warn(str(seen["last_error"]))
     output.table(
         ["region", "state", "rpo", "waiting", "last error"],
         [

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.key_files import read_identity, read_signing_key
+from cli.region_standing import RegionStanding, Standing, look_at_regions
 from cli.regions import open_reading, open_regions
 from cli.settings import RegionSettings, Settings
 from pitr.errors import NotAuthentic, NotInitialised
-from pitr.layout import REPOSITORY_KEY, ArchiveId
+from pitr.layout import ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
 from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
-from pitr.repository_record import find_repository_record
-from storage.regions import Region
-from storage.store import ObjectMissing, StoreError
 
 if TYPE_CHECKING:
     from pitr.wal_assembly import ReadWal
@@ -97,14 +95,12 @@ class Reader:
     quorum: WriteQuorum | None
     identity: IdentityFile | None
     identity_path: Path | None
+    standings: tuple[RegionStanding, ...]
 
-    def answers(self, silent: Sequence[str]) -> Answers:
-        """Return how many regions answer when these are silent."""
-        return Answers(len(self.store.regions) - len(silent), self.quorum)
-
-    def silent_regions(self) -> tuple[str, ...]:
-        """Return the regions that do not answer; each is asked for one small object."""
-        return tuple(region.name for region in self.store.regions if not _answers(region))
+    def answers(self, unseen: Sequence[str] = ()) -> Answers:
+        """Return how many regions count, without those that did not answer since."""
+        counting = [one for one in self.standings if one.counts and one.name not in unseen]
+        return Answers(len(counting), self.quorum)
 
 
 @contextmanager
@@ -141,48 +137,49 @@ def open_reader(
     )
     try:
         repository = Repository(store, repository_id, root)
-        if identity is not None and identity_path is not None:
-            _check_own(repository, store.regions, identity, identity_path)
-        yield Reader(repository, store, regions, quorum, identity, identity_path)
+        standings = look_at_regions(store.regions, regions, repository_id, str(root))
+        _refuse_foreign(standings, repository, identity, identity_path)
+        _refuse_empty(standings)
+        yield Reader(repository, store, regions, quorum, identity, identity_path, standings)
     finally:
         store.close()
 
 
-def _check_own(repository: Repository, regions: Sequence[Region], identity: IdentityFile, path: Path) -> None:
-    """Refuse another repository's identity in words of its own.  Raises KeyMissing.
+def _refuse_empty(standings: Sequence[RegionStanding]) -> None:
+    """Say that no region holds anything.  Raises NotInitialised."""
+    if all(one.standing is Standing.EMPTY for one in standings):
+        raise NotInitialised(
+            f"{', '.join(one.name for one in standings)}: no repository is there",
+            hint="check the URL, a mistyped prefix is an empty place; pitr init makes a new repository",
+        )
 
-    Otherwise the first record that is read would seem to be damaged in every region.
+
+def _refuse_foreign(
+    standings: Sequence[RegionStanding],
+    repository: Repository,
+    identity: IdentityFile | None,
+    path: Path | None,
+) -> None:
+    """Refuse regions of another repository in words of their own.  Raises KeyMissing, NotAuthentic.
+
+    Otherwise their records would seem to be this repository's, damaged, and somebody might delete them.
     """
-    try:
-        if repository.record().repository == identity.repository:
-            return
-    except (StoreError, NotInitialised):
-        # Lost or out of reach.  A restore needs no such record; if it needs what is lost, it says so.
+    foreign = [one for one in standings if one.standing is Standing.FOREIGN]
+    if not foreign:
         return
-    except NotAuthentic:
-        pass
-    from cli.setup_identity import KnownIdentity, RegionLook, other_repository
+    if len(foreign) == len(standings) and identity is not None and path is not None:
+        from cli.setup_identity import KnownIdentity, RegionLook, other_repository
 
-    foreign = []
-    for region in regions:
-        try:
-            found = find_repository_record(region.store)
-        except (StoreError, NotAuthentic):
-            continue
-        if found is not None:
-            foreign.append(RegionLook(region.name, found))
-    if foreign:
-        raise other_repository(KnownIdentity(path, identity), foreign)
-
-
-def _answers(region: Region) -> bool:
-    try:
-        region.store.get(REPOSITORY_KEY)
-    except ObjectMissing:
-        return True
-    except StoreError:
-        return False
-    return True
+        raise other_repository(
+            KnownIdentity(path, identity), [RegionLook(one.name, one.record) for one in foreign]
+        )
+    names = ", ".join(one.name for one in foreign)
+    held = ", ".join(sorted({one.record.repository for one in foreign if one.record is not None}))
+    raise NotAuthentic(
+        f"{names} {'holds' if len(foreign) == 1 else 'hold'} another repository",
+        detail=f"it is {held}; this one is {repository.repository_id}",
+        hint="leave that region out, or give the identity that belongs to it; nothing there is damaged",
+    )
 
 
 def _regions_of(

@@ -146,7 +146,7 @@ def _plan(
     links = (replace(links[0], start=LSN(max(first, links[0].start.offset))), *links[1:])
     skipped = [found for found in ground.unusable if found.backup > backup.backup]
     skipped += [
-        SkippedBackup(w.backup.backup, _skip_reason(w, target))
+        _skipped(w, target)
         for w in ground.windows
         if w.backup.stop_lsn > backup.stop_lsn and target.kind in ("time", "lsn")
     ]
@@ -168,12 +168,14 @@ def _plan(
     )
 
 
-def _skip_reason(window: Window, target: RecoveryTarget) -> str:
+def _skipped(window: Window, target: RecoveryTarget) -> SkippedBackup:
+    backup = window.backup
     if target.kind == "time":
         if _effective_instant(target) < window.from_at:
-            return f"it had not ended by then (consistent at {instant_text(window.from_at)})"
-        return f"WAL after {window.run.end} is missing"
-    return f"its consistency point {window.backup.stop_lsn} is later"
+            reason = f"it had not ended by then (consistent at {instant_text(window.from_at)})"
+            return SkippedBackup(backup.backup, reason, is_later=True)
+        return SkippedBackup(backup.backup, f"WAL after {window.run.end} is missing")
+    return SkippedBackup(backup.backup, f"its consistency point {backup.stop_lsn} is later", is_later=True)
 
 
 def _refuse_time(target: RecoveryTarget, instant: datetime, ground: Ground) -> TargetNotRestorable:

@@ -52,10 +52,11 @@ class TargetNotRestorable(TargetRefused):
 
 @dataclass(frozen=True, slots=True)
 class SkippedBackup:
-    """A newer backup that the plan does not use, and why."""
+    """A newer backup that the plan does not use, and why; ``is_later``: it was taken after the target."""
 
     backup: str
     reason: str
+    is_later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

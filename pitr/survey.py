@@ -96,7 +96,10 @@ class Ground:
 
 def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | None) -> Ground:
     """Return the ground for a target; ``backup`` leaves out all others.  Raises TargetRefused."""
-    backups = sorted(survey.backups, key=lambda found: (found.stop_lsn, found.backup))
+    # Of two that hold the same, the one that was made of the other needs nothing before it.
+    backups = sorted(
+        survey.backups, key=lambda found: (found.stop_lsn, found.stands_for is not None, found.backup)
+    )
     if backup is not None:
         backups = [found for found in backups if found.backup == backup]
         if not backups:

@@ -113,6 +113,19 @@ def parse_region_url(text: str) -> RegionLocation:
     raise MalformedURL("a region URL begins with s3://, file:/// or memory:")
 
 
+def place_of(location: RegionLocation) -> tuple[object, ...]:
+    """Return what two spellings of one place have in common; a directory is looked at, through links."""
+    if isinstance(location, S3Location):
+        return "s3", (location.endpoint_url or "").rstrip("/"), location.bucket, location.prefix.strip("/")
+    if isinstance(location, MemoryLocation):
+        return "memory", location.name
+    try:
+        status = location.path.stat()
+    except OSError:
+        return "directory", location.path
+    return "directory", status.st_dev, status.st_ino
+
+
 def open_store(location: RegionLocation, credentials: S3Credentials | None = None) -> ObjectStore:
     """Return the store at ``location``; nothing is asked or made yet.  Raises StoreRefused."""
     if isinstance(location, S3Location):

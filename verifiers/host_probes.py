@@ -34,6 +34,23 @@ def probe_signing_key(path: Path) -> Finding:
     return Finding(check, Severity.OK, str(path), "there, and for its owner only")
 
 
+def probe_credentials(region: str, path: Path) -> Finding:
+    """Warn if a region's credentials can be read by others on this host."""
+    check = "region.credentials"
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return Finding(
+            check, Severity.FAIL, f"{region}: {path}", error.strerror or "cannot be read", "check its path"
+        )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        hint = f"chmod 600 {path}"
+        return Finding(
+            check, Severity.WARN, f"{region}: {path}", f"mode {mode:04o}: others can read it", hint
+        )
+    return Finding(check, Severity.OK, f"{region}: {path}", "there, and for its owner only")
+
+
 def probe_identity_absent(directories: Sequence[Path]) -> Finding:
     """Warn if a reader's identity lies where pitr keeps its files: who takes this host could read all."""
     check = "keys.identity_absent"

@@ -50,6 +50,9 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     assert (after["type"], after["parent"]) == ("incr", parent["backup"])
     plan = site("plan", "latest", "--json", "--identity", site.identity).data["plan"]
     assert plan["parents"] == [made["backup"]["backup"]]
+    site("catalogue", "check")
+    early = site("plan", f"lsn:{parent['stop_lsn']}", "--json", "--identity", site.identity).data["plan"]
+    assert (early["backup"], early["parents"]) == (made["backup"]["backup"], [])
 
     # Without its note the host cannot build on its last backup, and says so.
     shutil.rmtree(site.state_dir / "backups")
