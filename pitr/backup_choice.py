@@ -17,11 +17,15 @@ CHAIN_LENGTH_MAX: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class NewestChain:
-    """The newest backup, how many incremental ones lead to it from a full one, and when that was begun."""
+    """The newest backup, how many incremental ones lead to it from a full one, and when that was begun.
+
+    ``missing`` is a backup that it is built on and that is not there, so that nothing can be built on it.
+    """
 
     newest: BackupManifest
     length: int
     full_started_at: datetime
+    missing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Choice:
 
 
 def newest_chain(manifests: Iterable[BackupManifest]) -> NewestChain | None:
-    """Return the chain of the newest backup; None if there is none, or a part of it is missing."""
+    """Return the chain of the newest backup; None if there is none."""
     known = {manifest.backup: manifest for manifest in manifests}
     # One that stands for another has no note on this host; the other one has.
     newest = max(
@@ -47,7 +51,7 @@ def newest_chain(manifests: Iterable[BackupManifest]) -> NewestChain | None:
     while full.parent is not None and length <= len(known):
         parent = backup_named(full.parent, known)
         if parent is None:
-            return None
+            return NewestChain(newest, length, full.started_at, missing=full.parent)
         full, length = parent, length + 1
     return NewestChain(newest, length, full.started_at)
 
@@ -76,6 +80,8 @@ def choose(
         return Choice(None)
     if chain is None:
         return Choice(None, "there is no backup to build on")
+    if chain.missing is not None:
+        return Choice(None, f"backup {chain.missing}, which {chain.newest.backup} is built on, is missing")
     if chain.length >= chain_length_max:
         return Choice(None, f"{chain.length} incremental backups have been built on the last full one")
     if (

@@ -32,6 +32,10 @@ def times(first: float, last: float | None = None, *, is_exact: bool = True) -> 
     return TransactionTimes(at_second(first), at_second(first if last is None else last), is_exact)
 
 
+def backup_id(number: int) -> str:
+    return f"20261123T{number // 3600:02d}{number // 60 % 60:02d}{number % 60:02d}Z-full-{number:08x}"
+
+
 def backup_of(
     start: LSN,
     stop: LSN,
@@ -45,7 +49,7 @@ def backup_of(
     return BackupManifest(
         repository=REPOSITORY,
         archive=archive_of(epoch),
-        backup=f"20261123T{number // 3600:02d}{number // 60 % 60:02d}{number % 60:02d}Z-full-{number:08x}",
+        backup=backup_id(number),
         label="test",
         type="full",
         parent=None,

@@ -175,6 +175,8 @@ def decode_line(raw: bytes) -> IndexLine:
     if fields.get("more") is True:
         return IndexFileMore(path, extents)
     is_partial = "parent_bytes" in fields
+    if is_partial and "crc32c" in fields:
+        raise MalformedValue("a file of an index has a CRC, and is not all there")
     return IndexFile(
         path,
         _integer(fields, "size", FILE_BYTES_MAX),

@@ -13,8 +13,17 @@ from pitr.errors import MalformedValue
 from pitr.layout import ArchiveId
 from pitr.pipeline.crc import FileCrc32c, crc32c, crc32c_combine, crc32c_zeros
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartKind, PartWriter, SealedPart
+from pitr.pipeline.pack_writer import (
+    RUNS_MAX,
+    SMALL_BYTES_MAX,
+    FileStatus,
+    PartKind,
+    PartWriter,
+    Run,
+    SealedPart,
+)
 from pitr.pipeline.packs import (
+    LINE_BYTES_MAX,
     Extent,
     IndexDirectory,
     IndexFile,
@@ -22,6 +31,7 @@ from pitr.pipeline.packs import (
     IndexLine,
     IndexLink,
     IndexPack,
+    encode_line,
     iter_index,
 )
 from pitr.pipeline.seal import Context, Opener, iter_frames
@@ -127,6 +137,91 @@ def test_packs_of_many_small_files_are_closed_when_full() -> None:
     assert {path: bytes(content) for path, content in read_back(parts).items()} == contents
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    blocks=st.lists(st.sets(st.integers(0, 9000), max_size=90), max_size=6),
+    pack_bytes=st.sampled_from([1, CHUNK]),
+    parent_pages=st.integers(0, 9001),
+)
+def test_files_of_which_pages_changed_come_back_as_those_pages(
+    blocks: list[set[int]], pack_bytes: int, parent_pages: int
+) -> None:
+    check_partial_files([sorted(each) for each in blocks], pack_bytes, parent_pages)
+
+
+def test_more_runs_than_a_line_holds_go_on_in_the_next_line_and_pack() -> None:
+    check_partial_files([[1, 2, 3], list(range(0, 9001, 2)), [7]], CHUNK, 9001)
+
+
+def check_partial_files(wanted: list[list[int]], pack_bytes: int, parent_pages: int) -> None:
+    """Write files of 9,001 pages of which some changed; read the index and every frame back."""
+    parts: list[SealedPart] = []
+    writer = PartWriter(3, DATA_KEY, context, parts.append, pack_bytes=pack_bytes)
+    size, kept = 9001 * 8192, parent_pages * 8192
+    expected: dict[bytes, dict[int, bytes]] = {}
+    for number, numbers in enumerate(wanted):
+        path = b"base/5/%d" % number
+        pages = {block * 8192: b"%08d" % (number * 10_000 + block) * 1024 for block in numbers}
+        runs = [Run(offset, 8192) for offset in pages]
+        content = b"".join(pages.values())
+        if len(content) <= SMALL_BYTES_MAX:
+            writer.add_changed(path, content, runs, size, STATUS, parent_bytes=kept)
+        else:
+            file = writer.open_file(path)
+            for first in range(0, len(runs), 128):
+                file.add_runs(content[first * 8192 : (first + 128) * 8192], runs[first : first + 128])
+            file.close(size, STATUS, parent_bytes=kept)
+        expected[path] = pages
+    writer.finish()
+    found: dict[bytes, dict[int, Extent]] = {}
+    lines = list(iter_index(index_frames(parts)))
+    for line in lines:
+        if isinstance(line, IndexFile | IndexFileMore):
+            assert len(line.extents) <= RUNS_MAX
+            assert len(encode_line(line)) <= LINE_BYTES_MAX
+            extents = found.setdefault(line.path, {})
+            extents |= {extent.offset: extent for extent in line.extents}
+        if isinstance(line, IndexFile):
+            assert (line.size_bytes, line.crc32c, line.parent_bytes) == (size, None, kept)
+    assert {path: list(extents) for path, extents in found.items()} == {
+        path: list(pages) for path, pages in expected.items()
+    }
+    frames = read_frames(parts, lines)
+    for path, extents in found.items():
+        for offset, extent in extents.items():
+            run = frames[extent.pack, extent.frame][extent.frame_offset :][: extent.size_bytes]
+            assert run == expected[path][offset]
+            assert crc32c(run) == extent.crc32c
+
+
+def read_frames(parts: list[SealedPart], lines: list[IndexLine]) -> dict[tuple[int, int], bytes]:
+    """Open every frame alone, by what the pack's line says of it."""
+    packs = {part.number: part.body for part in parts if part.kind == "pack"}
+    frames = {}
+    for pack in lines:
+        if isinstance(pack, IndexPack):
+            body = packs[pack.number]
+            opener = Opener(body[:88], DATA_KEY, context("pack", 3, pack.number))
+            for number, place in enumerate(pack.frames):
+                sealed = body[place.offset + 4 : place.offset + 4 + place.sealed_bytes]
+                is_last = number == len(pack.frames) - 1
+                frames[pack.number, number] = opener.open_frame(sealed, number, last=is_last)
+    return frames
+
+
+def test_too_much_to_share_a_frame_is_refused() -> None:
+    writer = PartWriter(3, DATA_KEY, context, lambda _part: None)
+    with pytest.raises(ValueError, match="too much"):
+        writer.add_changed(
+            b"a", bytes(SMALL_BYTES_MAX + 1), [Run(0, SMALL_BYTES_MAX + 1)], 1 << 20, STATUS, parent_bytes=0
+        )
+    runs = [Run(2 * n, 1) for n in range(RUNS_MAX + 1)]
+    with pytest.raises(ValueError, match="too much"):
+        writer.add_changed(b"a", bytes(len(runs)), runs, 1 << 20, STATUS, parent_bytes=0)
+    with pytest.raises(ValueError, match="bytes in runs"):
+        writer.add_changed(b"a", bytes(10), [Run(0, 9)], 1 << 20, STATUS, parent_bytes=0)
+
+
 def test_directories_and_links_come_back() -> None:
     parts: list[SealedPart] = []
     writer = PartWriter(3, DATA_KEY, context, parts.append)
@@ -215,6 +310,12 @@ def test_a_path_out_of_the_data_directory_is_refused(path: str, kind: str) -> No
         pytest.param([file_line(size=10.0), PACK], id="float"),
         pytest.param([file_line(size=True), PACK], id="boolean"),
         pytest.param([file_line(mode=0o10000), PACK], id="mode"),
+        pytest.param([file_line(parent_bytes=11), PACK], id="more of the parent than the file"),
+        pytest.param([file_line(parent_bytes=-1), PACK], id="less than nothing of the parent"),
+        pytest.param([file_line(parent_bytes=None), PACK], id="null of the parent"),
+        pytest.param([file_line(parent_bytes=True), PACK], id="boolean of the parent"),
+        pytest.param([file_line(parent_bytes=5), PACK], id="a sum of what nobody has read"),
+        pytest.param([file_line(crc32c=None), PACK], id="whole without a sum"),
         pytest.param([file_line(extents=[[0, 0, 0, 0, 0, "00000000"]]), PACK], id="empty extent"),
         pytest.param([file_line(), PACK, PACK], id="pack twice"),
         pytest.param([file_line(), {"pack": 0, "frames": [[87, 50]]}], id="frame in the header"),

@@ -131,8 +131,21 @@ class World:
         epoch, timeline = self.way(slot)
         return self.writers[epoch].records.get((timeline, slot))
 
+    def parents(self, b: BackupManifest) -> list[BackupManifest] | None:
+        """The backups that one is built on, the newest first; None if they are not all there."""
+        parents: list[BackupManifest] = []
+        while b.parent is not None:
+            found = [each for each in self.backups if each.backup == b.parent]
+            if not found or found[0].stop_lsn > b.start_lsn:
+                return None
+            b = found[0]
+            parents.append(b)
+        return parents
+
     def run_end(self, b: BackupManifest) -> int | None:
         """First slot that is missing after the backup; None if the backup is of no use."""
+        if self.parents(b) is None:
+            return None
         start, stop = b.start_lsn.offset // SLOT_BYTES, b.stop_lsn.offset // SLOT_BYTES
         if self.way(start) != (b.archive.epoch, b.timeline.number):
             return None
@@ -304,6 +317,14 @@ def _take_backups(draw: st.DrawFn, world: World, step: int) -> None:
                 number=number,
             )
         )
+    for number, child in enumerate(world.backups):
+        # Mostly what a host would build on; also what is missing, and what came later.
+        earlier = [each.backup for each in world.backups if each.stop_lsn <= child.start_lsn]
+        parents = [None, None, None, *earlier, fix.backup_id(99)]
+        parents += [each.backup for each in world.backups if each is not child][:1]
+        parent = draw(st.sampled_from(parents))
+        if parent is not None:
+            world.backups[number] = replace(child, type="incr", parent=parent)
 
 
 @dataclass
@@ -370,6 +391,8 @@ def test_a_time_gives_the_models_backup_or_is_refused_as_in_the_model(
     if isinstance(plan, RestorePlan):
         assert expected is not None
         assert plan.backup == expected
+        assert list(plan.parents) == world.parents(expected)
+        event(f"{len(plan.parents)} parents")
         _check_candidates(world, plan, effective)
     else:
         assert expected is None

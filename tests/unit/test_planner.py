@@ -12,6 +12,7 @@ from pitr.catalogue.backup_record import BackupManifest, PageFinding
 from pitr.catalogue.records import EpochParent, EpochRecord, HeadRecord
 from pitr.catalogue.wal_records import WalUnit
 from pitr.errors import TargetRefused
+from pitr.layout import ArchiveId
 from pitr.planner import plan_restore, restorable_stretches
 from pitr.quorum import Answers, WriteQuorum
 from pitr.recovery import RecoveryTarget
@@ -270,3 +271,98 @@ def test_the_stretches_that_can_be_restored_are_those_of_usable_backups() -> Non
     assert [s.backup for s in stretches] == [backup_at(2).backup, backup_at(5).backup]
     assert stretches[0].last.lsn == seg(4)
     assert stretches[1].last.at == fix.at_second(50) or stretches[1].last.at is None
+
+
+# --- chains ------------------------------------------------------------------------------------------------
+
+
+def built_on(child: BackupManifest, parent: BackupManifest) -> BackupManifest:
+    return replace(child, type="incr", parent=parent.backup)
+
+
+def chain_of_three() -> list[BackupManifest]:
+    full = backup_at(2)
+    first = built_on(backup_at(3), full)
+    return [full, first, built_on(backup_at(4), first)]
+
+
+FROM_TWO = [whole(n) for n in (2, 3, 4, 5)]
+
+
+def test_a_plan_names_the_backups_that_the_newest_is_built_on_newest_first() -> None:
+    full, first, second = chain_of_three()
+    plan = plan_restore(LATEST, survey(FROM_TWO, [second, full, first]))
+    assert plan.backup == second
+    assert plan.parents == (first, full)
+    assert not plan.skipped
+    plan = plan_restore(to_second(35), survey(FROM_TWO, [second, full, first]))
+    assert (plan.backup, plan.parents) == (first, (full,))
+    plan = plan_restore(LATEST, survey(FROM_TWO, [full]))
+    assert (plan.backup, plan.parents) == (full, ())
+
+
+def test_parents_need_no_wal_of_their_own() -> None:
+    """Only the newest backup is recovered; of the others pages are taken, and no recovery begins there."""
+    full, first, second = chain_of_three()
+    plan = plan_restore(LATEST, survey([whole(4), whole(5)], [full, first, second]))
+    assert (plan.backup, plan.parents) == (second, (first, full))
+
+
+@pytest.mark.parametrize(
+    ("lost", "taken", "why"),
+    [
+        (1, 0, "which it is built on, is missing"),
+        (0, None, "which it is built on, is missing"),
+    ],
+    ids=["the middle", "the full one"],
+)
+def test_a_chain_with_a_missing_parent_is_not_used_and_said_why(
+    lost: int, taken: int | None, why: str
+) -> None:
+    backups = chain_of_three()
+    left = [backup for backup in backups if backup is not backups[lost]]
+    if taken is None:
+        with pytest.raises(TargetNotRestorable) as refused:
+            plan_restore(LATEST, survey(FROM_TWO, left))
+        assert backups[lost].backup in str(refused.value.detail)
+        assert why in str(refused.value.detail)
+        return
+    plan = plan_restore(LATEST, survey(FROM_TWO, left))
+    assert plan.backup == backups[taken]
+    assert [skipped.backup for skipped in plan.skipped] == [backups[2].backup]
+    assert plan.skipped[0].reason == f"backup {backups[lost].backup}, {why}"
+
+
+def test_the_next_older_backup_with_all_its_parents_is_taken() -> None:
+    full, first, _second = chain_of_three()
+    orphan = built_on(backup_at(4), backup_at(9))
+    plan = plan_restore(LATEST, survey(FROM_TWO, [full, first, orphan]))
+    assert (plan.backup, plan.parents) == (first, (full,))
+    assert [skipped.backup for skipped in plan.skipped] == [orphan.backup]
+
+
+def test_a_chain_that_does_not_lead_back_in_time_is_refused() -> None:
+    """A signed manifest may still be wrong, and a chain in a circle has no end."""
+    one, two = backup_at(2), backup_at(3)
+    circle = [built_on(one, two), built_on(two, one)]
+    with pytest.raises(TargetNotRestorable, match="restorable") as refused:
+        plan_restore(LATEST, survey(FROM_TWO, circle))
+    assert "cannot be built on" in str(refused.value.detail)
+    overlapping = [replace(one, stop_lsn=two.start_lsn + 1), built_on(two, one)]
+    with pytest.raises(TargetNotRestorable) as refused:
+        plan_restore(LATEST, survey(FROM_TWO, overlapping), backup=two.backup)
+    assert "cannot be built on" in str(refused.value.detail)
+
+
+def test_a_parent_of_another_cluster_is_refused() -> None:
+    full, first, _second = chain_of_three()
+    alien = replace(full, archive=ArchiveId(99, 1))
+    with pytest.raises(TargetNotRestorable) as refused:
+        plan_restore(LATEST, survey(FROM_TWO, [alien, first]), backup=first.backup)
+    assert "another cluster" in str(refused.value.detail)
+
+
+def test_one_backup_by_its_name_has_its_parents_too() -> None:
+    full, first, second = chain_of_three()
+    plan = plan_restore(to_second(45), survey(FROM_TWO, [full, first, second]), backup=second.backup)
+    assert (plan.backup, plan.parents) == (second, (first, full))

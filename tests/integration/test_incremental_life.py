@@ -1,0 +1,233 @@
+"""Chains of a server that lives: load, tablespaces, new databases, a promotion, summaries that are gone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fix_increment import SUMMARIES, Chain
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
+from fix_restore import Judge
+
+from pitr.backup_parent import ParentBackup, read_note
+from pitr.postgres.installation import Installation
+from pitr.postgres.server_user import ServerUser, as_user, hand_over
+from pitr.recovery import RecoveryTarget
+from pitr.wal.timeline import TimelineId
+from storage.local import DirectoryStore
+
+LATEST = RecoveryTarget("latest")
+
+
+def chain_of(
+    server: RunningPostgres, house: PostgresHouse, folder: Path, *, compare_pages: bool = False
+) -> Chain:
+    store = DirectoryStore.create(folder / "store")
+    return Chain(server, store, house.user, folder / "notes", compare_pages)
+
+
+def notes_of(chain: Chain) -> str:
+    return " ".join(chain.house.progress[-1].notes)
+
+
+@contextmanager
+def load(server: RunningPostgres, user: ServerUser | None) -> Iterator[None]:
+    """Run transactions meanwhile."""
+    prefix, options = as_user(user)
+    tool = str(server.instance.installation.tool("pgbench"))
+    where = ["-h", str(server.instance.socket_dir), "-p", str(server.port), "-U", "postgres"]
+    words = [*prefix, tool, *where, "-n", "-c", "2", "-T", "600", "-R", "300", "postgres"]
+    running = subprocess.Popen(
+        words, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+    )
+    try:
+        yield
+        assert running.poll() is None, "the load ended before the backups did"
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def test_a_chain_under_load_restores_to_the_last_commit(
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+) -> None:
+    server = postgres_factory(pg_installation.major, settings={**SUMMARIES, "autovacuum": "on"})
+    space = server_tmp_path / "space"
+    space.mkdir(mode=0o700)
+    hand_over(space, postgres_house.user)
+    server.execute(f"CREATE TABLESPACE fast LOCATION '{space}'")
+    prefix, options = as_user(postgres_house.user)
+    tool = str(pg_installation.tool("pgbench"))
+    where = ["-h", str(server.instance.socket_dir), "-p", str(server.port), "-U", "postgres", "postgres"]
+    words = [*prefix, tool, "-i", "-q", "-s", "2", "--tablespace=fast", *where]
+    subprocess.run(words, check=True, capture_output=True, cwd="/", timeout=120, **options)
+    chain = chain_of(server, postgres_house, server_tmp_path)
+    with load(server, postgres_house.user):
+        assert chain.back_up().type == "full"
+        for number in range(4):
+            server.execute(f"CREATE TABLE round_{number} TABLESPACE fast AS SELECT {number} AS n")
+            assert chain.back_up().type == "incr", notes_of(chain)
+    server.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pgbench'"
+    )
+    expected = table_digests(server.dsn)
+    server.execute("CHECKPOINT")
+    chain.archiver.ship()
+    plan = chain.restores.plan(LATEST)
+    assert (len(plan.parents), plan.backup.backup) == (4, chain.moments[-1].backup.backup)
+    target = server_tmp_path / "restored"
+    request = chain.restores.request(
+        plan,
+        target,
+        server,
+        tablespace_mapping={"fast": server_tmp_path / "moved"},
+        verify_files=True,
+    )
+    chain.restores.restore(request)
+    assert judge.examine(server, target) == expected
+
+
+@pytest.mark.parametrize(
+    ("major", "compare_pages"), [(17, False), (18, True)], ids=["pg17-summaries", "pg18-pages"]
+)
+def test_a_database_that_was_dropped_and_made_anew_under_its_number_is_the_new_one(
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+    major: int,
+    compare_pages: bool,
+) -> None:
+    """The pages of the new one are older than the parent, and its files have the same names."""
+    server = postgres_factory(major, settings=SUMMARIES)
+    server.execute("CREATE DATABASE before OID = 50001")
+    server.execute(
+        "CREATE TABLE who AS SELECT 'before' AS name, g FROM generate_series(1, 2000) g", dbname="before"
+    )
+    server.execute("CHECKPOINT")
+    server.execute("CREATE DATABASE after TEMPLATE before STRATEGY FILE_COPY")
+    server.execute("UPDATE who SET name = 'after!'", dbname="after")
+    server.execute("VACUUM FREEZE who", dbname="after")
+    server.execute("CHECKPOINT")
+    server.execute("CREATE DATABASE twin OID = 50003 TEMPLATE before STRATEGY FILE_COPY")
+    chain = chain_of(server, postgres_house, server_tmp_path, compare_pages=compare_pages)
+    assert chain.back_up().type == "full"
+    server.execute("DROP DATABASE twin")
+    server.execute("CREATE DATABASE twin OID = 50003 TEMPLATE after STRATEGY FILE_COPY")
+    server.execute("CREATE DATABASE third TEMPLATE before STRATEGY FILE_COPY")
+    assert chain.back_up().type == "incr", notes_of(chain)
+    databases = ["postgres", "before", "after", "twin", "third"]
+    expected = table_digests(server.dsn, databases)
+    chain.archiver.ship()
+    target = server_tmp_path / "restored"
+    chain.restores.restore(
+        chain.restores.request(chain.restores.plan(LATEST), target, server, verify_files=True)
+    )
+    assert table_digests(judge.start(server, target).dsn, databases) == expected
+    assert expected["twin.public.who"] == expected["after.public.who"] != expected["before.public.who"]
+
+
+def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+) -> None:
+    server = postgres_factory(pg_installation.major, settings=SUMMARIES)
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat('x', 300) AS text FROM generate_series(1, 9000) g"
+    )
+    chain = chain_of(server, postgres_house, server_tmp_path)
+    assert chain.back_up().type == "full"
+    server.execute("UPDATE wide SET text = 'on the first timeline' WHERE id % 500 = 0")
+    assert chain.back_up().type == "incr"
+    server.execute("UPDATE wide SET text = 'before the promotion' WHERE id % 500 = 1")
+    server.stop()
+    (server.data_dir / "standby.signal").touch()
+    hand_over(server.data_dir / "standby.signal", postgres_house.user)
+    server.start(SUMMARIES)
+    server.instance.promote()
+    chain.archiver.follow(TimelineId(2))
+    server.execute("UPDATE wide SET text = 'after the promotion' WHERE id % 500 = 2")
+    across = chain.back_up()
+    assert (across.type, across.timeline) == ("incr", TimelineId(2)), notes_of(chain)
+
+    # A parent of a timeline that this server does not come from.
+    note = read_note(chain.notes_dir, across.backup)
+    assert note is not None
+    stranger = ParentBackup(replace(across, timeline=TimelineId(7)), note)
+    assert chain.back_up(parent=stranger).type == "full"
+    assert "timeline 00000007 is not in the server's history" in notes_of(chain)
+    other = ParentBackup(replace(chain.moments[-1].backup, page_checksums=not across.page_checksums), note)
+    assert chain.back_up(parent=other).type == "full"
+    assert "data checksums were" in notes_of(chain)
+
+    # Without summaries there is a hole; it is named, and the next one is incremental again.
+    for summary in (server.data_dir / "pg_wal" / "summaries").iterdir():
+        summary.unlink()
+    server.execute("UPDATE wide SET text = 'without summaries' WHERE id % 500 = 3")
+    assert chain.back_up().type == "full"
+    assert "have a hole at" in notes_of(chain)
+    server.execute("UPDATE wide SET text = 'with summaries' WHERE id % 500 = 4")
+    assert chain.back_up().type == "incr", notes_of(chain)
+
+    # Where the server writes none, pages are compared.
+    server.stop()
+    server.start({**SUMMARIES, "summarize_wal": "off"})
+    server.execute("UPDATE wide SET text = 'by pages' WHERE id % 500 = 5")
+    by_pages = chain.back_up()
+    assert by_pages.type == "incr", notes_of(chain)
+    assert dict(by_pages.settings)["summarize_wal"] == "off"
+    assert chain.stored_bytes(by_pages) < chain.stored_bytes(chain.moments[0].backup) / 2
+
+    for number in (2, len(chain.moments) - 1):
+        moment = chain.moments[number]
+        target = server_tmp_path / f"restored-{number}"
+        plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
+        assert len(plan.parents) == 2
+        chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
+        assert table_digests(judge.start(server, target).dsn) == moment.tables
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compare_pages", [False, True], ids=["summaries", "pages"])
+def test_a_table_of_more_than_one_segment_is_cut_and_grows_again(
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+    compare_pages: bool,
+) -> None:
+    server = postgres_factory(pg_installation.major, settings={**SUMMARIES, "max_wal_size": "8GB"})
+    server.execute("CREATE TABLE huge (id int, text text)")
+    fill = "INSERT INTO huge SELECT g, repeat(md5(g::text), 59) FROM generate_series(%s, %s) g"
+    server.execute(fill, 1, 620_000)
+    server.execute("CREATE INDEX ON huge (id)")
+    assert int(str(server.value("SELECT pg_relation_size('huge')"))) > 1.1 * 1024**3
+    chain = chain_of(server, postgres_house, server_tmp_path, compare_pages=compare_pages)
+    full = chain.back_up()
+    # What the first look marks is in the next one.
+    chain.back_up()
+    server.execute("UPDATE huge SET text = 'x' WHERE id % 20000 = 0")
+    small = chain.back_up()
+    assert chain.stored_bytes(small) < chain.stored_bytes(full) / 5
+    server.execute("DELETE FROM huge WHERE id > 400000")
+    server.execute("VACUUM (TRUNCATE true) huge")
+    server.execute(fill, 700_000, 900_000)
+    last = chain.back_up()
+    assert [each.backup.type for each in chain.moments] == ["full", "incr", "incr", "incr"]
+    moment = chain.moments[-1]
+    target = server_tmp_path / "restored"
+    plan = chain.restores.plan(chain.target(moment), backup=last.backup)
+    chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
+    assert judge.examine(server, target) == moment.tables
