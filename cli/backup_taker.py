@@ -67,6 +67,7 @@ class BackupTaker:
             self._chain,
             now=datetime.now(UTC),
             full_every_s=settings.backup.full_every_s,
+            wal_since=self._archiver.status().durable_since,
             has_increments=settings.backup.incr_every_s is not None,
         )
         reason = choice.reason

@@ -184,6 +184,7 @@ class WalArchiver:
             else max(self._monotonic() - flow.oldest_s, 0.0),
             last_head_at=machine.recorder.last_head_at,
             last_error=stream.last_error or self._retry.last_error,
+            durable_since=None if durable is None else durable.start,
         )
 
     def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:

@@ -69,7 +69,8 @@ class ArchiveStatus:
     """The archiver at a moment.  Ages are in seconds, None where nothing waits.
 
     ``received`` is in memory, ``sealed`` in the spool as well, ``durable`` at quorum; all are
-    exclusive ends.  ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.
+    exclusive ends.  ``durable_since`` is where the WAL begins that reaches ``durable`` without a hole.
+    ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.
     """
 
     is_streaming: bool
@@ -87,6 +88,7 @@ class ArchiveStatus:
     oldest_unshipped_age_s: float | None
     last_head_at: datetime | None
     last_error: str | None
+    durable_since: LSN | None = None
 
 
 @dataclass(frozen=True, slots=True)

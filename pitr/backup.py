@@ -192,7 +192,7 @@ class _Run:
             if self._changes is not None:
                 check_timeline(self._facts.timeline, timeline)
             self._enter("waiting for WAL")
-            self._wait_for_wal(wait_for_wal, timeline, start_lsn, stopped.stop_lsn)
+            self._wait_for_wal(wait_for_wal, timeline, self._wal_from(start_lsn), stopped.stop_lsn)
             manifest = self._manifest(timeline, start_lsn, stopped, stopped_at)
             spaces = tuple(
                 Tablespace(oid, each.name, each.location) for oid, each in sorted(tablespaces.items())
@@ -325,6 +325,15 @@ class _Run:
     def _finish_puts(self) -> None:
         self._puts.finish()
         self._watch()
+
+    def _wal_from(self, start_lsn: LSN) -> LSN:
+        """Return where the WAL begins that must be archived without a hole.
+
+        From the parent's start on, though a restore needs none of that: only WAL that was followed all the
+        way shows that this server came from the parent, and was not set back to an older copy of its files.
+        """
+        parent = self._request.parent
+        return start_lsn if parent is None or self._changes is None else parent.manifest.start_lsn
 
     def _wait_for_wal(self, wait_for_wal: WalGate, timeline: TimelineId, start: LSN, stop: LSN) -> None:
         deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)

@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.survey import backup_named
+from pitr.wal.lsn import LSN
 
 BackupKind: TypeAlias = Literal["full", "incr", "auto"]
 # Every incremental backup makes a restore read one more index, and one more thing that may be lost.
@@ -69,11 +70,14 @@ def choose(
     *,
     now: datetime,
     full_every_s: float | None,
+    wal_since: LSN | None,
     has_increments: bool = True,
     chain_length_max: int = CHAIN_LENGTH_MAX,
 ) -> Choice:
     """Decide.  ``auto`` is full when one is due, else incremental where there is something to build on.
 
+    ``wal_since``: where the archived WAL begins that reaches the present without a hole.  Nothing is built on
+    a backup from before that: nobody has seen that the server came from there, and it may have been set back.
     ``has_increments`` False: ``auto`` is always full.
     """
     if kind == "full" or (kind == "auto" and not has_increments):
@@ -82,6 +86,8 @@ def choose(
         return Choice(None, "there is no backup to build on")
     if chain.missing is not None:
         return Choice(None, f"backup {chain.missing}, which {chain.newest.backup} is built on, is missing")
+    if wal_since is None or chain.newest.start_lsn < wal_since:
+        return Choice(None, f"WAL after the start of backup {chain.newest.backup} is missing in the archive")
     if chain.length >= chain_length_max:
         return Choice(None, f"{chain.length} incremental backups have been built on the last full one")
     if (

@@ -154,7 +154,9 @@ class _Run:
             self._parts.finish()
             self._watch()
             self._enter("waiting for WAL")
-            self._wait_for_wal(wait_for_wal, start, stop_lsn)
+            # Also of the time since the parent: a server that was set back would have a hole there.
+            wal_from = start.lsn if parent is None else parent.start_lsn
+            self._wait_for_wal(wait_for_wal, start, wal_from, stop_lsn)
             manifest = self._manifest(start, stop_lsn, stopped_at, parent)
             self._enter("writing the manifest")
             self._parts.patiently(lambda: self._writer.repository.put_manifest(manifest, self._writer.signer))
@@ -286,14 +288,14 @@ class _Run:
             if bad.lsn is None or bad.lsn < self._start_lsn:
                 found.append(FoundPage(path, relation, int(blocks[bad.index]) + first, bad.reason))
 
-    def _wait_for_wal(self, wait_for_wal: WalGate, start: StreamStart, stop: LSN) -> None:
+    def _wait_for_wal(self, wait_for_wal: WalGate, start: StreamStart, wal_from: LSN, stop: LSN) -> None:
         deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)
-        while not wait_for_wal(start.timeline, start.lsn, stop, 1.0):
+        while not wait_for_wal(start.timeline, wal_from, stop, 1.0):
             self._watch()
             if self._clock() > deadline:
                 raise BackupFailed(
                     "the WAL that the base backup needs did not reach a quorum in time",
-                    detail=f"needed is {start.lsn} to {stop} on timeline {start.timeline}",
+                    detail=f"needed is {wal_from} to {stop} on timeline {start.timeline}",
                     hint="look with `pitr status` whether WAL is streaming and the regions answer",
                 )
 

@@ -20,6 +20,7 @@ from pitr.backup_choice import (
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.wal.lsn import LSN
 
+SINCE_EVER = LSN(1)
 DAY_S = 86_400.0
 
 
@@ -42,6 +43,7 @@ def ask(
     after_s: float = 60,
     full_every_s: float | None = DAY_S,
     has_increments: bool = True,
+    wal_since: LSN | None = SINCE_EVER,
 ) -> Choice:
     return choose(
         kind,
@@ -49,7 +51,19 @@ def ask(
         now=fix.at_second(1) + timedelta(seconds=after_s),
         full_every_s=full_every_s,
         has_increments=has_increments,
+        wal_since=wal_since,
     )
+
+
+def test_nothing_is_built_on_a_backup_from_before_a_hole_in_the_archived_wal() -> None:
+    chain = newest_chain(chain_of(1))
+    assert chain is not None
+    start = chain.newest.start_lsn
+    assert ask("auto", chain, wal_since=start).parent == chain.newest
+    for since in (LSN(start.offset + 1), None):
+        found = ask("auto", chain, wal_since=since)
+        assert found.parent is None
+        assert "is missing in the archive" in str(found.reason)
 
 
 def test_without_a_backup_the_first_one_is_full() -> None:
