@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fix_increment import SUMMARIES, Chain
-from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
 from fix_restore import Judge
 
 from pitr.postgres.installation import Installation
@@ -67,13 +67,18 @@ def test_a_chain_restores_every_shape_exactly(
         assert manifest.type == "incr", (shape, chain.house.progress[-1].notes)
     full, nothing = chain.moments[0].backup, chain.moments[2].backup
     assert chain.stored_bytes(nothing) < chain.stored_bytes(full) / 10
-    for number in (len(chain.moments) - 1, 3, 6):
+    # What the seventh holds of the earlier shapes the last one has no more.
+    for number in (6, len(chain.moments) - 1):
         moment = chain.moments[number]
         plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
         assert len(plan.parents) == number
         target = server_tmp_path / f"restored-{number}"
         chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
-        restored, expected = judge.examine(server, target), dict(moment.tables)
+        if number == 6:
+            restored = table_digests(judge.start(server, target).dsn)
+        else:
+            restored = judge.examine(server, target)
+        expected = dict(moment.tables)
         if _UNLOGGED in expected:
             # A base backup has no unlogged rows, and neither has the server after a crash.
             expected[_UNLOGGED] = "0:0"
