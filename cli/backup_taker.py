@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from cli.lease_holder import own_holder
 from cli.settings import Settings
-from pitr.backup import BackupRequest, BackupWriter, take_backup
+from pitr.backup import take_backup
 from pitr.backup_choice import BackupKind, NewestChain, choose, followed_by, newest_chain
 from pitr.backup_parent import ParentBackup, read_note
+from pitr.backup_request import BackupRequest, BackupWriter
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import BackupFailed, MalformedValue
+from pitr.layout import backup_lease
+from pitr.lease import check_free, newest_record
+from pitr.lease_terms import LeaseTerms
 
 if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
@@ -60,8 +65,12 @@ class BackupTaker:
 
         ``note`` is told why it is full where an incremental one was asked for.
         """
-        self._wait_for_streaming(cancel)
         settings = self._settings
+        holder = own_holder(settings.daemon.state_dir)
+        # Told at once: where another host takes one, it has the slot too, and no WAL would come.
+        held = newest_record(self._writer.repository, self._archive, backup_lease(self._archive)).record
+        check_free(held, holder, LeaseTerms(), datetime.now(UTC))
+        self._wait_for_streaming(cancel)
         choice = choose(
             kind,
             self._chain,
@@ -83,6 +92,7 @@ class BackupTaker:
                 workers=settings.backup.workers,
                 parent=parent,
                 notes_dir=settings.daemon.backup_notes_dir,
+                holder=holder,
             ),
             self._writer,
             self._archiver.wait_durable,

@@ -31,7 +31,7 @@ from cli.timetable import Task, Timetable
 from cli.wiring import host_identity, host_repository, own_archive
 from pitr.archive import WalArchiver
 from pitr.archive_values import ArchiveSettings, DrainResult
-from pitr.backup import BackupWriter
+from pitr.backup_request import BackupWriter
 from pitr.datakeys import HostKeys
 from pitr.errors import BackupFailed, ServerUnavailable
 from pitr.postgres.replication import ReplicationConnection

@@ -19,6 +19,7 @@ FUNCTION_LINES_MAX = 60
 DECISIONS = (
     "pitr/errors.py",
     "pitr/layout.py",
+    "pitr/lease_terms.py",
     "pitr/planner.py",
     "pitr/recovery.py",
     "pitr/restore_plan.py",
@@ -30,6 +31,7 @@ DECISIONS = (
     "pitr/wal_runs.py",
     "pitr/wal_sources.py",
     "pitr/catalogue/records.py",
+    "pitr/catalogue/lease_record.py",
     "pitr/catalogue/backup_record.py",
     "pitr/catalogue/wal_records.py",
     "pitr/wal",
