@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from pitr.archive import WalArchiver
     from pitr.backup_copy import BackupProgress
+    from pitr.backup_pace import Pace
     from pitr.layout import ArchiveId
 
 STREAMING_WAIT_S: Final = 60.0
@@ -41,7 +42,9 @@ class BackupTaker:
         writer: BackupWriter,
         archiver: WalArchiver,
         keeper: CatalogueKeeper,
+        pace: Pace,
     ) -> None:
+        self._pace = pace
         self._settings = settings
         self._archive = archive
         self._writer = writer
@@ -68,7 +71,7 @@ class BackupTaker:
         settings = self._settings
         holder = own_holder(settings.daemon.state_dir)
         # Told at once: where another host takes one, it has the slot too, and no WAL would come.
-        held = newest_record(self._writer.repository, self._archive, backup_lease(self._archive)).record
+        held = newest_record(self._writer.repository, self._archive, backup_lease(self._archive))
         check_free(held, holder, LeaseTerms(), datetime.now(UTC))
         self._wait_for_streaming(cancel)
         choice = choose(
@@ -93,6 +96,10 @@ class BackupTaker:
                 parent=parent,
                 notes_dir=settings.daemon.backup_notes_dir,
                 holder=holder,
+                pace=self._pace,
+                priority=settings.backup.priority,
+                strain=settings.backup.strain,
+                pause_max_s=settings.backup.deadline_s,
             ),
             self._writer,
             self._archiver.wait_durable,

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pitr.priority import Priority
 from pitr.quorum import WriteQuorum
+from pitr.strain import StrainBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,18 @@ class WalSettings:
 
 @dataclass(frozen=True, slots=True)
 class BackupSettings:
-    """How base backups are taken.  ``full_every_s`` and ``incr_every_s`` None: only when asked."""
+    """How base backups are taken.  ``full_every_s`` and ``incr_every_s`` None: only when asked.
+
+    ``rate_limit`` in bytes a second, None without one.
+    """
 
     workers: int = 2
     full_every_s: float | None = 86_400.0
     incr_every_s: float | None = 3_600.0
     deadline_s: float = 43_200.0
+    rate_limit: float | None = None
+    priority: Priority = Priority(10, "best-effort")  # noqa: RUF009 - a frozen value
+    strain: StrainBounds = StrainBounds()  # noqa: RUF009 - a frozen value
 
     @property
     def every_s(self) -> float | None:

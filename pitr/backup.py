@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,9 +20,11 @@ from typing import Final
 from pitr.backup_changes import ChangeFinder, find_changes
 from pitr.backup_checks import check_label, check_server, name_findings
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
+from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_parent import NoteWriter
 from pitr.backup_puts import PATIENCE_S, PutPool, failed_by
 from pitr.backup_request import BackupRequest, BackupWriter, WalGate
+from pitr.backup_strain import StrainWatch
 from pitr.catalogue.backup_record import BackupManifest, Tablespace
 from pitr.catalogue.lease_record import Holder
 from pitr.errors import AlreadyRunning, BackupFailed, PitrError, ServerUnavailable
@@ -75,6 +78,7 @@ def take_backup(
             request.holder or Holder("unnamed", 0, random(8).hex()),
             terms=request.lease,
             clock=clock,
+            cancel=cancel,
         )
         try:
             lease.take()
@@ -132,6 +136,11 @@ class _Run:
             on_stored=self._tally.stored,
         )
         self._crew: CopyCrew | None = None
+        self._pace = request.pace or Pace(PaceLimits(None, request.workers))
+        self._paused_before_s = self._pace.paused_s
+        self._strain = StrainWatch(
+            request.dsn, request.strain, self._pace, self._tally.note, monotonic=time.monotonic
+        )
         self._session_checked_at = self._reported_at = self._started_at
 
     def take(self, wait_for_wal: WalGate) -> BackupManifest:
@@ -164,6 +173,7 @@ class _Run:
             self._keep_note()
         finally:
             self._stop.set()
+            self._strain.stop()
             if self._crew is not None:
                 self._crew.abandon()
             self._puts.finish()
@@ -249,6 +259,7 @@ class _Run:
                 wait=self._stop.wait,
                 use_direct_io=self._request.use_direct_io,
                 note=self._tally.note,
+                pace=lambda size_bytes: self._pace.spend(size_bytes, self._stop),
             )
             for _ in range(self._request.workers)
         ]
@@ -258,12 +269,16 @@ class _Run:
             [self._part(number) for number, _ in enumerate(readers, 1)],
             self._tally,
             self._stop,
+            pace=self._pace,
+            priority=self._request.priority,
             changes=self._changes,
             note=self._note,
         )
+        self._strain.start()
         self._crew.start()
         entries = list_data_directory(self._data_dir, control.version_directory(major))
         copy_directory(entries, self._crew, owner, self._tally, self._watch)
+        self._strain.stop()
         last = read_control_file(self._data_dir, self._stop.wait)
         owner.add_small(CONTROL_PATH, last.content, FileStatus(last.mode, last.mtime))
         self._tally.file_copied(len(last.content), [])
@@ -350,7 +365,13 @@ class _Run:
             self._server.insert_lsn()
         if now - self._reported_at >= _PROGRESS:
             self._reported_at = now
-            self._progress(self._tally.progress)
+            self._progress(replace(self._tally.progress, paused=self._pace.pause))
+        if self._pace.paused_s - self._paused_before_s > self._request.pause_max_s:
+            raise BackupFailed(
+                f"copying paused for more than {self._request.pause_max_s:g} s, for the server suffers",
+                detail=self._pace.pause,
+                hint="look at the server; or set [backup] pause_lag and pause_latency higher",
+            )
 
     def _enter(self, phase: str) -> None:
         self._tally.enter(phase)

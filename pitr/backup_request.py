@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from pitr.backup_pace import Pace
 from pitr.backup_parent import ParentBackup
 from pitr.catalogue.lease_record import Holder
 from pitr.layout import ArchiveId
@@ -14,7 +15,9 @@ from pitr.lease_terms import LeaseTerms
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT
 from pitr.pipeline.sign import Signer
+from pitr.priority import Priority
 from pitr.repository import Repository
+from pitr.strain import StrainBounds
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -40,7 +43,8 @@ class BackupRequest:
     ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is
     built on; ``compare_pages`` reads every page for it although the server has WAL summaries.
     ``notes_dir``: where the host keeps what it needs to build on this one.  ``holder`` has the lease
-    meanwhile; None is somebody without a name.
+    meanwhile; None is somebody without a name.  ``pace`` may be changed meanwhile; None: at full speed.
+    Copying pauses while the server is beyond ``strain``, for ``pause_max_s`` in all.
     """
 
     dsn: str
@@ -57,6 +61,10 @@ class BackupRequest:
     notes_dir: Path | None = None
     holder: Holder | None = None
     lease: LeaseTerms = field(default_factory=LeaseTerms)
+    pace: Pace | None = None
+    priority: Priority = field(default_factory=Priority)
+    strain: StrainBounds = field(default_factory=StrainBounds)
+    pause_max_s: float = 43_200.0
 
     def __post_init__(self) -> None:
         if not 0 < self.workers <= WORKERS_MAX or not 0 < self.puts_in_flight <= WORKERS_MAX:

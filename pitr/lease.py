@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -31,29 +31,22 @@ _RETRY_S: Final = 2.0
 _LAST_PATIENCE_S: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class NewestRecord:
-    """What a listing says of a lease: its newest record that can be used, and the highest number taken."""
+def newest_record(repository: Repository, archive: ArchiveId, name: str) -> LeaseRecord | None:
+    """Read the newest record that can be used; of a listing only its first lines.
 
-    record: LeaseRecord | None
-    number: int
-
-
-def newest_record(repository: Repository, archive: ArchiveId, name: str) -> NewestRecord:
-    """Read the newest record; of a listing only its first lines.  Raises NotAuthentic, StoreError."""
-    highest, bad = 0, 0
+    Raises NotAuthentic after BAD_RECORDS_MAX bad ones, StoreError.
+    """
+    bad = 0
     for info in repository.store.list_objects(lease_prefix(name)):
-        number = lease_number(info.key)
-        highest = max(highest, number)
         try:
-            return NewestRecord(_read(repository, archive, name, number), highest)
+            return _read(repository, archive, name, lease_number(info.key))
         except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
             bad += 1
             if bad >= BAD_RECORDS_MAX:
                 raise NotAuthentic(
                     f"the newest {BAD_RECORDS_MAX} records of lease {name} are all bad", detail=str(cause)
                 ) from cause
-    return NewestRecord(None, highest)
+    return None
 
 
 def _read(repository: Repository, archive: ArchiveId, name: str, number: int) -> LeaseRecord:
@@ -92,7 +85,9 @@ class Lease:
         *,
         terms: LeaseTerms,
         clock: Callable[[], datetime],
+        cancel: threading.Event,
     ) -> None:
+        self._cancel = cancel
         self._repository = repository
         self._signer = signer
         self._archive = archive
@@ -111,13 +106,13 @@ class Lease:
 
     def take(self) -> None:
         """Take the lease and keep it.  Raises AlreadyRunning with its holder, StoreError, NotAuthentic."""
-        newest = newest_record(self._repository, self._archive, self._name)
-        self._check_free(newest)
-        self._number = newest.number
+        newest = self._newest()
+        check_free(newest, self._holder, self._terms, self._clock())
+        self._number = 0 if newest is None else newest.number
         try:
-            with_patience(self._put_next, patience_s=_PATIENCE_S, stopping=self._ending)
+            with_patience(self._put_next, patience_s=_PATIENCE_S, stopping=self._cancel)
         except ObjectConflict as cause:
-            self._check_free(newest_record(self._repository, self._archive, self._name))
+            check_free(self._newest(), self._holder, self._terms, self._clock())
             raise AlreadyRunning(
                 "another base backup of this cluster was begun in the same moment",
                 hint="try again in a minute",
@@ -133,11 +128,11 @@ class Lease:
         if self.lost is not None:
             raise self.lost
         try:
-            with_patience(self._put_next, patience_s=_PATIENCE_S, stopping=self._ending)
+            with_patience(self._put_next, patience_s=_PATIENCE_S, stopping=self._cancel)
         except ObjectConflict as cause:
             raise self._fenced() from cause
-        newest = newest_record(self._repository, self._archive, self._name)
-        if newest.number != self._number:
+        newest = self._newest()
+        if newest is None or (newest.number, newest.holder) != (self._number, self._holder):
             raise self._fenced()
 
     def release(self) -> None:
@@ -158,8 +153,8 @@ class Lease:
         except StoreError:
             return  # the next one waits until it has run out
 
-    def _check_free(self, newest: NewestRecord) -> None:
-        check_free(newest.record, self._holder, self._terms, self._clock())
+    def _newest(self) -> LeaseRecord | None:
+        return newest_record(self._repository, self._archive, self._name)
 
     def _put_next(self, *, is_released: bool = False) -> None:
         """Put the record that may have been put, then one that says what is true now."""
@@ -180,8 +175,22 @@ class Lease:
             self._put(self._pending)
 
     def _put(self, record: LeaseRecord) -> None:
-        body = sign_record(record.to_payload(), self._signer)
-        self._repository.store.put(lease_key(record.name, record.number), body)
+        """Put a record, past numbers under which lies what is no record of ours or anybody's."""
+        for _ in range(BAD_RECORDS_MAX):
+            try:
+                self._repository.store.put(
+                    lease_key(record.name, record.number), sign_record(record.to_payload(), self._signer)
+                )
+            except ObjectConflict:
+                self._pending = None
+                newest = self._newest()
+                if (0 if newest is None else newest.number) != self._number:
+                    raise
+                self._pending = record = replace(record, number=record.number + 1)
+            else:
+                break
+        else:
+            raise NotAuthentic(f"the next {BAD_RECORDS_MAX} records of lease {record.name} are all bad")
         self._number = record.number
         self._pending = None
 
@@ -191,7 +200,7 @@ class Lease:
             try:
                 self._put_next()
                 pause_s = self._terms.renew_s
-            except ObjectConflict:
+            except (ObjectConflict, NotAuthentic):
                 self.lost = self._fenced()
                 return
             except StoreError:
@@ -201,7 +210,7 @@ class Lease:
     def _fenced(self) -> BackupFailed:
         return BackupFailed(
             "another base backup of this cluster has taken the lease",
-            detail=f"Ours was record {self._number} of {self._name}: it ran out while this process was paused "
-            "or the store away, or the other host's clock is ahead of ours. Nothing lists this backup.",
+            detail=f"Ours was record {self._number} of {self._name}. It ended while this process was stopped "
+            "or the store away, or the other host's clock is ahead. Nothing lists this backup.",
             hint="let the other one end; check the clocks of both hosts",
         )

@@ -78,13 +78,14 @@ def test_a_backup_that_was_fenced_while_it_slept_is_not_listed(postgres_factory:
             HOLDERS[1],
             terms=LeaseTerms(),
             clock=lambda: late,
+            cancel=threading.Event(),
         ).take()
         return True
 
     with pytest.raises(BackupFailed, match="has taken the lease"):
         house.back_up(source.dsn, wait_for_wal=sleep, holder=HOLDERS[0])
     assert house.listed() == []
-    newest = newest_record(house.repository, house.archive, backup_lease(house.archive)).record
+    newest = newest_record(house.repository, house.archive, backup_lease(house.archive))
     assert newest is not None
     assert (newest.holder, newest.is_released) == (HOLDERS[1], False)
 
@@ -95,10 +96,10 @@ def test_a_long_backup_renews_its_lease(postgres_factory: PostgresFactory) -> No
     name = backup_lease(house.archive)
 
     def wait(_timeline: TimelineId, _start: LSN, _end: LSN, _timeout_s: float) -> bool:
-        newest = newest_record(house.repository, house.archive, name).record
+        newest = newest_record(house.repository, house.archive, name)
         return newest is not None and newest.number >= 4
 
     house.back_up(source.dsn, wait_for_wal=wait, lease=LeaseTerms(renew_s=0.1))
-    newest = newest_record(house.repository, house.archive, name).record
+    newest = newest_record(house.repository, house.archive, name)
     assert newest is not None
     assert newest.is_released

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import fix_archive as fix
@@ -15,6 +16,7 @@ from pitr.errors import AlreadyRunning, BackupFailed, MalformedValue, NotAuthent
 from pitr.layout import ArchiveId, backup_lease, lease_key, lease_number
 from pitr.lease import BAD_RECORDS_MAX, Lease, newest_record
 from pitr.lease_terms import LeaseTerms, held_until
+from pitr.pipeline.sign import sign_record
 from storage.memory import MemoryStore
 from storage.store import StoreUnavailable
 
@@ -72,11 +74,20 @@ class House:
 
     def lease(self, holder: Holder, clock: Clock, terms: LeaseTerms = TERMS) -> Lease:
         repository = self.written.repository
-        return Lease(repository, self.written.host, self.archive, self.name, holder, terms=terms, clock=clock)
+        return Lease(
+            repository,
+            self.written.host,
+            self.archive,
+            self.name,
+            holder,
+            terms=terms,
+            clock=clock,
+            cancel=threading.Event(),
+        )
 
     @property
     def newest(self) -> LeaseRecord:
-        found = newest_record(self.written.repository, self.archive, self.name).record
+        found = newest_record(self.written.repository, self.archive, self.name)
         assert found is not None
         return found
 
@@ -223,7 +234,8 @@ def test_the_renewing_thread_learns_that_it_was_fenced() -> None:
     gate = house.store.hold("put", lease_key(house.name, 2))
     sleeper.take()
     assert gate.entered.wait(20)
-    house.store.inner.put(lease_key(house.name, 2), b"another's record")
+    theirs = replace(record(B, number=2), name=house.name, archive=house.archive)
+    house.store.inner.put(lease_key(house.name, 2), sign_record(theirs.to_payload(), house.written.host))
     house.store.heal()
     sleeper.release()
     assert sleeper.lost is not None
@@ -276,10 +288,16 @@ def test_bad_records_are_passed_over_and_a_listing_is_read_to_its_first_good_lin
     assert house.newest.number == 42
     assert [call for call, _ in house.store.calls].count("get") == 1
     assert [call for call, _ in house.store.calls].count("list-next") == 1
-    house.store.put(lease_key(house.name, 50), b"no record")
+    for number in (43, 44, 46, 1000, (1 << 63) - 2):
+        house.store.put(lease_key(house.name, number), b"no record")
+    house.store.put(f"leases/{house.name}/0-no-number", b"no record")
     again = house.lease(B, clock)
     again.take()
-    assert house.newest.number == 51
+    assert house.newest.number == 45
+    with pytest.raises(AlreadyRunning):
+        house.lease(A, clock).take()
+    again.confirm()
+    assert house.newest.number == 47
     again.release()
     for number in range(60, 60 + BAD_RECORDS_MAX):
         house.store.put(lease_key(house.name, number), b"no record")
