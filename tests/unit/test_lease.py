@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import fix_archive as fix
 import pytest
@@ -18,6 +21,9 @@ from pitr.lease import BAD_RECORDS_MAX, Lease, newest_record
 from pitr.lease_terms import LeaseTerms, held_until
 from pitr.pipeline.sign import sign_record
 from storage.memory import MemoryStore
+from storage.regions import Region
+from storage.repair import RepairQueue
+from storage.replicated import ReplicatedStore
 from storage.store import StoreUnavailable
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -168,6 +174,39 @@ def test_of_two_that_race_exactly_one_takes_it(round_number: int) -> None:
         thread.join(20)
     assert sorted(results) == [False, True], round_number
     won[0].release()
+
+
+@pytest.mark.parametrize("round_number", range(10))
+def test_where_most_regions_must_agree_no_two_take_it(tmp_path: Path, round_number: int) -> None:
+    regions = [Region(name, MemoryStore()) for name in ("north", "south", "west")]
+    held: list[Lease] = []
+    barrier = threading.Barrier(2)
+    with ExitStack() as ending:
+        houses: list[House] = []
+        for number in range(2):
+            queue = ending.enter_context(closing(RepairQueue(tmp_path / f"queue{number}")))
+            # Each host has another region nearest.
+            near = regions[number:] + regions[:number]
+            store = ending.enter_context(closing(ReplicatedStore(near, quorum=2, queue=queue)))
+            houses.append(House(FaultyStore(store)))
+
+        def race(house: House, holder: Holder) -> None:
+            lease = house.lease(holder, Clock())
+            barrier.wait(20)
+            with contextlib.suppress(AlreadyRunning):
+                lease.take()
+                held.append(lease)
+
+        threads = [threading.Thread(target=race, args=each) for each in zip(houses, (A, B), strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        # Three regions can be shared by two that both lose; never by two that both win.
+        assert len(held) <= 1, round_number
+        for lease in held:
+            lease.confirm()
+            lease.release()
 
 
 def test_two_that_saw_the_same_free_lease_cannot_both_take_it() -> None:
