@@ -8,7 +8,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pitr.backup import BackupRequest, BackupWriter, take_backup
+from pitr.backup import take_backup
+from pitr.backup_request import BackupRequest, BackupWriter
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import Identity

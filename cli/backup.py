@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli.backup_limit import limit_backups
 from cli.context import App, common_options, current
 from cli.errors import RegionsMissed
 from cli.output import format_bytes, format_seconds
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PROGRESS_TIMEOUT_S = 120.0
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--label", default="asked for", show_default=True, help="A word to find it by.")
 @click.option(
     "--type",
@@ -30,7 +31,8 @@ PROGRESS_TIMEOUT_S = 120.0
 )
 @click.option("--standalone", is_flag=True, help="Without a daemon: stream WAL only for as long as it takes.")
 @common_options
-def backup(label: str, kind: BackupKind, standalone: bool) -> None:
+@click.pass_context
+def backup(ctx: click.Context, label: str, kind: BackupKind, standalone: bool) -> None:
     """Take a base backup now.
 
     Full, or incremental: only what changed since the last one. The running daemon takes it, for a backup is
@@ -39,14 +41,17 @@ def backup(label: str, kind: BackupKind, standalone: bool) -> None:
     """
     from cli.progress import ProgressReport
 
+    if ctx.invoked_subcommand is not None:
+        return
     app = current()
     settings = app.settings()
     with ProgressReport(app.output) as report:
 
         def show(progress: Mapping[str, Any]) -> None:
             total = progress.get("total_bytes")
+            paused = progress.get("paused")
             report.update(
-                str(progress["step"]),
+                str(progress["step"]) + (f", paused: {paused}" if paused else ""),
                 int(progress.get("bytes", 0)),
                 int(total) if total is not None else None,
             )
@@ -73,6 +78,9 @@ def backup(label: str, kind: BackupKind, standalone: bool) -> None:
                     hint="start it with: pitr daemon; or take this one alone: pitr backup --standalone",
                 ) from error
     _tell(app, done)
+
+
+backup.add_command(limit_backups)
 
 
 def _tell(app: App, done: Mapping[str, Any]) -> None:

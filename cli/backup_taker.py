@@ -9,17 +9,24 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from cli.lease_holder import own_holder
 from cli.settings import Settings
-from pitr.backup import BackupRequest, BackupWriter, take_backup
+from pitr.backup import take_backup
 from pitr.backup_choice import BackupKind, NewestChain, choose, followed_by, newest_chain
 from pitr.backup_parent import ParentBackup, read_note
+from pitr.backup_request import BackupRequest, BackupWriter
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import BackupFailed, MalformedValue
+from pitr.layout import backup_lease
+from pitr.lease import check_free, newest_record
+from pitr.lease_terms import LeaseTerms
 
 if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from pitr.archive import WalArchiver
     from pitr.backup_copy import BackupProgress
+    from pitr.backup_pace import Pace
+    from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
 
 STREAMING_WAIT_S: Final = 60.0
@@ -36,7 +43,9 @@ class BackupTaker:
         writer: BackupWriter,
         archiver: WalArchiver,
         keeper: CatalogueKeeper,
+        pace: Pace,
     ) -> None:
+        self._pace = pace
         self._settings = settings
         self._archive = archive
         self._writer = writer
@@ -60,8 +69,12 @@ class BackupTaker:
 
         ``note`` is told why it is full where an incremental one was asked for.
         """
-        self._wait_for_streaming(cancel)
         settings = self._settings
+        holder = own_holder(settings.daemon.state_dir)
+        # Told at once: where another host takes one, it has the slot too, and no WAL would come.
+        held = newest_record(self._writer.repository, self._archive, backup_lease(self._archive))
+        check_free(held, holder, LeaseTerms(), datetime.now(UTC))
+        self._wait_for_streaming(cancel)
         choice = choose(
             kind,
             self._chain,
@@ -77,9 +90,9 @@ class BackupTaker:
         if reason is not None:
             note(f"a full backup and no incremental one: {reason}")
         if settings.backup.source == "protocol":
-            manifest = self._take_remote(label, choice.parent, cancel, progress)
+            manifest = self._take_remote(label, choice.parent, holder, cancel, progress)
         else:
-            manifest = self._take_local(label, parent, cancel, progress)
+            manifest = self._take_local(label, parent, holder, cancel, progress)
         self._chain = followed_by(self._chain, manifest)
         listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
         self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
@@ -90,6 +103,7 @@ class BackupTaker:
         self,
         label: str,
         parent: ParentBackup | None,
+        holder: Holder,
         cancel: threading.Event,
         progress: Callable[[BackupProgress], None],
     ) -> BackupManifest:
@@ -101,6 +115,11 @@ class BackupTaker:
             workers=settings.backup.workers,
             parent=parent,
             notes_dir=settings.daemon.backup_notes_dir,
+            holder=holder,
+            pace=self._pace,
+            priority=settings.backup.priority,
+            strain=settings.backup.strain,
+            pause_max_s=settings.backup.deadline_s,
         )
         return take_backup(
             request,
@@ -116,6 +135,7 @@ class BackupTaker:
         self,
         label: str,
         parent: BackupManifest | None,
+        holder: Holder,
         cancel: threading.Event,
         progress: Callable[[BackupProgress], None],
     ) -> BackupManifest:
@@ -124,7 +144,12 @@ class BackupTaker:
         settings = self._settings
         return take_remote_backup(
             RemoteRequest(
-                settings.cluster.dsn, self._archive, label, settings.daemon.backup_notes_dir, parent
+                settings.cluster.dsn,
+                self._archive,
+                label,
+                settings.daemon.backup_notes_dir,
+                parent,
+                holder,
             ),
             self._writer,
             self._archiver.wait_durable,

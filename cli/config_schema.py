@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,12 +35,17 @@ from cli.settings import (
     Settings,
     WalSettings,
 )
+from cli.units import NO_LIMIT, parse_rate, parse_size
 from pitr.errors import MalformedValue, PitrError
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.sign import Verifier
+from pitr.priority import Priority
+from pitr.strain import StrainBounds
 from storage.url import parse_region_url
 
 REGIONS_MAX = 16
+# A look at the server ends after ten seconds.
+LATENCY_MAX_S = 10.0
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _PASSWORD = re.compile(r"(^|[\s?&])password\s*=", re.IGNORECASE)
@@ -83,6 +89,34 @@ def _duration_or_never(value: object) -> float | None:
     if not 60 <= duration_s <= 366 * 86_400:
         raise ValueError("expected 'never', or at least 60s and at most 366d")
     return duration_s
+
+
+def _rate(value: object) -> float | None:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a rate such as '200 MiB/s', or '{NO_LIMIT}'")
+    return parse_rate(value)
+
+
+def _lag(value: object) -> tuple[int | None, float | None]:
+    """Return bytes, or seconds."""
+    if value == "off":
+        return None, None
+    if isinstance(value, str):
+        if _DURATION.fullmatch(value.strip()):
+            return None, parse_duration(value)
+        with contextlib.suppress(MalformedValue):
+            return parse_size(value), None
+    raise ValueError("expected a size such as '64 MiB', a duration such as '10s', or 'off'")
+
+
+def _latency(value: object) -> float | None:
+    if value == "off":
+        return None
+    if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
+        latency_s = parse_duration(value)
+        if 0.001 <= latency_s <= LATENCY_MAX_S:
+            return latency_s
+    raise ValueError(f"expected a duration such as '200ms', at most {LATENCY_MAX_S:g}s, or 'off'")
 
 
 def _listen(text: str) -> str:
@@ -166,6 +200,11 @@ class _Backup(_Table):
     incr_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 3_600.0
     deadline: Duration = 43_200.0
     source: Literal["files", "protocol"] = "files"
+    rate_limit: Annotated[float | None, BeforeValidator(_rate)] = None
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    io_class: Literal["best-effort", "idle"] = "best-effort"
+    pause_lag: Annotated[tuple[int | None, float | None], BeforeValidator(_lag)] = (None, None)
+    pause_latency: Annotated[float | None, BeforeValidator(_latency)] = None
 
 
 class _Daemon(_Table):
@@ -319,6 +358,9 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.backup.incr_every,
             config.backup.deadline,
             config.backup.source,
+            rate_limit=config.backup.rate_limit,
+            priority=Priority(config.backup.nice, config.backup.io_class),
+            strain=StrainBounds(*config.backup.pause_lag, config.backup.pause_latency),
         ),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,

@@ -80,6 +80,13 @@ full_every = "24h"     # or "never"
 incr_every = "1h"      # only what changed since the last one; or "never"
 deadline = "12h"
 source = "files"       # "protocol": over a replication connection, where the server's files are elsewhere
+# Kindness to the server: how fast to read ("200 MiB/s", or "none"), and the copying threads' priority.
+rate_limit = "none"    # changed while a backup runs by: pitr backup limit
+nice = 10
+io_class = "best-effort"   # or "idle": only when nobody else wants the disk
+# Pause while a standby is so far behind ("64 MiB", "10s") or a commit takes so long ("200ms").
+pause_lag = "off"
+pause_latency = "off"
 
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.

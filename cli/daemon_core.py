@@ -31,7 +31,8 @@ from cli.timetable import Task, Timetable
 from cli.wiring import host_identity, host_repository, own_archive
 from pitr.archive import WalArchiver
 from pitr.archive_values import ArchiveSettings, DrainResult
-from pitr.backup import BackupWriter
+from pitr.backup_pace import Pace, PaceLimits
+from pitr.backup_request import BackupWriter
 from pitr.datakeys import HostKeys
 from pitr.errors import BackupFailed, ServerUnavailable
 from pitr.postgres.replication import ReplicationConnection
@@ -77,6 +78,8 @@ class Daemon:
             on_event=self._events.on_store_event,
         )
         self._repository = host_repository(settings, self.store)
+        self.workers_max = settings.backup.workers
+        self.pace = Pace(PaceLimits(settings.backup.rate_limit, self.workers_max))
         self._keeper = CatalogueKeeper(
             settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)
         )
@@ -193,6 +196,7 @@ class Daemon:
             BackupWriter(self._repository, self._host.signer, self._host.recipients),
             self._archiver,
             self._keeper,
+            self.pace,
         )
         self._backups = BackupRunner(self._taker.take)
         task = Task(
@@ -211,6 +215,7 @@ class Daemon:
             now=_now,
             monotonic=time.monotonic,
             backups=self._backups,
+            pace=self.pace,
             archiver=self._archiver,
             regions=self.store.status,
             tasks=self._timetable.states,

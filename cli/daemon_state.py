@@ -17,6 +17,7 @@ from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, TaskSna
 if TYPE_CHECKING:
     from cli.timetable import TaskState
     from pitr.archive_values import ArchiveStatus
+    from pitr.backup_pace import Pace
     from storage.regions import RegionStatus
 
 # Kinds of events come from enumerations of ours; the limit only guards against a mistake.
@@ -40,6 +41,7 @@ class DaemonState:
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     backups: BackupRunner
+    pace: Pace
     archiver: StatusSource
     regions: Callable[[], Sequence[RegionStatus]]
     tasks: Callable[[], Sequence[TaskState]]
@@ -128,6 +130,9 @@ class DaemonState:
             if progress is not None and progress.is_listed
             else None,
             next_at=next_at,
+            running_paused=None if progress is None else progress.paused,
+            rate_limit=self.pace.limits.rate,
+            workers=self.pace.limits.workers,
         )
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cli.backups import backup_fields
 from cli.control import ControlRequest
+from cli.units import RATE_MIN
+from pitr.backup_pace import PaceLimits
 from pitr.errors import MalformedValue
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class Verbs:
             return self._backup(request.options, progress)
         if request.verb == "repair":
             return self._repair()
+        if request.verb == "limit":
+            return self._limit(request.options)
         self._daemon.ask_to_stop("the control socket")
         return {"is_stopping": True}
 
@@ -47,6 +51,21 @@ class Verbs:
             raise MalformedValue("the type of a backup is full, incr or auto")
         outcome = self._daemon.back_up(label, kind, lambda seen: progress(progress_fields(seen)))
         return backup_result(outcome, self._daemon.lagging_regions())
+
+    def _limit(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Change the limits that are named; return all of them."""
+        pace = self._daemon.pace
+        rate, workers = options.get("rate", pace.limits.rate), options.get("workers", pace.limits.workers)
+        most = self._daemon.workers_max
+        is_rate = rate is None or (isinstance(rate, int | float) and not isinstance(rate, bool))
+        if set(options) - {"rate", "workers"} or not is_rate or (rate is not None and not rate >= RATE_MIN):
+            raise MalformedValue("a rate is bytes a second, at least 16 KiB, or null")
+        if not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= most:
+            raise MalformedValue(
+                f"workers are from 1 to {most}", hint="[backup] workers is how many a backup begins with"
+            )
+        pace.change(PaceLimits(None if rate is None else float(rate), workers))
+        return {"rate_limit": pace.limits.rate, "workers": pace.limits.workers}
 
     def _repair(self) -> Mapping[str, Any]:
         found = self._daemon.store.reconcile()
@@ -63,6 +82,7 @@ def progress_fields(seen: BackupProgress | None) -> Mapping[str, Any]:
         return {"step": "starting"}
     return {
         "step": seen.phase,
+        "paused": seen.paused,
         "bytes": seen.bytes_done,
         "total_bytes": seen.bytes_listed if seen.is_listed else None,
     }

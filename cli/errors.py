@@ -38,7 +38,7 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.PARTIAL: "done at quorum, but some region was missed and is being repaired",
     ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear",
     ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
-    ExitCode.LOCKED: "another run holds the lock",
+    ExitCode.LOCKED: "another run holds the lock or the lease",
     ExitCode.NOT_VERIFIED: "something was restored or read, and did not prove right",
     ExitCode.KEY: "a key is missing, or something does not decrypt or verify",
     ExitCode.STORAGE: "storage is unreachable, refuses, or is below quorum",
@@ -128,7 +128,11 @@ RULES: tuple[ErrorRule, ...] = (
     ),
     ErrorRule(ThresholdBroken, 5001, ExitCode.THRESHOLD, "a threshold is broken", "pitr status"),
     ErrorRule(
-        domain.AlreadyRunning, 6001, ExitCode.LOCKED, "another run holds the lock", "wait until it has ended"
+        domain.AlreadyRunning,
+        6001,
+        ExitCode.LOCKED,
+        "another run holds the lock or the lease",
+        "wait until it has ended",
     ),
     ErrorRule(
         domain.RecoveryFailed,

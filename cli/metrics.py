@@ -60,6 +60,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
         "1 while a base backup is taken.",
         lambda s: float(s.backup.running_step is not None),
     ),
+    (
+        "pitr_backup_paused",
+        "1 while a base backup reads nothing for the server's sake.",
+        lambda s: float(s.backup.running_paused is not None),
+    ),
     ("pitr_start_timestamp_seconds", "When the daemon started.", lambda s: s.started_at.timestamp()),
 )
 _REGION_GAUGES: tuple[tuple[str, str, int], ...] = (

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pitr.priority import Priority
 from pitr.quorum import WriteQuorum
+from pitr.strain import StrainBounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,19 @@ class WalSettings:
 
 @dataclass(frozen=True, slots=True)
 class BackupSettings:
-    """How base backups are taken.  ``full_every_s`` and ``incr_every_s`` None: only when asked."""
+    """How base backups are taken.  ``full_every_s`` and ``incr_every_s`` None: only when asked.
+
+    ``rate_limit`` in bytes a second, None without one.
+    """
 
     workers: int = 2
     full_every_s: float | None = 86_400.0
     incr_every_s: float | None = 3_600.0
     deadline_s: float = 43_200.0
     source: Literal["files", "protocol"] = "files"
+    rate_limit: float | None = None
+    priority: Priority = Priority(10, "best-effort")  # noqa: RUF009 - a frozen value
+    strain: StrainBounds = StrainBounds()  # noqa: RUF009 - a frozen value
 
     @property
     def every_s(self) -> float | None:

@@ -33,7 +33,10 @@ class RegionSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class BackupSnapshot:
-    """The base backups: the last one that is complete, and how the last attempt went."""
+    """The base backups: the last one that is complete, how the last attempt went, and the limits.
+
+    ``rate_limit`` in bytes a second; ``running_paused`` says why nothing is read now.
+    """
 
     last_backup: str | None
     last_completed_at: datetime | None
@@ -43,6 +46,9 @@ class BackupSnapshot:
     running_bytes: int
     running_total_bytes: int | None
     next_at: datetime | None
+    running_paused: str | None
+    rate_limit: float | None
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)

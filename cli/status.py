@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.backup_limit import describe_limits
 from cli.context import App, common_options, current
 from cli.errors import ThresholdBroken, UsageRefused
 from cli.output import Output, format_bytes, format_seconds
@@ -93,6 +94,9 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     if backup["running_step"] is not None:
         amount = format_bytes(int(backup["running_bytes"]))
         output.line(f"         one is being taken: {backup['running_step']}, {amount}")
+        output.line(f"         {describe_limits(backup['rate_limit'], backup['workers'])}")
+        if backup["running_paused"] is not None:
+            output.line(f"         paused: {backup['running_paused']}")
     elif backup["last_result"] == "failed":
         failed = next((task["last_error"] for task in seen["tasks"] if task["name"] == "backup"), None)
         output.line(f"         the last attempt failed: {failed}")

@@ -11,92 +11,40 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from pitr.backup_changes import ChangeFinder, find_changes
 from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
-from pitr.backup_parent import NoteWriter, ParentBackup
+from pitr.backup_pace import Pace, PaceLimits
+from pitr.backup_parent import NoteWriter
 from pitr.backup_puts import PATIENCE_S, PutPool, failed_by
+from pitr.backup_request import BackupRequest, BackupWriter, WalGate
+from pitr.backup_strain import StrainWatch
 from pitr.catalogue.backup_record import BackupManifest, Tablespace
-from pitr.errors import BackupFailed, PitrError, ServerUnavailable
-from pitr.layout import ArchiveId, index_key, pack_key
+from pitr.catalogue.lease_record import Holder
+from pitr.errors import AlreadyRunning, BackupFailed, PitrError, ServerUnavailable
+from pitr.layout import backup_lease, index_key, pack_key
+from pitr.lease import Lease
 from pitr.patience import with_patience
-from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
-from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT, FileStatus, PartKind, PartWriter
+from pitr.pipeline.keys import DataKey, seal_envelope
+from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter
 from pitr.pipeline.seal import Context
-from pitr.pipeline.sign import Signer
 from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
 from pitr.postgres.summaries import NotIncremental
-from pitr.repository import Repository
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.store import StoreError
 
-WORKERS_MAX: Final = 64
-# Packs being built, waiting and on their way, all together.
-_PACKS_BYTES_MAX: Final = 128 * 1024 * 1024
-_PACK_BYTES_MIN: Final = 4 * 1024 * 1024
 # How often the session that holds the backup is asked whether it lives: its loss voids the backup.
 _SESSION_CHECK: Final = timedelta(seconds=5)
 _PROGRESS: Final = timedelta(milliseconds=200)
-
-
-class WalGate(Protocol):
-    """Waits until all WAL of ``timeline`` from ``start`` to ``end`` is at quorum.
-
-    Returns False if it is not after ``timeout_s``; may raise a PitrError if it never will be.
-    """
-
-    def __call__(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class BackupRequest:
-    """What to back up and how.  ``data_dir`` if it lies elsewhere here than the server says.
-
-    ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is
-    built on; ``compare_pages`` reads every page for it although the server has WAL summaries.
-    ``notes_dir``: where the host keeps what it needs to build on this one.
-    """
-
-    dsn: str
-    archive: ArchiveId
-    label: str
-    data_dir: Path | None = None
-    workers: int = 2
-    puts_in_flight: int = 2
-    fast_checkpoint: bool = True
-    use_direct_io: bool = True
-    wal_timeout_s: float = 600.0
-    parent: ParentBackup | None = None
-    compare_pages: bool = False
-    notes_dir: Path | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.workers <= WORKERS_MAX or not 0 < self.puts_in_flight <= WORKERS_MAX:
-            raise ValueError(f"workers and puts in flight must be from 1 to {WORKERS_MAX}")
-
-    @property
-    def pack_bytes(self) -> int:
-        """The size of packs that keeps memory bounded with so many of them at hand."""
-        share = _PACKS_BYTES_MAX // (self.workers + self.puts_in_flight)
-        return max(_PACK_BYTES_MIN, min(PACK_BYTES_DEFAULT, share))
-
-
-@dataclass(frozen=True, slots=True)
-class BackupWriter:
-    """Who writes the backup, and for whom."""
-
-    repository: Repository
-    signer: Signer
-    recipients: Sequence[Recipient]
 
 
 def take_backup(
@@ -114,19 +62,34 @@ def take_backup(
     It is incremental if the request has a parent and somebody can tell what changed since; else it is full,
     and a note says why.  Opens its own session, which ends with the call.  May be repeated at once after any
     error.
-    ``progress`` is called in this thread.  Raises ServerRefused or ServerUnavailable before anything
-    was done, BackupFailed after that, also when ``cancel`` is set.
+    ``progress`` is called in this thread.  Raises ServerRefused, ServerUnavailable or AlreadyRunning before
+    anything was done, BackupFailed after that, also when ``cancel`` is set or the lease was lost.
     """
     cancel = cancel or threading.Event()
     with Server.connect(request.dsn) as server:
         facts = server.facts()
         data_dir = os.fsencode(request.data_dir or facts.data_directory)
         check_server(request.archive, facts, data_dir)
-        run = _Run(request, writer, server, facts, data_dir, clock, random, progress, cancel)
+        lease = Lease(
+            writer.repository,
+            writer.signer,
+            request.archive,
+            backup_lease(request.archive),
+            request.holder or Holder("unnamed", 0, random(8).hex()),
+            terms=request.lease,
+            clock=clock,
+            cancel=cancel,
+        )
         try:
+            lease.take()
+            run = _Run(request, writer, server, facts, data_dir, lease, clock, random, progress, cancel)
             return run.take(wait_for_wal)
+        except AlreadyRunning:
+            raise
         except (PitrError, StoreError, OSError) as failure:
             raise failed_by(failure) from failure
+        finally:
+            lease.release()
 
 
 class _Run:
@@ -139,6 +102,7 @@ class _Run:
         server: Server,
         facts: ServerFacts,
         data_dir: bytes,
+        lease: Lease,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
         progress: Callable[[BackupProgress], None],
@@ -149,6 +113,7 @@ class _Run:
         self._server = server
         self._facts = facts
         self._data_dir = data_dir
+        self._lease = lease
         self._clock = clock
         self._random = random
         self._progress = progress
@@ -171,6 +136,11 @@ class _Run:
             on_stored=self._tally.stored,
         )
         self._crew: CopyCrew | None = None
+        self._pace = request.pace or Pace(PaceLimits(None, request.workers))
+        self._paused_before_s = self._pace.paused_s
+        self._strain = StrainWatch(
+            request.dsn, request.strain, self._pace, self._tally.note, monotonic=time.monotonic
+        )
         self._session_checked_at = self._reported_at = self._started_at
 
     def take(self, wait_for_wal: WalGate) -> BackupManifest:
@@ -200,10 +170,12 @@ class _Run:
             manifest = replace(manifest, tablespaces=spaces)
             self._check_cancelled()
             self._enter("writing the manifest")
+            self._lease.confirm()
             self._put_manifest(manifest)
             self._keep_note()
         finally:
             self._stop.set()
+            self._strain.stop()
             if self._crew is not None:
                 self._crew.abandon()
             self._puts.finish()
@@ -289,6 +261,7 @@ class _Run:
                 wait=self._stop.wait,
                 use_direct_io=self._request.use_direct_io,
                 note=self._tally.note,
+                pace=lambda size_bytes: self._pace.spend(size_bytes, self._stop),
             )
             for _ in range(self._request.workers)
         ]
@@ -298,12 +271,16 @@ class _Run:
             [self._part(number) for number, _ in enumerate(readers, 1)],
             self._tally,
             self._stop,
+            pace=self._pace,
+            priority=self._request.priority,
             changes=self._changes,
             note=self._note,
         )
+        self._strain.start()
         self._crew.start()
         entries = list_data_directory(self._data_dir, control.version_directory(major))
         copy_directory(entries, self._crew, owner, self._tally, self._watch)
+        self._strain.stop()
         last = read_control_file(self._data_dir, self._stop.wait)
         owner.add_small(CONTROL_PATH, last.content, FileStatus(last.mode, last.mtime))
         self._tally.file_copied(len(last.content), [])
@@ -389,7 +366,9 @@ class _Run:
     def _watch(self) -> None:
         """Look after everything that goes on elsewhere; raise if the backup must end."""
         self._check_cancelled()
-        failure = self._puts.failure or (self._crew.failure if self._crew is not None else None)
+        failure = (
+            self._lease.lost or self._puts.failure or (self._crew.failure if self._crew is not None else None)
+        )
         if failure is not None:
             raise failed_by(failure)
         now = self._clock()
@@ -398,7 +377,13 @@ class _Run:
             self._server.insert_lsn()
         if now - self._reported_at >= _PROGRESS:
             self._reported_at = now
-            self._progress(self._tally.progress)
+            self._progress(replace(self._tally.progress, paused=self._pace.pause))
+        if self._pace.paused_s - self._paused_before_s > self._request.pause_max_s:
+            raise BackupFailed(
+                f"copying paused for more than {self._request.pause_max_s:g} s, for the server suffers",
+                detail=self._pace.pause,
+                hint="look at the server; or set [backup] pause_lag and pause_latency higher",
+            )
 
     def _enter(self, phase: str) -> None:
         self._tally.enter(phase)

@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from pitr.backup_changes import ChangeFinder, FilePlan, LeftEmpty, PagesSince
+from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_parent import NoteWriter
 from pitr.catalogue.backup_record import FINDINGS_MAX
 from pitr.catalogue.backup_signs import ALIEN_NAMED_MAX, RELATIONS_NAMED_MAX, BackupSigns, RelationSign
@@ -35,6 +36,7 @@ from pitr.postgres.datadir import (
 )
 from pitr.postgres.page import PAGE_BYTES, Blocks
 from pitr.postgres.summaries import ChangedPart
+from pitr.priority import Priority, lower_priority
 
 _QUEUE_FILES: Final = 256
 _FRAME_PAGES: Final = FRAME_CONTENT_BYTES // PAGE_BYTES
@@ -49,6 +51,7 @@ class BackupProgress:
     """How far a base backup is: ``bytes_done`` of ``bytes_listed``, which grows until ``is_listed``.
 
     ``restored_bytes`` is the true size of the files copied so far, ``stored_bytes`` what the store holds.
+    ``paused`` says why nothing is read now; None: it is.
     """
 
     phase: str = "starting"
@@ -60,6 +63,7 @@ class BackupProgress:
     findings: int = 0
     restored_bytes: int = 0
     notes: tuple[str, ...] = ()
+    paused: str | None = None
 
 
 class Tally:
@@ -147,7 +151,8 @@ class Tally:
 class CopyCrew:
     """The workers.  The first failure sets ``stop`` and is kept in ``failure``.
 
-    ``changes`` None copies all of every file; ``note`` is told each relation file that was copied.
+    ``changes`` None copies all of every file; ``note`` is told each relation file that was copied.  ``pace``
+    says how many of them work at once; None: all.
     """
 
     def __init__(
@@ -157,11 +162,15 @@ class CopyCrew:
         tally: Tally,
         stop: threading.Event,
         *,
+        pace: Pace | None = None,
+        priority: Priority = Priority(),  # noqa: B008 - a frozen value
         changes: ChangeFinder | None = None,
         note: NoteWriter | None = None,
     ) -> None:
         self._tally = tally
         self._stop = stop
+        self._pace = pace or Pace(PaceLimits(None, len(readers)))
+        self._priority = priority
         self._changes = changes
         self._note = note
         self._queue: queue.Queue[DataFile | None] = queue.Queue(_QUEUE_FILES)
@@ -210,8 +219,11 @@ class CopyCrew:
 
     def _run(self, reader: FileReader, writer: PartWriter) -> None:
         try:
+            for text in lower_priority(self._priority):
+                self._tally.note(text)
             while (file := self._next()) is not None:
-                self._copy(file, reader, writer)
+                with self._pace.working(self._stop):
+                    self._copy(file, reader, writer)
             if not self._stop.is_set():
                 writer.finish()
         except Exception as failure:  # noqa: BLE001 - the top of a thread: kept for the owner

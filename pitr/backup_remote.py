@@ -19,14 +19,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Final
 
-from pitr.backup import BackupWriter, WalGate
 from pitr.backup_checks import name_findings
 from pitr.backup_copy import BackupProgress, Tally, runs_of
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
+from pitr.backup_request import BackupWriter, WalGate
 from pitr.catalogue.backup_record import BackupManifest, Tablespace, check_backup_id
-from pitr.errors import BackupFailed, MalformedValue, PitrError, ServerRefused
-from pitr.layout import ArchiveId
+from pitr.catalogue.lease_record import Holder
+from pitr.errors import AlreadyRunning, BackupFailed, MalformedValue, PitrError, ServerRefused
+from pitr.layout import ArchiveId, backup_lease
+from pitr.lease import Lease
+from pitr.lease_terms import LeaseTerms
 from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES
 from pitr.postgres.base_backup_stream import (
@@ -62,6 +65,7 @@ class RemoteRequest:
     label: str
     notes_dir: Path
     parent: BackupManifest | None = None
+    holder: Holder | None = None
     fast_checkpoint: bool = True
     wal_timeout_s: float = 600.0
 
@@ -90,11 +94,26 @@ def take_remote_backup(
                 detail=f"the server is {facts.system_identifier}, the archive {request.archive}",
                 hint="check the DSN, or make an archive for this cluster with `pitr init`",
             )
-        run = _Run(request, writer, server, facts, clock, random, progress, cancel)
+        lease = Lease(
+            writer.repository,
+            writer.signer,
+            request.archive,
+            backup_lease(request.archive),
+            request.holder or Holder("unnamed", 0, random(8).hex()),
+            terms=LeaseTerms(),
+            clock=clock,
+            cancel=cancel,
+        )
         try:
+            lease.take()
+            run = _Run(request, writer, server, facts, lease, clock, random, progress, cancel)
             return run.take(wait_for_wal)
+        except AlreadyRunning:
+            raise
         except (PitrError, StoreError, OSError, tarfile.TarError) as failure:
             raise failed_by(failure) from failure
+        finally:
+            lease.release()
 
 
 class _Run:
@@ -106,6 +125,7 @@ class _Run:
         writer: BackupWriter,
         server: Server,
         facts: ServerFacts,
+        lease: Lease,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
         progress: Callable[[BackupProgress], None],
@@ -115,6 +135,7 @@ class _Run:
         self._writer = writer
         self._server = server
         self._facts = facts
+        self._lease = lease
         self._clock = clock
         self._random = random
         self._progress = progress
@@ -159,6 +180,7 @@ class _Run:
             self._wait_for_wal(wait_for_wal, start, wal_from, stop_lsn)
             manifest = self._manifest(start, stop_lsn, stopped_at, parent)
             self._enter("writing the manifest")
+            self._lease.confirm()
             self._parts.patiently(lambda: self._writer.repository.put_manifest(manifest, self._writer.signer))
             self._keep(server_manifest)
         finally:
@@ -359,8 +381,9 @@ class _Run:
     def _watch(self) -> None:
         if self._cancel.is_set():
             raise BackupFailed("the base backup was cancelled", detail="Nothing lists it.")
-        if self._parts.failure is not None:
-            raise failed_by(self._parts.failure)
+        failure = self._lease.lost or self._parts.failure
+        if failure is not None:
+            raise failed_by(failure)
         now = self._clock()
         if now - self._reported_at >= _PROGRESS:
             self._reported_at = now

@@ -135,6 +135,31 @@ def head_sequence(key: str) -> int:
     return _HEAD_TOP - int(match[1], 16)
 
 
+def backup_lease(archive: ArchiveId) -> str:
+    """Return the name of the lease that whoever takes a base backup of ``archive`` holds."""
+    return f"backup/{archive}"
+
+
+def lease_prefix(name: str) -> str:
+    """Return the prefix of a lease's records; the newest sorts first."""
+    return f"leases/{name}/"
+
+
+def lease_key(name: str, number: int) -> str:
+    """Return the key of record ``number`` (from 1) of a lease."""
+    if not 0 < number < _HEAD_TOP:
+        raise MalformedValue(f"lease number out of range: {number}")
+    return f"{lease_prefix(name)}{_HEAD_TOP - number:016x}"
+
+
+def lease_number(key: str) -> int:
+    """Return the number that a lease record's key stands for."""
+    match = re.fullmatch(r"leases/[A-Za-z0-9._/-]+/([0-9a-f]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not a lease record's key: {key!r}")
+    return _HEAD_TOP - int(match[1], 16)
+
+
 def pack_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:
     """Return the key of a pack of a base backup."""
     return f"backups/{archive}/{backup}/pack-{part:04d}-{number:06d}-{attempt}"

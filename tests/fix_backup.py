@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pitr.backup import BackupRequest, BackupWriter, WalGate, take_backup
+from fix_postgres import RunningPostgres
+
+from pitr.backup import take_backup
 from pitr.backup_copy import BackupProgress
+from pitr.backup_request import BackupRequest, BackupWriter, WalGate
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.layout import ArchiveId
@@ -31,6 +34,7 @@ from pitr.postgres.manifest import BackupManifestWriter
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
+from storage.memory import MemoryStore
 from storage.store import ObjectStore
 
 REPOSITORY_ID = "5a" * 16
@@ -182,3 +186,38 @@ class BackupHouse:
 def parts_of(manifest: BackupManifest) -> list[int]:
     """Return the numbers of a backup's parts; part 0, with the directories, comes first."""
     return sorted({int(each.key.rpartition("/index-")[2][:4]) for each in manifest.indexes})
+
+
+def house_for(server: RunningPostgres, store: ObjectStore | None = None) -> BackupHouse:
+    system = server.value("SELECT system_identifier FROM pg_control_system()")
+    return BackupHouse(store or MemoryStore(), ArchiveId(int(str(system)), 1))
+
+
+def fill(server: RunningPostgres, rows: int = 60_000) -> None:
+    server.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
+    server.execute("INSERT INTO notes SELECT g, repeat(md5(g::text), 4) FROM generate_series(1, %s) g", rows)
+
+
+def in_thread(work: Callable[[], BackupManifest]) -> Callable[[], BackupManifest | Exception]:
+    """Start ``work``; return a callable that waits for it and gives its result or error."""
+    results: list[BackupManifest | Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as failure:  # noqa: BLE001 - handed to the test
+            results.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+
+    def outcome() -> BackupManifest | Exception:
+        thread.join(120)
+        assert not thread.is_alive()
+        return results[0]
+
+    return outcome
+
+
+def threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("backup-")]

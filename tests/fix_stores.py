@@ -64,6 +64,12 @@ class FaultyStore:
         with self._lock:
             return self._gates.setdefault((operation, key), Gate())
 
+    def hold_next(self, operation: str) -> Gate:
+        """Hold the calls of ``operation`` that begin from now on at a new gate."""
+        with self._lock:
+            gate = self._gates[(operation, None)] = Gate()
+            return gate
+
     def damage(self, key: str) -> None:
         """Flip a bit in what is read of ``key``."""
         with self._lock:

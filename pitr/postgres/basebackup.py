@@ -93,7 +93,8 @@ class ChangedPages:
 class FileReader:
     """Reads files one at a time into one aligned buffer.  A thread has its own.
 
-    ``wait`` pauses for seconds; ``note`` is told once if O_DIRECT does not work here.
+    ``wait`` pauses for seconds; ``note`` is told once if O_DIRECT does not work here.  ``pace`` is called
+    before so many bytes are read, and may take its time or raise.
     """
 
     def __init__(
@@ -104,7 +105,9 @@ class FileReader:
         wait: Callable[[float], object],
         use_direct_io: bool = True,
         note: Callable[[str], None] = lambda _text: None,
+        pace: Callable[[int], None] = lambda _bytes: None,
     ) -> None:
+        self._pace = pace
         self._data_dir = data_dir
         self._rules = rules
         self._wait = wait
@@ -164,6 +167,7 @@ class FileReader:
 
     def _read(self, descriptor: int, view: memoryview, offset: int) -> int:
         """Fill ``view`` from ``offset``; return how many bytes there were."""
+        self._pace(len(view))
         done = 0
         while done < len(view):
             try:

@@ -25,6 +25,8 @@ from cli.config_template import NewConfig, NewRegion, render_config
 from cli.errors import ConfigRefused, UsageRefused
 from pitr.errors import NotInitialised
 from pitr.pipeline.keys import Identity, best_suite
+from pitr.priority import Priority
+from pitr.strain import StrainBounds
 
 IDENTITY = Identity(bytes(range(32)))
 RECIPIENT = str(IDENTITY.recipient(best_suite()))
@@ -382,3 +384,30 @@ def test_lines_are_found_in_arrays_of_tables() -> None:
     assert line_of(text, ("keys", "root")) == 6
     assert line_of(text, ("daemon",)) is None
     assert tomllib.loads(text)["region"][1] == {"name": "b"}
+
+
+def test_kindness_is_set_in_words_that_people_type(write: Callable[[str | bytes], Path]) -> None:
+    text = GOOD + (
+        '[backup]\nrate_limit = "50 MiB/s"\nnice = 0\nio_class = "idle"\npause_lag = "64MiB"\n'
+        'pause_latency = "200ms"\n'
+    )
+    found = load_settings(write(text)).backup
+    assert found.rate_limit == 50 << 20
+    assert found.priority == Priority(0, "idle")
+    assert found.strain == StrainBounds(64 << 20, None, 0.2)
+    unset = load_settings(write(GOOD)).backup
+    assert (unset.rate_limit, unset.priority) == (None, Priority(10, "best-effort"))
+    assert not unset.strain.are_set
+    assert load_settings(write(GOOD + '[backup]\npause_lag = "10s"\n')).backup.strain.lag_s == 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('rate_limit = "50 MiB"', 'rate_limit = "1 B/s"', "rate_limit = 5", 'rate_limit = "fast/s"'),
+        *("nice = -5", "nice = 20", 'io_class = "realtime"', 'pause_lag = "64"', 'pause_lag = "much"'),
+        *('pause_latency = "64 MiB"', 'pause_latency = "1h"', "pause_latency = 0.2"),
+    ],
+)
+def test_a_slip_in_a_limit_is_told_with_its_line(write: Callable[[str | bytes], Path], line: str) -> None:
+    assert line.split(" =", maxsplit=1)[0] in _mistakes(write(GOOD + f"[backup]\n{line}\n"))
