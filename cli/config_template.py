@@ -80,6 +80,11 @@ full_every = "24h"     # or "never"
 incr_every = "1h"      # only what changed since the last one; or "never"
 deadline = "12h"
 
+[retention]
+# What "pitr expire" keeps: whatever leads to a moment in this window, and so many full backups at least.
+window = "35d"
+minimum_backups = 2
+
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.
 state_dir = {_quote(str(new.state_dir))}
