@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fix_cli import MakeSite, Site, end_servers
+from fix_cli import MakeSite, Site, end_servers, wait_until
 from fix_postgres import table_digests
 
 WINDOW_S = 60
@@ -116,3 +116,43 @@ def test_expiry_is_frozen_while_a_region_lacks_a_copy(make_site: MakeSite) -> No
     partly = site("expire", "--confirm", "--yes", "--identity", site.identity, "--json", exit_code=3)
     assert "ap" in partly.error["message"]
     site.regions[2].give_back()
+
+
+def test_a_backup_that_runs_while_others_expire_is_whole(make_site: MakeSite) -> None:
+    site = make_site()
+    server = site.server
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 20) AS text"
+        " FROM generate_series(1, 100000) g"
+    )
+    site.start_daemon()
+    site("backup", "--type", "full")
+    old = site.backups()
+    site.set_option('window = "35d"', 'window = "60s"')
+    site.set_option("minimum_backups = 2", "minimum_backups = 1")
+    begun = time.monotonic()
+    while time.monotonic() - begun < WINDOW_S + 2:
+        time.sleep(1)
+    running = site.program.begin(
+        "-c", site.config, "backup", "--type", "full", log=site.folder / "backup.log"
+    )
+    known = {name.rpartition("/")[2] for name in old}
+
+    def has_begun() -> bool:
+        taken = {key.split("/")[3] for region in site.regions for key in region.objects("backups/")}
+        return bool(taken - known) or running.poll() is not None
+
+    wait_until(has_begun, "the backup has put its first objects")
+    done = _expire(site, "--confirm", "--yes", "--grace", "1ms")
+    assert done["expired"] != []
+    assert running.wait(120) == 0, (site.folder / "backup.log").read_text()
+    site.wait_durable()
+    newest = site("backups", "list", "--json").data["backups"][-1]["backup"]
+    assert newest not in known
+    expected = table_digests(server.dsn)
+    into = site.folder / "restored"
+    restored = site.restore("latest", into, "--start")
+    assert restored.data["plan"]["backup"] == newest
+    assert table_digests(restored.data["dsn"]) == expected
+    end_servers([into])
+    assert site.daemon.stop() == 0, site.daemon.tail()
