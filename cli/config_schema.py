@@ -32,6 +32,7 @@ from cli.settings import (
     KeySettings,
     RegionSettings,
     RepositorySettings,
+    RetentionSettings,
     Settings,
     WalSettings,
 )
@@ -207,6 +208,13 @@ class _Backup(_Table):
     pause_latency: Annotated[float | None, BeforeValidator(_latency)] = None
 
 
+class _Retention(_Table):
+    window: Annotated[
+        float, BeforeValidator(_duration), Field(ge=60, le=3660 * 86_400, allow_inf_nan=False)
+    ] = 35 * 86_400.0
+    minimum_backups: Annotated[int, Field(ge=1, le=1000)] = 2
+
+
 class _Daemon(_Table):
     state_dir: str
     metrics_listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:9187"
@@ -227,6 +235,7 @@ class _Config(_Table):
     daemon: _Daemon
     wal: _Wal = _Wal()
     backup: _Backup = _Backup()
+    retention: _Retention = _Retention()
     postgres: _Postgres = _Postgres()
     timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
 
@@ -243,6 +252,7 @@ _KNOWN = {
             ("keys", _Keys),
             ("wal", _Wal),
             ("backup", _Backup),
+            ("retention", _Retention),
             ("daemon", _Daemon),
             ("postgres", _Postgres),
         )
@@ -362,6 +372,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             priority=Priority(config.backup.nice, config.backup.io_class),
             strain=StrainBounds(*config.backup.pause_lag, config.backup.pause_latency),
         ),
+        retention=RetentionSettings(config.retention.window, config.retention.minimum_backups),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )

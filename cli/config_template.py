@@ -34,6 +34,15 @@ class NewConfig:
     timezone: str | None = None
 
 
+# What differs from one cluster to the next only when somebody edits it.
+_RETENTION = """\
+[retention]
+# What "pitr expire" keeps: whatever leads to a moment in this window, and so many full backups at least.
+window = "35d"
+minimum_backups = 2
+"""
+
+
 def render_config(new: NewConfig) -> str:
     """Return the text of a configuration file."""
     regions = "\n".join(_region(region) for region in new.regions)
@@ -88,6 +97,7 @@ io_class = "best-effort"   # or "idle": only when nobody else wants the disk
 pause_lag = "off"
 pause_latency = "off"
 
+{_RETENTION}
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.
 state_dir = {_quote(str(new.state_dir))}

@@ -145,6 +145,13 @@ RULES: tuple[ErrorRule, ...] = (
         ChecksFailed, 7002, ExitCode.NOT_VERIFIED, "a check found something wrong", "read the findings above"
     ),
     ErrorRule(
+        domain.ExpiryRefused,
+        7003,
+        ExitCode.NOT_VERIFIED,
+        "something freezes expiry, or it would lose something; nothing was deleted",
+        "see what the message names; docs/expire.md",
+    ),
+    ErrorRule(
         domain.NotAuthentic,
         8001,
         ExitCode.KEY,

@@ -82,6 +82,14 @@ class BackupSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """What ``pitr expire`` keeps: all that serves ``window_s``, and so many full backups at least."""
+
+    window_s: float = 35 * 86_400.0
+    minimum_backups: int = 2
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSettings:
     """Where the daemon keeps its state and shows its metrics.  ``metrics_port``: None nowhere, 0 any."""
 
@@ -128,6 +136,7 @@ class Settings:
     daemon: DaemonSettings
     wal: WalSettings = field(default_factory=WalSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     timezone: str | None = None
     bin_dir: Path | None = None
 

@@ -2,23 +2,26 @@
 
 What is listed is read header by header and verified; what cannot be is reported and left out, so a
 damaged object shows as a hole and never as WAL.  From too few regions the catalogue ends with their
-last signed head: what lies there after it is not known to be all of it.
+last signed head: what lies there after it is not known to be all of it.  What an expire record names is
+left out, whether it is deleted yet or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
+from pitr.catalogue.expiry_record import ExpireRecord, GoneBackup
 from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.quorum import Answers
-from pitr.repository import ListedBackup, ListedHead, Repository, backups_sha256
+from pitr.repository import ListedBackup, ListedHead, Repository, named_backups_sha256
 from pitr.verified import RefusedObject
 from pitr.wal.segment import SegmentName
 from storage.store import ObjectStore, StoreError
@@ -65,6 +68,7 @@ class _Found:
     wal: list[IndexedHeader] = field(default_factory=list)
     refused: list[RefusedObject] = field(default_factory=list)
     headers_read: int = 0
+    gone: ExpireRecord | None = None
 
 
 def rebuild(
@@ -100,16 +104,38 @@ def rebuild(
 def check(
     repository: Repository, catalogue: Catalogue, *, answers: Answers | None = None
 ) -> tuple[CatalogueDifference, ...]:
-    """Compare the catalogue with what a rebuild would give.  Changes nothing.  Raises as ``rebuild``."""
+    """Compare the catalogue with what a rebuild would give.  Changes nothing.  Raises as ``rebuild``.
+
+    Rows of what has expired since are no difference: the catalogue loses them when it is next rebuilt.
+    """
     fresh = Catalogue(":memory:")
     try:
-        rebuild(repository, fresh, answers=answers)
+        archives = rebuild(repository, fresh, answers=answers).archives
         given, recorded = set(fresh.dump().splitlines()), set(catalogue.dump().splitlines())
     finally:
         fresh.close()
+    records = [expiry.record for archive in archives for expiry in repository.expiry.all(archive)]
     differences = [CatalogueDifference(row, is_in_store=True) for row in given - recorded]
-    differences += [CatalogueDifference(row, is_in_store=False) for row in recorded - given]
+    differences += [
+        CatalogueDifference(row, is_in_store=False)
+        for row in recorded - given
+        if not any(_names_row(record, row) for record in records)
+    ]
     return tuple(sorted(differences, key=lambda difference: difference.row))
+
+
+def _names_row(record: ExpireRecord, row: str) -> bool:
+    """Tell whether a row of the catalogue's dump is of something that has expired."""
+    table, _, text = row.partition(" ")
+    columns = json.loads(text)
+    if table == "wal_units":
+        key = parse_wal_key(columns["key"])
+        return key.archive == record.archive and record.names_wal(key)
+    if table == "backups":
+        place = (columns["system_identifier"], columns["epoch"])
+        is_own = place == (str(record.archive.system_identifier), record.archive.epoch)
+        return is_own and record.names_backup(columns["backup"])
+    return False
 
 
 def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None) -> _Found:
@@ -118,13 +144,15 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
     search = repository.find_head(archive)
     found.head = search.newest
     found.refused += search.refused
+    expiry = repository.expiry.newest(archive)
+    found.gone = None if expiry is None else expiry.record
     listing = repository.manifests(archive)
     found.backups = list(listing.backups)
     found.refused += listing.refused
     last_piece: int | None = None
     head = None if found.head is None else found.head.head
     if answers is not None and not answers.are_enough(None if head is None else head.quorum):
-        found.backups = _signed_backups(found, head)
+        found.backups = _signed_backups(repository, found, head)
         last_piece = 0 if head is None else head.piece_sequence
     found.histories = repository.history_records(archive)
     for timeline in repository.wal.timelines(archive):
@@ -133,21 +161,38 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
     return found
 
 
-def _signed_backups(found: _Found, head: HeadRecord | None) -> list[ListedBackup]:
-    """Return the backups that the head counts: without the newest, if later ones have arrived since."""
+def _signed_backups(repository: Repository, found: _Found, head: HeadRecord | None) -> list[ListedBackup]:
+    """Return the backups that the head counts: without the newest, if later ones have arrived since.
+
+    It may count more than are listed: those that have expired since it was signed, as their records say.
+    """
     if head is None:
         return []
-    backups = sorted(found.backups, key=lambda listed: listed.manifest.stopped_at)
-    signed = backups[: head.backups_count]
-    if backups_sha256(signed) == head.backups_sha256:
-        return signed
+    listed = {each.manifest.backup: each for each in found.backups}
+    counted = {name: (each.manifest.stopped_at, each.object_sha256) for name, each in listed.items()}
+    for gone in ((), *_gone_by_record(repository, found)):
+        counted |= {each.backup: (each.stopped_at, each.manifest_sha256) for each in gone}
+        ordered = sorted(counted, key=lambda name: counted[name][0])[: head.backups_count]
+        if named_backups_sha256({name: counted[name][1] for name in ordered}) == head.backups_sha256:
+            return [listed[name] for name in ordered if name in listed]
     found.refused.append(
         RefusedObject(
             f"manifests/{found.archive}/",
             f"not the {head.backups_count} backups that head {head.sequence} signs",
         )
     )
-    return backups
+    return sorted(found.backups, key=lambda each: each.manifest.stopped_at)
+
+
+def _gone_by_record(repository: Repository, found: _Found) -> Iterator[list[GoneBackup]]:
+    """Yield what each expire record was the first to name, the newest record first."""
+    newer: ExpireRecord | None = None
+    for expiry in repository.expiry.all(found.archive):
+        if newer is not None:
+            yield [gone for gone in newer.backups if not expiry.record.names_backup(gone.backup)]
+        newer = expiry.record
+    if newer is not None:
+        yield list(newer.backups)
 
 
 def _gather_timeline(
@@ -160,6 +205,8 @@ def _gather_timeline(
     pieces: list[PieceKey] = []
     segments: list[SegmentKey] = []
     for key in keys:
+        if found.gone is not None and found.gone.names_wal(key):
+            continue
         if isinstance(key, SegmentKey):
             segments.append(key)
         elif last_piece is None or key.sequence <= last_piece:

@@ -69,6 +69,10 @@ class RecoveryFailed(PitrError):
     """Recovery stopped elsewhere than planned, or not at all.  The directory must not be promoted."""
 
 
+class ExpiryRefused(PitrError):
+    """Expiry would lose something, or a sign of damage freezes it.  Nothing was deleted."""
+
+
 class AlreadyRunning(PitrError):
     """Another run holds the lock or the lease.  Try again when it has ended."""
 

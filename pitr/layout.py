@@ -127,6 +127,14 @@ def head_key(archive: ArchiveId, sequence: int) -> str:
     return f"heads/{archive}/{_HEAD_TOP - sequence:016x}"
 
 
+def wal_index_range(key: str) -> tuple[int, int]:
+    """Return the first and the last piece that a WAL index's key names."""
+    match = re.fullmatch(r"walindex/[0-9]+/[0-9]{8}/([0-9]{16})-([0-9]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not a WAL index's key: {key!r}")
+    return int(match[1]), int(match[2])
+
+
 def head_sequence(key: str) -> int:
     """Return the sequence that a head's key stands for."""
     match = re.fullmatch(r"heads/[0-9]+/[0-9]{8}/([0-9a-f]{16})", key)
@@ -158,6 +166,26 @@ def lease_number(key: str) -> int:
     if match is None:
         raise MalformedValue(f"not a lease record's key: {key!r}")
     return _HEAD_TOP - int(match[1], 16)
+
+
+def expiry_key(archive: ArchiveId, sequence: int) -> str:
+    """Return the key of expire record ``sequence`` (from 1); newer ones sort first."""
+    if not 0 < sequence < _HEAD_TOP:
+        raise MalformedValue(f"expire record's sequence out of range: {sequence}")
+    return f"expired/{archive}/{_HEAD_TOP - sequence:016x}"
+
+
+def expiry_sequence(key: str) -> int:
+    """Return the sequence that an expire record's key stands for."""
+    match = re.fullmatch(r"expired/[0-9]+/[0-9]{8}/([0-9a-f]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not an expire record's key: {key!r}")
+    return _HEAD_TOP - int(match[1], 16)
+
+
+def backup_prefix(archive: ArchiveId, backup: str) -> str:
+    """Return the prefix of all packs and index parts of a base backup."""
+    return f"backups/{archive}/{backup}/"
 
 
 def pack_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:

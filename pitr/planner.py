@@ -40,7 +40,14 @@ def plan_restore(target: RecoveryTarget, survey: ArchiveSurvey, *, backup: str |
     Raises TargetNotRestorable with the nearest moments that can be restored; TargetRefused if the
     way to the timeline is not known.
     """
-    ground = survey_ground(target, survey, backup)
+    return plan_along(target, survey_ground(target, survey, backup))
+
+
+def plan_along(target: RecoveryTarget, ground: Ground) -> RestorePlan:
+    """Return the same for ground that is surveyed already: who asks for many targets of one way does it once.
+
+    Raises TargetNotRestorable.
+    """
     if target.kind == "time":
         return _plan_time(target, ground)
     if target.kind == "lsn":

@@ -18,6 +18,7 @@ from pitr.catalogue.backup_record import BackupManifest, check_backup_id
 from pitr.catalogue.records import EpochRecord, HeadRecord, HistoryRecord, RepositoryRecord
 from pitr.catalogue.wal_records import WalHeader, WalIndexRecord
 from pitr.errors import MalformedValue, NotAuthentic, NotInitialised
+from pitr.expiry_reader import ExpiryReader
 from pitr.layout import (
     REPOSITORY_KEY,
     ArchiveId,
@@ -94,6 +95,7 @@ class Repository:
         self.repository_id: Final = repository_id
         self.root: Final = root
         self.wal: Final = WalReader(store, repository_id, self.verifier)
+        self.expiry: Final = ExpiryReader(store, repository_id, root)
         self._epochs: dict[ArchiveId, EpochRecord] = {}
         self._lock = threading.Lock()
 
@@ -252,15 +254,27 @@ class Repository:
         return ListedBackup(manifest, digests[0])
 
     def manifests(self, archive: ArchiveId) -> ManifestListing:
-        """Return every backup of an archive by its id.  A bad manifest is reported and hides no other."""
+        """Return every backup of an archive by its id.  A bad manifest is reported and hides no other.
+
+        What the newest expire record names is no backup, wherever its manifest still lies.
+        """
         prefix = f"manifests/{archive}/"
         backups: list[ListedBackup] = []
         refused: list[RefusedObject] = []
+        gone = self.expiry.newest(archive)
         for info in self.store.list_objects(prefix):
+            name = info.key[len(prefix) :]
+            if gone is not None and gone.record.names_backup(name):
+                continue
             try:
-                backups.append(self.get_manifest(archive, info.key[len(prefix) :]))
+                backups.append(self.get_manifest(archive, name))
             except (NotAuthentic, MalformedValue) as cause:
                 refused.append(RefusedObject(info.key, cause.detail or cause.message))
+            except ObjectMissing:
+                # Deleted since it was listed; the record of that came before.
+                gone = self.expiry.newest(archive)
+                if gone is None or not gone.record.names_backup(name):
+                    raise
         return ManifestListing(tuple(backups), tuple(refused))
 
     def put_head(self, head: HeadRecord, signer: Signer) -> bytes:
@@ -370,6 +384,10 @@ class Repository:
 
 def backups_sha256(backups: Iterable[ListedBackup]) -> bytes:
     """Return the digest that a head gives of all listed backups (docs/format.md §6.4)."""
-    listed = sorted(backups, key=lambda backup: backup.manifest.backup)
-    lines = (f"{backup.manifest.backup} {backup.object_sha256.hex()}\n" for backup in listed)
+    return named_backups_sha256({each.manifest.backup: each.object_sha256 for each in backups})
+
+
+def named_backups_sha256(digests: Mapping[str, bytes]) -> bytes:
+    """Return the same from the backups' ids and the SHA-256 of their manifests' objects."""
+    lines = (f"{backup} {digests[backup].hex()}\n" for backup in sorted(digests))
     return hashlib.sha256("".join(lines).encode("ascii")).digest()

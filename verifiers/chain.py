@@ -14,10 +14,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pitr.catalogue.coverage import coverage_intervals
-from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader, WalUnit
+from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.wal_records import (
+    CoverageInterval,
+    IndexedHeader,
+    PieceHeader,
+    SegmentHeader,
+    WalUnit,
+)
 from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.layout import ArchiveId
 from pitr.repository import Repository
+from pitr.wal.segment import SegmentName
 from storage.store import StoreError
 from verifiers.base import Finding, Severity
 
@@ -34,6 +42,7 @@ class _Chain:
     pieces: dict[int, IndexedHeader] = field(default_factory=dict)
     segments: list[IndexedHeader] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    gone: ExpireRecord | None = None
 
 
 def check_chain(repository: Repository, archive: ArchiveId) -> list[Finding]:
@@ -57,7 +66,8 @@ def check_chain(repository: Repository, archive: ArchiveId) -> list[Finding]:
 
 
 def _read(repository: Repository, archive: ArchiveId) -> _Chain:
-    chain = _Chain()
+    expiry = repository.expiry.newest(archive)
+    chain = _Chain(gone=None if expiry is None else expiry.record)
     for timeline in repository.wal.timelines(archive):
         for key in repository.wal_objects(archive, timeline):
             try:
@@ -109,8 +119,8 @@ def _sequence(entry: IndexedHeader) -> int:
 
 
 def _is_retired(chain: _Chain, first: int, last: int) -> bool:
-    """Tell whether whole segments hold pieces ``first`` to ``last``: then the janitor may retire them."""
-    held: set[int] = set()
+    """Tell whether whole segments hold pieces ``first`` to ``last``, or an expire record names them."""
+    held: set[int] = set() if chain.gone is None else chain.gone.names_pieces(first, last)
     for entry in chain.segments:
         if isinstance(entry.header, SegmentHeader):
             held.update(range(max(first, entry.header.first_piece), min(last, entry.header.last_piece) + 1))
@@ -169,7 +179,9 @@ def _check_coverage(chain: _Chain, subject: str) -> Iterator[Finding]:
     ]
     intervals = coverage_intervals(units)
     for before, after in pairwise(intervals):
-        if before.timeline == after.timeline:
+        if before.timeline == after.timeline and not _is_expired(
+            chain, before, after, units[0].segment_bytes
+        ):
             text = f"WAL from {before.end} to {after.start} of timeline {before.timeline} is missing"
             yield Finding(
                 "chain.coverage",
@@ -178,3 +190,12 @@ def _check_coverage(chain: _Chain, subject: str) -> Iterator[Finding]:
                 text,
                 "targets in the hole are not restorable; see pitr wal list",
             )
+
+
+def _is_expired(chain: _Chain, before: CoverageInterval, after: CoverageInterval, segment_bytes: int) -> bool:
+    """Tell whether an expire record names every segment between two stretches of one timeline."""
+    if chain.gone is None:
+        return False
+    first, last = before.end.offset // segment_bytes, after.start.last_segment_number(segment_bytes)
+    one, other = (SegmentName.of(before.timeline, number, segment_bytes) for number in (first, last))
+    return any(gone.holds(one) and gone.holds(other) for gone in chain.gone.wal)

@@ -31,6 +31,7 @@ from pitr.catalogue.wal_records import (
     WalHeader,
     WalUnit,
     check_key,
+    piece_numbers,
 )
 from pitr.errors import MalformedValue, NotInitialised, PitrError
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
@@ -334,11 +335,7 @@ def _segment_rank(row: Mapping[str, Any]) -> tuple[int, str]:
 
 def _wal_row(header: WalHeader, key: PieceKey | SegmentKey, regions: Iterable[str]) -> dict[str, object]:
     is_piece = isinstance(header, PieceHeader)
-    first, last = (
-        (header.sequence, header.sequence)
-        if isinstance(header, PieceHeader)
-        else (header.first_piece, header.last_piece)
-    )
+    first, last = piece_numbers(header)
     times = header.transactions
     return {
         "key": str(key),
@@ -371,6 +368,7 @@ def _wal_unit(row: Mapping[str, Any]) -> WalUnit:
         segment_bytes=row["segment_bytes"],
         transactions=times,
         regions=tuple(name for name in row["regions"].split(",") if name),
+        pieces=(row["first_piece"], row["last_piece"]),
     )
 
 

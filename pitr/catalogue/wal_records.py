@@ -325,7 +325,8 @@ def check_key(key: PieceKey | SegmentKey, header: WalHeader) -> None:
 class WalUnit:
     """One stored piece or segment: the WAL from ``start`` to ``end`` of one archive and timeline.
 
-    ``regions`` are those known to hold it; empty means not known region by region.
+    ``regions`` are those known to hold it; empty means not known region by region.  ``pieces``: the first and
+    the last piece that a segment is made of, None where that is not known.
     """
 
     key: PieceKey | SegmentKey
@@ -334,6 +335,7 @@ class WalUnit:
     segment_bytes: int
     transactions: TransactionTimes | None = None
     regions: tuple[str, ...] = ()
+    pieces: tuple[int, int] | None = None
 
     @property
     def archive(self) -> ArchiveId:
@@ -349,7 +351,22 @@ class WalUnit:
     def of(cls, key: PieceKey | SegmentKey, header: WalHeader, regions: tuple[str, ...] = ()) -> WalUnit:
         """Return the unit of a verified header.  Raises MalformedValue if key and header disagree."""
         check_key(key, header)
-        return cls(key, header.start, header.end, header.segment_bytes, header.transactions, regions)
+        return cls(
+            key,
+            header.start,
+            header.end,
+            header.segment_bytes,
+            header.transactions,
+            regions,
+            piece_numbers(header),
+        )
+
+
+def piece_numbers(header: WalHeader) -> tuple[int, int]:
+    """Return the first and the last piece that an object is made of."""
+    if isinstance(header, PieceHeader):
+        return header.sequence, header.sequence
+    return header.first_piece, header.last_piece
 
 
 @dataclass(frozen=True, slots=True)

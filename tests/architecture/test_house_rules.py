@@ -27,6 +27,8 @@ DECISIONS = (
     "pitr/recovery.py",
     "pitr/restore_plan.py",
     "pitr/retention.py",
+    "pitr/retention_proof.py",
+    "pitr/catalogue/expiry_record.py",
     "pitr/stop.py",
     "pitr/strain.py",
     "pitr/survey.py",

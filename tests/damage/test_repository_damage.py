@@ -9,6 +9,7 @@ import fix_archive as fix
 import pytest
 from fix_repository import RepositoryHouse, random_from, wal_bytes
 
+from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.datakeys import DataKeys
 from pitr.errors import KeyMissing, MalformedValue, NotAuthentic, NotInitialised
@@ -17,6 +18,7 @@ from pitr.layout import (
     PieceKey,
     envelope_key,
     epoch_key,
+    expiry_key,
     head_key,
     history_key,
     manifest_key,
@@ -61,6 +63,10 @@ class Site:
         self.house.backup(self.manifest)
         self.house.head()
         self.house.wal_index(1, 1)
+        expiry = ExpireRecord(fix.REPOSITORY, self.house.archive, 1, None, fix.BEGIN, 60, 1, (), (), ())
+        store.put(
+            expiry_key(self.house.archive, 1), self.house.repository.expiry.sign(expiry, self.house.root)
+        )
         self.key_id = self.house.headers[self.piece].header.key_id
 
     def readers(self) -> dict[str, Callable[[Repository], object]]:
@@ -75,6 +81,7 @@ class Site:
             ),
             head_key(archive, 1): lambda r: r.get_head(archive, 1),
             index_key: lambda r: list(r.wal.indexes(archive)),
+            expiry_key(archive, 1): lambda r: r.expiry.get(archive, 1),
             str(self.piece): lambda r: (r.read_header(self.piece), r.read_wal(self.piece, self.data_keys(r))),
             str(self.segment): lambda r: r.read_wal(self.segment, self.data_keys(r)),
         }
@@ -91,7 +98,7 @@ def pristine() -> Site:
     return Site(MemoryStore())
 
 
-KINDS = range(8)
+KINDS = range(9)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,6 +59,17 @@ def test_a_newer_head_sorts_before_an_older_one(archive: layout.ArchiveId, one: 
     assert [layout.head_sequence(key) for key in keys] == [one, other]
 
 
+@given(archives, st.integers(1, 2**62), st.integers(1, 2**62))
+def test_a_newer_expire_record_sorts_first_and_an_index_says_its_pieces(
+    archive: layout.ArchiveId, one: int, other: int
+) -> None:
+    keys = [layout.expiry_key(archive, sequence) for sequence in (one, other)]
+    assert (keys[0] < keys[1]) == (one > other)
+    assert [layout.expiry_sequence(key) for key in keys] == [one, other]
+    first, last = one % 10**16, other % 10**16
+    assert layout.wal_index_range(layout.wal_index_key(archive, first, last)) == (first, last)
+
+
 @given(archives)
 def test_an_archive_id_reads_back_as_written(archive: layout.ArchiveId) -> None:
     assert layout.ArchiveId.parse(str(archive)) == archive

@@ -85,6 +85,7 @@ def test_a_short_configuration_gets_the_defaults(write: Callable[[str], Path], t
     assert settings.keys.recipients == (RECIPIENT,)
     assert settings.wal.piece_age_s == 1.0
     assert settings.backup.full_every_s == 86_400
+    assert (settings.retention.window_s, settings.retention.minimum_backups) == (35 * 86_400, 2)
     assert (settings.daemon.metrics_host, settings.daemon.metrics_port) == ("127.0.0.1", 9187)
     assert settings.timezone is None
 
@@ -96,6 +97,17 @@ def test_durations_are_numbers_with_units(write: Callable[[str], Path]) -> None:
     assert settings.daemon.drain_s == 5
     assert settings.backup.full_every_s is None
     assert settings.backup.deadline_s == 5400
+
+
+def test_a_window_is_a_minute_at_least_and_some_full_backup_always_stays(
+    write: Callable[[str], Path],
+) -> None:
+    settings = load_settings(write(GOOD + '[retention]\nwindow = "400d"\nminimum_backups = 1\n'))
+    assert settings.retention.window_s == 400 * 86_400
+    with pytest.raises(ConfigRefused) as caught:
+        load_settings(write(GOOD + '[retention]\nwindow = "5s"\nminimum_backups = 0\n'))
+    assert "retention.window" in str(caught.value.detail)
+    assert "retention.minimum_backups" in str(caught.value.detail)
 
 
 def test_all_mistakes_are_in_one_message_with_their_lines(write: Callable[[str], Path]) -> None:

@@ -1,0 +1,297 @@
+"""``pitr expire``: shows what the retention window no longer needs, and with ``--confirm`` drops it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from cli.context import App, common_options, current
+from cli.errors import RegionsMissed, UsageRefused
+
+if TYPE_CHECKING:
+    from cli.settings import Settings
+    from cli.wiring import Reader
+    from pitr.catalogue.expiry_record import ExpireRecord
+    from pitr.expire import RegionDeletion
+    from pitr.expire_record import ExpiryPolicy
+    from pitr.expiry_reader import ListedExpiry
+    from pitr.layout import ArchiveId
+    from pitr.retention import ExpiryPlan
+    from pitr.survey import ArchiveSurvey
+    from storage.regions import Region
+
+_INSTANTS = 64
+_COPIES_TOLD_MAX = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was read of the regions; ``manifests`` gives the digest of each manifest's object."""
+
+    survey: ArchiveSurvey
+    manifests: dict[str, bytes]
+    silent: tuple[str, ...]
+    forks: tuple[str, ...]
+
+    @property
+    def archives(self) -> tuple[ArchiveId, ...]:
+        return tuple(record.archive for record in self.survey.epochs)
+
+
+@click.command()
+@click.option("--confirm", is_flag=True, help="Do it; without this it only shows what it would do.")
+@click.option(
+    "--grace",
+    default="1h",
+    show_default=True,
+    metavar="DURATION",
+    help="How long what goes stays readable for restores that run.",
+)
+@click.option(
+    "--identity",
+    type=click.Path(path_type=Path),
+    help="The reader's identity file: its root key signs what is gone.",
+)
+@click.option(
+    "--credentials",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="AWS credentials file that may delete in a region; may be repeated.",
+)
+@click.option("--archive", metavar="SYSTEM", help="Which cluster, if there are several.")
+@common_options
+def expire(
+    confirm: bool, grace: str, identity: Path | None, credentials: tuple[str, ...], archive: str | None
+) -> None:
+    """Drop what the retention window no longer needs.
+
+    Shows what keeps each backup, what would go, and what stays restorable; with --confirm it does it. First
+    the planner proves that every moment in the window leads to the same restore as before; if anything is
+    in doubt nothing is deleted, and the exit code is 7. What is gone is signed first, then manifests go,
+    and after --grace the rest: by the next run, as a rule. A run that was killed is finished by the next.
+    """
+    from cli.config_schema import parse_duration
+    from cli.expire_view import plan_fields, show_plan
+    from cli.reading import choose_archive
+    from cli.wiring import open_reader
+    from pitr.errors import MalformedValue
+    from pitr.expire_record import ExpiryPolicy
+    from pitr.retention import plan_expiry
+
+    app = current()
+    settings = app.settings()
+    try:
+        grace_s = parse_duration(grace)
+    except MalformedValue as error:
+        raise UsageRefused(f"--grace: {error.message}") from error
+    if confirm and identity is None:
+        raise UsageRefused(
+            "only the root key expires", hint="--identity FILE; it belongs on no database host"
+        )
+    policy = ExpiryPolicy(
+        timedelta(seconds=settings.retention.window_s),
+        settings.retention.minimum_backups,
+        timedelta(seconds=grace_s),
+    )
+    with open_reader(_with_credentials(settings, credentials), identity_path=identity) as reader:
+        now = datetime.now(UTC)
+        look = _look(app, reader, choose_archive(reader.repository, archive))
+        plan = plan_expiry(
+            look.survey, window=policy.window, minimum_full_backups=policy.minimum_full_backups, now=now
+        )
+        pending = [reader.repository.expiry.newest(each) for each in look.archives]
+        show_plan(app.output, plan, reader.store.regions)
+        app.partial_result = fields = plan_fields(plan, reader.store.regions)
+        reasons, records = _prepare(app, reader, look, plan, pending, policy, now)
+        if reasons:
+            _refuse(reasons)
+        if not confirm:
+            app.output.line("nothing was deleted; with --confirm it is")
+            app.output.finish(fields)
+            return
+        _confirm(app, settings)
+        outcomes = _carry_out(reader, look, pending, records, now)
+    _tell(app, outcomes, records, look.silent, fields)
+
+
+def _with_credentials(settings: Settings, credentials: Sequence[str]) -> Settings:
+    """Return the settings with other credentials: the host's own have no delete."""
+    files: dict[str, Path] = {}
+    for text in credentials:
+        name, separator, file = text.partition("=")
+        if not separator or not name or not file:
+            raise UsageRefused(f"not --credentials NAME=FILE: {text!r}")
+        files[name] = Path(file).absolute()
+    unknown = files.keys() - {region.name for region in settings.regions}
+    if unknown:
+        raise UsageRefused(
+            f"--credentials names a region that is not configured: {', '.join(sorted(unknown))}"
+        )
+    regions = tuple(
+        replace(region, credentials_file=files.get(region.name, region.credentials_file))
+        for region in settings.regions
+    )
+    return replace(settings, regions=regions)
+
+
+def _look(app: App, reader: Reader, archive: ArchiveId) -> _Look:
+    from cli.forks import warn_of_forks
+    from cli.planning import read_regions
+    from pitr.catalogue.sqlite import Catalogue
+    from pitr.catalogue_survey import survey_archive
+
+    forks = warn_of_forks(reader, archive, app.output)
+    catalogue = Catalogue(":memory:")
+    try:
+        result = read_regions(reader, catalogue, app.output)
+        survey = survey_archive(catalogue, archive, reader.answers(result.unseen))
+        manifests = {
+            found.manifest.backup: found.object_sha256
+            for record in survey.epochs
+            for found in catalogue.backups(record.archive)
+        }
+    finally:
+        catalogue.close()
+    refused = tuple(f"{one.key} cannot be used: {one.reason}" for one in result.refused)
+    return _Look(survey, manifests, result.unseen, (*(str(fork) for fork in forks), *refused))
+
+
+def _prepare(
+    app: App,
+    reader: Reader,
+    look: _Look,
+    plan: ExpiryPlan,
+    pending: Sequence[ListedExpiry | None],
+    policy: ExpiryPolicy,
+    now: datetime,
+) -> tuple[list[str], list[ExpireRecord]]:
+    """Prove the plan and look for what freezes expiry; return the reasons and the records to sign."""
+    from pitr.expire_check import freezing_signals, missing_copies
+    from pitr.expire_record import next_record, used_keys
+    from pitr.retention import what_stays
+    from pitr.retention_proof import prove_plan
+    from verifiers.base import Severity
+    from verifiers.chain import check_chain
+
+    reasons = list(look.forks)
+    reasons += freezing_signals(look.survey, now=now, backup_age_max=_backup_age_max(app.settings()))
+    window = (now - plan.since).total_seconds()
+    instants = [plan.since + timedelta(seconds=random.uniform(0, window)) for _ in range(_INSTANTS)]
+    proven = prove_plan(look.survey, plan, now=now, instants=instants)
+    app.output.note(f"proved: {proven.targets} targets lead to the same restores without what would go")
+    for archive in look.archives:
+        reasons += [
+            f"{finding.subject}: {finding.message}"
+            for finding in check_chain(reader.repository, archive)
+            if finding.severity is Severity.FAIL
+        ]
+    if reasons:
+        return reasons, []
+    keys = {archive: used_keys(reader.repository, archive, plan) for archive in look.archives}
+    answering = _answering(reader, look)
+    missing = missing_copies(
+        what_stays(look.survey, plan), {name: used.of_kept for name, used in keys.items()}, answering
+    )
+    if missing:
+        named = ", ".join(f"{copy.key} in {copy.region}" for copy in missing[:_COPIES_TOLD_MAX])
+        return [f"{len(missing)} copies of what stays are missing: {named}; next: pitr repair"], []
+    records = [
+        next_record(
+            reader.repository,
+            archive,
+            previous,
+            plan,
+            look.manifests,
+            keys[archive],
+            reader.store.regions,
+            policy=policy,
+            now=now,
+        )
+        for archive, previous in zip(look.archives, pending, strict=True)
+    ]
+    return [], [record for record in records if record is not None]
+
+
+def _backup_age_max(settings: Settings) -> timedelta | None:
+    """Return how old the newest backup may be: one that was missed, and one that takes its time."""
+    every_s = settings.backup.every_s
+    return None if every_s is None else timedelta(seconds=2 * every_s + settings.backup.deadline_s)
+
+
+def _answering(reader: Reader, look: _Look) -> list[Region]:
+    return [region for region in reader.store.regions if region.name not in look.silent]
+
+
+def _refuse(reasons: Sequence[str]) -> NoReturn:
+    from pitr.errors import ExpiryRefused
+
+    raise ExpiryRefused(
+        "expiry is frozen; nothing was deleted",
+        detail="\n".join(reasons),
+        hint="mend it, and run it again; docs/expire.md",
+    )
+
+
+def _confirm(app: App, settings: Settings) -> None:
+    if app.is_yes:
+        return
+    if not app.output.is_interactive():
+        raise UsageRefused(
+            "expiry must be confirmed", hint="add --yes, or leave out --confirm to see the plan"
+        )
+    name = settings.cluster.name
+    answer = click.prompt(f"This cannot be undone. Type the cluster's name ({name})", default="", err=True)
+    if answer.strip() != name:
+        raise UsageRefused("that is not the cluster's name; nothing was deleted")
+
+
+def _carry_out(
+    reader: Reader,
+    look: _Look,
+    pending: Sequence[ListedExpiry | None],
+    records: Sequence[ExpireRecord],
+    now: datetime,
+) -> list[RegionDeletion]:
+    """Sign and put every record, then delete what the newest of each archive names."""
+    from pitr.expire import carry_out, put_record
+
+    assert reader.identity is not None, "the command asks for an identity first"
+    signer = reader.identity.identity.root_signer()
+    newest = {one.record.archive: one.record for one in pending if one is not None}
+    regions, quorum = reader.store.regions, reader.store.quorum
+    for record in records:
+        put_record(record, reader.repository.expiry.sign(record, signer), regions, quorum=quorum)
+        newest[record.archive] = record
+    outcomes: list[RegionDeletion] = []
+    for record in newest.values():
+        body = reader.repository.expiry.sign(record, signer)
+        outcomes += carry_out(record, body, _answering(reader, look), now=now)
+    return outcomes
+
+
+def _tell(
+    app: App,
+    outcomes: Sequence[RegionDeletion],
+    records: Sequence[ExpireRecord],
+    silent: Sequence[str],
+    fields: dict[str, object],
+) -> None:
+    from cli.expire_view import outcome_fields, show_outcomes
+
+    show_outcomes(app.output, outcomes, records)
+    fields |= outcome_fields(outcomes, records)
+    missed = [*silent, *(one.region for one in outcomes if one.refused or one.is_left)]
+    if missed:
+        first = next((one.first_refusal for one in outcomes if one.first_refusal), None)
+        raise RegionsMissed(
+            f"not deleted everywhere: {', '.join(dict.fromkeys(missed))}",
+            detail=first or "the region does not answer",
+            hint="what is gone is signed; the next run tries again, with --credentials that may delete",
+        )
+    app.output.finish(fields)

@@ -1,0 +1,177 @@
+"""The expire record: what the janitor has declared gone, as a value.  Pure.
+
+Signed by the root key, for a host may not delete.  It comes first, the deletions after it: whatever it names
+is gone for every reader from then on, whichever region still holds it.  Reference: docs/format.md §6.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from pitr.catalogue.backup_record import check_backup_id
+from pitr.catalogue.fields import Fields
+from pitr.catalogue.records import Payload, archive_fields
+from pitr.errors import MalformedValue
+from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.pipeline.sign import encode_time
+from pitr.wal.segment import SegmentName
+
+_NAMED_MAX = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBackup:
+    """A backup that is no backup any more.  Its objects may be deleted from ``delete_after`` on.
+
+    ``manifest_sha256`` and ``stopped_at`` let a reader check a head that still counts it.
+    """
+
+    backup: str
+    manifest_sha256: bytes
+    stopped_at: datetime
+    delete_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GoneWal:
+    """The segments ``first`` to ``last`` of one timeline, and the pieces that they are made of."""
+
+    first: SegmentName
+    last: SegmentName
+    pieces: tuple[int, int] | None
+    delete_after: datetime
+
+    def __post_init__(self) -> None:
+        if self.first.timeline != self.last.timeline or self.last < self.first:
+            raise MalformedValue(f"WAL from {self.first} to {self.last} is no stretch of one timeline")
+        if self.pieces is not None and not 0 < self.pieces[0] <= self.pieces[1]:
+            raise MalformedValue(f"pieces from {self.pieces[0]} to {self.pieces[1]} are none")
+
+    def holds(self, segment: SegmentName) -> bool:
+        """Tell whether the segment is one of these."""
+        return self.first <= segment <= self.last
+
+
+@dataclass(frozen=True, slots=True)
+class GoneEnvelope:
+    """The envelope of a data key that nothing kept uses."""
+
+    key_id: bytes
+    delete_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireRecord:
+    """What is gone of one archive.  The newest record is the one that counts.
+
+    It repeats from the one before it all WAL, and of backups and envelopes what some region may still hold.
+    ``window_s`` and ``minimum_full_backups`` are the policy that it was decided by.
+    """
+
+    repository: str
+    archive: ArchiveId
+    sequence: int
+    previous: bytes | None
+    at: datetime
+    window_s: int
+    minimum_full_backups: int
+    backups: tuple[GoneBackup, ...]
+    wal: tuple[GoneWal, ...]
+    envelopes: tuple[GoneEnvelope, ...]
+
+    def __post_init__(self) -> None:
+        if self.sequence < 1 or (self.sequence == 1) != (self.previous is None):
+            raise MalformedValue(f"expire record {self.sequence}: only the first one has no predecessor")
+
+    def names_backup(self, backup: str) -> bool:
+        """Tell whether the backup is gone."""
+        return any(gone.backup == backup for gone in self.backups)
+
+    def names_wal(self, key: PieceKey | SegmentKey) -> bool:
+        """Tell whether a WAL object is gone."""
+        return any(gone.holds(key.segment) for gone in self.wal)
+
+    def names_pieces(self, first: int, last: int) -> set[int]:
+        """Return which of the pieces ``first`` to ``last`` are gone."""
+        found: set[int] = set()
+        for gone in self.wal:
+            if gone.pieces is not None:
+                found.update(range(max(first, gone.pieces[0]), min(last, gone.pieces[1]) + 1))
+        return found
+
+    def to_payload(self) -> Payload:
+        return {
+            **archive_fields("expire", self.repository, self.archive),
+            "sequence": self.sequence,
+            "previous": None if self.previous is None else self.previous.hex(),
+            "at": encode_time(self.at),
+            "window_s": self.window_s,
+            "minimum_full_backups": self.minimum_full_backups,
+            "backups": [
+                {
+                    "backup": gone.backup,
+                    "manifest_sha256": gone.manifest_sha256.hex(),
+                    "stopped_at": encode_time(gone.stopped_at),
+                    "delete_after": encode_time(gone.delete_after),
+                }
+                for gone in self.backups
+            ],
+            "wal": [
+                {
+                    "first": str(gone.first),
+                    "last": str(gone.last),
+                    "pieces": None if gone.pieces is None else list(gone.pieces),
+                    "delete_after": encode_time(gone.delete_after),
+                }
+                for gone in self.wal
+            ],
+            "envelopes": [
+                {"key_id": gone.key_id.hex(), "delete_after": encode_time(gone.delete_after)}
+                for gone in self.envelopes
+            ],
+        }
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, object]) -> ExpireRecord:
+        fields = Fields(payload, "expire")
+        return cls(
+            repository=fields.repository(),
+            archive=fields.archive(),
+            sequence=fields.integer("sequence", least=1),
+            previous=fields.optional("previous", fields.digest),
+            at=fields.time("at"),
+            window_s=fields.integer("window_s"),
+            minimum_full_backups=fields.integer("minimum_full_backups"),
+            backups=tuple(
+                GoneBackup(
+                    check_backup_id(item.text("backup")),
+                    item.digest("manifest_sha256"),
+                    item.time("stopped_at"),
+                    item.time("delete_after"),
+                )
+                for item in fields.objects("backups", count_max=_NAMED_MAX)
+            ),
+            wal=tuple(_read_wal(item) for item in fields.objects("wal", count_max=_NAMED_MAX)),
+            envelopes=tuple(
+                GoneEnvelope(item.key_id("key_id"), item.time("delete_after"))
+                for item in fields.objects("envelopes", count_max=_NAMED_MAX)
+            ),
+        )
+
+
+def _read_wal(fields: Fields) -> GoneWal:
+    pieces: tuple[int, int] | None = None
+    if not fields.is_null("pieces"):
+        numbers = fields.items("pieces", count_max=2)
+        first, last = numbers if len(numbers) == 2 else (None, None)
+        if type(first) is not int or type(last) is not int:
+            raise MalformedValue("expire record: pieces must be two integers")
+        pieces = (first, last)
+    return GoneWal(
+        SegmentName.parse(fields.text("first")),
+        SegmentName.parse(fields.text("last")),
+        pieces,
+        fields.time("delete_after"),
+    )

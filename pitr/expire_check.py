@@ -1,0 +1,133 @@
+"""What freezes expiry: signs that what would be kept is not what it should be.
+
+Every reason is collected, none is raised: whoever looks wants all of them.  Reference: docs/format.md §6.6.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from pitr.catalogue.backup_record import BackupManifest
+from pitr.layout import REPOSITORY_KEY, ArchiveId, backup_prefix, envelope_key, epoch_key, manifest_key
+from pitr.recovery import instant_text
+from pitr.region_heads import NamedStore
+from pitr.survey import ArchiveSurvey
+from storage.store import StoreError
+
+# With every put the last region is a moment behind.
+LAG_WAIT_S: Final = 10.0
+_LAG_POLL_S: Final = 0.25
+_LAGGING_MAX: Final = 1000
+_KINDS: Final = ("manifests", "envelopes", "history")
+_CLOCKS_APART: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingCopy:
+    """A region lacks an object that stays, or holds one of another size."""
+
+    region: str
+    key: str
+
+
+def freezing_signals(
+    survey: ArchiveSurvey, *, now: datetime, backup_age_max: timedelta | None
+) -> tuple[str, ...]:
+    """Return why nothing may be deleted now, as far as the records say.
+
+    ``backup_age_max``: how long ago the newest backup may have been begun; None: nobody says.
+    """
+    found: list[str] = []
+    if not survey.end.is_certain:
+        found.append(f"the end of the archive is not certain: {survey.end.detail}")
+    newest = max(survey.backups, key=lambda each: (each.stopped_at, each.backup), default=None)
+    if newest is None:
+        found.append("there is no backup")
+        return tuple(found)
+    if backup_age_max is not None and newest.started_at + backup_age_max < now:
+        found.append(
+            f"the newest backup {newest.backup} is older than expected:"
+            f" begun {instant_text(newest.started_at)}"
+        )
+    if newest.stopped_at > now + _CLOCKS_APART:
+        found.append(f"backup {newest.backup} is from the future: ended {instant_text(newest.stopped_at)}")
+    if newest.findings:
+        found.append(f"the newest backup {newest.backup} has {len(newest.findings)} damaged pages")
+    return tuple(found)
+
+
+def missing_copies(
+    stays: ArchiveSurvey,
+    keys: Mapping[ArchiveId, frozenset[bytes]],
+    regions: Sequence[NamedStore],
+    *,
+    wait_s: float = LAG_WAIT_S,
+) -> tuple[MissingCopy, ...]:
+    """Return which regions lack what stays, by listing each of them; what is on its way is waited for.
+
+    ``keys`` are the data keys of what stays.  WAL is compared by the regions that its units name.  Give only
+    regions that answer.  Raises StoreError.
+    """
+    missing: list[MissingCopy] = []
+    wrong: list[MissingCopy] = []
+    for region in regions:
+        wrong += [
+            MissingCopy(region.name, key) for each in stays.backups for key in _lacking_of(each, region)
+        ]
+        for key in _lacking(stays, keys, region):
+            missing.append(MissingCopy(region.name, key))
+            if len(missing) > _LAGGING_MAX:
+                return (*wrong, *missing)
+    stores = {region.name: region for region in regions}
+    deadline = time.monotonic() + wait_s
+    while missing:
+        missing = [copy for copy in missing if not _has(stores[copy.region], copy.key)]
+        if not missing or time.monotonic() >= deadline:
+            break
+        time.sleep(_LAG_POLL_S)
+    return (*wrong, *missing)
+
+
+def _lacking(
+    stays: ArchiveSurvey, keys: Mapping[ArchiveId, frozenset[bytes]], region: NamedStore
+) -> Iterator[str]:
+    yield from (str(unit.key) for unit in stays.units if region.name not in unit.regions)
+    archives = [record.archive for record in stays.epochs]
+    wanted = {REPOSITORY_KEY, *(epoch_key(archive) for archive in archives)}
+    wanted |= {manifest_key(each.archive, each.backup) for each in stays.backups}
+    wanted |= {envelope_key(archive, key) for archive, used in keys.items() for key in used}
+    wanted |= {
+        f"history/{archive}/{history.timeline}"
+        for archive, histories in stays.histories.items()
+        for history in histories
+    }
+    held: set[str] = set()
+    for prefix in (
+        "repository",
+        "epochs/",
+        *(f"{kind}/{archive}/" for kind in _KINDS for archive in archives),
+    ):
+        held |= {info.key for info in region.store.list_objects(prefix) if info.key in wanted}
+    yield from sorted(wanted - held)
+
+
+def _lacking_of(backup: BackupManifest, region: NamedStore) -> Iterator[str]:
+    """Yield packs and index parts that the region lacks; none is on its way, for a manifest comes last."""
+    wanted = {stored.key: stored.size_bytes for stored in (*backup.packs, *backup.indexes)}
+    if wanted:
+        for info in region.store.list_objects(backup_prefix(backup.archive, backup.backup)):
+            if wanted.get(info.key) == info.size_bytes:
+                del wanted[info.key]
+    yield from sorted(wanted)
+
+
+def _has(region: NamedStore, key: str) -> bool:
+    try:
+        region.store.get_range(key, 0, 1)
+    except StoreError:
+        return False
+    return True

@@ -1,0 +1,305 @@
+"""Expiry in three regions: what goes and what stays; killed at every step, refused, read from one alone."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import fix_archive as fix
+import pytest
+from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
+from fix_stores import FaultyStore
+
+from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue_rebuild import check
+from pitr.errors import AlreadyRunning, NotAuthentic
+from pitr.expire import carry_out, put_record
+from pitr.expire_check import freezing_signals, missing_copies
+from pitr.expire_record import used_keys
+from pitr.layout import expiry_key, pack_key
+from pitr.pipeline.sign import Signer
+from pitr.planner import plan_restore
+from pitr.recovery import RecoveryTarget
+from pitr.region_heads import compare_heads
+from pitr.retention import what_stays
+from storage.regions import Region
+from storage.store import StoreRefused, StoreUnavailable
+from verifiers.base import Severity
+from verifiers.chain import check_chain
+
+HOURS = 24
+WINDOW_H = 12.0
+
+
+def check_all_reads(house: ExpiryHouse, *names: str) -> None:
+    """Everything that is listed must be whole, for a reader of these regions."""
+    survey, result, _ = house.survey(*names)
+    assert result.refused == ()
+    stored = {name: house.keys(name) for name in names or house.stores}
+    for backup in survey.backups:
+        plan = plan_restore(RecoveryTarget("immediate"), survey, backup=backup.backup)
+        wanted = [each.key for each in (*backup.packs, *backup.indexes)]
+        wanted += [str(link.unit.key) for link in plan.links]
+        assert any(set(wanted) <= held for held in stored.values())
+    findings = check_chain(house.repository(*names), house.archive)
+    assert [each for each in findings if each.severity is not Severity.OK] == []
+
+
+def test_what_the_window_does_not_need_goes_and_all_else_stays() -> None:
+    house = ExpiryHouse(HOURS)
+    before = house.keys()
+    done = house.expire(WINDOW_H)
+    # The window begins at hour 12; the newest backup before it is of hour 10, its chain of hour 8.
+    assert [each.started_at for each in done.plan.expired] == [house.at(hour) for hour in (0, 2, 5)]
+    assert done.record is not None
+    assert [(str(wal.first), str(wal.last)) for wal in done.record.wal] == [
+        ("000000010000000000000001", "000000010000000000000008")
+    ]
+    assert done.record.wal[0].pieces == (1, 32)
+    for region in house.stores:
+        gone = before - house.keys(region)
+        kinds = {kind: len([key for key in gone if key.startswith(kind)]) for kind in ("wal/", "walindex/")}
+        # 32 pieces and the six segments that were made of some; two indexes of 16 pieces.
+        assert kinds == {"wal/": 38, "walindex/": 2}
+        assert len([key for key in gone if key.startswith("manifests/")]) == 3
+        assert len([key for key in gone if key.startswith("backups/")]) == 6
+        # Of three backups, of eight hours, and of five segments; the sixth was sealed with its hour's key.
+        assert len([key for key in gone if key.startswith("envelopes/")]) == 16
+        assert not [key for key in gone if key.split("/")[0] in ("heads", "epochs", "history", "repository")]
+    check_all_reads(house)
+    assert house.expire(WINDOW_H).plan.is_empty
+
+
+def test_a_run_that_is_killed_anywhere_is_finished_by_the_next_and_breaks_nothing_listed() -> None:
+    house = ExpiryHouse(16)
+    point = FaultPoint()
+    house.expire(4.0, point=point)
+    expected = {region: house.keys(region) for region in house.stores}
+    kinds = [f"{change.split()[0]} {change.split()[2].split('/')[0]}" for change in point.changes]
+    assert list(dict.fromkeys(kinds)) == [
+        "put expired",
+        "delete manifests",
+        "delete backups",
+        "delete wal",
+        "delete walindex",
+        "delete envelopes",
+    ]
+    # Where a kind of change begins and ends, and some between: those of one kind are alike.
+    borders = {
+        at + shift for at in range(1, len(kinds)) if kinds[at] != kinds[at - 1] for shift in (-1, 0, 1)
+    }
+    for kill_at in sorted(borders | set(range(8)) | set(range(0, len(kinds), 37))):
+        house.begin_again()
+        with pytest.raises(Killed):
+            house.expire(4.0, point=FaultPoint(kill_at))
+        check_all_reads(house)
+        house.expire(4.0)
+        assert {region: house.keys(region) for region in house.stores} == expected, kinds[kill_at]
+
+
+def test_until_the_grace_has_passed_only_manifests_go() -> None:
+    house = ExpiryHouse(HOURS)
+    before = house.keys()
+    house.expire(WINDOW_H, grace_h=1)
+    assert {key.split("/")[0] for key in before - house.keys()} == {"manifests"}
+    check_all_reads(house)
+    house.now += timedelta(minutes=59)
+    house.expire(WINDOW_H + 1)
+    assert {key.split("/")[0] for key in before - house.keys()} == {"manifests"}
+    house.now += timedelta(minutes=2)
+    done = house.expire(WINDOW_H + 2)
+    assert done.record is None
+    assert {key.split("/")[0] for key in before - house.keys()} == {
+        "manifests",
+        "backups",
+        "wal",
+        "walindex",
+        "envelopes",
+    }
+    check_all_reads(house)
+
+
+def test_a_backup_that_is_being_taken_is_never_touched() -> None:
+    """It has packs, index parts and an envelope, and no manifest yet."""
+    house = ExpiryHouse(HOURS)
+    running = "20260101T000000Z-full-0badcafe"
+    key = house.house.keys.backup_key(house.now)
+    taken = {pack_key(house.archive, running, 0, number, "0badcafe") for number in range(3)}
+    envelope = f"envelopes/{house.archive}/{key.key_id.hex()}"
+    for store in house.stores.values():
+        store.put(envelope, house.house.store.get(envelope))
+        for name in taken:
+            store.put(name, b"x")
+    house.expire(1.0)
+    for region in house.stores:
+        assert taken | {envelope} <= house.keys(region)
+
+
+def test_one_region_alone_accepts_a_head_from_before_the_expiry() -> None:
+    house = ExpiryHouse(HOURS)
+    house.expire(WINDOW_H)
+    house.now += timedelta(hours=6)
+    house.expire(WINDOW_H)
+    # The last head counts nine backups; two records named three of them each.
+    for region in house.stores:
+        check_all_reads(house, region)
+        survey, _, _ = house.survey(region)
+        assert len(survey.backups) == 3
+    heads = compare_heads(house.repository(), house.archive, house.regions())
+    assert heads.forks == ()
+    # And one from after it, as the daemon writes it next.
+    house.head(house.repository().manifests(house.archive).backups)
+    newest = next(iter(house.house.store.list_objects("heads/"))).key
+    house.stores["us"].put(newest, house.house.store.get(newest))
+    check_all_reads(house, "us")
+
+
+def test_a_manifest_that_came_back_is_no_backup() -> None:
+    house = ExpiryHouse(HOURS)
+    manifests = {key: house.stores["eu"].get(key) for key in house.keys("eu", "manifests/")}
+    house.expire(WINDOW_H)
+    for key, body in manifests.items():
+        house.stores["ap"].put(key, body)
+    check_all_reads(house)
+    check_all_reads(house, "ap")
+    assert len(house.repository().manifests(house.archive).backups) == 6
+    done = house.expire(WINDOW_H)
+    assert done.plan.is_empty
+    assert len(house.keys("ap", "manifests/")) == 6
+
+
+def test_what_a_region_refuses_is_tried_by_the_next_run_and_stops_nothing() -> None:
+    house = ExpiryHouse(HOURS)
+    before = house.keys()
+    locked = FaultyStore(house.stores["us"])
+    locked.fail(StoreRefused("object lock"), "delete")
+    house.stores["us"] = locked  # type: ignore[assignment]
+    done = house.expire(WINDOW_H)
+    outcomes = {one.region: one for one in done.outcomes}
+    assert outcomes["us"].deleted == 0
+    assert outcomes["us"].refused > 0
+    assert "object lock" in str(outcomes["us"].first_refusal)
+    assert outcomes["eu"].refused == outcomes["ap"].refused == 0
+    assert house.keys("us") >= before
+    check_all_reads(house)
+    check_all_reads(house, "us")
+    locked.heal()
+    house.expire(WINDOW_H)
+    assert house.keys("us") == house.keys("eu")
+    # What was refused until the next record is signed is carried over into it.
+    assert house.keys("ap") == house.keys("eu")
+
+
+def test_nothing_is_deleted_where_the_record_is_not_at_quorum() -> None:
+    house = ExpiryHouse(HOURS)
+    before = {region: house.keys(region) for region in house.stores}
+    for name in ("us", "ap"):
+        faulty = FaultyStore(house.stores[name])
+        faulty.fail(StoreUnavailable("down"), "put")
+        house.stores[name] = faulty  # type: ignore[assignment]
+    with pytest.raises(StoreUnavailable, match="nothing was deleted"):
+        house.expire(WINDOW_H)
+    assert all(house.keys(region) >= before[region] for region in house.stores)
+
+
+def test_two_runs_at_once_do_not_both_sign() -> None:
+    house = ExpiryHouse(HOURS)
+    other = ExpireRecord(
+        fix.REPOSITORY, house.archive, 1, None, house.now - timedelta(seconds=1), 60, 1, (), (), ()
+    )
+    body = house.repository().expiry.sign(other, house.house.root)
+    record = ExpireRecord(fix.REPOSITORY, house.archive, 1, None, house.now, 60, 1, (), (), ())
+    put_record(other, body, house.regions(), quorum=2)
+    with pytest.raises(AlreadyRunning):
+        put_record(
+            record, house.repository().expiry.sign(record, house.house.root), house.regions(), quorum=2
+        )
+
+
+def test_only_the_root_may_say_what_is_gone() -> None:
+    """The host's own key, or a stranger's, drops nothing."""
+    house = ExpiryHouse(HOURS)
+    record = ExpireRecord(fix.REPOSITORY, house.archive, 1, None, house.now, 60, 1, (), (), ())
+    with pytest.raises(NotAuthentic, match="only the root"):
+        house.repository().expiry.sign(record, house.house.host)
+    from pitr.pipeline.sign import sign_record
+
+    forged = sign_record(record.to_payload(), Signer.generate(house.house.random))
+    for store in house.stores.values():
+        store.put(expiry_key(house.archive, 1), forged)
+    assert house.repository().expiry.newest(house.archive) is None
+    assert len(house.repository().manifests(house.archive).backups) == 9
+
+
+def test_a_record_reads_as_it_was_written() -> None:
+    house = ExpiryHouse(HOURS)
+    record = house.expire(WINDOW_H, grace_h=2).record
+    assert record is not None
+    assert ExpireRecord.from_payload(record.to_payload()) == record
+    newest = house.repository().expiry.newest(house.archive)
+    assert newest is not None
+    assert newest.record == record
+
+
+def test_a_silent_region_keeps_what_it_has_until_it_has_the_record() -> None:
+    house = ExpiryHouse(HOURS)
+    done = house.expire(WINDOW_H)
+    assert done.record is not None
+    late = ExpiryHouse(HOURS)
+    down = FaultyStore(late.stores["eu"])
+    down.fail(StoreUnavailable("down"), "put")
+    body = house.repository().expiry.sign(done.record, house.house.root)
+    outcomes = carry_out(done.record, body, [Region("eu", down)], now=house.now, workers=1)
+    assert outcomes[0].is_left
+    assert outcomes[0].deleted == 0
+
+
+def test_a_catalogue_from_before_the_expiry_is_no_fault() -> None:
+    house = ExpiryHouse(HOURS)
+    _, _, catalogue = house.survey()
+    house.expire(WINDOW_H)
+    house.now += timedelta(hours=6)
+    house.expire(WINDOW_H)
+    assert check(house.repository(), catalogue) == ()
+
+
+def test_a_missing_copy_of_what_stays_is_found_and_one_of_what_goes_is_not() -> None:
+    house = ExpiryHouse(HOURS)
+    survey, _, _ = house.survey()
+    done_plan = ExpiryHouse(HOURS).expire(WINDOW_H).plan
+    pack = house.backups[-1].packs[0].key
+    envelope = f"envelopes/{house.archive}/{house.backups[-1].key_id.hex()}"
+    house.stores["us"].delete(pack)
+    house.stores["ap"].delete(envelope)
+    house.stores["ap"].delete(house.backups[0].packs[0].key)
+    keys = {house.archive: used_keys(house.repository(), house.archive, done_plan).of_kept}
+    found = missing_copies(what_stays(survey, done_plan), keys, house.regions(), wait_s=0)
+    assert {(copy.region, copy.key) for copy in found} == {("us", pack), ("ap", envelope)}
+
+
+def test_signs_of_trouble_freeze_expiry() -> None:
+    house = ExpiryHouse(HOURS)
+    survey, _, _ = house.survey()
+    day = timedelta(days=1)
+    assert freezing_signals(survey, now=house.now, backup_age_max=day) == ()
+    (old,) = freezing_signals(survey, now=house.now, backup_age_max=timedelta(hours=1))
+    assert "older than expected" in old
+    alone, _, _ = house.survey("eu")
+    (doubt,) = freezing_signals(alone, now=house.now, backup_age_max=day)
+    assert "not certain" in doubt
+    (future,) = freezing_signals(survey, now=house.at(3), backup_age_max=day)
+    assert "from the future" in future
+
+
+def test_a_hole_inside_the_window_keeps_everything_on_its_way() -> None:
+    house = ExpiryHouse(HOURS)
+    for store in house.stores.values():
+        for info in list(
+            store.list_objects(f"wal/{house.archive}/00000001/0000000100000000000000{0x0F:02X}")
+        ):
+            store.delete(info.key)
+    survey, _, _ = house.survey()
+    from pitr.retention import plan_expiry
+
+    plan = plan_expiry(survey, window=timedelta(hours=12), minimum_full_backups=1, now=house.now)
+    assert plan.is_empty
+    assert f"WAL from 0/{0x0F * SEG:X} to 0/{0x10 * SEG:X} is in no region" in plan.holes[0]
