@@ -21,7 +21,8 @@ src/backend/postmaster/walsummarizer.c), and where each is kept:
 8. *Hint bits.*  With checksums they are logged as page images, and count as changes: nothing is left out
    for them.
 
-Memory: four bytes for each changed block, and 300 for each fork that changed.
+Memory: four bytes for each changed block and 24 for each fork; five times that for a moment, while they are
+merged.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ MAP_FORKS: Final = frozenset(["fsm", "vm"])
 # More than that changed, and a whole file is read in one go and compresses better (GetFileBackupMethod).
 WHOLE_SHARE: Final = 0.9
 _BLOCK_MAX: Final = 0xFFFF_FFFF
+_NO_LIMIT: Final = 1 << 32
+# A fork's key: the number of its database and tablespace, 32 bits of file node, 2 of fork.
+_FORK_BITS: Final = 2
+_PLACE_SHIFT: Final = 32 + _FORK_BITS
+_PLACES_MAX: Final = 1 << 28
+# So many blocks are merged at once: 12 MB.
+_WAITING_ROWS_MAX: Final = 1_000_000
 _NONE: Final = np.empty(0, np.uint32)
 # As ``COPY … (FORMAT binary)`` gives a row of ``pg_wal_summary_contents``: the number of columns, then each
 # column's length before it.
@@ -147,90 +155,134 @@ def choose_summaries(way: Sequence[Stretch], available: Iterable[Summary]) -> tu
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
-    """One fork of one relation, all its segments together."""
-
-    tablespace: int
-    database: int
-    filenode: int
-    fork: str
-
-    @classmethod
-    def of(cls, file: RelationFile) -> Fork:
-        return cls(file.tablespace, file.database, file.filenode, file.fork)
-
-
 class ForkChange:
-    """What changed of a fork; ``limit`` is the least length that it had, if it was made or cut."""
+    """What changed of a fork: its ``blocks``, ascending and each once, all segments together.
 
-    __slots__ = ("_added", "_blocks", "limit")
+    ``limit`` is the least length that it had, if it was made or cut.
+    """
 
-    def __init__(self) -> None:
-        self.limit: int | None = None
-        self._blocks = _NONE
-        self._added: list[Blocks] = []
-
-    @property
-    def blocks(self) -> Blocks:
-        """The changed blocks, ascending and each once.  Not for two threads at the first time."""
-        if self._added:
-            self._blocks = np.unique(np.concatenate([self._blocks, *self._added]))
-            self._added = []
-        return self._blocks
-
-    def add(self, limit: int | None, blocks: Blocks) -> None:
-        """Go on with a later summary: its limit first, which drops older blocks; then its blocks.  Rule 4."""
-        if limit is not None:
-            self.limit = limit if self.limit is None else min(self.limit, limit)
-            self._blocks = self.blocks[self.blocks < limit]
-        self._added.append(blocks)
+    limit: int | None
+    blocks: Blocks
 
 
 class Changes:
-    """What changed, merged from summaries in the order of their LSNs."""
+    """What changed, merged from summaries in the order of their LSNs.
+
+    In columns, for a cluster may have a million forks: a fork's key, its limit, and where its blocks begin.
+    """
 
     def __init__(self) -> None:
-        self._forks: dict[Fork, ForkChange] = {}
         self._databases: set[tuple[int, int]] = set()
+        # Databases, each in one tablespace, by a number that is short enough to be a part of a fork's key.
+        self._places: dict[int, int] = {}
+        self._keys = np.empty(0, np.uint64)
+        self._limits = np.empty(0, np.int64)
+        self._starts = np.zeros(1, np.int64)
+        self._blocks = _NONE
+        # Blocks that are not merged yet, each with its fork's key.
+        self._waiting: list[tuple[NDArray[np.uint64], Blocks]] = []
+        self._waiting_rows = 0
 
     def add_rows(self, rows: NDArray[np.void]) -> None:
         """Merge rows (``SUMMARY_ROW``), in no order; those of one summary that are limits come first.
 
         Raises ValueError if they are not what PostgreSQL gives.
         """
-        if not len(rows):
-            return
         _check_rows(rows)
-        names = ["tablespace", "database", "filenode", "fork"]
-        order = np.lexsort([rows[name] for name in reversed(names)])
-        rows = rows[order]
-        keys = np.stack([rows[name].astype(np.int64) for name in names], axis=1)
-        starts = np.flatnonzero(np.r_[True, (keys[1:] != keys[:-1]).any(axis=1)])
-        for first, last in zip(starts, np.r_[starts[1:], len(rows)], strict=True):
-            tablespace, database, filenode, fork = (int(value) for value in keys[first])
-            if filenode == 0:
-                self._databases.add((tablespace, database))  # rule 3
-                continue
-            group = rows[first:last]
-            is_limit = group["is_limit"] != 0
-            limits = group["block"][is_limit]
-            change = self._forks.setdefault(Fork(tablespace, database, filenode, FORKS[fork]), ForkChange())
-            change.add(
-                int(limits.min()) if len(limits) else None, group["block"][~is_limit].astype(np.uint32)
-            )
+        is_database = rows["filenode"] == 0
+        for made in np.unique(rows[is_database][["tablespace", "database"]]):
+            self._databases.add((int(made["tablespace"]), int(made["database"])))  # rule 3
+        rows = rows[~is_database]
+        keys = self._keys_of(rows)
+        is_limit = rows["is_limit"] != 0
+        if is_limit.any():
+            # They drop what earlier summaries, and only those, have behind them: rule 4.
+            self._merge_waiting()
+            self._merge_limits(keys[is_limit], rows["block"][is_limit].astype(np.int64))
+        if not is_limit.all():
+            self._waiting.append((keys[~is_limit], rows["block"][~is_limit].astype(np.uint32)))
+            self._waiting_rows += len(rows)
+            if self._waiting_rows >= _WAITING_ROWS_MAX:
+                self._merge_waiting()
 
     def finish(self) -> None:
-        """Say that nothing more comes; then any thread may ask."""
-        for change in self._forks.values():
-            _ = change.blocks
+        """Say that nothing more comes; only then, but from any thread, may be asked what changed."""
+        self._merge_waiting()
 
     def of(self, file: RelationFile) -> ForkChange | None:
         """Return what changed of the file's fork; None if nothing did."""
-        return self._forks.get(Fork.of(file))
+        place = self._places.get(file.tablespace << 32 | file.database)
+        if place is None:
+            return None
+        key = np.uint64(place << _PLACE_SHIFT | file.filenode << _FORK_BITS | FORKS.index(file.fork))
+        at = int(np.searchsorted(self._keys, key))
+        if at == len(self._keys) or self._keys[at] != key:
+            return None
+        limit = int(self._limits[at])
+        blocks = self._blocks[self._starts[at] : self._starts[at + 1]]
+        return ForkChange(None if limit == _NO_LIMIT else limit, blocks)
 
     def is_database_new(self, file: RelationFile) -> bool:
         """Tell whether the file's database was made or dropped meanwhile, under whatever files."""
         return (file.tablespace, file.database) in self._databases
+
+    def _keys_of(self, rows: NDArray[np.void]) -> NDArray[np.uint64]:
+        """Return each row's fork as a number."""
+        pairs = rows["tablespace"].astype(np.uint64) << np.uint64(32) | rows["database"].astype(np.uint64)
+        found, inverse = np.unique(pairs, return_inverse=True)
+        numbers = np.array(
+            [self._places.setdefault(int(pair), len(self._places)) for pair in found], np.uint64
+        )
+        if len(self._places) > _PLACES_MAX:
+            raise ValueError("a WAL summary has more databases than a server can have")
+        keys: NDArray[np.uint64] = numbers[inverse]
+        keys <<= np.uint64(_PLACE_SHIFT)
+        keys |= rows["filenode"].astype(np.uint64) << np.uint64(_FORK_BITS)
+        keys |= rows["fork"].astype(np.uint64)
+        return keys
+
+    def _merge_waiting(self) -> None:
+        if not self._waiting:
+            return
+        keys = np.concatenate([keys for keys, _ in self._waiting])
+        blocks = np.concatenate([blocks for _, blocks in self._waiting])
+        self._waiting, self._waiting_rows = [], 0
+        self._add_forks(np.unique(keys))
+        added = np.searchsorted(self._keys, keys).astype(np.uint64) << np.uint64(32) | blocks
+        added.sort()
+        pairs = np.concatenate([self._owners() << np.uint64(32) | self._blocks, added])
+        # Two runs that are in order: a stable sort merges them.
+        pairs.sort(kind="stable")
+        pairs = pairs[np.r_[True, pairs[1:] != pairs[:-1]]]
+        edges = np.arange(len(self._keys) + 1, dtype=np.uint64) << np.uint64(32)
+        self._starts = np.searchsorted(pairs, edges)
+        self._blocks = (pairs & np.uint64(_BLOCK_MAX)).astype(np.uint32)
+
+    def _merge_limits(self, keys: NDArray[np.uint64], limits: NDArray[np.int64]) -> None:
+        self._add_forks(np.unique(keys))
+        now = np.full(len(self._keys), _NO_LIMIT, np.int64)
+        np.minimum.at(now, np.searchsorted(self._keys, keys), limits)
+        self._limits = np.minimum(self._limits, now)
+        if len(self._blocks):
+            owners = self._owners()
+            is_kept = self._blocks < now[owners]
+            counts = np.bincount(owners[is_kept].astype(np.int64), minlength=len(self._keys))
+            self._starts = np.r_[0, np.cumsum(counts)]
+            self._blocks = self._blocks[is_kept]
+
+    def _add_forks(self, keys: NDArray[np.uint64]) -> None:
+        """Make room for forks that are new."""
+        merged = np.union1d(self._keys, keys)
+        at = np.searchsorted(merged, self._keys)
+        limits = np.full(len(merged), _NO_LIMIT, np.int64)
+        limits[at] = self._limits
+        counts = np.zeros(len(merged), np.int64)
+        counts[at] = np.diff(self._starts)
+        self._keys, self._limits, self._starts = merged, limits, np.r_[0, np.cumsum(counts)]
+
+    def _owners(self) -> NDArray[np.uint64]:
+        """Return for each block the place of its fork."""
+        return np.repeat(np.arange(len(self._keys), dtype=np.uint64), np.diff(self._starts))
 
 
 @dataclass(frozen=True, slots=True)

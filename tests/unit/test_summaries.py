@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -309,6 +310,32 @@ def test_several_threads_may_ask_once_the_changes_are_finished() -> None:
     for thread in threads:
         thread.join()
     assert [isinstance(part, ChangedPart) and len(part.blocks) for part in found] == [300] * 4
+
+
+def test_changes_of_very_many_forks_fit_into_memory() -> None:
+    """Objects for each were measured at 800 bytes, half a gigabyte for 600,000 files."""
+    forks = 100_000
+    rows = np.zeros(forks, dtype=SUMMARY_ROW)
+    rows[:] = rows_of([row(16384, 3)])[0]
+    rows["filenode"] = np.arange(1, forks + 1)
+    limits = rows.copy()
+    limits["is_limit"] = 1
+    tracemalloc.start()
+    try:
+        changes = Changes()
+        changes.add_rows(limits)
+        changes.add_rows(rows)
+        changes.finish()
+        kept_bytes, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 64 * forks
+    assert most_bytes < 250 * forks
+    last = plan_file(
+        relation(f"base/5/{forks}", 9), changes, is_in_parent=True, relation_segment_blocks=SEGMENT
+    )
+    assert last is not None
+    assert (last.blocks.tolist(), last.parent_blocks) == ([3], 3)
 
 
 # --- what the server sends ---------------------------------------------------------------------------------
