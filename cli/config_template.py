@@ -34,6 +34,23 @@ class NewConfig:
     timezone: str | None = None
 
 
+# What is the same in every new configuration.
+_BACKUP = """\
+[backup]
+workers = 2
+full_every = "24h"     # or "never"
+incr_every = "1h"      # only what changed since the last one; or "never"
+deadline = "12h"
+# Kindness to the server: how fast to read ("200 MiB/s", or "none"), and the copying threads' priority.
+rate_limit = "none"    # changed while a backup runs by: pitr backup limit
+nice = 10
+io_class = "best-effort"   # or "idle": only when nobody else wants the disk
+# Pause while a standby is so far behind ("64 MiB", "10s") or a commit takes so long ("200ms").
+pause_lag = "off"
+pause_latency = "off"
+"""
+
+
 def render_config(new: NewConfig) -> str:
     """Return the text of a configuration file."""
     regions = "\n".join(_region(region) for region in new.regions)
@@ -74,19 +91,7 @@ piece_age_s = 1.0
 piece_bytes = {4 << 20}
 puts_in_flight = 4
 
-[backup]
-workers = 2
-full_every = "24h"     # or "never"
-incr_every = "1h"      # only what changed since the last one; or "never"
-deadline = "12h"
-# Kindness to the server: how fast to read ("200 MiB/s", or "none"), and the copying threads' priority.
-rate_limit = "none"    # changed while a backup runs by: pitr backup limit
-nice = 10
-io_class = "best-effort"   # or "idle": only when nobody else wants the disk
-# Pause while a standby is so far behind ("64 MiB", "10s") or a commit takes so long ("200ms").
-pause_lag = "off"
-pause_latency = "off"
-
+{_BACKUP}
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.
 state_dir = {_quote(str(new.state_dir))}
