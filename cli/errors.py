@@ -119,7 +119,11 @@ RULES: tuple[ErrorRule, ...] = (
     ),
     ErrorRule(ThresholdBroken, 5001, ExitCode.THRESHOLD, "a threshold is broken", "pitr status"),
     ErrorRule(
-        domain.AlreadyRunning, 6001, ExitCode.LOCKED, "another run holds the lock or the lease", "wait until it has ended"
+        domain.AlreadyRunning,
+        6001,
+        ExitCode.LOCKED,
+        "another run holds the lock or the lease",
+        "wait until it has ended",
     ),
     ErrorRule(
         domain.RecoveryFailed,
