@@ -34,12 +34,28 @@ class NewConfig:
     timezone: str | None = None
 
 
-# What differs from one cluster to the next only when somebody edits it.
+# What is the same in every new configuration.
 _RETENTION = """\
 [retention]
 # What "pitr expire" keeps: whatever leads to a moment in this window, and so many full backups at least.
 window = "35d"
 minimum_backups = 2
+"""
+
+_BACKUP = """\
+[backup]
+workers = 2
+full_every = "24h"     # or "never"
+incr_every = "1h"      # only what changed since the last one; or "never"
+deadline = "12h"
+source = "files"       # "protocol": over a replication connection, where the server's files are elsewhere
+# Kindness to the server: how fast to read ("200 MiB/s", or "none"), and the copying threads' priority.
+rate_limit = "none"    # changed while a backup runs by: pitr backup limit
+nice = 10
+io_class = "best-effort"   # or "idle": only when nobody else wants the disk
+# Pause while a standby is so far behind ("64 MiB", "10s") or a commit takes so long ("200ms").
+pause_lag = "off"
+pause_latency = "off"
 """
 
 
@@ -83,20 +99,7 @@ piece_age_s = 1.0
 piece_bytes = {4 << 20}
 puts_in_flight = 4
 
-[backup]
-workers = 2
-full_every = "24h"     # or "never"
-incr_every = "1h"      # only what changed since the last one; or "never"
-deadline = "12h"
-source = "files"       # "protocol": over a replication connection, where the server's files are elsewhere
-# Kindness to the server: how fast to read ("200 MiB/s", or "none"), and the copying threads' priority.
-rate_limit = "none"    # changed while a backup runs by: pitr backup limit
-nice = 10
-io_class = "best-effort"   # or "idle": only when nobody else wants the disk
-# Pause while a standby is so far behind ("64 MiB", "10s") or a commit takes so long ("200ms").
-pause_lag = "off"
-pause_latency = "off"
-
+{_BACKUP}
 {_RETENTION}
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.
