@@ -34,8 +34,20 @@ class NewConfig:
     timezone: str | None = None
 
 
-# What differs from one cluster to the next only when somebody edits it.
-_RETENTION = """\
+# Tables that are alike in every new configuration.
+_ALIKE = """\
+[wal]
+# WAL is sent when it is this old, or when there is this much of it.
+piece_age_s = 1.0
+piece_bytes = 4194304
+puts_in_flight = 4
+
+[backup]
+workers = 2
+full_every = "24h"     # or "never"
+incr_every = "1h"      # only what changed since the last one; or "never"
+deadline = "12h"
+
 [retention]
 # What "pitr expire" keeps: whatever leads to a moment in this window, and so many full backups at least.
 window = "35d"
@@ -77,19 +89,7 @@ root = {_quote(new.root)}
 recipients = [
 {recipients}]
 
-[wal]
-# WAL is sent when it is this old, or when there is this much of it.
-piece_age_s = 1.0
-piece_bytes = {4 << 20}
-puts_in_flight = 4
-
-[backup]
-workers = 2
-full_every = "24h"     # or "never"
-incr_every = "1h"      # only what changed since the last one; or "never"
-deadline = "12h"
-
-{_RETENTION}
+{_ALIKE}
 [daemon]
 # Spool, catalogue, repair queue and control socket.  All of it can be lost without losing a backup.
 state_dir = {_quote(str(new.state_dir))}
