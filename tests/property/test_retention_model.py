@@ -67,9 +67,7 @@ def _chained(draw: st.DrawFn, backups: list[BackupManifest]) -> list[BackupManif
         ]
         if earlier and draw(st.booleans()):
             name = backup.backup.replace("-full-", "-incr-")
-            backup = replace(
-                backup, type="incr", parent=draw(st.sampled_from(earlier)).backup, backup=name
-            )
+            backup = replace(backup, type="incr", parent=draw(st.sampled_from(earlier)).backup, backup=name)
         made.append(backup)
     return made
 
