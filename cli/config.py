@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # A configuration has a few kilobytes; a larger file is the wrong file, and is not read into memory.
 CONFIG_BYTES_MAX = 1024 * 1024
 MISTAKES_MAX = 50
+# A key of thousands of dotted parts takes a parser minutes; a line with three hosts has a dozen dots.
+_DOTS_MAX = 64
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"'-]+)\s*\]")
 _KEY = re.compile(r"\s*([A-Za-z0-9_\"'-]+)\s*=")
 
@@ -77,9 +79,11 @@ def _may_be_there(path: Path) -> bool:
 def load_settings(path: Path) -> Settings:
     """Read and check a configuration file.  Raises ConfigRefused with every mistake found."""
     text = _read(path)
+    if any(line.count(".") > _DOTS_MAX for line in text.splitlines()):
+        raise _refusal(path, [f"this is not a configuration: a line has more than {_DOTS_MAX} dots"])
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of more digits than Python reads
         raise _refusal(path, [f"this is not TOML: {error}"]) from error
     except RecursionError as error:
         raise _refusal(path, ["this is not a configuration: it nests too deeply"]) from error

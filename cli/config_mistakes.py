@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from storage.url import MalformedURL, parse_region_url
+from storage.url import MalformedURL, parse_region_url, shown_url
 
 PIECE_BYTES = 4 << 20
 SPOOL_BYTES_MAX = 1 << 30
@@ -108,7 +108,8 @@ def _given_twice(sound: SoundSettings, attribute: str) -> Iterator[Mistake]:
         if attribute == "url":
             value = _one_form(value)
         if value in seen:
-            text = f"{value!r} is given twice; one copy is no second region"
+            shown = shown_url(value) if attribute == "url" else value
+            text = f"{shown!r} is given twice; one copy is no second region"
             yield Mistake(("region", at, attribute), text)
         seen.add(value)
 

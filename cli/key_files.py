@@ -74,6 +74,11 @@ def read_identity(path: Path) -> IdentityFile:
 
 def _read_secret(path: Path, what: str) -> str:
     try:
+        # To open a pipe is to wait for whoever writes into it, for ever perhaps.
+        if path.exists() and not path.is_file():
+            raise KeyMissing(
+                f"the {what} file {path} is not a file", hint="name a file; a pipe or a device is none"
+            )
         if not is_private(path):
             raise KeyMissing(
                 f"the {what} file {path} can be read by others",

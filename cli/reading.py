@@ -78,14 +78,14 @@ def open_source(app: App, source: Source) -> Iterator[Reader]:
     """Open the repository that the options name.  Raises as ``cli.wiring.open_reader``."""
     from cli.config import find_config_or_none
     from cli.wiring import open_reader
-    from storage.url import MalformedURL, parse_region_url
+    from storage.url import MalformedURL, parse_region_url, shown_url
 
     for url in source.urls:
         try:
             parse_region_url(url)
         except MalformedURL as error:
             raise UsageRefused(
-                f"--from {url}: {error}", hint="docs/config.md shows the forms of URLs"
+                f"--from {shown_url(url)}: {error}", hint="docs/config.md shows the forms of URLs"
             ) from error
     settings = None
     if not source.urls and (app.config_path is not None or find_config_or_none(None) is not None):

@@ -224,9 +224,12 @@ class Repository:
 
     def history_records(self, archive: ArchiveId) -> list[HistoryRecord]:
         """Return all timeline history files of an archive, ascending by number; timeline 1 has none."""
+        return [self.get_history(archive, timeline) for timeline in self.history_timelines(archive)]
+
+    def history_timelines(self, archive: ArchiveId) -> list[TimelineId]:
+        """Return the timelines whose history files are listed in an archive; unverified."""
         prefix = f"history/{archive}/"
-        timelines = [TimelineId.parse(i.key[len(prefix) :]) for i in self.store.list_objects(prefix)]
-        return [self.get_history(archive, timeline) for timeline in timelines]
+        return [TimelineId.parse(i.key[len(prefix) :]) for i in self.store.list_objects(prefix)]
 
     def histories(self, archive: ArchiveId) -> list[TimelineHistory]:
         """Return what the history files of an archive say."""

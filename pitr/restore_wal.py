@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pitr.errors import WalMissing
+from pitr.errors import MalformedValue, NotAuthentic, NotInitialised, WalMissing
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.repository import Repository
 from pitr.restore_plan import RestorePlan, StopPoint
@@ -16,6 +16,8 @@ from pitr.wal_path import HistoryFile
 from pitr.wal_plan_file import RegionAddress, WalPlanHeader, write_plan
 from pitr.wal_sources import ArchivedSpan, find_segments, lay_path
 from storage.store import ObjectMissing
+
+_UNREADABLE = b"# the archive's copy of this history file cannot be used\n"
 
 
 def write_wal_plan(
@@ -31,7 +33,9 @@ def write_wal_plan(
     Raises WalMissing if they do not cover the way, or a history file on it is gone; StoreError.
     """
     spans = archived_spans(plan, stop)
-    path = lay_path(spans, _histories(plan, spans, repository), segment_bytes=plan.backup.segment_bytes)
+    histories = _histories(plan, spans, repository)
+    taken = _taken(plan.archive.system_identifier, {one.timeline for one in histories}, repository)
+    path = lay_path(spans, histories, segment_bytes=plan.backup.segment_bytes, taken=taken)
 
     def list_wal(
         archive: ArchiveId, timeline: TimelineId, first: SegmentName
@@ -80,3 +84,25 @@ def _histories(plan: RestorePlan, spans: Sequence[ArchivedSpan], repository: Rep
                     hint="ask for a target on another timeline",
                 )
     return found
+
+
+def _taken(system_identifier: int, known: set[TimelineId], repository: Repository) -> list[HistoryFile]:
+    """Return the history files of all the cluster's other timelines, in whatever epoch they are.
+
+    Where two epochs have one number the newest is asked first: that there is one is all that counts.
+    """
+    archives = [one for one in repository.archives() if one.system_identifier == system_identifier]
+    found: dict[TimelineId, HistoryFile] = {}
+    for archive in sorted(archives, key=lambda one: one.epoch, reverse=True):
+        for timeline in repository.history_timelines(archive):
+            if timeline not in known and timeline not in found:
+                found[timeline] = HistoryFile(timeline, _content(archive, timeline, repository))
+    return [found[timeline] for timeline in sorted(found)]
+
+
+def _content(archive: ArchiveId, timeline: TimelineId, repository: Repository) -> bytes:
+    try:
+        return repository.get_history(archive, timeline).content
+    except (MalformedValue, NotAuthentic, NotInitialised, ObjectMissing):
+        # The number was given all the same, and PostgreSQL only looks whether the file is there.
+        return _UNREADABLE

@@ -81,7 +81,7 @@ def _fetch(request: WalFetchRequest) -> tuple[Decision, bool]:
     from pitr.wal_plan_file import read_header
 
     header = read_header(request.plan_file)
-    decision = decide(request.name, header.path)
+    decision = decide(request.name, header.path, is_standby=request.is_standby)
     if isinstance(decision, ServeHistory):
         _write(request.destination, decision.history.content)
         return decision, True

@@ -84,7 +84,8 @@ class HistoryFile:
 class WalPath:
     """The way of one recovery: spans that follow each other without a gap, and the history files on it.
 
-    ``end``: WAL before this LSN is needed, later WAL is not part of the plan.
+    ``end``: WAL before this LSN is needed, later WAL is not part of the plan.  ``taken`` are the history
+    files of all other timelines that the cluster ever had: their numbers must not be given again.
     """
 
     system_identifier: int
@@ -92,6 +93,7 @@ class WalPath:
     spans: tuple[PathSpan, ...]
     histories: tuple[HistoryFile, ...]
     end: LSN
+    taken: tuple[HistoryFile, ...] = ()
 
     def __post_init__(self) -> None:
         check_segment_bytes(self.segment_bytes)
@@ -152,11 +154,16 @@ class Doubt:
 Decision: TypeAlias = ServeSegment | ServeHistory | OutsidePath | Doubt
 
 
-def decide(name: str, path: WalPath) -> Decision:
-    """Return what to answer when PostgreSQL asks for ``name``."""
+def decide(name: str, path: WalPath, *, is_standby: bool = False) -> Decision:
+    """Return what to answer when PostgreSQL asks for ``name``.
+
+    A server that is promoted takes the number after the last one that has a history file
+    (timeline.c, findNewestTimeLine), so it is shown those of other branches as well.  Not so a
+    standby: it follows the newest timeline that it finds, and must find none but its own.
+    """
     timeline = parse_history_file_name(name)
     if timeline is not None:
-        for history in path.histories:
+        for history in path.histories + (() if is_standby else path.taken):
             if history.timeline == timeline:
                 return ServeHistory(history)
         return OutsidePath(f"timeline {timeline} is not on the way to the target")

@@ -159,10 +159,8 @@ def _header_line(header: WalPlanHeader, body_bytes: int, body_sha256: str) -> by
             "segment_bytes": path.segment_bytes,
             "end": str(path.end),
             "spans": [[str(span.timeline), span.first, span.last] for span in path.spans],
-            "histories": [
-                [str(history.timeline), base64.b64encode(history.content).decode("ascii")]
-                for history in path.histories
-            ],
+            "histories": _history_rows(path.histories),
+            "taken": _history_rows(path.taken),
             "regions": [[region.name, region.url] for region in header.regions],
             "identity_file": None if header.identity_file is None else str(header.identity_file),
             "body_bytes": body_bytes,
@@ -179,11 +177,10 @@ def _parse_header(fields: dict[str, object]) -> WalPlanHeader:
             PathSpan(TimelineId.parse(_text(timeline)), _integer(first), _integer(last))
             for timeline, first, last in _rows(fields["spans"], 3)
         ),
-        histories=tuple(
-            HistoryFile(TimelineId.parse(_text(timeline)), base64.b64decode(_text(content), validate=True))
-            for timeline, content in _rows(fields["histories"], 2)
-        ),
+        histories=_parse_histories(fields["histories"]),
         end=LSN.parse(_text(fields["end"])),
+        # A restore that an earlier release began has none.
+        taken=_parse_histories(fields.get("taken", [])),
     )
     identity = fields["identity_file"]
     return WalPlanHeader(
@@ -192,6 +189,17 @@ def _parse_header(fields: dict[str, object]) -> WalPlanHeader:
         path=path,
         regions=tuple(RegionAddress(_text(name), _text(url)) for name, url in _rows(fields["regions"], 2)),
         identity_file=None if identity is None else Path(_text(identity)),
+    )
+
+
+def _history_rows(histories: Iterable[HistoryFile]) -> list[list[str]]:
+    return [[str(one.timeline), base64.b64encode(one.content).decode("ascii")] for one in histories]
+
+
+def _parse_histories(rows: object) -> tuple[HistoryFile, ...]:
+    return tuple(
+        HistoryFile(TimelineId.parse(_text(timeline)), base64.b64decode(_text(content), validate=True))
+        for timeline, content in _rows(rows, 2)
     )
 
 

@@ -39,7 +39,11 @@ class ArchivedSpan:
 
 
 def lay_path(
-    spans: Sequence[ArchivedSpan], histories: Sequence[HistoryFile], *, segment_bytes: int
+    spans: Sequence[ArchivedSpan],
+    histories: Sequence[HistoryFile],
+    *,
+    segment_bytes: int,
+    taken: Sequence[HistoryFile] = (),
 ) -> WalPath:
     """Return the path along ``spans``, each of which begins where the one before it ends.
 
@@ -66,7 +70,14 @@ def lay_path(
     system_identifiers = {span.archive.system_identifier for span in spans}
     if len(system_identifiers) != 1:
         raise MalformedValue(f"WAL path of several clusters: {sorted(system_identifiers)}")
-    return WalPath(system_identifiers.pop(), segment_bytes, tuple(path), tuple(histories), end=spans[-1].end)
+    return WalPath(
+        system_identifiers.pop(),
+        segment_bytes,
+        tuple(path),
+        tuple(histories),
+        end=spans[-1].end,
+        taken=tuple(taken),
+    )
 
 
 def find_segments(path: WalPath, spans: Sequence[ArchivedSpan], list_wal: ListWal) -> Iterator[PathSegment]:

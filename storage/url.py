@@ -113,6 +113,15 @@ def parse_region_url(text: str) -> RegionLocation:
     raise MalformedURL("a region URL begins with s3://, file:/// or memory:")
 
 
+def shown_url(text: str) -> str:
+    """Return what may be shown of a URL that was refused: no user, no password, no options."""
+    start, options, _ = text.partition("?")
+    scheme, separator, rest = start.partition("://")
+    if separator and "@" in rest:
+        start = f"{scheme}://...@{rest.rpartition('@')[2]}"
+    return f"{start}?..." if options else start
+
+
 def place_of(location: RegionLocation) -> tuple[object, ...]:
     """Return what two spellings of one place have in common; a directory is looked at, through links."""
     if isinstance(location, S3Location):

@@ -269,8 +269,23 @@ def test_nobody_to_read_the_backups_is_a_mistake(write: Callable[[str], Path]) -
         (b"#" * (CONFIG_BYTES_MAX + 1), "more than"),
         (GOOD.encode().replace(b"main", b"m\xe4in"), "line 15: this is not UTF-8"),
         (b"\x00" * 100, "not TOML"),
+        (b"x = " + b"9" * 5000, "not TOML"),
+        (b"a." * 20_000 + b"b = 1", "dots"),
     ],
-    ids=["empty", "utf16", "cut", "cut-in-a-string", "garbage", "twice", "deep", "huge", "latin-1", "zeros"],
+    ids=[
+        "empty",
+        "utf16",
+        "cut",
+        "cut-in-a-string",
+        "garbage",
+        "twice",
+        "deep",
+        "huge",
+        "latin-1",
+        "zeros",
+        "digits",
+        "dots",
+    ],
 )
 def test_a_damaged_file_is_refused_in_words(
     write: Callable[[bytes], Path], content: bytes, words: str

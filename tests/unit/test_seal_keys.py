@@ -239,6 +239,8 @@ def test_an_identity_file_reads_back_and_refuses_what_is_none() -> None:
         text.replace("ed25519:", "rsa:"),
         text.replace(IDENTITY.text(), IDENTITY.text()[:-1]),
         "[" * 5000,
+        "x = " + "9" * 5000,
+        "a." * 20_000 + "b = 1",
     ):
         with pytest.raises(KeyMissing) as caught:
             keys.IdentityFile.parse(bad)

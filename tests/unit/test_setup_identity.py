@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from cli.errors import UsageRefused
-from cli.key_files import remove_staged, write_secret
+from cli.key_files import read_identity, remove_staged, write_secret
 from cli.setup_identity import KnownIdentity, RegionLook, check_identity
 from pitr.catalogue.records import RepositoryRecord
 from pitr.errors import KeyMissing, NotAuthentic, NotInitialised, PitrError
@@ -153,3 +154,9 @@ def test_a_directory_is_judged_as_a_region_without_being_changed(tmp_path: Path)
     for place, words in ((file, "not a directory"), (file / "below", "not a directory"), (full, "not empty")):
         with pytest.raises(StoreRefused, match=words):
             DirectoryStore.is_region(place)
+
+
+def test_an_identity_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(KeyMissing, match="is not a file"):
+        read_identity(tmp_path / "pipe")

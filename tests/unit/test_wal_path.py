@@ -214,3 +214,18 @@ def test_what_a_parent_wrote_after_the_switch_is_not_used() -> None:
 def test_a_path_must_end_in_its_last_segment() -> None:
     with pytest.raises(MalformedValue, match="outside its last segment"):
         WalPath(1, SEGMENT_BYTES, (PathSpan(TimelineId(1), 5, 6),), (), lsn_in(5, 9))
+
+
+def test_a_number_that_any_branch_has_is_shown_to_a_server_that_looks_for_a_free_one() -> None:
+    other = HistoryFile(TimelineId(4), b"1\t0/500000\tno recovery target specified\n")
+    path = lay_path(SPANS, [HISTORY_3], segment_bytes=SEGMENT_BYTES, taken=[other])
+    assert decide("00000003.history", path) == ServeHistory(HISTORY_3)
+    assert decide("00000004.history", path) == ServeHistory(other)
+    assert isinstance(decide("00000005.history", path), OutsidePath)
+
+
+def test_a_standby_which_follows_the_newest_timeline_is_shown_its_own_only() -> None:
+    other = HistoryFile(TimelineId(4), b"3\t0/B00000\tno recovery target specified\n")
+    path = lay_path(SPANS, [HISTORY_3], segment_bytes=SEGMENT_BYTES, taken=[other])
+    assert decide("00000003.history", path, is_standby=True) == ServeHistory(HISTORY_3)
+    assert isinstance(decide("00000004.history", path, is_standby=True), OutsidePath)
