@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cli.context import common_options, current
-from cli.reading import choose_archive, open_source, source_of, source_options
+from cli.reading import open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
 
 
@@ -41,15 +41,7 @@ def plan(
     source = source_of(source_urls, source_identity, source_region, source_archive)
     fields: dict[str, object] = {}
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        archive = choose_archive(reader.repository, source.archive)
-        made = make_plan(
-            reader,
-            archive,
-            parsed,
-            app.output,
-            backup_id=backup_id,
-            is_epoch_named=source.names_epoch,
-        )
+        made = make_plan(reader, source, parsed, app.output, backup_id=backup_id)
     zone = app.time_zone() or local_zone()
     show_plan(app.output, made, zone)
     app.output.finish({"plan": plan_fields(made, zone), **fields})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cli.output import Output
+from cli.reading import Source, choose_archive
 from cli.wiring import Reader
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import NamedRegion, RebuildResult, rebuild
@@ -12,7 +13,6 @@ from pitr.catalogue_survey import survey_archive
 
 if TYPE_CHECKING:
     from pitr.catalogue.wal_records import WalUnit
-    from pitr.layout import ArchiveId
     from pitr.recovery import RecoveryTarget
     from pitr.restore_plan import RestorePlan
 
@@ -48,16 +48,15 @@ def read_regions(reader: Reader, catalogue: Catalogue, output: Output) -> Rebuil
 
 def make_plan(
     reader: Reader,
-    archive: ArchiveId,
+    source: Source,
     target: RecoveryTarget,
     output: Output,
     *,
     backup_id: str | None = None,
-    is_epoch_named: bool = False,
 ) -> RestorePlan:
     """Return the plan for a target: with its exact stop if there is an identity to read WAL with.
 
-    Unless ``is_epoch_named``, a target that could be meant in an older epoch too is refused.
+    Unless ``source`` names the epoch, a target that could be meant in an older one too is refused.
 
     Raises TargetRefused, StoreError, NotAuthentic, KeyMissing.
     """
@@ -67,6 +66,7 @@ def make_plan(
     from pitr.planner import plan_restore
     from pitr.stop import resolve_plan
 
+    archive = choose_archive(reader.repository, source.archive)
     forks = warn_of_forks(reader, archive, output)
     catalogue = Catalogue(":memory:")
     try:
@@ -81,7 +81,7 @@ def make_plan(
         catalogue.close()
 
     def judged(plan: RestorePlan) -> RestorePlan:
-        warning = None if is_epoch_named else judge_epoch(plan, survey.epochs, heads)
+        warning = None if source.names_epoch else judge_epoch(plan, survey.epochs, heads)
         if warning is not None:
             output.warn(warning)
         return plan

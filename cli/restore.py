@@ -13,7 +13,7 @@ import click
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.output import format_bytes, format_seconds
-from cli.reading import choose_archive, open_source, source_of, source_options
+from cli.reading import open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
 
 if TYPE_CHECKING:
@@ -103,15 +103,7 @@ def restore(
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        archive = choose_archive(reader.repository, source.archive)
-        plan = make_plan(
-            reader,
-            archive,
-            parsed,
-            app.output,
-            backup_id=backup_id,
-            is_epoch_named=source.names_epoch,
-        )
+        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id)
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}

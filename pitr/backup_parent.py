@@ -26,6 +26,7 @@ _NOTE_BYTES_MAX: Final = 1 << 30
 # Only the newest can be built on, and one is kept in case it is thought better of.
 NOTES_KEPT: Final = 2
 _SUFFIX: Final = ".files"
+_SERVER_SUFFIX: Final = ".server-manifest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +120,26 @@ def _digest(path: bytes) -> bytes:
 
 def _split(digests: bytes) -> Iterator[bytes]:
     return (digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES))
+
+
+def keep_server_manifest(folder: Path, backup: str, content: bytes) -> None:
+    """Keep what the server is given to build on a backup that it sent; drop older ones.  Raises OSError."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _server_manifest(folder, backup)
+    staged = path.with_suffix(".new")
+    with staged.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.rename(path)
+    for old in sorted(folder.glob(f"*{_SERVER_SUFFIX}"))[:-NOTES_KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def read_server_manifest(folder: Path, backup: str) -> bytes:
+    """Return it; the server itself tells whether it is whole.  Raises OSError."""
+    return _server_manifest(folder, backup).read_bytes()
+
+
+def _server_manifest(folder: Path, backup: str) -> Path:
+    return folder / f"{check_backup_id(backup)}{_SERVER_SUFFIX}"

@@ -21,10 +21,11 @@ from typing import IO, Final
 
 from pitr.backup_checks import name_findings
 from pitr.backup_copy import BackupProgress, Tally, runs_of
+from pitr.backup_parent import keep_server_manifest, read_server_manifest
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupWriter, WalGate
-from pitr.catalogue.backup_record import BackupManifest, Tablespace, check_backup_id
+from pitr.catalogue.backup_record import BackupManifest, Tablespace
 from pitr.catalogue.lease_record import Holder
 from pitr.errors import AlreadyRunning, BackupFailed, MalformedValue, PitrError, ServerRefused
 from pitr.layout import ArchiveId, backup_lease
@@ -52,8 +53,6 @@ _INCREMENTAL_LINE: Final = re.compile(rb"^INCREMENTAL FROM (?:LSN|TLI): .*\n", r
 _LABEL_BYTES_MAX: Final = 1024 * 1024
 _ZEROS: Final = bytes(FRAME_CONTENT_BYTES)
 _PROGRESS: Final = timedelta(milliseconds=500)
-_MANIFEST_SUFFIX: Final = ".server-manifest"
-_MANIFESTS_KEPT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ class _Run:
         if parent is None:
             return stream, None
         try:
-            stream.upload_manifest(self._manifest_path(parent.backup).read_bytes())
+            stream.upload_manifest(read_server_manifest(self._request.notes_dir, parent.backup))
         except (OSError, ServerRefused) as reason:
             self._tally.note(f"a full backup and no incremental one: {reason}")
             stream.close()
@@ -359,24 +358,10 @@ class _Run:
         )
 
     def _keep(self, server_manifest: bytes) -> None:
-        """Keep the server's manifest: without it nothing can be built on this backup."""
-        folder = self._request.notes_dir
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = self._manifest_path(self._parts.backup)
-            staged = path.with_suffix(".new")
-            with staged.open("wb") as file:
-                file.write(server_manifest)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.rename(path)
-            for old in sorted(folder.glob(f"*{_MANIFEST_SUFFIX}"))[:-_MANIFESTS_KEPT]:
-                old.unlink(missing_ok=True)
+            keep_server_manifest(self._request.notes_dir, self._parts.backup, server_manifest)
         except OSError as cause:
             self._tally.note(f"no incremental backup can be built on this one: {cause}")
-
-    def _manifest_path(self, backup: str) -> Path:
-        return self._request.notes_dir / f"{check_backup_id(backup)}{_MANIFEST_SUFFIX}"
 
     def _watch(self) -> None:
         if self._cancel.is_set():

@@ -164,17 +164,22 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
 def _signed_backups(repository: Repository, found: _Found, head: HeadRecord | None) -> list[ListedBackup]:
     """Return the backups that the head counts: without the newest, if later ones have arrived since.
 
-    It may count more than are listed: those that have expired since it was signed, as their records say.
+    It may count more than are listed: those that have expired since it was signed, as their records say.  And
+    fewer: what was made of a chain since then, which has the time of the backup that it stands for.
     """
     if head is None:
         return []
     listed = {each.manifest.backup: each for each in found.backups}
     counted = {name: (each.manifest.stopped_at, each.object_sha256) for name, each in listed.items()}
+    made = [name for name, each in listed.items() if each.manifest.stands_for is not None]
+    made.sort(key=lambda name: listed[name].manifest.stopped_at, reverse=True)
     for gone in ((), *_gone_by_record(repository, found)):
         counted |= {each.backup: (each.stopped_at, each.manifest_sha256) for each in gone}
-        ordered = sorted(counted, key=lambda name: counted[name][0])[: head.backups_count]
-        if named_backups_sha256({name: counted[name][1] for name in ordered}) == head.backups_sha256:
-            return [listed[name] for name in ordered if name in listed]
+        for count in range(len(made) + 1):
+            known = [name for name in counted if name not in made[:count]]
+            ordered = sorted(known, key=lambda name: counted[name][0])[: head.backups_count]
+            if named_backups_sha256({name: counted[name][1] for name in ordered}) == head.backups_sha256:
+                return [listed[name] for name in ordered if name in listed]
     found.refused.append(
         RefusedObject(
             f"manifests/{found.archive}/",

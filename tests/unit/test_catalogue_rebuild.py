@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fix_archive as fix
 import pytest
 from fix_repository import RepositoryHouse
@@ -119,6 +121,17 @@ def test_one_region_alone_ends_with_its_last_signed_head() -> None:
     assert result.refused == ()
     assert alone.dump() == expected
     assert alone.dump() != daemon.catalogue.dump()
+
+
+def test_one_region_alone_ends_with_its_head_though_a_chain_was_made_one_since() -> None:
+    daemon = busy_daemon(MemoryStore())
+    expected = daemon.catalogue.dump()
+    newest = max((one.manifest for one in daemon.house.backups), key=lambda each: each.stopped_at)
+    made = replace(newest, backup=fix.backup_id(77), stands_for=newest.backup, packs=(), indexes=())
+    daemon.house.repository.put_manifest(made, daemon.house.signer)
+    alone = Catalogue(":memory:")
+    assert rebuild(daemon.house.repository, alone, answers=Answers(1)).refused == ()
+    assert alone.dump() == expected
 
 
 def test_one_region_without_a_head_holds_nothing_certain() -> None:

@@ -80,6 +80,12 @@ class House:
         self.store.retry_now()
         self.wait(lambda: all(not s.pending_repairs for s in self.store.status()))
 
+    def answered(self, key: str) -> set[str]:
+        """Return the regions that have stored an object whose put is still on its way."""
+        lanes = self.store._lanes.lanes  # type: ignore[union-attr]
+        puts = [put for lane in lanes for put in lane.undecided.values() if put.key == key]
+        return {name for put in puts for name in put.stored}
+
     def wait(self, condition: Callable[[], bool]) -> None:
         """Wait for other threads' work; the standing clock cannot measure this wait."""
         changed = self.store._lanes.changed  # type: ignore[union-attr]
@@ -172,6 +178,7 @@ def test_a_put_gives_up_at_its_deadline(house: House, pool: ThreadPoolExecutor) 
     gates = [house.faulty[name].hold("put") for name in "bc"]
     put = pool.submit(house.store.put, "k", b"body")
     assert gates[0].entered.wait(IDLE_S)
+    house.wait(lambda: house.answered("k") == {"a"})
     house.clock.now_s += 31.0
     house.store.retry_now()
     with pytest.raises(StoreUnavailable, match="1 of the 2 regions it needs after 30 s"):
