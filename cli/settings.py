@@ -11,6 +11,10 @@ from typing import Literal
 
 from pitr.quorum import WriteQuorum
 
+# In the state directory.
+SPOOL_NAME = "spool"
+LOCK_NAME = "daemon.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
@@ -85,7 +89,7 @@ class DaemonSettings:
 
     @property
     def spool_dir(self) -> Path:
-        return self.state_dir / "spool"
+        return self.state_dir / SPOOL_NAME
 
     @property
     def catalogue_path(self) -> Path:
@@ -105,7 +109,7 @@ class DaemonSettings:
 
     @property
     def lock_path(self) -> Path:
-        return self.state_dir / "daemon.lock"
+        return self.state_dir / LOCK_NAME
 
 
 @dataclass(frozen=True, slots=True)
