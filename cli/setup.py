@@ -92,8 +92,8 @@ def _make(
     written = _put_epoch(request, regions, identity, keys, slot_start, now(), random)
     record = written.record
     if written.left is not None:
-        say(f"the server has left what this host archived: {written.left}")
-        say(f"{keys.path} is a new key; the old one is {keys.old_path(record.archive.epoch - 1)}")
+        say(f"the server does not go on from what this host archived: {written.left}")
+        say(f"{keys.path} is a new key; the old one is kept beside it as {keys.path.name}.epoch-N")
     say(_origin(record))
     is_joined = ground.identity is not None and ground.identity.is_given
     path = request.identity_out if ground.identity is None else ground.identity.path

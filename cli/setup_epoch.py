@@ -83,11 +83,12 @@ def put_epoch(
     signer, left = keys.read_or_make(random), None
     staged = keys.read_next() if state_dir is not None else None
     is_new = False
+    own = next((one for one in reversed(epochs) if one.signer == str(signer.public)), None)
     if newest is not None and staged is not None and newest.signer == str(staged.public):
         # A run before this one was killed when the epoch was made already.
         signer, is_new = staged, True
-    elif newest is not None and state_dir is not None and newest.signer == str(signer.public):
-        left = past.how_left(newest.archive, state_dir)
+    elif own is not None and newest is not None and state_dir is not None:
+        left = past.how_left(newest.archive, state_dir) if own == newest else _superseded(own, newest)
         if left is not None:
             _check_stopped(state_dir)
             signer = staged or keys.make_next(random)
@@ -103,7 +104,7 @@ def put_epoch(
             record, identity.identity.root_signer()
         )
     # Only now: before the new epoch is there, the old key is the one that may write.
-    keys.take_next(signer, record.archive.epoch - 1)
+    keys.take_next(signer, 0 if own is None else own.archive.epoch)
     return WrittenEpoch(record, is_new, left)
 
 
@@ -115,6 +116,10 @@ def _read_server(dsn: str) -> _Server:
             content = connection.timeline_history(identity.timeline)
             history = TimelineHistory.parse(identity.timeline, content)
         return _Server(dsn, identity, history, connection.segment_bytes(), connection.is_standby())
+
+
+def _superseded(own: EpochRecord, newest: EpochRecord) -> str:
+    return f"it wrote epoch {own.archive.epoch}, and another host writes epoch {newest.archive.epoch}"
 
 
 def _check_stopped(state_dir: Path) -> None:

@@ -220,3 +220,18 @@ def test_a_host_whose_restored_server_got_a_new_epoch_is_killed_on_the_way(make_
     assert made == ["signing.key", "signing.key.epoch-1"]
     site.start_daemon(backups=2)
     assert site.wait_durable() > LSN.parse(target.removeprefix("lsn:"))
+
+
+def test_a_host_that_was_superseded_takes_over_again_with_a_new_key(make_site: MakeSite) -> None:
+    site = make_site(17)
+    key = site.config.parent / "signing.key"
+    old = read_signing_key(key).public
+    words: list[object] = ["init", "--pg", site.server.dsn, "--identity", site.identity, "--non-interactive"]
+    words += ["--dir", site.folder / "second", "--metrics", "off", "--quorum", 2]
+    for region in site.regions:
+        words += ["--region", f"{region.name}={region.url}"]
+    site.program(*words)
+    assert renew(site).data["archive"] == str(archive(site, 3))
+    assert read_signing_key(key).public != old
+    assert read_signing_key(key.with_name("signing.key.epoch-1")).public == old
+    assert renew(site).data["is_new_epoch"] is False
