@@ -202,7 +202,7 @@ RULES: tuple[ErrorRule, ...] = (
         1002,
         ExitCode.FAILURE,
         "the server's WAL differs from what is archived",
-        "find out which of the two servers is the right one; nothing was overwritten",
+        "nothing was overwritten; if this server is the right one: pitr init --identity FILE",
     ),
     ErrorRule(domain.ServerRefused, 1003, ExitCode.FAILURE, "PostgreSQL says no", "pitr doctor"),
     ErrorRule(

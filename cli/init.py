@@ -85,8 +85,10 @@ def init(
     """Make a repository, its keys and a configuration.
 
     With --identity it joins a repository that exists: the cluster gets the next writer epoch, as a
-    restored one must. Server, places, keys and regions are checked before anything is made, and nothing
-    is ever written over. After a failure or a kill the same command line goes on where it was.
+    restored one must. On a host that has a configuration, --identity alone is enough: it is kept, and
+    where the server was restored or set back a new epoch is begun, with a new key. Server, places, keys
+    and regions are checked before anything is made, and nothing is ever written over. After a failure or a
+    kill the same command line goes on where it was.
     """
     from cli.setup_request import SetupRequest
     from pitr.errors import MalformedValue
@@ -94,6 +96,11 @@ def init(
 
     app = current()
     asks = not non_interactive and app.output.is_interactive() and not app.output.is_json
+    if identity_in is not None and dsn is None and not regions:
+        kept = _request_of(app, directory, identity_in)
+        if kept is not None:
+            _tell(app, _carry_out(app, kept))
+            return
     if dsn is None:
         dsn = click.prompt("PostgreSQL", default=_DEFAULT_DSN, err=True) if asks else _missing("--pg DSN")
     if not regions:
@@ -119,6 +126,33 @@ def init(
     )
     _check_before(request)
     _tell(app, _carry_out(app, request))
+
+
+def _request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None:
+    """Return the request that this host's configuration stands for; None if it has none."""
+    from cli.config import find_config_or_none, load_settings
+    from cli.setup_request import SetupRequest
+
+    path = app.config_path
+    if path is None:
+        own = directory / "pitr.toml"
+        path = own if own.exists() or directory != Path() else find_config_or_none(None)
+    if path is None or not path.exists():
+        return None
+    settings = load_settings(path)
+    return SetupRequest(
+        cluster=settings.cluster.name,
+        dsn=settings.cluster.dsn,
+        slot=settings.cluster.slot,
+        regions=tuple(NewRegion(one.name, one.url, one.credentials_file) for one in settings.regions),
+        quorum=settings.repository.quorum,
+        directory=path.parent,
+        identity_in=identity,
+        identity_out=path.parent / "identity.toml",
+        recipients=(),
+        creates_directories=False,
+        kept=settings,
+    )
 
 
 def _carry_out(app: App, request: SetupRequest) -> SetupResult:
@@ -210,7 +244,12 @@ def _tell(app: App, result: SetupResult) -> None:
         if finding.severity is Severity.FAIL:
             output.warn(f"{finding.id}: {finding.message}; next: {finding.hint}")
     show_findings(output, [finding for finding in findings if finding.severity is not Severity.OK])
-    output.line(f"wrote {result.config_path}")
+    if not result.is_config_kept:
+        output.line(f"wrote {result.config_path}")
+    elif result.is_new_epoch:
+        output.line(f"kept {result.config_path}; the archive is {result.archive} from now on")
+    else:
+        output.line(f"nothing to do: the server goes on from archive {result.archive}")
     output.line(f"next: pitr -c {result.config_path} daemon")
     output.finish(
         {

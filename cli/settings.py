@@ -13,6 +13,10 @@ from pitr.priority import Priority
 from pitr.quorum import WriteQuorum
 from pitr.strain import StrainBounds
 
+# In the state directory.
+SPOOL_NAME = "spool"
+LOCK_NAME = "daemon.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
@@ -101,7 +105,7 @@ class DaemonSettings:
 
     @property
     def spool_dir(self) -> Path:
-        return self.state_dir / "spool"
+        return self.state_dir / SPOOL_NAME
 
     @property
     def catalogue_path(self) -> Path:
@@ -121,7 +125,7 @@ class DaemonSettings:
 
     @property
     def lock_path(self) -> Path:
-        return self.state_dir / "daemon.lock"
+        return self.state_dir / LOCK_NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 First everything is checked that can be (``cli.setup_check``); then each step may be repeated: keys that are
 there are taken, equal records are put again, and nothing is ever written over.  The configuration comes last,
-so that a half-made set-up is not taken for a whole one.
+so that a half-made set-up is not taken for a whole one.  A host that has one already keeps it; there it is
+seen whether the server still goes on from what is archived (``cli.setup_epoch``).
 """
 
 from __future__ import annotations
@@ -12,33 +13,28 @@ import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
-from pathlib import Path
 
 from cli.config_mistakes import Mistake
 from cli.config_schema import check_tables
 from cli.config_template import NewConfig, render_config
-from cli.epochs import ArchivedPast, find_parent
 from cli.errors import UsageRefused
 from cli.key_files import (
     read_identity,
-    read_signing_key,
     remove_staged,
     sync_directory,
     write_secret,
 )
 from cli.regions import create_regions, open_reading, open_regions
 from cli.setup_check import REPEAT, SetupGround, check_ground, refusal, told_in_setup
+from cli.setup_epoch import WrittenEpoch, put_epoch
+from cli.setup_keys import HostKeyFiles
 from cli.setup_request import SetupRequest, SetupResult
-from pitr.catalogue.records import EpochParent, EpochRecord, RepositoryRecord
+from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.errors import KeyMissing, PitrError, ServerRefused
-from pitr.layout import ArchiveId
 from pitr.pipeline.keys import Identity, IdentityFile, Recipient, best_suite
-from pitr.pipeline.sign import Signer
 from pitr.postgres.replication import ReplicationConnection
-from pitr.postgres.server import ServerFacts
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
-from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.regions import Region
 from storage.store import StoreError
 
@@ -56,13 +52,15 @@ def set_up(
     The same call again, after an error or a kill, goes on from what there is.  Raises UsageRefused over
     another set-up, SetupRefused with all that is in the way.
     """
-    if request.config_path.exists() and not _is_own_work(request):
+    if request.kept is None and request.config_path.exists() and not _is_own_work(request):
         raise UsageRefused(
             f"{request.config_path} exists already",
             detail="a set-up is never written over",
-            hint=f"pitr -c {request.config_path} doctor checks it; a second cluster needs another --dir",
+            hint=f"pitr -c {request.config_path} doctor checks it; a second cluster needs another --dir;"
+            " after a restore give --identity without --pg and --region",
         )
     ground = check_ground(request)
+    _check_kept(request, ground)
     say(f"PostgreSQL {ground.facts.major}, system identifier {ground.facts.system_identifier}")
     try:
         return _make(request, ground, now, random, say, hand_over)
@@ -82,7 +80,8 @@ def _make(
     for directory in (request.directory, request.state_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = _identity(request, ground, random)
-    signer = _signing_key(request.signing_key_path, random)
+    keys = HostKeyFiles(request.signing_key_path)
+    keys.read_or_make(random)
     recipients = _recipients(identity.identity, request.recipients)
     settings = request.region_settings
     regions = create_regions(settings) if request.creates_directories else open_regions(settings)
@@ -90,21 +89,76 @@ def _make(
     say(f"repository {identity.repository} is in {', '.join(region.name for region in regions)}")
     slot_start = _ensure_slot(request.dsn, request.slot)
     say(f"slot {request.slot!r} keeps WAL from {slot_start} on")
-    archive, parent, is_new_epoch = _put_epoch(
-        request, regions, identity, signer, ground.facts, slot_start, now()
-    )
-    say(
-        f"archive {archive}"
-        + ("" if parent is None else f", which left epoch {parent.epoch} at {parent.lsn}")
-    )
+    written = _put_epoch(request, regions, identity, keys, slot_start, now(), random)
+    record = written.record
+    if written.left is not None:
+        say(f"the server does not go on from what this host archived: {written.left}")
+        say(f"{keys.path} is a new key; the old one is kept beside it as {keys.path.name}.epoch-N")
+    say(_origin(record))
     is_joined = ground.identity is not None and ground.identity.is_given
     path = request.identity_out if ground.identity is None else ground.identity.path
-    result = SetupResult(archive, parent, identity, path, request.config_path, not is_joined, is_new_epoch)
+    result = SetupResult(
+        archive=record.archive,
+        parent=record.parent,
+        identity=identity,
+        identity_path=path,
+        config_path=request.config_path,
+        is_new_repository=not is_joined,
+        is_new_epoch=written.is_new,
+        is_config_kept=request.config_path.exists(),
+    )
     # Before the configuration: a run that is killed after it is over, and nobody would see the keys again.
     hand_over(result)
-    if not request.config_path.exists():
+    if not result.is_config_kept:
         _write_config(request, identity, recipients)
     return result
+
+
+def _check_kept(request: SetupRequest, ground: SetupGround) -> None:
+    kept, identity = request.kept, ground.identity
+    if kept is None or identity is None:
+        return
+    if (kept.repository.repository, kept.keys.root) != (identity.file.repository, str(identity.file.root)):
+        raise KeyMissing(
+            f"{identity.path} is not the identity of the repository in {kept.path}",
+            detail=f"it is of {identity.file.repository}, the configuration of {kept.repository.repository}",
+            hint="give the identity of the recovery sheet, or another --dir",
+        )
+
+
+def _put_epoch(
+    request: SetupRequest,
+    regions: Sequence[Region],
+    identity: IdentityFile,
+    keys: HostKeyFiles,
+    slot_start: LSN,
+    now: datetime,
+    random: Callable[[int], bytes],
+) -> WrittenEpoch:
+    store = open_reading(regions, request.quorum)
+    try:
+        return put_epoch(
+            request.dsn,
+            Repository(store, identity.repository, identity.root),
+            regions,
+            identity,
+            keys,
+            slot_start,
+            state_dir=request.state_dir if request.identity_in is not None else None,
+            now=now,
+            random=random,
+        )
+    finally:
+        store.close()
+
+
+def _origin(record: EpochRecord) -> str:
+    """Return the archive in words, and where it left the one before."""
+    if record.parent is not None:
+        return f"archive {record.archive}, which left epoch {record.parent.epoch} at {record.parent.lsn}"
+    if record.archive.epoch == 1:
+        return f"archive {record.archive}"
+    return f"archive {record.archive}; no older epoch is proven to be its past: --archive restores from those"
 
 
 def _is_own_work(request: SetupRequest) -> bool:
@@ -138,15 +192,6 @@ def _identity(request: SetupRequest, ground: SetupGround, random: Callable[[int]
     request.identity_out.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_secret(request.identity_out, file.render())
     return file
-
-
-def _signing_key(path: Path, random: Callable[[int], bytes]) -> Signer:
-    if path.exists():
-        remove_staged(path)
-        return read_signing_key(path)
-    signer = Signer.generate(random)
-    write_secret(path, signer.text() + "\n")
-    return signer
 
 
 def _recipients(identity: Identity, others: Sequence[Recipient]) -> tuple[Recipient, ...]:
@@ -187,51 +232,6 @@ def _ensure_slot(dsn: str, name: str) -> LSN:
                 hint=f"SELECT pg_drop_replication_slot('{name}'), then repeat",
             )
         return state.restart
-
-
-def _read_history(dsn: str, timeline: TimelineId) -> TimelineHistory:
-    if timeline == TimelineId(1):
-        return TimelineHistory(timeline)
-    with closing(ReplicationConnection.connect(dsn)) as connection:
-        return TimelineHistory.parse(timeline, connection.timeline_history(timeline))
-
-
-def _put_epoch(
-    request: SetupRequest,
-    regions: Sequence[Region],
-    identity: IdentityFile,
-    signer: Signer,
-    facts: ServerFacts,
-    slot_start: LSN,
-    now: datetime,
-) -> tuple[ArchiveId, EpochParent | None, bool]:
-    """Let this host's key write: take its epoch if it has the newest, else make the next one."""
-    store = open_reading(regions, request.quorum)
-    try:
-        repository = Repository(store, identity.repository, identity.root)
-        epochs = [one for one in repository.archives() if one.system_identifier == facts.system_identifier]
-        newest = max(epochs, key=lambda archive: archive.epoch, default=None)
-        parent: EpochParent | None = None
-        if newest is not None and repository.verifier(newest) == signer.public:
-            record = repository.epoch(newest)
-        else:
-            if newest is not None:
-                history = _read_history(request.dsn, facts.timeline)
-                head = repository.latest_head(newest)
-                past = ArchivedPast(
-                    newest.epoch, repository.histories(newest), head.wal_end if head is not None else None
-                )
-                parent = find_parent(history, past, slot_start)
-            archive = ArchiveId(facts.system_identifier, 1 if newest is None else newest.epoch + 1)
-            record = EpochRecord(identity.repository, archive, now, str(signer.public), parent)
-    finally:
-        store.close()
-    # Also where it is there: a region that was down when the epoch was made gets its record now.
-    for region in regions:
-        Repository(region.store, identity.repository, identity.root).write_epoch(
-            record, identity.identity.root_signer()
-        )
-    return record.archive, record.parent, record.archive != newest
 
 
 def _render(request: SetupRequest, identity: IdentityFile, recipients: Sequence[Recipient]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.config_template import NewRegion
-from cli.settings import RegionSettings
+from cli.settings import RegionSettings, Settings
 from pitr.catalogue.records import EpochParent
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
@@ -14,7 +14,10 @@ from pitr.pipeline.keys import IdentityFile, Recipient
 
 @dataclass(frozen=True, slots=True)
 class SetupRequest:
-    """What is wanted.  ``identity_in``: the identity of a repository that exists, which is joined."""
+    """What is wanted.  ``identity_in``: the identity of a repository that exists, which is joined.
+
+    ``kept``: the configuration that this host has and keeps.
+    """
 
     cluster: str
     dsn: str
@@ -28,21 +31,24 @@ class SetupRequest:
     creates_directories: bool
     timezone: str | None = None
     metrics_listen: str = "127.0.0.1:9187"
+    kept: Settings | None = None
 
     @property
     def config_path(self) -> Path:
-        return self.directory / "pitr.toml"
+        return self.directory / "pitr.toml" if self.kept is None else self.kept.path
 
     @property
     def signing_key_path(self) -> Path:
-        return self.directory / "signing.key"
+        return self.directory / "signing.key" if self.kept is None else self.kept.keys.signing_key_file
 
     @property
     def state_dir(self) -> Path:
-        return self.directory / "state"
+        return self.directory / "state" if self.kept is None else self.kept.daemon.state_dir
 
     @property
     def region_settings(self) -> tuple[RegionSettings, ...]:
+        if self.kept is not None:
+            return self.kept.regions
         return tuple(
             RegionSettings(region.name, region.url, region.credentials_file) for region in self.regions
         )
@@ -59,3 +65,4 @@ class SetupResult:
     config_path: Path
     is_new_repository: bool
     is_new_epoch: bool
+    is_config_kept: bool = False

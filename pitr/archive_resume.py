@@ -67,8 +67,27 @@ def find_end(repository: Repository, archive: ArchiveId, *, puts_in_flight: int)
 
     Raises NotAuthentic if the newest heads are all bad, StoreError.
     """
-    search = repository.find_head(archive)
-    head = search.newest
+    head, found, end = _find(repository, archive)
+    # No more than these were in flight, so only they may be short of their quorum.
+    for entry in found[-puts_in_flight:]:
+        repository.store.put(str(entry.key), repository.store.get(str(entry.key)))
+    known = None if end is None else _known_wal(repository, archive, end)
+    return Resumed(end, known, head, _last_index(repository, archive), tuple(found))
+
+
+def archived_end(repository: Repository, archive: ArchiveId) -> DurableEnd | None:
+    """Return where the archive ends, for whoever only reads; None if nothing is archived yet.
+
+    Raises as ``find_end``.
+    """
+    return _find(repository, archive)[2]
+
+
+def _find(
+    repository: Repository, archive: ArchiveId
+) -> tuple[ListedHead | None, list[IndexedHeader], DurableEnd | None]:
+    """Return the newest head, the pieces after it in their order, and where the last one ends."""
+    head = repository.find_head(archive).newest
     end: DurableEnd | None = None
     if head is not None:
         record = head.head
@@ -78,11 +97,7 @@ def find_end(repository: Repository, archive: ArchiveId, *, puts_in_flight: int)
     found = list(_pieces_after(repository, archive, end))
     for entry in found:
         end = _after(repository, end, entry)
-    # No more than these were in flight, so only they may be short of their quorum.
-    for entry in found[-puts_in_flight:]:
-        repository.store.put(str(entry.key), repository.store.get(str(entry.key)))
-    known = None if end is None else _known_wal(repository, archive, end)
-    return Resumed(end, known, head, _last_index(repository, archive), tuple(found))
+    return head, found, end
 
 
 def _pieces_after(

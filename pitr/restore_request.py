@@ -109,7 +109,8 @@ def next_steps(request: RestoreRequest, done: Recovered | None, target: Path) ->
             "then remove the recovery settings from postgresql.auto.conf",
         )
     return (
-        "before it archives anything, give the cluster a new writer epoch: pitr init --identity FILE",
+        "start it where it shall run, then, before anything is archived, give it a new writer epoch:",
+        "pitr init --identity FILE; on a host without a configuration also --pg, --region and --dir",
         "take a full backup of it: pitr backup",
     )
 

@@ -19,6 +19,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pitr.errors import MalformedValue, PitrError, ServerRefused, ServerUnavailable
+from pitr.postgres.receiver import Contiguous, WalMessage, decode_message
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
 from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineId
@@ -195,6 +196,37 @@ class ReplicationConnection:
         if results and results[-1].status == pq.ExecStatus.COPY_BOTH:
             return None
         return _stream_end(results)
+
+    def read_wal(self, start: LSN, end: LSN, timeline: TimelineId) -> bytes:
+        """Return WAL that the server has; nothing can be asked on this connection afterwards.
+
+        Raises WalRemoved if the server has it no longer, or left the timeline before ``end``.
+        """
+        results = self._ask(
+            b"START_REPLICATION PHYSICAL %b TIMELINE %d" % (str(start).encode(), timeline.number)
+        )
+        if not results or results[-1].status != pq.ExecStatus.COPY_BOTH:
+            raise WalRemoved(f"timeline {timeline} ends before {start}")
+        deadline = self._clock() + COMMAND_TIMEOUT_S
+        stream, content = Contiguous(start), bytearray()
+        while len(content) < end - start:
+            message = self.receive()
+            if isinstance(message, StreamEnd):
+                raise WalRemoved(f"timeline {timeline} ends before {end}")
+            if message is not None:
+                decoded = decode_message(message)
+                if isinstance(decoded, WalMessage):
+                    stream.accept(decoded)
+                    content += decoded.content
+                continue
+            left_s = deadline - self._clock()
+            if left_s <= 0:
+                raise ServerUnavailable(f"no WAL from the server in {COMMAND_TIMEOUT_S:g} s")
+            poll = select.poll()
+            poll.register(self._pg.socket, select.POLLIN)
+            if poll.poll(left_s * 1000):
+                self._take_in()
+        return bytes(content[: end - start])
 
     def receive(self) -> memoryview | StreamEnd | None:
         """Return the next message if all of it is here, without waiting; None if not."""

@@ -61,7 +61,7 @@ def next_run(
 
 _HINT = (
     "After a failover that lost WAL, or a restore, a person must decide;"
-    " `pitr init --identity FILE` starts a new epoch."
+    " `pitr init --identity FILE` starts a new epoch with a new key and keeps this configuration."
 )
 
 
