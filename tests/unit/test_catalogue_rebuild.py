@@ -128,7 +128,7 @@ def test_one_region_alone_ends_with_its_head_though_a_chain_was_made_one_since()
     expected = daemon.catalogue.dump()
     newest = max((one.manifest for one in daemon.house.backups), key=lambda each: each.stopped_at)
     made = replace(newest, backup=fix.backup_id(77), stands_for=newest.backup, packs=(), indexes=())
-    daemon.house.repository.put_manifest(made, daemon.house.signer)
+    daemon.house.repository.put_manifest(made, daemon.house.root)
     alone = Catalogue(":memory:")
     assert rebuild(daemon.house.repository, alone, answers=Answers(1)).refused == ()
     assert alone.dump() == expected
