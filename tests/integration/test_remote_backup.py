@@ -12,8 +12,8 @@ from fix_increment import SUMMARIES, Chain, Moment
 from fix_postgres import PostgresFactory, PostgresHouse, table_digests
 from fix_restore import Judge
 
-from pitr.backup import BackupWriter
 from pitr.backup_remote import RemoteRequest, take_remote_backup
+from pitr.backup_request import BackupWriter
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import ServerRefused
 from pitr.layout import ArchiveId
