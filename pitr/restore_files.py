@@ -17,6 +17,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -349,10 +350,15 @@ class _PartReader:
 
 
 def _check_chain(chain: Sequence[ChainLink]) -> None:
-    """Raise MalformedValue unless each backup is built on the next: in another order all would seem well."""
-    backups = [link.manifest.backup for link in chain]
-    if [link.manifest.parent for link in chain] != [*backups[1:], None]:
-        raise MalformedValue(f"backups {', '.join(backups)} are not built on each other in this order")
+    """Raise MalformedValue unless each backup is built on the next, or on the one that the next stands for.
+
+    In another order all would seem well.
+    """
+    line = [link.manifest for link in chain]
+    built = [child.parent in {one.backup, one.stands_for} - {None} for child, one in pairwise(line)]
+    if not line or not all(built) or line[-1].parent is not None:
+        names = ", ".join(one.backup for one in line)
+        raise MalformedValue(f"backups {names} are not built on each other in this order")
 
 
 def _checked(use: _Use, content: bytes) -> memoryview:

@@ -56,9 +56,10 @@ def cases(draw: st.DrawFn, *, is_aligned: bool) -> Case:
 
 
 def _chained(draw: st.DrawFn, backups: list[BackupManifest]) -> list[BackupManifest]:
-    """Build some backups on an earlier one of the same writer and timeline."""
+    """Build some backups on an earlier one of the same writer and timeline, and on nothing else."""
     made: list[BackupManifest] = []
-    for backup in sorted(backups, key=lambda each: each.start_lsn):
+    alone = [replace(each, type="full", parent=None) for each in backups]
+    for backup in sorted(alone, key=lambda each: each.start_lsn):
         earlier = [
             each
             for each in made
