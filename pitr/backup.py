@@ -62,8 +62,9 @@ class WalGate(Protocol):
 class BackupRequest:
     """What to back up and how.  ``data_dir`` if it lies elsewhere here than the server says.
 
-    ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is built
-    on; ``compare_pages`` reads every page for it although the server has WAL summaries.  ``notes_dir``: where the host keeps what it needs to build on this one.
+    ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is
+    built on; ``compare_pages`` reads every page for it although the server has WAL summaries.  ``notes_dir``:
+    where the host keeps what it needs to build on this one.
     """
 
     dsn: str
@@ -112,8 +113,8 @@ def take_backup(
     """Take a base backup; return its manifest, which is at quorum then.
 
     It is incremental if the request has a parent and somebody can tell what changed since; else it is full,
-    and a note says why.  Opens its own session, which ends with the call.  May be repeated at once after any error.
-    ``progress`` is called in this thread.  Raises ServerRefused or ServerUnavailable before anything
+    and a note says why.  Opens its own session, which ends with the call.  May be repeated at once after any
+    error.  ``progress`` is called in this thread.  Raises ServerRefused or ServerUnavailable before anything
     was done, BackupFailed after that, also when ``cancel`` is set.
     """
     cancel = cancel or threading.Event()

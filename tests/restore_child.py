@@ -3,7 +3,8 @@
 Arguments: repository folder, identity text, target, PostgreSQL's major and bin directory, kill point.
 A kill point is KIND:N: the Nth progress of files (``file``), the Nth look at the clock before arrival at the
 target (``clock``) or after it (``arrived``), the Nth look at replay (``replay``), or the Nth that the server
-answered (``answered``).  The word ``delta`` may follow.  How often replay is looked at depends on the machine: only its first is certain.
+answered (``answered``).  The word ``delta`` may follow.  How often replay is looked at depends on the
+machine: only its first is certain.
 """
 
 from __future__ import annotations

@@ -207,8 +207,8 @@ class Server:
     def setting_sources(self) -> tuple[str, ...]:
         """Return the files where settings were found, as far as this role may see them."""
         rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")
-        # Also those of settings that another file or the command line overrides.  It is for superusers, unless
-        # granted; what files include is followed all the same.
+        # Also those of settings that another file or the command line overrides.  It is for superusers,
+        # unless granted; what files include is followed all the same.
         with suppress(ServerRefused):
             rows += self.rows("SELECT DISTINCT sourcefile FROM pg_file_settings")
         return tuple(sorted({str(row[0]) for row in rows if row[0] is not None}))
@@ -315,7 +315,7 @@ class Server:
         return names
 
     def copy_out(self, query: LiteralString, *parameters: object) -> Iterator[memoryview]:
-        """Yield the rows of a query as ``COPY … TO STDOUT (FORMAT binary)`` gives them, a row or more at a time."""
+        """Yield the rows of a query as ``COPY … TO STDOUT (FORMAT binary)`` gives them, some at a time."""
         # A large answer takes as long as it is read.
         self._set_timeout(BACKUP_START_TIMEOUT_S)
         with _mapped(), self._connection.cursor() as cursor:
