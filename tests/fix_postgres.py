@@ -245,11 +245,14 @@ class _Servers:
 
 
 def server_settings(installation: Installation, settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the settings of the tests' servers, with these on top."""
+    """Return the settings of the tests' servers, with these on top; no summaries before PostgreSQL 17."""
     result = dict(_DEFAULT_SETTINGS)
     if installation.major >= _SUMMARIES_SINCE:
         result["summarize_wal"] = "on"
-    return {**result, **(settings or {})}
+    result |= settings or {}
+    if installation.major < _SUMMARIES_SINCE:
+        result.pop("summarize_wal", None)
+    return result
 
 
 _TABLES = """
