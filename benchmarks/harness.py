@@ -62,17 +62,17 @@ def run(
 ) -> Usage:
     """Run a process to its end and return its cost.  Raises RunFailed with its last words."""
     started_at = time.monotonic()
-    sink = stdout.open("wb") if stdout else subprocess.DEVNULL
-    process = subprocess.Popen(
-        [str(part) for part in argv],
-        stdin=subprocess.DEVNULL,
-        stdout=sink,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **(env or {})},
-        user=user,
-        group=group,
-        extra_groups=[] if user is not None else None,
-    )
+    with Path(stdout or os.devnull).open("wb") as sink:
+        process = subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            user=user,
+            group=group,
+            extra_groups=[] if user is not None else None,
+        )
     assert process.stderr is not None
     timer = threading.Timer(timeout_s, process.kill)
     timer.start()
@@ -82,8 +82,6 @@ def run(
     finally:
         timer.cancel()
         process.stderr.close()
-        if stdout:
-            sink.close()  # type: ignore[union-attr]  # DEVNULL only without a path
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RunFailed(f"{argv[0]} ended with {process.returncode}: {words.decode(errors='replace')[-800:]}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from cli.epoch_proof import ArchiveProof
@@ -197,7 +198,7 @@ class _Past:
                 self._server.history,
                 self._archived(archive, head),
                 start,
-                lambda timeline, until, archive=archive: self._compare(archive, timeline, until),  # type: ignore[misc]
+                partial(self._compare, archive),
             )
             if found is not None and (best is None or best.lsn < found.lsn):
                 best = found

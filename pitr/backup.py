@@ -17,30 +17,26 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_changes import ChangeFinder, find_changes
 from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_parent import NoteWriter
-from pitr.backup_puts import PATIENCE_S, PutPool, failed_by
+from pitr.backup_parts import BackupParts
+from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupRequest, BackupWriter, WalGate
 from pitr.backup_strain import StrainWatch
 from pitr.catalogue.backup_record import BackupManifest, Tablespace
-from pitr.catalogue.lease_record import Holder
-from pitr.errors import AlreadyRunning, BackupFailed, PitrError, ServerUnavailable
-from pitr.layout import backup_lease, index_key, pack_key
+from pitr.errors import BackupFailed, ServerUnavailable
 from pitr.lease import Lease
-from pitr.patience import with_patience
-from pitr.pipeline.keys import DataKey, seal_envelope
-from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter
-from pitr.pipeline.seal import Context
+from pitr.pipeline.pack_writer import FileStatus
 from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
 from pitr.postgres.summaries import NotIncremental
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
-from storage.store import StoreError
 
 # How often the session that holds the backup is asked whether it lives: its loss voids the backup.
 _SESSION_CHECK: Final = timedelta(seconds=5)
@@ -70,26 +66,17 @@ def take_backup(
         facts = server.facts()
         data_dir = os.fsencode(request.data_dir or facts.data_directory)
         check_server(request.archive, facts, data_dir)
-        lease = Lease(
-            writer.repository,
-            writer.signer,
+        with backup_attempt(
+            writer,
             request.archive,
-            backup_lease(request.archive),
-            request.holder or Holder("unnamed", 0, random(8).hex()),
+            request.holder,
             terms=request.lease,
             clock=clock,
+            random=random,
             cancel=cancel,
-        )
-        try:
-            lease.take()
+        ) as lease:
             run = _Run(request, writer, server, facts, data_dir, lease, clock, random, progress, cancel)
             return run.take(wait_for_wal)
-        except AlreadyRunning:
-            raise
-        except (PitrError, StoreError, OSError) as failure:
-            raise failed_by(failure) from failure
-        finally:
-            lease.release()
 
 
 class _Run:
@@ -122,18 +109,18 @@ class _Run:
         self._tally = Tally()
         self._started_at = clock().astimezone(UTC)
         # Known once the server has said whether it can tell what changed.
-        self._backup = ""
         self._changes: ChangeFinder | None = None
         self._databases: dict[int, str] = {}
         self._note = NoteWriter()
-        self._key = DataKey.generate(random)
-        self._puts = PutPool(
-            writer.repository.store,
-            self._object_key,
+        self._parts = BackupParts(
+            writer.repository,
+            request.archive,
             self._stop,
-            in_flight_max=request.puts_in_flight,
-            jitter=self._jitter,
+            cancel=cancel,
+            random=random,
             on_stored=self._tally.stored,
+            puts_in_flight=request.puts_in_flight,
+            pack_bytes=request.pack_bytes,
         )
         self._crew: CopyCrew | None = None
         self._pace = request.pace or Pace(PaceLimits(None, request.workers))
@@ -146,7 +133,7 @@ class _Run:
     def take(self, wait_for_wal: WalGate) -> BackupManifest:
         """Go through all steps.  Whatever happens, no thread is left behind."""
         try:
-            self._put_envelope()
+            self._parts.put_envelope(self._writer.signer, self._writer.recipients, self._started_at)
             self._enter("checkpoint")
             start_lsn = self._start()
             self._look_for_changes(start_lsn)
@@ -157,12 +144,21 @@ class _Run:
             stopped = self._server.stop_backup()
             stopped_at = self._clock()
             self._enter("uploading")
-            self._finish_puts()
+            self._parts.finish()
+            self._watch()
             timeline = check_label(stopped, start_lsn)
             if self._changes is not None:
                 check_timeline(self._facts.timeline, timeline)
             self._enter("waiting for WAL")
-            self._wait_for_wal(wait_for_wal, timeline, self._wal_from(start_lsn), stopped.stop_lsn)
+            await_wal(
+                wait_for_wal,
+                timeline,
+                self._wal_from(start_lsn),
+                stopped.stop_lsn,
+                timeout_s=self._request.wal_timeout_s,
+                clock=self._clock,
+                watch=self._watch,
+            )
             manifest = self._manifest(timeline, start_lsn, stopped, stopped_at)
             spaces = tuple(
                 Tablespace(oid, each.name, each.location) for oid, each in sorted(tablespaces.items())
@@ -171,39 +167,16 @@ class _Run:
             self._check_cancelled()
             self._enter("writing the manifest")
             self._lease.confirm()
-            self._put_manifest(manifest)
+            self._parts.put_manifest(manifest, self._writer.signer)
             self._keep_note()
         finally:
             self._stop.set()
             self._strain.stop()
             if self._crew is not None:
                 self._crew.abandon()
-            self._puts.finish()
+            self._parts.finish()
         self._enter("done")
         return manifest
-
-    def _put_envelope(self) -> None:
-        repository = self._writer.repository
-        envelope = seal_envelope(
-            self._key,
-            self._writer.recipients,
-            repository=repository.repository_id,
-            archive=self._request.archive,
-            purpose="backup",
-            created_at=self._started_at,
-        )
-        self._patiently(lambda: repository.put_envelope(envelope, self._writer.signer))
-
-    def _put_manifest(self, manifest: BackupManifest) -> None:
-        """Put what makes it a backup.  The same record gives the same bytes, so it may be repeated."""
-        repository, signer = self._writer.repository, self._writer.signer
-        self._patiently(lambda: repository.put_manifest(manifest, signer))
-
-    def _patiently(self, put: Callable[[], object]) -> None:
-        with_patience(put, patience_s=PATIENCE_S, stopping=self._cancel, jitter=self._jitter)
-
-    def _jitter(self) -> float:
-        return self._random(1)[0] / 256
 
     def _start(self) -> LSN:
         """Start the backup on the server; a checkpoint may take minutes, and can be cancelled."""
@@ -234,8 +207,7 @@ class _Run:
             except NotIncremental as reason:
                 self._tally.note(f"a full backup and no incremental one: {reason}")
         self._check_cancelled()
-        kind = "full" if self._changes is None else "incr"
-        self._backup = f"{self._started_at:%Y%m%dT%H%M%SZ}-{kind}-{self._random(4).hex()}"
+        self._parts.name(self._started_at, "full" if self._changes is None else "incr")
 
     def _keep_note(self) -> None:
         """Note what the next backup can be built on; without the note that is a full one."""
@@ -243,7 +215,7 @@ class _Run:
         if folder is None:
             return
         try:
-            self._note.write(folder, self._backup, self._databases)
+            self._note.write(folder, self._parts.backup, self._databases)
         except OSError as cause:
             self._tally.note(f"no incremental backup can be built on this one: {cause}")
 
@@ -265,10 +237,10 @@ class _Run:
             )
             for _ in range(self._request.workers)
         ]
-        owner = self._part(0)
+        owner = self._parts.part(0)
         self._crew = CopyCrew(
             readers,
-            [self._part(number) for number, _ in enumerate(readers, 1)],
+            [self._parts.part(number) for number, _ in enumerate(readers, 1)],
             self._tally,
             self._stop,
             pace=self._pace,
@@ -286,23 +258,6 @@ class _Run:
         self._tally.file_copied(len(last.content), [])
         owner.finish()
 
-    def _part(self, number: int) -> PartWriter:
-        return PartWriter(
-            number, self._key, self._context, self._puts.put, pack_bytes=self._request.pack_bytes
-        )
-
-    def _context(self, kind: PartKind, part: int, number: int) -> Context:
-        repository = self._writer.repository.repository_id
-        return Context(repository, self._request.archive, kind, f"{self._backup}/{part:04d}/{number:06d}")
-
-    def _object_key(self, kind: PartKind, part: int, number: int) -> str:
-        name = pack_key if kind == "pack" else index_key
-        return name(self._request.archive, self._backup, part, number, self._random(4).hex())
-
-    def _finish_puts(self) -> None:
-        self._puts.finish()
-        self._watch()
-
     def _wal_from(self, start_lsn: LSN) -> LSN:
         """Return where the WAL begins that must be archived without a hole.
 
@@ -311,22 +266,6 @@ class _Run:
         """
         parent = self._request.parent
         return start_lsn if parent is None or self._changes is None else parent.manifest.start_lsn
-
-    def _wait_for_wal(self, wait_for_wal: WalGate, timeline: TimelineId, start: LSN, stop: LSN) -> None:
-        deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)
-        while True:
-            self._watch()
-            rest_s = (deadline - self._clock()).total_seconds()
-            # In short waits, so that it can be cancelled.
-            if wait_for_wal(timeline, start, stop, max(0.0, min(rest_s, 1.0))):
-                return
-            if rest_s <= 0:
-                raise BackupFailed(
-                    "the WAL that the base backup needs did not reach a quorum in time",
-                    detail=f"Needed is {start} to {stop} on timeline {timeline.number}, "
-                    f"within {self._request.wal_timeout_s:g} s.",
-                    hint="look with `pitr status` whether WAL is streaming and the regions answer",
-                )
 
     def _manifest(
         self, timeline: TimelineId, start_lsn: LSN, stopped: StoppedBackup, stopped_at: datetime
@@ -337,7 +276,7 @@ class _Run:
         return BackupManifest(
             repository=self._writer.repository.repository_id,
             archive=self._request.archive,
-            backup=self._backup,
+            backup=self._parts.backup,
             label=self._request.label,
             type="full" if parent is None else "incr",
             parent=parent,
@@ -350,15 +289,15 @@ class _Run:
             segment_bytes=self._facts.segment_bytes,
             relation_segment_blocks=self._facts.relation_segment_blocks,
             page_checksums=self._facts.has_checksums,
-            key_id=self._key.key_id,
+            key_id=self._parts.key.key_id,
             tablespaces=(),
             settings=self._facts.settings,
             backup_label=stopped.backup_label,
             tablespace_map=stopped.tablespace_map,
             files=progress.files_done,
             size_bytes=progress.restored_bytes,
-            packs=self._puts.stored("pack"),
-            indexes=self._puts.stored("index"),
+            packs=self._parts.stored("pack"),
+            indexes=self._parts.stored("index"),
             signs=self._tally.signs,
             findings=name_findings(self._server, self._tally.found, progress.findings),
         )
@@ -366,9 +305,8 @@ class _Run:
     def _watch(self) -> None:
         """Look after everything that goes on elsewhere; raise if the backup must end."""
         self._check_cancelled()
-        failure = (
-            self._lease.lost or self._puts.failure or (self._crew.failure if self._crew is not None else None)
-        )
+        crew_failure = self._crew.failure if self._crew is not None else None
+        failure = self._lease.lost or self._parts.failure or crew_failure
         if failure is not None:
             raise failed_by(failure)
         now = self._clock()

@@ -16,14 +16,19 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
 
-def check_server(archive: ArchiveId, facts: ServerFacts, data_dir: bytes) -> None:
-    """Raise ServerRefused unless the server is the archive's, writes enough WAL, and has these files."""
+def check_cluster(archive: ArchiveId, facts: ServerFacts) -> None:
+    """Raise ServerRefused unless the server is of the archive's cluster."""
     if facts.system_identifier != archive.system_identifier:
         raise ServerRefused(
             "this is another cluster than the archive's",
             detail=f"The server is {facts.system_identifier}, the archive {archive.system_identifier}.",
             hint="check the DSN, or make an archive for this cluster with `pitr init`",
         )
+
+
+def check_server(archive: ArchiveId, facts: ServerFacts, data_dir: bytes) -> None:
+    """Raise ServerRefused unless the server is the archive's, writes enough WAL, and has these files."""
+    check_cluster(archive, facts)
     if facts.wal_level == "minimal":
         raise ServerRefused(
             "the server writes too little WAL for a base backup", hint="set wal_level = replica and restart"

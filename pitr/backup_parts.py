@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from pitr.backup_puts import PATIENCE_S, PutPool
-from pitr.catalogue.backup_record import StoredObject
+from pitr.catalogue.backup_record import BackupManifest, BackupType, StoredObject
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.patience import with_patience
 from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
@@ -18,7 +18,10 @@ from pitr.repository import Repository
 
 
 class BackupParts:
-    """Parts under one new data key.  ``backup`` is set before the first part is made."""
+    """Parts under one new data key.  The backup has its name before the first part is made.
+
+    ``stop`` ends what is on its way; ``cancel`` also ends the waits of who puts envelope and manifest.
+    """
 
     def __init__(
         self,
@@ -26,6 +29,7 @@ class BackupParts:
         archive: ArchiveId,
         stop: threading.Event,
         *,
+        cancel: threading.Event,
         random: Callable[[int], bytes],
         on_stored: Callable[[int], None],
         puts_in_flight: int = 2,
@@ -35,7 +39,7 @@ class BackupParts:
         self.key = DataKey.generate(random)
         self._repository = repository
         self._archive = archive
-        self._stop = stop
+        self._cancel = cancel
         self._random = random
         self._pack_bytes = pack_bytes
         self._puts = PutPool(
@@ -62,11 +66,15 @@ class BackupParts:
             purpose="backup",
             created_at=created_at,
         )
-        self.patiently(lambda: self._repository.put_envelope(envelope, signer))
+        self._patiently(lambda: self._repository.put_envelope(envelope, signer))
 
-    def patiently(self, put: Callable[[], object]) -> None:
-        """Repeat a put while the store is unavailable."""
-        with_patience(put, patience_s=PATIENCE_S, stopping=self._stop, jitter=self._jitter)
+    def put_manifest(self, manifest: BackupManifest, signer: Signer) -> None:
+        """Put what makes it a backup.  The same record gives the same bytes.  Raises StoreError."""
+        self._patiently(lambda: self._repository.put_manifest(manifest, signer))
+
+    def name(self, started_at: datetime, kind: BackupType) -> None:
+        """Give the backup its id.  Called once."""
+        self.backup = f"{started_at:%Y%m%dT%H%M%SZ}-{kind}-{self._random(4).hex()}"
 
     def part(self, number: int) -> PartWriter:
         """Return the writer of a part."""
@@ -80,6 +88,9 @@ class BackupParts:
     def stored(self, kind: PartKind) -> tuple[StoredObject, ...]:
         """Return the objects that the store has acknowledged, by key."""
         return self._puts.stored(kind)
+
+    def _patiently(self, put: Callable[[], object]) -> None:
+        with_patience(put, patience_s=PATIENCE_S, stopping=self._cancel, jitter=self._jitter)
 
     def _jitter(self) -> float:
         return self._random(1)[0] / 256

@@ -19,7 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Final
 
-from pitr.backup_checks import name_findings
+from pitr.backup_attempt import await_wal, backup_attempt
+from pitr.backup_checks import check_cluster, name_findings
 from pitr.backup_copy import BackupProgress, Tally, runs_of
 from pitr.backup_parent import keep_server_manifest, read_server_manifest
 from pitr.backup_parts import BackupParts
@@ -27,8 +28,8 @@ from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupWriter, WalGate
 from pitr.catalogue.backup_record import BackupManifest, Tablespace
 from pitr.catalogue.lease_record import Holder
-from pitr.errors import AlreadyRunning, BackupFailed, MalformedValue, PitrError, ServerRefused
-from pitr.layout import ArchiveId, backup_lease
+from pitr.errors import BackupFailed, MalformedValue, ServerRefused
+from pitr.layout import ArchiveId
 from pitr.lease import Lease
 from pitr.lease_terms import LeaseTerms
 from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
@@ -45,7 +46,6 @@ from pitr.postgres.datadir import CONTROL_PATH, parse_relation_path
 from pitr.postgres.page import PAGE_BYTES, Blocks, blocks_from, check_pages
 from pitr.postgres.server import Server, ServerFacts
 from pitr.wal.lsn import LSN
-from storage.store import StoreError
 
 _PREFIX: Final = b"INCREMENTAL."
 _LABELS: Final = (b"backup_label", b"tablespace_map")
@@ -87,32 +87,18 @@ def take_remote_backup(
     cancel = cancel or threading.Event()
     with Server.connect(request.dsn) as server:
         facts = server.facts()
-        if facts.system_identifier != request.archive.system_identifier:
-            raise ServerRefused(
-                "this is another cluster than the archive's",
-                detail=f"the server is {facts.system_identifier}, the archive {request.archive}",
-                hint="check the DSN, or make an archive for this cluster with `pitr init`",
-            )
-        lease = Lease(
-            writer.repository,
-            writer.signer,
+        check_cluster(request.archive, facts)
+        with backup_attempt(
+            writer,
             request.archive,
-            backup_lease(request.archive),
-            request.holder or Holder("unnamed", 0, random(8).hex()),
+            request.holder,
             terms=LeaseTerms(),
             clock=clock,
+            random=random,
             cancel=cancel,
-        )
-        try:
-            lease.take()
+        ) as lease:
             run = _Run(request, writer, server, facts, lease, clock, random, progress, cancel)
             return run.take(wait_for_wal)
-        except AlreadyRunning:
-            raise
-        except (PitrError, StoreError, OSError, tarfile.TarError) as failure:
-            raise failed_by(failure) from failure
-        finally:
-            lease.release()
 
 
 class _Run:
@@ -136,14 +122,18 @@ class _Run:
         self._facts = facts
         self._lease = lease
         self._clock = clock
-        self._random = random
         self._progress = progress
         self._cancel = cancel
         self._stop = threading.Event()
         self._tally = Tally()
         self._started_at = self._reported_at = clock().astimezone(UTC)
         self._parts = BackupParts(
-            writer.repository, request.archive, self._stop, random=random, on_stored=self._tally.stored
+            writer.repository,
+            request.archive,
+            self._stop,
+            cancel=cancel,
+            random=random,
+            on_stored=self._tally.stored,
         )
         self._labels: dict[bytes, bytes] = {}
         self._directories: list[tuple[bytes, int]] = []
@@ -163,8 +153,7 @@ class _Run:
                     cancelled=self._watch,
                 )
                 self._start_lsn = start.lsn
-                kind = "full" if parent is None else "incr"
-                self._parts.backup = f"{self._started_at:%Y%m%dT%H%M%SZ}-{kind}-{self._random(4).hex()}"
+                self._parts.name(self._started_at, "full" if parent is None else "incr")
                 self._enter("copying")
                 self._copy(stream, start)
                 stop_lsn = stream.finish(self._watch)
@@ -176,11 +165,19 @@ class _Run:
             self._enter("waiting for WAL")
             # Also of the time since the parent: a server that was set back would have a hole there.
             wal_from = start.lsn if parent is None else parent.start_lsn
-            self._wait_for_wal(wait_for_wal, start, wal_from, stop_lsn)
+            await_wal(
+                wait_for_wal,
+                start.timeline,
+                wal_from,
+                stop_lsn,
+                timeout_s=self._request.wal_timeout_s,
+                clock=self._clock,
+                watch=self._watch,
+            )
             manifest = self._manifest(start, stop_lsn, stopped_at, parent)
             self._enter("writing the manifest")
             self._lease.confirm()
-            self._parts.patiently(lambda: self._writer.repository.put_manifest(manifest, self._writer.signer))
+            self._parts.put_manifest(manifest, self._writer.signer)
             self._keep(server_manifest)
         finally:
             self._stop.set()
@@ -207,9 +204,12 @@ class _Run:
 
     def _copy(self, stream: BaseBackupStream, start: StreamStart) -> None:
         owner, body = self._parts.part(0), self._parts.part(1)
-        for archive, members in iter_archives(stream.messages(self._watch)):
-            for member in members:
-                self._member(archive, member, members, body)
+        try:
+            for archive, members in iter_archives(stream.messages(self._watch)):
+                for member in members:
+                    self._member(archive, member, members, body)
+        except tarfile.TarError as cause:
+            raise MalformedValue(f"what the server sent is no tar archive: {cause}") from cause
         for path, mode in sorted(self._directories):
             owner.add_directory(path, mode)
         for oid, _ in start.tablespaces:
@@ -308,17 +308,6 @@ class _Run:
         for bad in check_pages(memoryview(data), blocks + first, checksums=self._facts.has_checksums):
             if bad.lsn is None or bad.lsn < self._start_lsn:
                 found.append(FoundPage(path, relation, int(blocks[bad.index]) + first, bad.reason))
-
-    def _wait_for_wal(self, wait_for_wal: WalGate, start: StreamStart, wal_from: LSN, stop: LSN) -> None:
-        deadline = self._clock() + timedelta(seconds=self._request.wal_timeout_s)
-        while not wait_for_wal(start.timeline, wal_from, stop, 1.0):
-            self._watch()
-            if self._clock() > deadline:
-                raise BackupFailed(
-                    "the WAL that the base backup needs did not reach a quorum in time",
-                    detail=f"needed is {wal_from} to {stop} on timeline {start.timeline}",
-                    hint="look with `pitr status` whether WAL is streaming and the regions answer",
-                )
 
     def _manifest(
         self, start: StreamStart, stop_lsn: LSN, stopped_at: datetime, parent: BackupManifest | None

@@ -117,7 +117,7 @@ def consolidate(
             detail=f"{found.files} files were read back, {expected.files} were restored",
             hint="nothing lists it; check the scratch place's disk, and repeat",
         )
-    repository.put_manifest(manifest, root_signer)
+    writer.parts.put_manifest(manifest, root_signer)
     return Consolidated(manifest, restored.fetched_bytes)
 
 
@@ -198,10 +198,15 @@ class _Writer:
         self._now = clock().astimezone(UTC)
         self._tally = Tally()
         self.parts = BackupParts(
-            repository, self._newest.archive, stop, random=random, on_stored=self._tally.stored
+            repository,
+            self._newest.archive,
+            stop,
+            cancel=stop,
+            random=random,
+            on_stored=self._tally.stored,
         )
         # The time in the name is that of the backup it stands for.
-        self.parts.backup = f"{self._newest.started_at:%Y%m%dT%H%M%SZ}-full-{random(4).hex()}"
+        self.parts.name(self._newest.started_at, "full")
 
     def copy(self) -> BackupManifest:
         """Copy all files; return the manifest, not put yet."""

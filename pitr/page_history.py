@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding
+from pitr.catalogue.backup_record import BackupManifest, PageFinding, taken_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,7 @@ class PageHistory:
 
 def page_histories(backup: BackupManifest, others: Iterable[BackupManifest]) -> tuple[PageHistory, ...]:
     """Return the history of each bad page of a backup; ``others`` are all backups of its archive."""
-    earlier = sorted(
-        (each for each in others if each.stop_lsn < backup.stop_lsn and each.stands_for is None),
-        key=lambda each: each.stop_lsn,
-        reverse=True,
-    )
+    earlier = taken_before(backup, others)
     bad = {each.backup: {_page(finding) for finding in each.findings} for each in earlier}
     return tuple(_history(finding, backup, earlier, bad) for finding in backup.findings)
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from statistics import median
 from typing import Final
 
-from pitr.catalogue.backup_record import BackupManifest
+from pitr.catalogue.backup_record import BackupManifest, taken_before
 from pitr.catalogue.backup_signs import RelationSign
 
 BAD_PAGES_MAX: Final = 8
@@ -49,11 +49,7 @@ class RotSignal:
 
 def rot_signals(backup: BackupManifest, others: Iterable[BackupManifest]) -> tuple[RotSignal, ...]:
     """Return the signals of a backup, the strongest first; ``others`` are all backups of its archive."""
-    earlier = sorted(
-        (each for each in others if each.stop_lsn < backup.stop_lsn and each.stands_for is None),
-        key=lambda each: each.stop_lsn,
-        reverse=True,
-    )[:_BASELINE_BACKUPS]
+    earlier = taken_before(backup, others)[:_BASELINE_BACKUPS]
     signals = [*_bad_pages(backup), *_alien(backup)]
     for sign in backup.signs.relations:
         before = [found for each in earlier for found in each.signs.relations if found.path == sign.path]

@@ -30,7 +30,7 @@ _DEFAULT_SETTINGS = {
     "fsync": "off",
     "log_min_messages": "log",
 }
-_SUMMARIES_SINCE = 17
+SUMMARIES_SINCE = 17
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -247,10 +247,10 @@ class _Servers:
 def server_settings(installation: Installation, settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the settings of the tests' servers, with these on top; no summaries before PostgreSQL 17."""
     result = dict(_DEFAULT_SETTINGS)
-    if installation.major >= _SUMMARIES_SINCE:
+    if installation.major >= SUMMARIES_SINCE:
         result["summarize_wal"] = "on"
     result |= settings or {}
-    if installation.major < _SUMMARIES_SINCE:
+    if installation.major < SUMMARIES_SINCE:
         result.pop("summarize_wal", None)
     return result
 

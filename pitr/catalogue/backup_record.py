@@ -7,7 +7,7 @@ Reference: docs/format.md §8.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -210,6 +210,12 @@ class BackupManifest:
             stands_for=fields.text("stands_for") if fields.holds("stands_for") else None,
             signs=BackupSigns.from_fields(fields.inner("signs")) if fields.holds("signs") else NO_SIGNS,
         )
+
+
+def taken_before(backup: BackupManifest, others: Iterable[BackupManifest]) -> list[BackupManifest]:
+    """Return those of ``others`` that were read from the server before, the newest first."""
+    earlier = (each for each in others if each.stop_lsn < backup.stop_lsn and each.stands_for is None)
+    return sorted(earlier, key=lambda each: each.stop_lsn, reverse=True)
 
 
 def check_backup_id(backup: str) -> str:

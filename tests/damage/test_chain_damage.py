@@ -22,7 +22,7 @@ from fix_chain import (
 )
 from fix_stores import FaultyStore
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding
+from pitr.catalogue.backup_record import BackupManifest, PageFinding, StoredObject
 from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.pipeline.packs import IndexFile, IndexPack, iter_index
 from pitr.restore_files import ChainLink
@@ -157,7 +157,7 @@ def test_a_parent_under_the_name_of_another_does_not_open(tmp_path: Path) -> Non
         store.put(info.key.replace(own, names.get(own, own)), chain.store.get(info.key))
 
     def posing(link: ChainLink, other: BackupManifest) -> ChainLink:
-        def renamed(stored: tuple) -> tuple:  # type: ignore[type-arg]
+        def renamed(stored: tuple[StoredObject, ...]) -> tuple[StoredObject, ...]:
             return tuple(
                 replace(each, key=each.key.replace(other.backup, link.manifest.backup)) for each in stored
             )

@@ -33,7 +33,7 @@ from storage.memory import MemoryStore
 from storage.regions import Region
 from storage.repair import RepairQueue
 from storage.replicated import ReplicatedStore
-from storage.store import ObjectMissing
+from storage.store import ObjectMissing, ObjectStore
 
 SEG = fix.SEGMENT_BYTES
 START, END = LSN(SEG), LSN(SEG + 8192)
@@ -53,7 +53,7 @@ def flip(body: bytes, at: int) -> bytes:
 class Site:
     """A house with one object of each kind, and what reading each one looks like."""
 
-    def __init__(self, store: MemoryStore, seed: int = 1) -> None:
+    def __init__(self, store: ObjectStore, seed: int = 1) -> None:
         self.house = RepositoryHouse(store, seed)
         self.store = store
         self.piece = self.house.piece(START, END)
@@ -89,8 +89,8 @@ class Site:
     def data_keys(self, repository: Repository) -> DataKeys:
         return DataKeys(repository, self.house.identity)
 
-    def fresh(self, store: object = None) -> Repository:
-        return Repository.open(store or self.store, self.house.root.public)  # type: ignore[arg-type]
+    def fresh(self, store: ObjectStore | None = None) -> Repository:
+        return Repository.open(store or self.store, self.house.root.public)
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_another_regions_good_copy_is_read_where_one_is_damaged(tmp_path: Path) 
     regions = [Region(name, store) for name, store in zip("abc", stores, strict=True)]
     store = ReplicatedStore(regions, quorum=3, queue=queue)
     try:
-        site = Site(store)  # type: ignore[arg-type]
+        site = Site(store)
         for key, read in site.readers().items():
             body = stores[0].get(key)
             replace(stores[0], key, flip(body, len(body) // 2))
