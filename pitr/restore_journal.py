@@ -19,14 +19,17 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from pitr.errors import AlreadyRunning, RestoreRefused
 from pitr.fetch_desk import Desk
+from pitr.postgres.server_user import ServerUser, hand_over
 
 # files: staged files are incomplete.  placing: they are complete, and on their way to their place.
-# recovering, promoting: the server may have run.  refused: recovery went elsewhere than planned.
-Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refused", "done"]
+# recovering, promoting: the server may have run.  refusing: what must not be used is on its way aside.
+# refused: recovery went elsewhere than planned.
+Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refusing", "refused", "done"]
 
 JOURNAL_NAME: Final = "pitr-restore.json"
 PLAN_NAME: Final = "wal-plan.json"
 LOG_NAME: Final = "server.log"
+KEPT_NAME: Final = "kept"
 _FORMAT: Final = "pitr-restore/1"
 _JOURNAL_BYTES_MAX: Final = 1024 * 1024
 
@@ -61,6 +64,11 @@ class WorkDirectory:
     @property
     def log_file(self) -> Path:
         return self.path / LOG_NAME
+
+    @property
+    def kept(self) -> Path:
+        """Where the data directory that is replaced is kept."""
+        return self.path / KEPT_NAME
 
     def read(self) -> Journal | None:
         """Return the journal of an earlier run; None if there is no work directory.
@@ -138,10 +146,19 @@ class WorkDirectory:
             os.close(descriptor)
 
     def clear(self) -> None:
-        """Delete what an earlier run left, but for the journal."""
+        """Delete what an earlier run left, but for the journal and an old data directory."""
         for entry in self.path.iterdir():
-            if entry.name != JOURNAL_NAME:
+            if entry.name not in {JOURNAL_NAME, KEPT_NAME}:
                 remove_tree(entry)
+
+    def hand_over(self, user: ServerUser | None) -> None:
+        """Give all but an old data directory to the server's user."""
+        if user is None or user.is_mapped:
+            return
+        os.chown(self.path, user.uid, user.gid)
+        for entry in self.path.iterdir():
+            if entry.name != KEPT_NAME:
+                hand_over(entry, user)
 
     def remove(self) -> None:
         """Delete the whole work directory."""

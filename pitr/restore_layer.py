@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -68,34 +68,46 @@ class Layer:
 
         Raises NoGoodCopy if no region has them as they were written.
         """
-        context = self._context("pack", part, pack.number)
-        last = len(pack.frames) - 1
-        sealed_bytes = sum(pack.frames[number].sealed_bytes for number in wanted)
-        if sealed_bytes > stored.size_bytes * _WHOLE_SHARE:
+        if fetch_bytes(pack, stored, wanted) == stored.size_bytes:
+            context = self._context("pack", part, pack.number)
             body = memoryview(self._get(stored))
             opener = Opener(bytes(body[:HEADER_BYTES]), self._data_key, context)
+            last = len(pack.frames) - 1
             for number in wanted:
                 sealed = _sealed(body, 0, pack.frames[number])
                 yield number, opener.open_frame(sealed, number, last=number == last)
             return
+        _, opener = self.open_pack(part, pack, stored)
+        for number, _sealed_frame, content in self.sealed_frames(stored, pack, opener, wanted):
+            yield number, content
+
+    def open_pack(self, part: int, pack: IndexPack, stored: StoredObject) -> tuple[bytes, Opener]:
+        """Fetch a pack's header alone; return it, and what opens its frames."""
+        context = self._context("pack", part, pack.number)
         header = self._get_range(stored, 0, HEADER_BYTES, self._is_header(context))
-        opener = Opener(header, self._data_key, context)
+        return header, Opener(header, self._data_key, context)
+
+    def sealed_frames(
+        self, stored: StoredObject, pack: IndexPack, opener: Opener, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield number, sealed bytes and content of the frames that are ``wanted``, ascending."""
         for numbers in _near(pack.frames, wanted):
-            yield from self._get_frames(stored, pack, opener, numbers, last)
+            yield from self._get_frames(stored, pack, opener, numbers)
 
     def _get_frames(
-        self, stored: StoredObject, pack: IndexPack, opener: Opener, numbers: Sequence[int], last: int
-    ) -> Iterator[tuple[int, bytes]]:
+        self, stored: StoredObject, pack: IndexPack, opener: Opener, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, bytes, bytes]]:
         start, end = pack.frames[numbers[0]].offset, _end(pack.frames[numbers[-1]])
-        contents: list[tuple[int, bytes]] = []
+        last = len(pack.frames) - 1
+        contents: list[tuple[int, bytes, bytes]] = []
 
         def check(body: bytes) -> None:
             """Open the frames: a region whose bytes do not open is passed over for the next one."""
             contents.clear()
             try:
                 for number in numbers:
-                    sealed = _sealed(memoryview(body), start, pack.frames[number])
-                    contents.append((number, opener.open_frame(sealed, number, last=number == last)))
+                    sealed = bytes(_sealed(memoryview(body), start, pack.frames[number]))
+                    contents.append((number, sealed, opener.open_frame(sealed, number, last=number == last)))
             except (NotAuthentic, MalformedValue) as cause:
                 raise CopyDamaged(f"{stored.key} at {start}: {cause}") from cause
 
@@ -142,6 +154,14 @@ class Layer:
             ) from cause
         self._fetching.count(len(body))
         return body
+
+
+def fetch_bytes(pack: IndexPack, stored: StoredObject, wanted: Collection[int]) -> int:
+    """Return about how many bytes it takes to fetch these frames: all of a pack of which most is wanted."""
+    sealed_bytes = sum(pack.frames[number].sealed_bytes for number in wanted)
+    return (
+        stored.size_bytes if sealed_bytes > stored.size_bytes * _WHOLE_SHARE else HEADER_BYTES + sealed_bytes
+    )
 
 
 def part_and_number(key: str) -> tuple[int, int]:

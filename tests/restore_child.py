@@ -3,7 +3,8 @@
 Arguments: repository folder, identity text, target, PostgreSQL's major and bin directory, kill point.
 A kill point is KIND:N: the Nth progress of files (``file``), the Nth look at the clock before arrival at the
 target (``clock``) or after it (``arrived``), the Nth look at replay (``replay``), or the Nth that the server
-answered (``answered``).  How often replay is looked at depends on the machine: only its first is certain.
+answered (``answered``).  The word ``delta`` may follow.  How often replay is looked at depends on the
+machine: only its first is certain.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def main() -> None:
     from pitr.restore_files import FileProgress
     from pitr.restore_request import Progress, RestoreRequest
 
-    folder, identity, target, major, bin_dir, point = sys.argv[1:]
+    folder, identity, target, major, bin_dir, point, *more = sys.argv[1:]
     kind, _, count = point.partition(":")
     left = {kind: int(count)}
     has_arrived = False
@@ -67,6 +68,7 @@ def main() -> None:
         user=user,
         verify_files=False,
         server_settings={"fsync": "off"},
+        is_delta="delta" in more,
     )
     restore(request, house.repository, house.data_keys, on_progress=on_progress, monotonic=clock)
 

@@ -12,7 +12,8 @@ from pitr.postgres.server_user import ServerUser
 from pitr.recover import private_settings
 from pitr.restore_directory import moved_map, restore_command
 from pitr.restore_journal import Journal, WorkDirectory
-from pitr.restore_place import RestorePlace, StagedDirectory, check_place, find_place
+from pitr.restore_place import check_place, find_place
+from pitr.restore_staged import RestorePlace, StagedDirectory
 
 MIB = 1024 * 1024
 
