@@ -20,6 +20,7 @@ from typing import Final
 from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_changes import ChangeFinder, find_changes
 from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
+from pitr.backup_config import add_config, config_of, without_config
 from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_parent import NoteWriter
@@ -250,9 +251,11 @@ class _Run:
         )
         self._strain.start()
         self._crew.start()
+        config = config_of(self._server, self._facts, self._data_dir, self._tally.note)
         entries = list_data_directory(self._data_dir, control.version_directory(major))
-        copy_directory(entries, self._crew, owner, self._tally, self._watch)
+        copy_directory(without_config(entries, config), self._crew, owner, self._tally, self._watch)
         self._strain.stop()
+        add_config(config, owner, self._tally)
         last = read_control_file(self._data_dir, self._stop.wait)
         owner.add_small(CONTROL_PATH, last.content, FileStatus(last.mode, last.mtime))
         self._tally.file_copied(len(last.content), [])

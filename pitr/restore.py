@@ -36,6 +36,7 @@ from pitr.recover import (
     private_settings,
 )
 from pitr.repository import Repository
+from pitr.restore_config import config_steps
 from pitr.restore_directory import (
     AUTO_CONF,
     DirectoryBuilder,
@@ -400,5 +401,8 @@ class _Run:
             timings=tuple(self._timings),
             has_paused=done is not None and done.has_paused,
             instance=instance,
-            next_steps=next_steps(request, done, self._place.data.final, self._place.kept),
+            next_steps=(
+                *config_steps(dict(self._backup.settings), self._place.data.final),
+                *next_steps(request, done, self._place.data.final, self._place.kept),
+            ),
         )
