@@ -144,7 +144,7 @@ def restore(
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
         if not dry_run:
-            _confirm(app, into)
+            _confirm(app, into, replaces=fields.get("delta") is not None)
             result = _execute(app, reader, request)
     if result is None:
         app.output.finish(fields)
@@ -152,12 +152,13 @@ def restore(
         _tell(app, result, plan_s, fields)
 
 
-def _confirm(app: App, into: Path) -> None:
+def _confirm(app: App, into: Path, *, replaces: bool) -> None:
     if app.is_yes:
         return
     if not app.output.is_interactive():
         raise UsageRefused("a restore must be confirmed", hint="add --yes, or --dry-run to see the plan only")
-    click.confirm(f"Restore into {into}?", abort=True, err=True)
+    question = f"Replace the cluster in {into}?" if replaces else f"Restore into {into}?"
+    click.confirm(question, abort=True, err=True)
 
 
 def _checked_request(

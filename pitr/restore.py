@@ -161,8 +161,8 @@ class _Run:
             installation = self._request.installation
             if self._request.action != "none" and installation is not None:
                 return self._recover(installation)
-            self._journal("done")
             self._place.forget()
+            self._journal("done")
             return self._result(None, None)
 
     def _check(self, *, is_claimed: bool) -> None:
@@ -301,12 +301,12 @@ class _Run:
         if not is_kept:
             with self._timed("stop"):
                 instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
+        if not is_paused:
+            self._place.forget()
         self._journal("done")
         if is_kept and not is_paused:
-            self._place.forget()
             self._place.work.remove_feed()
         elif not is_kept:
-            self._place.forget()
             self._place.work.remove()
         return self._result(done, instance if is_kept else None)
 

@@ -25,7 +25,7 @@ from pitr.restore_files import ChainLink, FileProgress, FileRestorer, RestoredFi
 from pitr.restore_keep import OldDirectory
 from pitr.restore_place import sync_filesystems
 from pitr.restore_plan import StopPoint
-from pitr.restore_staged import KEPT_NAME, RestorePlace, StagedDirectory
+from pitr.restore_staged import OURS, RestorePlace, StagedDirectory
 from pitr.wal.timeline import TimelineId
 from storage.store import ObjectStore
 
@@ -192,8 +192,9 @@ def verify_directory(installation: Installation, data_dir: Path, user: ServerUse
     WAL is not looked at here: replay checks each of its records.  Raises FilesDiffer.
     """
     prefix, options = as_user(user)
-    spaces = [f"pg_tblspc/{link.name}/{KEPT_NAME}" for link in (data_dir / "pg_tblspc").glob("*")]
-    ignored = [word for name in ("lost+found", KEPT_NAME, *spaces) for word in ("-i", name)]
+    folders = ["", *(f"pg_tblspc/{link.name}/" for link in (data_dir / "pg_tblspc").glob("*"))]
+    names = ["lost+found", *(f"{folder}{name}" for folder in folders for name in OURS)]
+    ignored = [word for name in names for word in ("-i", name)]
     command = [str(installation.tool("pg_verifybackup")), "-n", "-q", *ignored, str(data_dir)]
     try:
         done = subprocess.run(

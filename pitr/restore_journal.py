@@ -148,7 +148,7 @@ class WorkDirectory:
     def clear(self) -> None:
         """Delete what an earlier run left, but for the journal and an old data directory."""
         for entry in self.path.iterdir():
-            if entry.name not in {JOURNAL_NAME, KEPT_NAME}:
+            if entry.name != JOURNAL_NAME and not entry.name.startswith(KEPT_NAME):
                 remove_tree(entry)
 
     def hand_over(self, user: ServerUser | None) -> None:
@@ -157,12 +157,15 @@ class WorkDirectory:
             return
         os.chown(self.path, user.uid, user.gid)
         for entry in self.path.iterdir():
-            if entry.name != KEPT_NAME:
+            if not entry.name.startswith(KEPT_NAME):
                 hand_over(entry, user)
 
     def remove(self) -> None:
-        """Delete the whole work directory."""
-        remove_tree(self.path)
+        """Delete the whole work directory, but for an old data directory that is still there."""
+        if any(entry.name.startswith(KEPT_NAME) for entry in self.path.iterdir()):
+            self.clear()
+        else:
+            remove_tree(self.path)
 
     def remove_feed(self) -> None:
         """Delete what recovery needed; what a running server uses, and the journal, stay."""

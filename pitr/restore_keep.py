@@ -1,7 +1,8 @@
 """What of an old data directory is right already, pack by pack: it is kept, and only the rest is fetched.
 
 By content alone; times, sizes and names decide nothing.  An old directory may be rotten, or the work of
-whoever encrypted it, and a CRC-32C can be made to fit by anybody: here it only tells what is worth trying.
+whoever encrypted it, and a CRC-32C can be made to fit by anybody; every pg_control has the same one, for it
+ends with its own.  Here it only tells what is worth trying.
 What is kept is proved: its frames are compressed and sealed again as the backup did it, the others are
 fetched, and all together must have the SHA-256 that the signed manifest gives for the pack.  One that has not
 is fetched.
@@ -194,7 +195,7 @@ class _OldReader:
             if path != self._path:
                 self.__exit__()
                 self._path = path
-                self._descriptor = _open_regular(self._places.resolve(path))
+                self._descriptor = open_regular(self._places.resolve(path))
             if self._descriptor is None:
                 return None
             content = os.pread(self._descriptor, size_bytes, offset)
@@ -208,7 +209,8 @@ class _OldReader:
         return content
 
 
-def _open_regular(place: bytes) -> int | None:
+def open_regular(place: bytes) -> int | None:
+    """Open a file of an old directory for reading; None if it is something else.  Raises OSError."""
     descriptor = os.open(place, _READ_FLAGS)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor

@@ -15,7 +15,7 @@ from typing import Final
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import MalformedValue, RestoreRefused
 from pitr.postgres.control import CONTROL_BYTES_MAX, ControlFile, parse_control_file
-from pitr.restore_keep import OldDirectory
+from pitr.restore_keep import OldDirectory, open_regular
 from pitr.restore_staged import IGNORED, KEPT_NAME, LEFT_OVER, check_stopped
 
 _NAMES_SHOWN_MAX: Final = 5
@@ -57,6 +57,7 @@ def find_old(
             hint="look at it, and move it away",
         )
     check_stopped(target)
+    _check_no_mounts(target, names)
     control = _control(target)
     wanted = manifest.archive.system_identifier
     if control.system_identifier not in {wanted, foreign}:
@@ -84,6 +85,16 @@ def find_old(
     return OldCluster(OldDirectory(target, links), replaced, left)
 
 
+def _check_no_mounts(target: Path, names: set[str]) -> None:
+    """Refuse a filesystem that is mounted below: it would be moved aside with the rest, and emptied."""
+    for name in sorted(names):
+        if (target / name).is_mount():
+            raise RestoreRefused(
+                f"a filesystem is mounted on {target / name}",
+                hint="unmount it, or restore into another directory",
+            )
+
+
 def _check_later_ones(links: Mapping[int, Path], places: Mapping[int, Path]) -> None:
     """Refuse tablespaces that the backup has not: replay may make them anew, over what is there."""
     for oid, place in sorted(links.items()):
@@ -97,7 +108,10 @@ def _check_later_ones(links: Mapping[int, Path], places: Mapping[int, Path]) -> 
 
 def _control(target: Path) -> ControlFile:
     try:
-        with (target / "global" / "pg_control").open("rb") as file:
+        descriptor = open_regular(bytes(target / "global" / "pg_control"))
+        if descriptor is None:
+            raise MalformedValue("it is no file")
+        with os.fdopen(descriptor, "rb") as file:
             return parse_control_file(file.read(CONTROL_BYTES_MAX + 1))
     except (OSError, MalformedValue) as cause:
         names = sorted(_names(target))

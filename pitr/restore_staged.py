@@ -7,6 +7,7 @@ overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ _REFUSED_NAME: Final = ".pitr-refused"
 _REFUSING_NAME: Final = ".pitr-refusing"
 KEPT_NAME: Final = ".pitr-kept"
 _KEEPING_NAME: Final = ".pitr-keeping"
+_GONE_SUFFIX: Final = "-gone"
+# All that a restore may have beside the files of a cluster while it is not over.
+OURS: Final = (KEPT_NAME, f"{KEPT_NAME}{_GONE_SUFFIX}")
 # What a restore may have left in a place that has not been moved to: ``begin`` deletes it.
 LEFT_OVER: Final = frozenset({_STAGING_NAME, _REFUSED_NAME})
 
@@ -136,9 +140,15 @@ class StagedDirectory:
         sync_directory(self.final.parent)
 
     def forget(self) -> None:
-        """Delete what was kept: the restore has succeeded."""
-        if self.kept is not None:
-            remove_tree(self.kept)
+        """Delete what was kept: the restore has succeeded.  May be repeated; what cannot be deleted stays."""
+        if self.kept is None:
+            return
+        # From here on there is nothing to give back, however far the deletion comes.
+        gone = self.kept.with_name(f"{self.kept.name}{_GONE_SUFFIX}")
+        with contextlib.suppress(OSError):
+            if self.kept.exists():
+                self.kept.rename(gone)
+            remove_tree(gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +167,10 @@ class RestorePlace:
 
     @property
     def kept(self) -> tuple[Path, ...]:
-        """Where parts of the old cluster are kept now."""
-        found = (directory.kept for directory in self.directories)
-        return tuple(path for path in found if path is not None and path.exists() and any(path.iterdir()))
+        """Where parts of the old cluster are kept now, or could not be deleted."""
+        all_kept = [directory.kept for directory in self.directories if directory.kept is not None]
+        found = [*all_kept, *(path.with_name(f"{path.name}{_GONE_SUFFIX}") for path in all_kept)]
+        return tuple(path for path in found if path.exists() and any(path.iterdir()))
 
     def place(self) -> None:
         """Move everything to its place: first all that is replaced goes aside, then what is new comes."""

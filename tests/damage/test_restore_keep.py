@@ -12,12 +12,14 @@ import pytest
 from fix_small_backup import MIB, SmallBackup, make_small_backup
 
 from pitr.pipeline.crc import crc32c
+from pitr.pipeline.pack_writer import FileStatus
 from pitr.restore_estimate import DeltaEstimate, estimate_delta
 from pitr.restore_files import ChainLink, FileRestorer, RestoredFiles
 from pitr.restore_keep import OldDirectory
 
 LARGE = "base/5/16384"
 SPACE_OID = 16385
+HOLE_BYTES = 3 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def link(backup: SmallBackup) -> ChainLink:
     return ChainLink(backup.manifest(), backup.key)
 
 
-def restore(backup: SmallBackup, places: Places) -> RestoredFiles:
+def restore(backup: SmallBackup, places: Places, hole_bytes: int = HOLE_BYTES) -> RestoredFiles:
     """Restore over the old directory; assert that every byte is right and that the old one is as it was."""
     for name in ("new", "new space"):
         (places.folder / name).mkdir()
@@ -74,13 +76,13 @@ def restore(backup: SmallBackup, places: Places) -> RestoredFiles:
     done = restorer.run()
     for path, content in backup.contents.items():
         assert places.path(path, of="new").read_bytes() == content, path
-    assert done.size_bytes == restorer_bytes(backup)
+    assert done.size_bytes == written_bytes(backup, hole_bytes)
     return done
 
 
-def restorer_bytes(backup: SmallBackup) -> int:
+def written_bytes(backup: SmallBackup, hole_bytes: int = HOLE_BYTES) -> int:
     """Return the bytes that extents hold: all but the hole."""
-    return sum(map(len, backup.contents.values())) - 3 * MIB
+    return sum(map(len, backup.contents.values())) - hole_bytes
 
 
 def estimate(backup: SmallBackup, places: Places) -> DeltaEstimate:
@@ -144,9 +146,30 @@ def test_bytes_with_a_forged_crc_are_not_kept(backup: SmallBackup, places: Place
     content[:MIB] = first
     path.write_bytes(content)
     # The index alone cannot tell.
-    assert estimate(backup, places).kept_bytes == restorer_bytes(backup)
+    assert estimate(backup, places).kept_bytes == written_bytes(backup)
     done = restore(backup, places)
     assert MIB < done.size_bytes - done.kept_bytes < done.size_bytes
+
+
+def control_file(text: bytes) -> bytes:
+    """Return a file that ends with its own CRC and zeros, as pg_control does."""
+    content = text.ljust(292, b"\0")
+    return (content + crc32c(content).to_bytes(4, "little")).ljust(8192, b"\0")
+
+
+@pytest.mark.parametrize("of_old", [b"the one of the old cluster", b"the one of the BACKUP"])
+def test_a_control_file_has_the_crc_of_any_other_and_is_not_kept(tmp_path: Path, of_old: bytes) -> None:
+    backup, places = SmallBackup(), Places(tmp_path)
+    backup.contents["pg_control"] = control_file(b"the one of the backup")
+    writer = backup.writer(0)
+    writer.add_small(b"pg_control", backup.contents["pg_control"], FileStatus(0o600, 0))
+    writer.finish()
+    (tmp_path / "old").mkdir()
+    old = control_file(of_old)
+    places.path("pg_control").write_bytes(old)
+    assert crc32c(old) == crc32c(backup.contents["pg_control"])
+    done = restore(backup, places, hole_bytes=0)
+    assert done.kept_bytes == 0
 
 
 def _rotten(path: Path) -> None:

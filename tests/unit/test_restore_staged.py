@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,24 @@ def test_cut_anywhere_the_old_or_the_new_one_is_whole_and_the_next_run_ends_the_
             return
 
 
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_what_is_being_forgotten_is_not_given_back_and_forgetting_goes_on(
+    tmp_path: Path, is_inside: bool
+) -> None:
+    place = make(tmp_path, is_inside=is_inside)
+    place.place()
+    kept = place.kept
+    assert len(kept) == 2
+    # A run is killed while it deletes: the name has changed, and some of it is gone.
+    for path in kept:
+        path.rename(path.with_name(f"{path.name}-gone"))
+    assert len(place.kept) == 2
+    place.forget()
+    assert place.kept == ()
+    assert files_of(tmp_path / "data") == NEW
+    assert files_of(tmp_path / "space") == NEW_SPACE
+
+
 def test_an_old_directory_in_the_way_of_another_is_never_lost(tmp_path: Path) -> None:
     place = make(tmp_path, is_inside=False)
     place.place()
@@ -152,7 +171,9 @@ def test_an_old_directory_that_is_no_cluster_is_refused(tmp_path: Path) -> None:
     assert find_old(tmp_path / "none", {}, manifest, foreign=None) is None
     (tmp_path / "data").mkdir()
     assert find_old(tmp_path / "data", {}, manifest, foreign=None) is None
-    fill(tmp_path / "data", {"PG_VERSION": "17"})
+    fill(tmp_path / "data", {"PG_VERSION": "17", "global/other": ""})
+    # Nobody writes to it.
+    os.mkfifo(tmp_path / "data" / "global" / "pg_control")
     with pytest.raises(RestoreRefused, match="no cluster that is known"):
         find_old(tmp_path / "data", {}, manifest, foreign=None)
     (tmp_path / "data").rename(tmp_path / "other")
