@@ -12,12 +12,10 @@ needs a new writer epoch before it may archive anything.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys
@@ -45,17 +43,14 @@ from pitr.restore_directory import (
     verify_directory,
 )
 from pitr.restore_files import ChainLink, RestoredFiles
-from pitr.restore_journal import Journal, Phase, remove_tree
+from pitr.restore_instance import private_instance
+from pitr.restore_journal import Journal, Phase
 from pitr.restore_place import check_place, find_place, tablespace_locations
 from pitr.restore_plan import StopPoint
 from pitr.restore_replace import OldCluster, find_old
 from pitr.restore_request import Progress, RestoreRequest, RestoreResult, StepTiming, identify, next_steps
 from pitr.restore_staged import RestorePlace
 from pitr.restore_wal import write_wal_plan
-
-_SOCKET_PATH_BYTES: Final = 80
-_SOCKET_PREFIX: Final = "pitr-restore-"
-_PORT: Final = 5432
 
 
 def restore(
@@ -258,7 +253,7 @@ class _Run:
 
     def _recover(self, installation: Installation) -> RestoreResult:
         request, work = self._request, self._place.work
-        with self._instance(installation) as instance:
+        with private_instance(installation, self._place, request.user) as instance:
             self._journal("recovering")
             settings = private_settings(
                 dict(self._backup.settings), work.path, self._place.data.final, request.server_settings
@@ -309,46 +304,6 @@ class _Run:
         elif not is_kept:
             self._place.work.remove()
         return self._result(done, instance if is_kept else None)
-
-    @contextlib.contextmanager
-    def _instance(self, installation: Installation) -> Iterator[Instance]:
-        """Give the private instance; whatever happens but success, it does not run on."""
-        work = self._place.work
-        socket_dir = work.path / "s"
-        if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
-            socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
-            hand_over(socket_dir, self._request.user)
-        instance = Instance(
-            installation,
-            self._place.data.final,
-            user=self._request.user,
-            socket_dir=socket_dir,
-            port=_PORT,
-            log_path=work.log_file,
-        )
-        self._end_leftover(instance)
-        try:
-            yield instance
-        except BaseException:
-            instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
-            raise
-        finally:
-            if not instance.is_running and socket_dir.parent != work.path:
-                remove_tree(socket_dir)
-
-    def _end_leftover(self, instance: Instance) -> None:
-        """End the server of a run that was killed.  Raises RestoreRefused if it is somebody else's."""
-        if not instance.is_running:
-            return
-        lines = (self._place.data.final / "postmaster.pid").read_text(errors="replace").splitlines()
-        # Line 5 is the socket's folder (PostgreSQL src/include/utils/pidfile.h); ours is nobody else's.
-        folder = Path(lines[4]) if len(lines) > 4 else None
-        if folder is None or (folder != instance.socket_dir and not folder.name.startswith(_SOCKET_PREFIX)):
-            raise RestoreRefused(
-                f"a server that is not the restore's is running on {self._place.data.final}",
-                hint="stop it, and run the restore again",
-            )
-        instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
 
     def _arrival(self) -> Arrival:
         target = self._request.plan.target
