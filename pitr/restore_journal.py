@@ -30,6 +30,7 @@ JOURNAL_NAME: Final = "pitr-restore.json"
 PLAN_NAME: Final = "wal-plan.json"
 LOG_NAME: Final = "server.log"
 KEPT_NAME: Final = "kept"
+_STAGED_NAME: Final = f"{JOURNAL_NAME}.new"
 _FORMAT: Final = "pitr-restore/1"
 _JOURNAL_BYTES_MAX: Final = 1024 * 1024
 
@@ -77,7 +78,8 @@ class WorkDirectory:
         """
         if not self.path.exists():
             return None
-        if not any(self.path.iterdir()):
+        # A run that was killed while it wrote its first journal has left nothing else.
+        if not {entry.name for entry in self.path.iterdir()} - {_STAGED_NAME}:
             return None
         try:
             with (self.path / JOURNAL_NAME).open("rb") as file:
@@ -98,7 +100,7 @@ class WorkDirectory:
         text = json.dumps(
             {"format": _FORMAT, "plan": journal.plan_sha256, "phase": journal.phase, "reason": journal.reason}
         )
-        staged = self.path / f"{JOURNAL_NAME}.new"
+        staged = self.path / _STAGED_NAME
         with staged.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -162,9 +164,9 @@ class WorkDirectory:
 
     def remove(self) -> None:
         """Delete the whole work directory, but for an old data directory that is still there."""
-        if any(entry.name.startswith(KEPT_NAME) for entry in self.path.iterdir()):
-            self.clear()
-        else:
+        # The journal goes last: without it the rest would be nobody's, and refuse the next restore.
+        self.clear()
+        if not any(entry.name.startswith(KEPT_NAME) for entry in self.path.iterdir()):
             remove_tree(self.path)
 
     def remove_feed(self) -> None:

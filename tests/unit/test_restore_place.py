@@ -132,6 +132,9 @@ def test_the_journal_is_read_back_and_a_strange_folder_is_refused(tmp_path: Path
     assert work.read() is None
     work.path.mkdir()
     assert work.read() is None
+    # Killed while the first one was written.
+    (work.path / "pitr-restore.json.new").write_text('{"format": "pitr-')
+    assert work.read() is None
     work.write(Journal("abc", "placing"))
     assert work.read() == Journal("abc", "placing")
     (work.path / "spool").mkdir()
