@@ -39,15 +39,27 @@ def test_the_plan_says_what_is_kept_and_the_restore_keeps_it(make_site: MakeSite
     shown = site.program(*people, "--delta", "--dry-run").stdout
     assert "are right there already" in shown
     assert "is kept until the restore has succeeded" in shown
-    # A run that was killed when it had its files is gone on with, whatever lies there.
-    work = WorkDirectory.of(into)
-    work.path.mkdir()
-    work.write(Journal("another plan", "recovering"))
-    assert site.restore("latest", into, "--delta", "--dry-run").data["delta"] is None
-    work.remove()
 
     done = site.restore("latest", into, "--delta", "--start").data
     # The plan compares, the restore proves: a frame that zstd makes otherwise today is fetched.
     assert 0.99 < done["kept_bytes"] / planned["delta"]["kept_bytes"] <= 1
     assert 0.9 < done["fetched_bytes"] / planned["delta"]["fetched_bytes"] < 1.1
     assert table_digests(done["dsn"]) == expected
+
+
+def test_a_run_that_was_killed_when_it_had_its_files_goes_on_whatever_lies_there(make_site: MakeSite) -> None:
+    site = make_site()
+    site.start_daemon()
+    site("backup", "--json")
+    site.wait_durable()
+    target = f"lsn:{site.server.value('SELECT pg_current_wal_flush_lsn()')}"
+    into = site.folder / "restored"
+    site.restore(target, into, "--delta", "--action", "none")
+    work = WorkDirectory.of(into)
+    journal = work.read()
+    assert journal is not None
+    work.write(Journal(journal.plan_sha256, "recovering"))
+    assert site.restore(target, into, "--delta", "--dry-run").data["delta"] is None
+    work.write(Journal("another plan", "recovering"))
+    refused = site.restore(target, into, "--delta", "--dry-run", exit_code=1)
+    assert "another plan" in refused.stderr
