@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pitr.config_includes import FILE_SETTINGS, stored_path
@@ -27,8 +27,9 @@ def restored_config(settings: Mapping[str, str], data_dir: Path) -> dict[str, Pa
 def config_steps(settings: Mapping[str, str], data_dir: Path) -> tuple[str, ...]:
     """Return what a person must know of it; nothing if all configuration was in the data directory."""
     copies = restored_config(settings, data_dir)
+    lost = _lost(settings, copies, data_dir)
     if not copies:
-        return ()
+        return lost
     lay = ", ".join(f"{name} {settings[name]}" for name in copies)
     # data_directory in a configuration file would win over -D.
     words = {"data_directory": data_dir, **copies}
@@ -39,4 +40,17 @@ def config_steps(settings: Mapping[str, str], data_dir: Path) -> tuple[str, ...]
         f" {data_dir / 'pitr-config'}; look at their paths, then put them where they were,"
         f" or start the server with them: {start}"
     )
-    return (said,)
+    return (said, *lost)
+
+
+def _lost(settings: Mapping[str, str], copies: Collection[str], data_dir: Path) -> tuple[str, ...]:
+    """Tell of files that are neither copied nor in the data directory: the protocol hands over none."""
+    gone = [
+        name
+        for name in FILE_SETTINGS
+        if settings.get(name) and name not in copies and not (data_dir / Path(settings[name]).name).exists()
+    ]
+    if not gone:
+        return ()
+    lay = ", ".join(f"{name} {settings[name]}" for name in gone)
+    return (f"the backup has no copy of the configuration ({lay}): bring it before you start the server",)

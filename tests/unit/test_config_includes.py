@@ -160,12 +160,19 @@ def test_what_an_earlier_restore_left_under_the_same_names_gives_way(tmp_path: P
 
 def test_the_next_step_names_only_copies_that_are_there_and_are_files(tmp_path: Path) -> None:
     settings = {"config_file": "/etc/it's/a.conf", "hba_file": "/etc/hba", "ident_file": "/../../etc/passwd"}
-    assert config_steps(settings, tmp_path) == ()
+    # Where no copies are, that is said.
+    (lost,) = config_steps(settings, tmp_path)
+    assert "no copy of the configuration (config_file /etc/it's/a.conf, hba_file /etc/hba" in lost
+    inside = {name: f"{tmp_path}/{name}" for name in settings}
+    for path in inside.values():
+        Path(path).touch()
+    assert config_steps(inside, tmp_path) == ()
     place = tmp_path / "pitr-config/etc/it's/a.conf"
     place.parent.mkdir(parents=True)
     place.touch()
     (tmp_path / "pitr-config/etc/hba").symlink_to(place)
-    (step,) = config_steps(settings, tmp_path)
+    step, lost = config_steps(settings, tmp_path)
     assert "config_file /etc/it's/a.conf" in step
+    assert "config_file" not in lost
     assert "hba_file" not in step
     assert "passwd" not in step
