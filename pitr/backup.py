@@ -36,6 +36,7 @@ from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
 from pitr.postgres.summaries import NotIncremental
+from pitr.restore_staged import OURS
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -252,7 +253,9 @@ class _Run:
         self._strain.start()
         self._crew.start()
         config = config_of(self._server, self._facts, self._data_dir, self._tally.note)
-        entries = list_data_directory(self._data_dir, control.version_directory(major))
+        # In a mount point a restore may have left the cluster that it replaced, as large as this one.
+        but = frozenset(os.fsencode(name) for name in OURS)
+        entries = list_data_directory(self._data_dir, control.version_directory(major), but=but)
         copy_directory(without_config(entries, config), self._crew, owner, self._tally, self._watch)
         self._strain.stop()
         add_config(config, owner, self._tally)
