@@ -80,6 +80,13 @@ def tree(root: Path) -> dict[str, str]:
     return found
 
 
+def child_words(region: Path, history: History, old: Path, point: str) -> list[str]:
+    """Return the words for a restore in a process of its own, which kills itself at ``point``."""
+    installation = history.server.instance.installation
+    words = [str(CHILD), str(region), history.restores.identity.text(), str(old)]
+    return [*words, str(installation.major), str(installation.bin_dir), point, "delta"]
+
+
 def packs_bytes(history: History) -> int:
     return sum(stored.size_bytes for stored in history.restores.plan(LATEST).backup.packs)
 
@@ -148,6 +155,51 @@ def test_whatever_happened_to_the_old_directory_the_restored_one_is_right(
     assert judge.examine(history, old) == second.tables
     assert not (old / "README.encrypted").exists()
     assert not (old / "base" / "999999").exists()
+
+
+def test_links_out_of_the_old_directory_are_neither_followed_nor_written_through(
+    history: History, old: Path, server_tmp_path: Path, judge: Judge
+) -> None:
+    outside = server_tmp_path / "outside"
+    outside.mkdir()
+    files = sorted((old / "base").rglob("*"), key=lambda path: path.stat().st_size, reverse=True)
+    # One leads to the right bytes, one to somebody's; two folders were moved elsewhere.
+    files[0].rename(outside / "largest")
+    files[0].symlink_to(outside / "largest")
+    files[1].unlink()
+    (outside / "precious").write_text("data")
+    files[1].symlink_to(outside / "precious")
+    for folder in ("base/1", "pg_wal"):
+        (old / folder).rename(outside / Path(folder).name)
+        (old / folder).symlink_to(outside / Path(folder).name)
+    (old / "global" / "all").symlink_to("/")
+    before = tree(outside)
+    result = history.restores.restore(delta(history, old, keep_running=False, verify_files=True))
+    assert (outside / "largest").stat().st_size <= result.size_bytes - result.kept_bytes
+    assert tree(outside) == before
+    assert not any(path.is_symlink() for path in old.rglob("*"))
+    assert judge.examine(history, old) == history.end
+
+
+def test_a_full_disk_leaves_the_old_cluster_as_it_is_and_the_restore_can_be_repeated(
+    history: History, region: Path, old: Path
+) -> None:
+    before = tree(old)
+    # EFBIG stands for ENOSPC: the same way through the code, without a filesystem of our own.
+    code = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (20 << 20, 20 << 20)); sys.argv = sys.argv[1:];"
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *child_words(region, history, old, "file:99999")],
+        capture_output=True,
+        check=False,
+        timeout=120,
+        text=True,
+    )
+    assert "RestoreRefused: could not write base" in done.stderr
+    assert tree(old) == before
+    request = delta(history, old, action="none", keep_running=False, verify_files=True)
+    assert history.restores.restore(request).kept_bytes > 0
 
 
 def test_a_missing_directory_is_restored_as_without_delta(
@@ -222,12 +274,8 @@ def test_a_killed_delta_restore_is_repeated_with_the_same_outcome(
     history: History, region: Path, old: Path, judge: Judge, point: str
 ) -> None:
     before = tree(old)
-    installation = history.server.instance.installation
-    words = [str(region), history.restores.identity.text(), str(old)]
-    words += [str(installation.major), str(installation.bin_dir), point, "delta"]
-    done = subprocess.run(
-        [sys.executable, str(CHILD), *words], capture_output=True, check=False, timeout=120, text=True
-    )
+    words = child_words(region, history, old, point)
+    done = subprocess.run([sys.executable, *words], capture_output=True, check=False, timeout=120, text=True)
     assert done.returncode == -9, f"{point} was never reached: {done.stderr[-2000:]}"
     kept = old.parent / "data.pitr" / "kept"
     assert tree(kept if kept.exists() else old) == before

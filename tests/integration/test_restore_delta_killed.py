@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from fix_cli import on_small_disk
 from fix_postgres import PostgresFactory, PostgresHouse
 from fix_restore import HISTORY_SETTINGS, History, make_history
 
@@ -37,17 +38,12 @@ class Old:
         (data / "pg_tblspc" / self.oid).symlink_to(fast)
         return data, fast
 
-    def run(self, data: Path, fast: Path, point: str, *words: str) -> int:
-        """Restore over the copy in another process until it kills itself; return how it ended."""
+    def words(self, data: Path, fast: Path, point: str) -> list[str]:
+        """Return the command that restores over the copy until it kills itself."""
         installation = self.history.server.instance.installation
-        arguments = [str(self.region), self.history.restores.identity.text(), str(data)]
-        arguments += [str(installation.major), str(installation.bin_dir), point, "delta"]
-        arguments += [f"{self.oid}={fast}", *words]
-        done = subprocess.run(
-            [sys.executable, str(CHILD), *arguments], capture_output=True, check=False, timeout=300, text=True
-        )
-        assert done.returncode in (0, -9), done.stderr[-2000:]
-        return done.returncode
+        words = [sys.executable, str(CHILD), str(self.region), self.history.restores.identity.text()]
+        words += [str(data), str(installation.major), str(installation.bin_dir), point]
+        return [*words, "delta", "none", f"{self.oid}={fast}"]
 
     def again(self, data: Path, fast: Path, action: Literal["promote", "none"]) -> None:
         house = self.history.restores
@@ -119,7 +115,8 @@ def test_killed_between_any_two_renames_one_cluster_is_whole_and_the_next_run_en
 ) -> None:
     data, fast = old.copy(server_tmp_path)
     before = tree(data), tree(fast)
-    assert old.run(data, fast, point, "none") == -9, f"{point} was never reached"
+    done = subprocess.run(old.words(data, fast, point), capture_output=True, check=False, timeout=300)
+    assert done.returncode == -9, f"{point} was never reached: {done.stderr.decode()[-2000:]}"
     work = server_tmp_path / "data.pitr"
     # Once the new cluster is complete in its place the old one may go.
     if not (data / "recovery.signal").exists() or (work / "kept").exists():
@@ -128,3 +125,33 @@ def test_killed_between_any_two_renames_one_cluster_is_whole_and_the_next_run_en
     old.again(data, fast, "none")
     assert not left_over(server_tmp_path)
     assert (data / "recovery.signal").exists()
+
+
+MOUNTED = """
+    set -e
+    cp -a "$1/." "$2/"
+    chown --reference="$1" "$2"
+    if $3; then exit 1; fi
+    ls -A "$2"
+    test -e "$2/.pitr-keeping" -o -e "$2/.pitr-kept"
+    $4
+    ls -A "$2" | grep pitr && exit 1
+    "$5" -n -q "$2"
+"""
+
+
+def test_a_cluster_in_a_mount_point_is_replaced_there_and_the_restore_may_be_killed(
+    old: Old, server_tmp_path: Path
+) -> None:
+    origin, fast = old.copy(server_tmp_path)
+    mount = server_tmp_path / "mount"
+    mount.mkdir()
+    # What is moved one by one: killed in the middle of that.
+    killed, again = (" ".join(old.words(mount, fast, point)) for point in ("rename:9", "rename:99999"))
+    verify = str(old.history.server.instance.installation.tool("pg_verifybackup"))
+    words = ["sh", "-c", MOUNTED, "sh", str(origin), str(mount), killed, again, verify]
+    done = subprocess.run(
+        [*on_small_disk(mount, 600 << 20), *words], capture_output=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout.decode(), done.stderr.decode()[-2000:])
+    assert left_over(server_tmp_path) == {"mount.pitr"}
