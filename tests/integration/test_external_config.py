@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from fix_backup import BackupHouse
+from fix_increment import Chain
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
 from fix_restore import HISTORY_SETTINGS, History, Judge, make_history, restore_to, take_test_backup
+from fix_standby import caught_up, make_standby
 
+from pitr.backup_remote import RemoteRequest, take_remote_backup
+from pitr.backup_request import BackupWriter
+from pitr.catalogue.backup_record import BackupManifest
 from pitr.postgres.server_user import hand_over
 from pitr.recovery import RecoveryTarget
 from storage.memory import MemoryStore
@@ -130,3 +137,52 @@ def test_configuration_in_the_data_directory_is_no_matter_of_ours(
     result = restore_to(history, LATEST, server_tmp_path, action="none", verify_files=False)
     assert not (result.target / "pitr-config").exists()
     assert not any("configuration" in step for step in result.next_steps)
+
+
+def config_paths(house: BackupHouse, manifest: BackupManifest) -> set[str]:
+    paths = [line.path.decode() for line in house.all_lines(manifest) if hasattr(line, "size_bytes")]
+    return {path for path in paths if path.startswith("pitr-config/")}
+
+
+def test_each_backup_of_a_chain_from_a_standby_has_it(
+    debian: Debian, postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    primary = debian.history.server
+    own = server_tmp_path / "etc"
+    shutil.copytree(debian.etc, own)
+    standby = make_standby(postgres_factory, primary, {**HISTORY_SETTINGS, **start_settings(own)})
+    notes = server_tmp_path / "notes"
+    chain = Chain(primary, MemoryStore(), postgres_house.user, notes, compare_pages=True, source=standby)
+    for kind in ("full", "incr"):
+        caught_up(primary, standby)
+        manifest = chain.back_up()
+        assert manifest.type == kind
+        assert {
+            path.removeprefix(f"pitr-config{own}/") for path in config_paths(chain.house, manifest)
+        } == set(BACKED_UP)
+
+
+def test_a_backup_over_the_protocol_has_none_and_the_restore_says_so(
+    debian: Debian, server_tmp_path: Path
+) -> None:
+    history = debian.history
+    backups = history.restores.backups
+    manifest = take_remote_backup(
+        RemoteRequest(
+            dsn=history.server.dsn,
+            archive=backups.archive,
+            label="from afar",
+            notes_dir=server_tmp_path / "notes",
+        ),
+        BackupWriter(backups.repository, backups.signer, [backups.identity.recipient()]),
+        history.archiver.gate,
+        clock=lambda: datetime.now(UTC),
+        random=os.urandom,
+    )
+    assert not config_paths(backups, manifest)
+    house = history.restores
+    plan = house.plan(RecoveryTarget("immediate"), backup=manifest.backup)
+    result = house.restore(house.request(plan, server_tmp_path / "data", history.server, action="none"))
+    step = result.next_steps[0]
+    assert "has no copy of the configuration" in step
+    assert str(debian.etc / "pg_hba.conf") in step
