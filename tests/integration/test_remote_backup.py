@@ -19,21 +19,28 @@ from pitr.errors import ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import hand_over
+from pitr.rot_signals import is_alarming, rot_signals
 from pitr.wal.lsn import LSN
 from storage.local import DirectoryStore
 
 
-def back_up(chain: Chain, parent: BackupManifest | None, archive: ArchiveId | None = None) -> BackupManifest:
-    """Take a backup over the protocol, and note what the tables are."""
-    house, server = chain.house, chain.server
-    manifest = take_remote_backup(
-        RemoteRequest(server.dsn, archive or house.archive, "from afar", chain.notes_dir, parent),
+def take(chain: Chain, parent: BackupManifest | None, archive: ArchiveId | None = None) -> BackupManifest:
+    """Take a backup over the protocol."""
+    house = chain.house
+    return take_remote_backup(
+        RemoteRequest(chain.server.dsn, archive or house.archive, "from afar", chain.notes_dir, parent),
         BackupWriter(house.repository, house.signer, [house.identity.recipient()]),
         chain.archiver.gate,
         clock=lambda: datetime.now(UTC),
         random=os.urandom,
         progress=house.progress.append,
     )
+
+
+def back_up(chain: Chain, parent: BackupManifest | None) -> BackupManifest:
+    """Take a backup over the protocol, and note what the tables are."""
+    server = chain.server
+    manifest = take(chain, parent)
     server.switch_wal()
     tables = table_digests(server.dsn)
     at = LSN.parse(str(server.value("SELECT pg_current_wal_insert_lsn()")))
@@ -115,4 +122,47 @@ def test_another_cluster_is_refused(
         server_tmp_path / "notes",
     )
     with pytest.raises(ServerRefused, match="another cluster"):
-        back_up(chain, None, ArchiveId(12345, 1))
+        take(chain, None, ArchiveId(12345, 1))
+
+
+def test_without_wal_summaries_the_backup_is_full_and_says_why(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="unsummarized")
+    chain = Chain(
+        server,
+        DirectoryStore.create(server_tmp_path / "store"),
+        postgres_house.user,
+        server_tmp_path / "notes",
+    )
+    full = back_up(chain, None)
+    server.stop()
+    server.start({**SUMMARIES, "summarize_wal": "off"})
+    server.execute("CREATE TABLE later AS SELECT 1 AS one")
+    assert back_up(chain, full).type == "full"
+    notes = chain.house.progress[-1].notes
+    assert any("no incremental one" in note and "summar" in note for note in notes), notes
+
+
+def test_pages_of_noise_and_files_of_nobody_are_seen_over_the_protocol(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="attacked")
+    chain = Chain(
+        server,
+        DirectoryStore.create(server_tmp_path / "store"),
+        postgres_house.user,
+        server_tmp_path / "notes",
+    )
+    server.execute("CREATE TABLE letters AS SELECT g, repeat('patient', 60) FROM generate_series(1, 20000) g")
+    server.execute("CHECKPOINT")
+    file = server.data_dir / str(server.value("SELECT pg_relation_filepath('letters')"))
+    size_bytes = file.stat().st_size
+    with file.open("r+b") as stream:
+        stream.write(os.urandom(size_bytes))
+    (file.parent / "HOW_TO_GET_YOUR_DATA_BACK.txt").write_text("pay")
+    attacked = take(chain, None)
+    assert [page.block for page in attacked.findings] == list(range(size_bytes // 8192))
+    assert [Path(path).name for path in attacked.signs.alien_files] == ["HOW_TO_GET_YOUR_DATA_BACK.txt"]
+    assert str(file.relative_to(server.data_dir)) in {sign.path for sign in attacked.signs.relations}
+    assert is_alarming(rot_signals(attacked, []))
