@@ -83,7 +83,6 @@ def consolidate(
     random: Callable[[int], bytes],
     on_files: Callable[[FileProgress], None] = lambda _progress: None,
     on_copy: Callable[[BackupProgress], None] = lambda _progress: None,
-    cancel: threading.Event | None = None,
 ) -> Consolidated:
     """Make the full backup; it is in the store, checked and signed, when this returns.  May be repeated.
 
@@ -94,7 +93,7 @@ def consolidate(
     if newest.parent is None:
         raise TargetRefused(f"backup {newest.backup} is full already", hint="pitr backups list")
     scratch = _Scratch(request.scratch, newest)
-    stop = cancel or threading.Event()
+    stop = threading.Event()
     expected = FilesSum()
     restored = FileRestorer(
         repository.store,
@@ -276,6 +275,4 @@ class _Writer:
         failure = self.parts.failure or crew.failure
         if failure is not None:
             raise failure
-        if self._stop.is_set():
-            raise BackupFailed("the consolidation was cancelled", detail="Nothing lists what it has put.")
         self._on_copy(self._tally.progress)

@@ -249,7 +249,7 @@ def _keep_newest(decision: _Decision, main: _Way, minimum_full_backups: int) -> 
     for backup in {each.backup: each for each in (newest, *usable[-1:]) if each is not None}.values():
         decision.keep(backup, "the newest")
     full = [each for each in usable if each.type == "full"]
-    for backup in full[len(full) - min(len(full), max(1, minimum_full_backups)) :]:
+    for backup in full[-max(1, minimum_full_backups) :]:
         decision.keep(backup, f"one of the {max(1, minimum_full_backups)} newest full backups")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import fix_archive as fix
@@ -9,6 +10,7 @@ import pytest
 from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
+from pitr.catalogue.backup_signs import BackupSigns
 from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.catalogue_rebuild import check
 from pitr.errors import AlreadyRunning, NotAuthentic
@@ -288,6 +290,11 @@ def test_signs_of_trouble_freeze_expiry() -> None:
     assert "not certain" in doubt
     (future,) = freezing_signals(survey, now=house.at(3), backup_age_max=day)
     assert "from the future" in future
+    newest = max(survey.backups, key=lambda each: each.stopped_at)
+    notes = BackupSigns(("base/5/README_TO_PAY.txt",), 1, ())
+    attacked = [replace(each, signs=notes) if each is newest else each for each in survey.backups]
+    (rot,) = freezing_signals(replace(survey, backups=attacked), now=house.now, backup_age_max=day)
+    assert "signs of rot" in rot
 
 
 def test_a_hole_inside_the_window_keeps_everything_on_its_way() -> None:
