@@ -71,6 +71,10 @@ class RegionsMissed(domain.PitrError):
     """The work is done at quorum; some region lacks part of it."""
 
 
+class WaitInterrupted(domain.PitrError):
+    """Whoever waited was interrupted; what was waited for goes on elsewhere."""
+
+
 class ToldAs(domain.PitrError):
     """An error that is shown under the number and exit code of another one."""
 
@@ -252,7 +256,14 @@ RULES: tuple[ErrorRule, ...] = (
         "the operating system says no",
         "check the path, its owner and the disk",
     ),
-    ErrorRule(KeyboardInterrupt, 1013, ExitCode.INTERRUPTED, "interrupted", "the command may be repeated"),
+    ErrorRule(
+        KeyboardInterrupt,
+        1013,
+        ExitCode.INTERRUPTED,
+        "interrupted",
+        "the command may be repeated",
+        also=(WaitInterrupted,),
+    ),
     ErrorRule(
         Exception,
         1099,

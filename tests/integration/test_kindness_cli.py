@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from fix_cli import MakeSite, Site, wait_until
 
 SLOW = 'rate_limit = "1 MiB/s"'
@@ -52,6 +54,17 @@ def test_limits_are_shown_and_changed_while_a_backup_is_taken(make_site: MakeSit
     assert "no limit, by 1 thread at once" in site("backup", "limit", "--rate", "none").stdout
     wait_until(site.backups, "the backup ends at the new rate")
     assert site("backup", "--label", "unlimited", "--json").data["backup"]["label"] == "unlimited"
+
+    # Who stops waiting for a backup is told that it goes on.
+    site("backup", "limit", "--rate", "1MiB/s")
+    log = site.folder / "backup.log"
+    waiting = site.program.begin("-c", site.config, "backup", "--type", "full", log=log)
+    wait_until(lambda: copied_bytes(site) > 0, "another backup copies")
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(30) == 130
+    assert "the daemon goes on with the backup" in log.read_text()
+    site("backup", "limit", "--rate", "none")
+    wait_until(lambda: len(site.backups()) == 3, "it ends without whoever waited")
     assert site.daemon.stop() == 0, site.daemon.tail()
 
 
