@@ -27,7 +27,7 @@ PROGRESS_TIMEOUT_S = 120.0
     type=click.Choice(["full", "incr", "auto"]),
     default="auto",
     show_default=True,
-    help="All, or what changed since the last one; auto: full when one is due.",
+    help="All, or what changed since the last one; auto: full when one is due, and with --standalone.",
 )
 @click.option("--standalone", is_flag=True, help="Without a daemon: stream WAL only for as long as it takes.")
 @common_options

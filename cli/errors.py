@@ -35,7 +35,7 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "failed",
     ExitCode.USAGE: "wrong usage or configuration; nothing was done",
-    ExitCode.PARTIAL: "done at quorum, but some region was missed and is being repaired",
+    ExitCode.PARTIAL: "done at quorum, but some region was missed; the message says what mends it",
     ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear",
     ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
     ExitCode.LOCKED: "another run holds the lock or the lease",
