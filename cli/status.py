@@ -121,8 +121,6 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
-    if seen["last_error"]:
-        output.line(f"error    {seen['last_error']}")
 
 
 def _show_bad_copies(output: Output, region: Mapping[str, Any]) -> None:
