@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from pitr.layout import ArchiveId
     from storage.replicated import ReplicatedStore
 
-# The last region is a moment behind with every put.
+# The queue of what a region lacks ends with this run: what is not there by then is left to pitr repair.
 _LAG_WAIT_S = 30.0
-_POLL_S = 0.2
 _CLOSE_S = 10.0
 
 
@@ -51,6 +49,7 @@ def consolidate_backup(
     read that and nothing before it, and the chain may go on. The database host is not needed; the
     identity is, and credentials that may put.
     """
+    from cli.lagging import lagging_regions
     from cli.restore_scratch import scratch_place
 
     app = current()
@@ -64,7 +63,7 @@ def consolidate_backup(
         chain = _chain(reader, archive, backup)
         with scratch_place(scratch) as place, _writing(reader, archive, place) as store:
             manifest, fetched_bytes = _make(app, reader, store, chain, place)
-            lagging = _lagging(store)
+            lagging = lagging_regions(store, wait_s=_LAG_WAIT_S, failing_wait_s=_LAG_WAIT_S)
     app.output.line(
         f"{manifest.backup} stands for {manifest.stands_for}: {format_bytes(manifest.size_bytes)} in"
         f" {manifest.files} files, {format_bytes(manifest.stored_bytes)} stored,"
@@ -171,13 +170,3 @@ def _make(
             on_copy=lambda seen: report.update("writing", seen.bytes_done, seen.bytes_listed),
         )
     return done.manifest, done.fetched_bytes
-
-
-def _lagging(store: ReplicatedStore) -> list[str]:
-    """Return the regions that still lack something after a moment."""
-    deadline = time.monotonic() + _LAG_WAIT_S
-    while True:
-        behind = [region.name for region in store.status() if region.pending_repairs]
-        if not behind or time.monotonic() > deadline:
-            return behind
-        time.sleep(_POLL_S)

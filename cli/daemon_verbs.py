@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.backups import backup_fields
 from cli.control import ControlRequest
+from cli.lagging import lagging_regions
 from cli.units import RATE_MIN
 from pitr.backup_pace import PaceLimits
 from pitr.errors import MalformedValue
@@ -50,7 +51,7 @@ class Verbs:
         if kind not in ("full", "incr", "auto"):
             raise MalformedValue("the type of a backup is full, incr or auto")
         outcome = self._daemon.back_up(label, kind, lambda seen: progress(progress_fields(seen)))
-        return backup_result(outcome, self._daemon.lagging_regions())
+        return backup_result(outcome, lagging_regions(self._daemon.store))
 
     def _limit(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change the limits that are named; return all of them."""
