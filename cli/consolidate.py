@@ -49,6 +49,8 @@ def consolidate_backup(
     read that and nothing before it, and the chain may go on. The database host is not needed; the
     identity is, and credentials that may put.
     """
+    from cli.backups import backup_fields
+    from cli.copy_faults import telling_faults
     from cli.lagging import lagging_regions
     from cli.restore_scratch import scratch_place
 
@@ -58,10 +60,16 @@ def consolidate_backup(
     source = source_of(source_urls, source_identity, source_region, source_archive)
     if source_region is not None:
         raise UsageRefused("a backup is written to every region", hint="leave out --region")
-    with open_source(app, source) as reader:
+    fields: dict[str, object] = {}
+    app.partial_result = fields
+    with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
         chain = _chain(reader, archive, backup)
-        with scratch_place(scratch) as place, _writing(reader, archive, place) as store:
+        with (
+            scratch_place(scratch) as place,
+            _writing(reader, archive, place) as store,
+            telling_faults(app.output, store, fields),
+        ):
             manifest, fetched_bytes = _make(app, reader, store, chain, place)
             lagging = lagging_regions(store, wait_s=_LAG_WAIT_S, failing_wait_s=_LAG_WAIT_S)
     app.output.line(
@@ -69,15 +77,12 @@ def consolidate_backup(
         f" {manifest.files} files, {format_bytes(manifest.stored_bytes)} stored,"
         f" {format_bytes(fetched_bytes)} read from {len(chain)} backups"
     )
-    from cli.backups import backup_fields
-
-    fields: dict[str, object] = {
+    fields |= {
         "backup": backup_fields(manifest),
         "chain": [one.backup for one in chain],
         "lagging_regions": lagging,
     }
     if lagging:
-        app.partial_result = fields
         raise RegionsMissed(
             f"the backup is at quorum, but not yet in {', '.join(lagging)}", hint="pitr repair"
         )
