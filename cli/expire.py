@@ -13,6 +13,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import RegionsMissed, UsageRefused
+from cli.units import parse_duration, parse_pair
 
 if TYPE_CHECKING:
     from cli.settings import Settings
@@ -79,7 +80,6 @@ def expire(
     in doubt nothing is deleted, and the exit code is 7. What is gone is signed first, then manifests go,
     and after --grace the rest: by the next run, as a rule. A run that was killed is finished by the next.
     """
-    from cli.config_schema import parse_duration
     from cli.expire_view import freed_bytes, plan_fields, show_plan
     from cli.reading import choose_archive
     from cli.wiring import open_reader
@@ -128,9 +128,7 @@ def _with_credentials(settings: Settings, credentials: Sequence[str]) -> Setting
     """Return the settings with other credentials: the host's own have no delete."""
     files: dict[str, Path] = {}
     for text in credentials:
-        name, separator, file = text.partition("=")
-        if not separator or not name or not file:
-            raise UsageRefused(f"not --credentials NAME=FILE: {text!r}")
+        name, file = parse_pair(text, "--credentials NAME=FILE")
         files[name] = Path(file).absolute()
     unknown = files.keys() - {region.name for region in settings.regions}
     if unknown:

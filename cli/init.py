@@ -12,6 +12,7 @@ import click
 from cli.config_template import NewRegion
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.units import parse_pair
 
 if TYPE_CHECKING:
     from cli.setup_request import SetupRequest, SetupResult
@@ -191,10 +192,10 @@ def _ask_regions() -> tuple[str, ...]:
 def _parse_regions(regions: tuple[str, ...], credentials: tuple[str, ...]) -> tuple[NewRegion, ...]:
     from storage.url import MalformedURL, parse_region_url
 
-    files = dict(_pair(text, "--credentials NAME=FILE") for text in credentials)
+    files = dict(parse_pair(text, "--credentials NAME=FILE") for text in credentials)
     parsed = []
     for text in regions:
-        name, url = _pair(text, "--region NAME=URL")
+        name, url = parse_pair(text, "--region NAME=URL")
         try:
             # A directory may be given as a path; the configuration always has the URL.
             location = parse_region_url(Path(url).absolute().as_uri() if "://" not in url else url)
@@ -210,13 +211,6 @@ def _parse_regions(regions: tuple[str, ...], credentials: tuple[str, ...]) -> tu
     if len(set(names)) != len(names) or len({region.url for region in parsed}) != len(names):
         raise UsageRefused("two regions have one name or one URL")
     return tuple(parsed)
-
-
-def _pair(text: str, form: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise UsageRefused(f"not {form}: {text!r}")
-    return name, value
 
 
 def _check_before(request: SetupRequest) -> None:

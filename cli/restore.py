@@ -15,6 +15,7 @@ from cli.errors import UsageRefused
 from cli.output import format_bytes, format_seconds
 from cli.reading import open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
+from cli.units import parse_pair
 
 if TYPE_CHECKING:
     from cli.wiring import Reader
@@ -262,9 +263,12 @@ def _user(owner: str | None, fetch_command: Sequence[str]) -> ServerUser | None:
 def _mapping(texts: Sequence[str]) -> dict[str, Path]:
     mapping = {}
     for text in texts:
-        old, separator, new = text.partition("=")
-        if not separator or not old or not Path(new).is_absolute():
-            raise UsageRefused(f"not OLD=NEW: {text!r}", hint="--tablespace-map 16400=/new/place")
+        old, new = parse_pair(text, "--tablespace-map OLD=NEW")
+        if not Path(new).is_absolute():
+            raise UsageRefused(
+                f"not an absolute path for tablespace {old}: {new!r}",
+                hint="--tablespace-map 16400=/new/place",
+            )
         mapping[old] = Path(new)
     return mapping
 

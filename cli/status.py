@@ -11,6 +11,7 @@ from cli.backup_limit import describe_limits
 from cli.context import App, common_options, current
 from cli.errors import ThresholdBroken, UsageRefused
 from cli.output import Output, format_bytes, format_seconds
+from cli.units import parse_duration
 
 TIMEOUT_S = 10.0
 
@@ -53,7 +54,6 @@ def status(check_rpo: str | None) -> None:
 def _limit(text: str | None) -> float | None:
     if text is None:
         return None
-    from cli.config_schema import parse_duration
     from pitr.errors import MalformedValue
 
     try:
