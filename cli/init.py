@@ -89,7 +89,8 @@ def init(
     restored one must. On a host that has a configuration, --identity alone is enough: it is kept, and
     where the server was restored or set back a new epoch is begun, with a new key. Server, places, keys
     and regions are checked before anything is made, and nothing is ever written over. After a failure or a
-    kill the same command line goes on where it was.
+    kill the same command line goes on where it was; the recovery sheet is shown until all is made, and
+    then not again.
     """
     from cli.setup_request import SetupRequest
     from pitr.errors import MalformedValue
@@ -163,6 +164,13 @@ def _carry_out(app: App, request: SetupRequest) -> SetupResult:
         if result.is_new_repository:
             for line in recovery_sheet(request, result):
                 app.output.line(line)
+            # The configuration comes next, and where it is the sheet is not shown again.
+            app.output.flush()
+        elif request.identity_in is None:
+            app.output.line(
+                f"repository {result.identity.repository} is there already; its recovery sheet was shown when"
+                f" it was made, and the identity is in {result.identity_path}"
+            )
 
     return set_up(
         request,
