@@ -15,11 +15,11 @@ from cli.errors import UsageRefused
 from cli.output import format_bytes, format_seconds
 from cli.reading import open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
+from cli.units import parse_pair
 
 if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.datakeys import DataKeys
-    from pitr.postgres.server_user import ServerUser
     from pitr.restore_plan import RestorePlan
     from pitr.restore_request import Progress, RestoreRequest, RestoreResult
 
@@ -107,11 +107,10 @@ def restore(
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
-        app.partial_result = fields
         choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
         request = _checked_request(app, reader, plan, into, action, choices)
         if not dry_run:
-            _confirm(app, into)
+            _confirm(app, request, owner)
             result = _execute(app, reader, request)
     if result is None:
         app.output.finish(fields)
@@ -139,12 +138,16 @@ class _Choices:
         self.keep_running = keep_running
 
 
-def _confirm(app: App, into: Path) -> None:
+def _confirm(app: App, request: RestoreRequest, owner: str | None) -> None:
+    from cli.restore_owner import warn_of_owner
+
+    if owner is None:
+        warn_of_owner(app.output, request.user)
     if app.is_yes:
         return
     if not app.output.is_interactive():
         raise UsageRefused("a restore must be confirmed", hint="add --yes, or --dry-run to see the plan only")
-    click.confirm(f"Restore into {into}?", abort=True, err=True)
+    click.confirm(f"Restore into {request.target}?", abort=True, err=True)
 
 
 def _checked_request(
@@ -197,6 +200,7 @@ def _request(
 ) -> RestoreRequest:
     from cli.config import find_config_or_none
     from cli.own_command import own_command
+    from cli.restore_owner import choose_owner
     from cli.wiring import preferred_bin_dir
     from pitr.postgres.installation import find_pg
     from pitr.restore_request import RestoreRequest
@@ -205,7 +209,7 @@ def _request(
     has_config = app.config_path is not None or find_config_or_none(None) is not None
     preferred = preferred_bin_dir(app.settings() if has_config else None)
     fetch_command = (*own_command(), "wal", "fetch")
-    user = _user(choices.owner, fetch_command)
+    user = choose_owner(choices.owner, fetch_command)
     installation = None
     if action != "none" or choices.verify_files:
         installation = find_pg(plan.backup.server_version // 10_000, preferred=preferred)
@@ -240,31 +244,15 @@ def _cache_dir() -> Path:
     return folder
 
 
-def _user(owner: str | None, fetch_command: Sequence[str]) -> ServerUser | None:
-    import os
-    import pwd
-
-    from pitr.postgres.server_user import ServerUser, server_user
-
-    if owner is None:
-        return server_user(must_run=(*fetch_command, "--help"))
-    if os.geteuid() != 0:
-        raise UsageRefused("--owner needs root", hint="without root the files belong to who restores")
-    try:
-        entry = pwd.getpwnam(owner)
-    except KeyError as error:
-        raise UsageRefused(f"there is no user {owner!r} on this host") from error
-    if entry.pw_uid == 0:
-        raise UsageRefused("PostgreSQL does not run as root", hint="name another --owner, such as postgres")
-    return ServerUser(entry.pw_uid, entry.pw_gid)
-
-
 def _mapping(texts: Sequence[str]) -> dict[str, Path]:
     mapping = {}
     for text in texts:
-        old, separator, new = text.partition("=")
-        if not separator or not old or not Path(new).is_absolute():
-            raise UsageRefused(f"not OLD=NEW: {text!r}", hint="--tablespace-map 16400=/new/place")
+        old, new = parse_pair(text, "--tablespace-map OLD=NEW")
+        if not Path(new).is_absolute():
+            raise UsageRefused(
+                f"not an absolute path for tablespace {old}: {new!r}",
+                hint="--tablespace-map 16400=/new/place",
+            )
         mapping[old] = Path(new)
     return mapping
 

@@ -12,14 +12,16 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
+from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.expiry_record import ExpireRecord, GoneBackup
 from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
+from pitr.pipeline.sign import decode_payload
 from pitr.quorum import Answers
 from pitr.repository import ListedBackup, ListedHead, Repository, named_backups_sha256
 from pitr.verified import RefusedObject
@@ -106,7 +108,8 @@ def check(
 ) -> tuple[CatalogueDifference, ...]:
     """Compare the catalogue with what a rebuild would give.  Changes nothing.  Raises as ``rebuild``.
 
-    Rows of what has expired since are no difference: the catalogue loses them when it is next rebuilt.
+    Rows of what has expired since are no difference: the catalogue loses them when it is next rebuilt.  Nor
+    is a backup that another host has made of a chain: the daemon learns of it with its next backup.
     """
     fresh = Catalogue(":memory:")
     try:
@@ -115,7 +118,9 @@ def check(
     finally:
         fresh.close()
     records = [expiry.record for archive in archives for expiry in repository.expiry.all(archive)]
-    differences = [CatalogueDifference(row, is_in_store=True) for row in given - recorded]
+    differences = [
+        CatalogueDifference(row, is_in_store=True) for row in given - recorded if not _stands_for_a_chain(row)
+    ]
     differences += [
         CatalogueDifference(row, is_in_store=False)
         for row in recorded - given
@@ -124,10 +129,18 @@ def check(
     return tuple(sorted(differences, key=lambda difference: difference.row))
 
 
+def _stands_for_a_chain(row: str) -> bool:
+    """Tell whether a row of the catalogue's dump is of a backup that was made of a chain."""
+    table, columns = _parse_row(row)
+    if table != "backups":
+        return False
+    payload = decode_payload(columns["payload"].encode("ascii"))
+    return BackupManifest.from_payload(payload).stands_for is not None
+
+
 def _names_row(record: ExpireRecord, row: str) -> bool:
     """Tell whether a row of the catalogue's dump is of something that has expired."""
-    table, _, text = row.partition(" ")
-    columns = json.loads(text)
+    table, columns = _parse_row(row)
     if table == "wal_units":
         key = parse_wal_key(columns["key"])
         return key.archive == record.archive and record.names_wal(key)
@@ -136,6 +149,12 @@ def _names_row(record: ExpireRecord, row: str) -> bool:
         is_own = place == (str(record.archive.system_identifier), record.archive.epoch)
         return is_own and record.names_backup(columns["backup"])
     return False
+
+
+def _parse_row(row: str) -> tuple[str, dict[str, Any]]:
+    """Return the table and the columns of a row of the catalogue's dump."""
+    table, _, text = row.partition(" ")
+    return table, json.loads(text)
 
 
 def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None) -> _Found:
