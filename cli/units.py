@@ -12,12 +12,16 @@ NO_LIMIT = "none"
 RATE_MIN = 16 * 1024
 # No disk is so fast; what is more is a slip, too.
 RATE_MAX = 1 << 50
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)")
+# More digits than a size or a duration has would overflow below.
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,9})?)"
+_SIZE = re.compile(_NUMBER + r"\s*(B|KiB|MiB|GiB|TiB|kB|MB|GB|TB)")
 _UNIT_BYTES = {
     **{unit: 1 << 10 * power for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB"))},
     **{unit: 10 ** (3 * power) for power, unit in enumerate(("kB", "MB", "GB", "TB"), 1)},
 }
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)")
+_DURATION = re.compile(_NUMBER + r"\s*(ms|s|min|m|h|d)")
+# A hundred years; a date so far away is still one.
+_DURATION_MAX_S = 36_525 * 86_400.0
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -49,7 +53,10 @@ def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise MalformedValue(f"not a duration: {text!r}; write a number with ms, s, min, h or d, such as 60s")
-    return float(match[1]) * _UNIT_S[match[2]]
+    seconds = float(match[1]) * _UNIT_S[match[2]]
+    if seconds > _DURATION_MAX_S:
+        raise MalformedValue(f"too long a duration: {text!r}; at most a hundred years")
+    return seconds
 
 
 def parse_pair(text: str, form: str) -> tuple[str, str]:

@@ -198,9 +198,12 @@ def _wal_indexes(record: ExpireRecord, region: NamedStore, now: datetime) -> Ite
         return
     waiting: ObjectInfo | None = None
     for info in region.store.list_objects(f"walindex/{record.archive}/"):
+        try:
+            first, last = wal_index_range(info.key)
+        except MalformedValue:
+            continue  # none of ours: nobody knows what it is
         if waiting is not None:
             yield waiting
-        first, last = wal_index_range(info.key)
         waiting = info if any(a <= first and last <= b for a, b in due) else None
 
 

@@ -49,7 +49,13 @@ def check_all_reads(house: ExpiryHouse, *names: str) -> None:
 def test_what_the_window_does_not_need_goes_and_all_else_stays() -> None:
     house = ExpiryHouse(HOURS)
     before = house.keys()
+    strange = f"walindex/{house.archive}/nobody-knows"
+    for store in house.stores.values():
+        store.put(strange, b"?")
     done = house.expire(WINDOW_H)
+    for store in house.stores.values():
+        assert store.get(strange) == b"?"
+        store.delete(strange)
     # The window begins at hour 12; the newest backup before it is of hour 10, its chain of hour 8.
     assert [each.started_at for each in done.plan.expired] == [house.at(hour) for hour in (0, 2, 5)]
     assert done.record is not None

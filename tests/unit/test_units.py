@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cli.errors import UsageRefused
-from cli.units import parse_duration, parse_pair, parse_rate
+from cli.units import parse_duration, parse_pair, parse_rate, parse_size
 from pitr.errors import MalformedValue
 
 
@@ -29,6 +29,16 @@ def test_a_duration_has_a_unit() -> None:
     for text in ("", "60", "-1s", "1 week", "soon"):
         with pytest.raises(MalformedValue, match="not a duration"):
             parse_duration(text)
+
+
+def test_absurd_numbers_are_refused_in_words() -> None:
+    for text in ("9" * 400 + "KiB", "1." + "9" * 400 + " GiB"):
+        with pytest.raises(MalformedValue, match="not a size"):
+            parse_size(text)
+    with pytest.raises(MalformedValue, match="not a duration"):
+        parse_duration("9" * 400 + "d")
+    with pytest.raises(MalformedValue, match="at most a hundred years"):
+        parse_duration("40000d")
 
 
 def test_a_pair_has_two_sides_and_its_value_may_hold_an_equals_sign() -> None:
