@@ -49,13 +49,7 @@ def check_all_reads(house: ExpiryHouse, *names: str) -> None:
 def test_what_the_window_does_not_need_goes_and_all_else_stays() -> None:
     house = ExpiryHouse(HOURS)
     before = house.keys()
-    strange = f"walindex/{house.archive}/nobody-knows"
-    for store in house.stores.values():
-        store.put(strange, b"?")
     done = house.expire(WINDOW_H)
-    for store in house.stores.values():
-        assert store.get(strange) == b"?"
-        store.delete(strange)
     # The window begins at hour 12; the newest backup before it is of hour 10, its chain of hour 8.
     assert [each.started_at for each in done.plan.expired] == [house.at(hour) for hour in (0, 2, 5)]
     assert done.record is not None
@@ -75,6 +69,29 @@ def test_what_the_window_does_not_need_goes_and_all_else_stays() -> None:
         assert not [key for key in gone if key.split("/")[0] in ("heads", "epochs", "history", "repository")]
     check_all_reads(house)
     assert house.expire(WINDOW_H).plan.is_empty
+
+
+class Planting(FaultPoint):
+    """Puts an object that is none of ours among the WAL indexes as the deletions begin."""
+
+    def __init__(self, house: ExpiryHouse) -> None:
+        super().__init__()
+        self.key = f"walindex/{house.archive}/0-nobody-knows"
+        self._store = house.stores["eu"]
+
+    def met(self, change: str) -> None:
+        super().met(change)
+        if change.startswith("delete"):
+            self._store.put(self.key, b"?")
+
+
+def test_a_strange_key_among_the_indexes_stays_and_stops_nothing() -> None:
+    house = ExpiryHouse(HOURS)
+    planting = Planting(house)
+    done = house.expire(WINDOW_H, point=planting)
+    assert house.stores["eu"].get(planting.key) == b"?"
+    deleted = {one.region: one.deleted for one in done.outcomes}
+    assert deleted["eu"] == deleted["us"] > 0
 
 
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next_and_breaks_nothing_listed() -> None:
