@@ -26,6 +26,7 @@ from pitr.survey import (
     ArchiveEnd,
     ArchiveSurvey,
     Ground,
+    KnownBackups,
     Window,
     chain_of,
     survey_ground,
@@ -99,7 +100,7 @@ class _Decision:
     """What stays, as it is found: the reasons by backup."""
 
     survey: ArchiveSurvey
-    known: Mapping[str, BackupManifest]
+    known: KnownBackups
     why: dict[str, list[str]] = field(default_factory=dict)
 
     def keep(self, backup: BackupManifest, reason: str) -> None:
@@ -126,7 +127,7 @@ def plan_expiry(
     the way to some timeline is not known.
     """
     since = now - window
-    decision = _Decision(survey, {each.backup: each for each in survey.backups})
+    decision = _Decision(survey, KnownBackups(survey.backups))
     main, *others = _ways(survey)
     ways = [main, *(way for way in others if _is_live(way, survey, since))]
     for backup in survey.backups:
@@ -368,10 +369,10 @@ def _range(held: Mapping[int, Sequence[WalUnit]], numbers: Sequence[int]) -> Exp
     )
 
 
-def _found_parents(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> list[BackupManifest]:
-    found: list[BackupManifest] = []
+def _found_parents(backup: BackupManifest, known: KnownBackups) -> list[BackupManifest]:
+    found: dict[str, BackupManifest] = {}
     parent = known.get(backup.parent) if backup.parent is not None else None
-    while parent is not None and parent not in found and len(found) < CHAIN_MAX:
-        found.append(parent)
+    while parent is not None and parent.backup not in found and len(found) < CHAIN_MAX:
+        found[parent.backup] = parent
         parent = known.get(parent.parent) if parent.parent is not None else None
-    return found
+    return list(found.values())
