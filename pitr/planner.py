@@ -158,8 +158,11 @@ def _plan(
         if w.backup.stop_lsn > backup.stop_lsn and target.kind in ("time", "lsn")
     ]
     warnings = _warnings(ground, links, window if is_past_end and target.kind != "lsn" else None)
-    if backup.findings:
-        warnings.append(f"backup {backup.backup} has {len(backup.findings)} pages that failed their checksum")
+    warnings += [
+        f"backup {each.backup} has {len(each.findings)} pages that failed their checksum"
+        for each in (backup, *window.parents)
+        if each.findings
+    ]
     return RestorePlan(
         target=target,
         archive=ground.survey.archive,
