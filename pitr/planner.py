@@ -148,7 +148,7 @@ def _plan(
     is_past_end: bool,
 ) -> RestorePlan:
     backup = window.backup
-    first = max(1, backup.start_lsn.offset - backup.start_lsn.offset % backup.segment_bytes)
+    first = backup.wal_start.offset
     links = tuple(link for link in window.run.links if first < link.until.offset)
     links = (replace(links[0], start=LSN(max(first, links[0].start.offset))), *links[1:])
     skipped = [found for found in ground.unusable if found.backup > backup.backup]

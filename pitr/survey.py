@@ -183,10 +183,10 @@ def _window(
         return (
             f"the way to the target leaves timeline {backup.timeline} at {span.end}, before it was complete"
         )
-    first = max(1, backup.start_lsn.offset - backup.start_lsn.offset % backup.segment_bytes)
-    run = next((run for run in runs if run.start.offset <= first < run.end.offset), None)
+    first = backup.wal_start
+    run = next((run for run in runs if run.start <= first < run.end), None)
     if run is None or run.end < backup.stop_lsn:
-        missing = LSN(first) if run is None else run.end
+        missing = first if run is None else run.end
         return f"WAL from {missing} on is missing, before its consistency point {backup.stop_lsn}"
     lead = [link for link in run.links if backup.start_lsn <= link.start and link.until <= backup.stop_lsn]
     body = [link for link in run.links if backup.stop_lsn <= link.start]
