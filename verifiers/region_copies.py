@@ -136,12 +136,12 @@ class CopyCheckRun:
     def _check_record(self, region: Region, alone: Repository, key: str) -> None:
         said = self.verify(region, key, lambda: verify_record(alone, key))
         if said is not None:
-            self._compare_said(region, key, said)
+            self.compare_said(region, key, said, self._said.setdefault(key, (region.name, said)))
 
-    def _compare_said(self, region: Region, key: str, said: bytes) -> None:
-        other, known = self._said.setdefault(key, (region.name, said))
-        if known != said:
-            detail = f"genuine, and says another thing than the copy in {other}: two writers"
+    def compare_said(self, region: Region, key: str, said: bytes, known: tuple[str, bytes]) -> None:
+        """Take up a conflict if a genuine copy says another thing than the one of the region in ``known``."""
+        if known[1] != said:
+            detail = f"genuine, and says another thing than the copy in {known[0]}: two writers"
             self.add(region, key, FaultKind.CONFLICTS, detail)
 
     def end_records(self) -> None:

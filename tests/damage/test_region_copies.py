@@ -25,8 +25,10 @@ from pitr.layout import (
     index_key,
     manifest_key,
     pack_key,
+    parse_wal_key,
     wal_index_key,
 )
+from pitr.pipeline.headed import encode_headed, split_headed
 from pitr.pipeline.sign import sign_record
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
@@ -333,6 +335,19 @@ def test_what_is_expired_during_the_check_is_not_missing(three: ThreeRegions) ->
     expiring.then = expire
     three.faulty["us"] = expiring
     assert three.check().faults.faults == ()
+
+
+@pytest.mark.parametrize("kind", ["piece", "segment"])
+def test_two_genuine_wal_objects_of_one_name_and_size_are_a_conflict(three: ThreeRegions, kind: str) -> None:
+    key = three.keys[kind][1]
+    whole = three.stores["us"].get(key)
+    header = three.house.headers[parse_wal_key(key)].header
+    other = replace(header, content_hmac=bytes([7]) * 32)
+    twin = encode_headed(other.to_payload(), bytes(split_headed(whole).body), three.house.host)
+    assert len(twin) == len(whole)
+    three.change("us", key, twin)
+    found = three.check(read_data=True).faults.faults
+    assert [(fault.region, fault.key, fault.kind) for fault in found] == [("us", key, FaultKind.CONFLICTS)]
 
 
 def test_two_genuine_expire_records_of_one_number_are_a_conflict(three: ThreeRegions) -> None:
