@@ -92,17 +92,14 @@ def consolidate_backup(
 def _chain(reader: Reader, archive: ArchiveId, backup: str) -> list[BackupManifest]:
     """Return the chain of a backup, the newest first.  Raises UsageRefused, TargetRefused."""
     from pitr.errors import TargetRefused
-    from pitr.survey import chain_of
+    from pitr.survey import KnownBackups, chain_of
 
     others = [
         one for one in reader.repository.archives() if one.system_identifier == archive.system_identifier
     ]
-    known = {
-        listed.manifest.backup: listed.manifest
-        for other in others
-        for listed in reader.repository.manifests(other).backups
-    }
-    increments = [one for one in known.values() if one.parent is not None and one.archive == archive]
+    backups = [listed.manifest for other in others for listed in reader.repository.manifests(other).backups]
+    known = KnownBackups(backups)
+    increments = [one for one in backups if one.parent is not None and one.archive == archive]
     if backup == "latest":
         newest = max(increments, key=lambda one: (one.stop_lsn, one.backup), default=None)
     else:
@@ -112,10 +109,10 @@ def _chain(reader: Reader, archive: ArchiveId, backup: str) -> list[BackupManife
             "there is no incremental backup" if backup == "latest" else f"there is no backup {backup}",
             hint="pitr backups list",
         )
-    standing = [one.backup for one in known.values() if one.stands_for == newest.backup]
-    if standing:
+    standing = known.standing_for(newest.backup)
+    if standing is not None:
         raise TargetRefused(
-            f"backup {standing[0]} stands for {newest.backup} already", hint="pitr backups list"
+            f"backup {standing.backup} stands for {newest.backup} already", hint="pitr backups list"
         )
     parents = chain_of(newest, known)
     if isinstance(parents, str):

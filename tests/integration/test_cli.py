@@ -73,6 +73,7 @@ def test_doctor_finds_the_running_set_up_good(site: Site) -> None:
     assert findings["server.slot"] == "ok"
     assert findings["keys.round_trip"] == "ok"
     assert findings["region.ap.create-only"] == "ok"
+    assert findings["region.ap.place"] == "ok"
     assert "fail" not in findings.values()
 
 

@@ -178,6 +178,23 @@ def test_one_region_alone_accepts_a_head_from_before_the_expiry() -> None:
     check_all_reads(house, "us")
 
 
+def test_no_more_expire_records_are_read_than_it_takes_to_explain_what_is_missing() -> None:
+    """One is signed a day: years of them would be read by every restore."""
+    house = ExpiryHouse(HOURS)
+    for _ in range(2):
+        house.expire(WINDOW_H)
+        house.now += timedelta(hours=6)
+    house.head(house.repository().manifests(house.archive).backups)
+    newest = next(iter(house.house.store.list_objects("heads/"))).key
+    watched = FaultyStore(house.stores["us"])
+    watched.put(newest, house.house.store.get(newest))
+    house.stores["us"] = watched  # type: ignore[assignment]
+    _, _, catalogue = house.survey("us")
+    assert check(house.repository("us"), catalogue) == ()
+    read = {key for operation, key in watched.calls if operation == "get" and key.startswith("expired/")}
+    assert read == {expiry_key(house.archive, 2)}
+
+
 def test_a_manifest_that_came_back_is_no_backup() -> None:
     house = ExpiryHouse(HOURS)
     manifests = {key: house.stores["eu"].get(key) for key in house.keys("eu", "manifests/")}
