@@ -88,7 +88,12 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     from verifiers.probes import probe_server
     from verifiers.store_probes import probe_envelope
 
-    probe, findings = probe_server(settings.cluster.dsn, settings.cluster.slot, now=lambda: datetime.now(UTC))
+    probe, findings = probe_server(
+        settings.cluster.dsn,
+        settings.cluster.slot,
+        now=lambda: datetime.now(UTC),
+        reads_files=settings.backup.source == "files",
+    )
     yield from findings
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))

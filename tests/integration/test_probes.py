@@ -79,6 +79,20 @@ def test_what_a_role_lacks_is_named_with_the_grant_that_mends_it(server: Running
         assert found[f"server.grant.{check}"].severity is Severity.OK
 
 
+def test_over_the_protocol_no_file_and_no_function_is_needed(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory(17, settings={"summarize_wal": "off"})
+    server.execute("CREATE ROLE afar LOGIN REPLICATION IN ROLE pg_read_all_settings")
+    dsn = server.dsn.replace("user=postgres", "user=afar")
+    _, findings = probe_server(dsn, "pitr", now=_now, reads_files=False)
+    assert worst(findings) is not Severity.FAIL, [one for one in findings if one.severity is Severity.FAIL]
+    assert {"server.grant.backup", "server.data_directory"}.isdisjoint(_by_id(findings))
+    summaries = _by_id(findings)["server.summarize_wal"]
+    assert summaries.severity is Severity.WARN
+    assert "full" in f"{summaries.message} {summaries.hint}"
+    _, findings = probe_server(dsn, "pitr", now=_now)
+    assert _by_id(findings)["server.grant.backup"].severity is Severity.FAIL
+
+
 def test_a_clock_that_is_off_is_seen(server: RunningPostgres) -> None:
     _, findings = probe_server(server.dsn, "pitr", now=lambda: _now() - timedelta(minutes=5))
     assert _by_id(findings)["server.clock"].severity is Severity.FAIL
