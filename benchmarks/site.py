@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.cluster import BenchCluster
 from benchmarks.harness import RunFailed
+from cli.config_template import without_schedule
 
 _TIMEOUT_S = 120.0
 _POLL_S = 0.05
@@ -39,12 +40,7 @@ class BenchSite:
             words += ["--region", f"{name}={url}"]
         self.run(*words, "--create-directories")
         # Only what a figure asks for: no backup begins by itself.
-        text = (
-            self._config.read_text()
-            .replace('_every = "24h"', '_every = "never"')
-            .replace('_every = "1h"', '_every = "never"')
-        )
-        self._config.write_text(text)
+        self._config.write_text(without_schedule(self._config.read_text()))
 
     def words(self, *words: str | Path) -> list[str | Path]:
         return [sys.executable, "-m", "cli.main", *words]

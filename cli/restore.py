@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
@@ -19,7 +18,6 @@ from cli.target import local_zone, read_target, target_options
 if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.datakeys import DataKeys
-    from pitr.postgres.server_user import ServerUser
     from pitr.restore_plan import RestorePlan
     from pitr.restore_request import Progress, RestoreRequest, RestoreResult
 
@@ -139,12 +137,11 @@ def restore(
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
-        app.partial_result = fields
         request = _checked_request(app, reader, plan, into, action, chosen)
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
         if not dry_run:
-            _confirm(app, into, replaces=fields.get("delta") is not None)
+            _confirm(app, request, chosen["owner"], replaces=fields.get("delta") is not None)
             result = _execute(app, reader, request)
     if result is None:
         app.output.finish(fields)
@@ -152,11 +149,16 @@ def restore(
         _tell(app, result, plan_s, fields)
 
 
-def _confirm(app: App, into: Path, *, replaces: bool) -> None:
+def _confirm(app: App, request: RestoreRequest, owner: str | None, *, replaces: bool) -> None:
+    from cli.restore_owner import warn_of_owner
+
+    if owner is None:
+        warn_of_owner(app.output, request.user)
     if app.is_yes:
         return
     if not app.output.is_interactive():
         raise UsageRefused("a restore must be confirmed", hint="add --yes, or --dry-run to see the plan only")
+    into = request.target
     question = f"Replace the cluster in {into}?" if replaces else f"Restore into {into}?"
     click.confirm(question, abort=True, err=True)
 
@@ -212,6 +214,7 @@ def _request(
     from cli.config import find_config_or_none
     from cli.own_command import own_command
     from cli.restore_choices import read_mapping
+    from cli.restore_owner import choose_owner
     from cli.wiring import preferred_bin_dir
     from pitr.postgres.installation import find_pg
     from pitr.restore_request import RestoreRequest
@@ -220,7 +223,7 @@ def _request(
     has_config = app.config_path is not None or find_config_or_none(None) is not None
     preferred = preferred_bin_dir(app.settings() if has_config else None)
     fetch_command = (*own_command(), "wal", "fetch")
-    user = _user(chosen["owner"], fetch_command)
+    user = choose_owner(chosen["owner"], fetch_command)
     installation = None
     if action != "none" or not chosen["no_verify"]:
         installation = find_pg(plan.backup.server_version // 10_000, preferred=preferred)
@@ -256,25 +259,6 @@ def _cache_dir() -> Path:
         raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
     folder.chmod(0o755)
     return folder
-
-
-def _user(owner: str | None, fetch_command: Sequence[str]) -> ServerUser | None:
-    import os
-    import pwd
-
-    from pitr.postgres.server_user import ServerUser, server_user
-
-    if owner is None:
-        return server_user(must_run=(*fetch_command, "--help"))
-    if os.geteuid() != 0:
-        raise UsageRefused("--owner needs root", hint="without root the files belong to who restores")
-    try:
-        entry = pwd.getpwnam(owner)
-    except KeyError as error:
-        raise UsageRefused(f"there is no user {owner!r} on this host") from error
-    if entry.pw_uid == 0:
-        raise UsageRefused("PostgreSQL does not run as root", hint="name another --owner, such as postgres")
-    return ServerUser(entry.pw_uid, entry.pw_gid)
 
 
 def _progress_of(progress: Progress) -> tuple[str, int, int | None]:

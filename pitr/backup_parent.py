@@ -76,20 +76,7 @@ class NoteWriter:
         versions = {str(oid): version for oid, version in databases.items()}
         head = {"backup": check_backup_id(backup), "databases": versions}
         content = json.dumps(head, sort_keys=True).encode("ascii") + b"\n" + b"".join(digests)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # What a crash left behind.
-        for staged in folder.glob("*.new"):
-            staged.unlink(missing_ok=True)
-        staged, path = folder / f"{backup}.new", folder / f"{backup}{_SUFFIX}"
-        with staged.open("wb") as file:
-            file.write(content + hashlib.sha256(content).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        staged.rename(path)
-        # Ids begin with the time, so their order is that of the backups, unless the clock was set back.
-        others = sorted(other for other in folder.glob(f"*{_SUFFIX}") if other != path)
-        for old in others[: len(others) - (NOTES_KEPT - 1)]:
-            old.unlink(missing_ok=True)
+        _keep(folder, backup, _SUFFIX, content + hashlib.sha256(content).digest())
 
 
 def read_note(folder: Path, backup: str) -> ParentNote | None:
@@ -124,16 +111,7 @@ def _split(digests: bytes) -> Iterator[bytes]:
 
 def keep_server_manifest(folder: Path, backup: str, content: bytes) -> None:
     """Keep what the server is given to build on a backup that it sent; drop older ones.  Raises OSError."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = _server_manifest(folder, backup)
-    staged = path.with_suffix(".new")
-    with staged.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.rename(path)
-    for old in sorted(folder.glob(f"*{_SERVER_SUFFIX}"))[:-NOTES_KEPT]:
-        old.unlink(missing_ok=True)
+    _keep(folder, backup, _SERVER_SUFFIX, content)
 
 
 def read_server_manifest(folder: Path, backup: str) -> bytes:
@@ -143,3 +121,22 @@ def read_server_manifest(folder: Path, backup: str) -> bytes:
 
 def _server_manifest(folder: Path, backup: str) -> Path:
     return folder / f"{check_backup_id(backup)}{_SERVER_SUFFIX}"
+
+
+def _keep(folder: Path, backup: str, suffix: str, content: bytes) -> None:
+    """Write a backup's file so that it survives a crash, and drop those of older backups."""
+    path = folder / f"{check_backup_id(backup)}{suffix}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What a crash left behind.
+    for staged in folder.glob("*.new"):
+        staged.unlink(missing_ok=True)
+    staged = path.with_name(f"{backup}.new")
+    with staged.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.rename(path)
+    # Ids begin with the time, so their order is that of the backups, unless the clock was set back.
+    others = sorted(other for other in folder.glob(f"*{suffix}") if other != path)
+    for old in others[: len(others) - (NOTES_KEPT - 1)]:
+        old.unlink(missing_ok=True)

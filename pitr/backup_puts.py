@@ -50,7 +50,7 @@ class PutPool:
         self.failure: Exception | None = None
 
     def put(self, part: SealedPart) -> None:
-        """Return once ``part`` is on its way.  Raises BackupFailed if the backup is being stopped."""
+        """Return once ``part`` is on its way.  Raises BackupFailed if an earlier put failed, or all ends."""
         while not self._slots.acquire(timeout=_SLOT_POLL_S):
             self._check_going()
         try:
@@ -70,6 +70,8 @@ class PutPool:
             return tuple(sorted(self._stored[kind], key=lambda each: each.key))
 
     def _check_going(self) -> None:
+        if self.failure is not None:
+            raise failed_by(self.failure)
         if self._stop.is_set():
             raise BackupFailed("the base backup is being stopped")
 

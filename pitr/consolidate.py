@@ -32,6 +32,7 @@ from pitr.pipeline.sign import Signer
 from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.repository import Repository
+from pitr.restore_directory import NOTES_NAME
 from pitr.restore_files import ChainLink, FileProgress, FileRestorer
 from pitr.restore_layer import Fetching, Layer
 
@@ -83,7 +84,6 @@ def consolidate(
     random: Callable[[int], bytes],
     on_files: Callable[[FileProgress], None] = lambda _progress: None,
     on_copy: Callable[[BackupProgress], None] = lambda _progress: None,
-    cancel: threading.Event | None = None,
 ) -> Consolidated:
     """Make the full backup; it is in the store, checked and signed, when this returns.  May be repeated.
 
@@ -94,14 +94,14 @@ def consolidate(
     if newest.parent is None:
         raise TargetRefused(f"backup {newest.backup} is full already", hint="pitr backups list")
     scratch = _Scratch(request.scratch, newest)
-    stop = cancel or threading.Event()
+    stop = threading.Event()
     expected = FilesSum()
     restored = FileRestorer(
         repository.store,
         [ChainLink(each, data_keys.get(each.archive, each.key_id)) for each in request.chain],
         scratch.root,
         scratch.tablespaces,
-        request.scratch / "files.sqlite",
+        request.scratch / NOTES_NAME,
         on_file=expected.add,
         on_progress=on_files,
         workers=request.workers + 1,
@@ -276,6 +276,4 @@ class _Writer:
         failure = self.parts.failure or crew.failure
         if failure is not None:
             raise failure
-        if self._stop.is_set():
-            raise BackupFailed("the consolidation was cancelled", detail="Nothing lists what it has put.")
         self._on_copy(self._tally.progress)

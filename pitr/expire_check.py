@@ -15,6 +15,7 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.layout import REPOSITORY_KEY, ArchiveId, backup_prefix, envelope_key, epoch_key, manifest_key
 from pitr.recovery import instant_text
 from pitr.region_heads import NamedStore
+from pitr.rot_signals import is_alarming, rot_signals
 from pitr.survey import ArchiveSurvey
 from storage.store import StoreError
 
@@ -57,6 +58,9 @@ def freezing_signals(
         found.append(f"backup {newest.backup} is from the future: ended {instant_text(newest.stopped_at)}")
     if newest.findings:
         found.append(f"the newest backup {newest.backup} has {len(newest.findings)} damaged pages")
+    of_its_archive = [each for each in survey.backups if each.archive == newest.archive]
+    if is_alarming(rot_signals(newest, of_its_archive)):
+        found.append(f"the newest backup {newest.backup} has signs of rot: see `pitr backups show latest`")
     return tuple(found)
 
 

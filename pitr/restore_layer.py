@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Final, Literal
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic
+from pitr.layout import part_and_number
 from pitr.patience import with_patience
 from pitr.pipeline.frames import LENGTH
 from pitr.pipeline.keys import DataKey
@@ -18,7 +18,6 @@ from pitr.pipeline.packs import FramePlace, IndexPack
 from pitr.pipeline.seal import HEADER_BYTES, Context, Opener, iter_frames
 from storage.store import CopyDamaged, ObjectMissing, ObjectStore
 
-_PART_KEY: Final = re.compile(r".*/(?:pack|index)-([0-9]{4})-([0-9]{6})-[0-9a-f]{8}")
 # A request costs about as much as so many bytes; frames that lie nearer to each other are read together.
 _GAP_BYTES: Final = 256 * 1024
 # Of a pack of which more than this is wanted all is read, and its digest compared with the manifest.
@@ -162,14 +161,6 @@ def fetch_bytes(pack: IndexPack, stored: StoredObject, wanted: Collection[int]) 
     return (
         stored.size_bytes if sealed_bytes > stored.size_bytes * _WHOLE_SHARE else HEADER_BYTES + sealed_bytes
     )
-
-
-def part_and_number(key: str) -> tuple[int, int]:
-    """Return the part and the number in the key of a pack or index.  Raises MalformedValue."""
-    match = _PART_KEY.fullmatch(key)
-    if match is None:
-        raise MalformedValue(f"not the key of a pack or index: {key!r}")
-    return int(match[1]), int(match[2])
 
 
 def _by_part(objects: Iterable[StoredObject]) -> dict[int, list[StoredObject]]:

@@ -42,7 +42,6 @@ class PartReader:
         # The one file whose lines go on; of the newest backup its number is known only at its last line.
         self._open: Claim | None = None
         self._open_path: bytes | None = None
-        self._begun: list[Use] = []
 
     def add_more(self, line: IndexFileMore) -> None:
         if self._open_path != line.path:

@@ -16,7 +16,7 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -101,6 +101,7 @@ class WantedFiles:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path: Final = path
         path.unlink(missing_ok=True)
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
@@ -115,7 +116,11 @@ class WantedFiles:
             self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
+        """Forget everything: recovery, which comes next, may need the room."""
         self._database.close()
+        # Left over it is only large; the next restore here begins anew.
+        with suppress(OSError):
+            self._path.unlink()
 
     def begin(self, file: IndexFile, rest: list[Span]) -> int:
         """Note a file of the newest backup that its parents must complete; return its number."""

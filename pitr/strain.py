@@ -75,11 +75,13 @@ class StrainJudge:
 
     def _beyond(self, look: Look) -> str | None:
         bounds = self._bounds
+        # Whatever else is said of this look: a standby's lag is told from when WAL was written.
+        if look.server_end is not None:
+            self._ends.append((look.at_s, look.server_end))
         if bounds.latency_s is not None and look.latency_s is not None and look.latency_s > bounds.latency_s:
             return f"a commit takes {look.latency_s * 1000:.0f} ms"
         if look.server_end is None:
             return None
-        self._ends.append((look.at_s, look.server_end))
         for standby in look.standbys:
             lag_bytes = max(0, look.server_end - standby.replayed)
             if bounds.lag_bytes is not None and lag_bytes > bounds.lag_bytes:

@@ -53,8 +53,9 @@ _REFUSALS = frozenset(
         errno.EFBIG,
     }
 )
-# A race with another process's sweep or delete undoes at most one try; see _store.
-_TRIES_MAX = 4
+# A sweep undoes at most one try, but each delete that tidies up may take a directory that was just made
+# (see _store), and nothing says that a process that is made to wait meets only one of them.
+_TRIES_MAX = 100
 _KNOWN_DIRECTORIES_MAX = 4096
 
 

@@ -57,14 +57,18 @@ class Archive:
 class BaseBackupStream(ReplicationConnection):
     """One base backup on a connection of its own.  ``cancelled`` is asked each second, and raises to stop."""
 
-    def upload_manifest(self, manifest: bytes) -> None:
-        """Give the server the manifest of the backup to build on (17 and later).  Raises ServerRefused."""
+    def upload_manifest(self, manifest: bytes, cancelled: Callable[[], None]) -> None:
+        """Give the server the manifest of the backup to build on (17 and later).
+
+        Raises ServerRefused, ServerUnavailable.
+        """
         self._ask(b"UPLOAD_MANIFEST")
         try:
             for at in range(0, len(manifest), _UPLOAD_BYTES):
                 self._pg.put_copy_data(manifest[at : at + _UPLOAD_BYTES])
+                deadline = self._clock() + SILENCE_S_MAX
                 while self._pg.flush():
-                    self._wait_readable(_WAIT_S)
+                    self._wait(deadline, cancelled, select.POLLIN | select.POLLOUT)
             self._pg.put_copy_end()
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
@@ -162,17 +166,15 @@ class BaseBackupStream(ReplicationConnection):
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
 
-    def _wait(self, deadline: float, cancelled: Callable[[], None]) -> None:
+    def _wait(self, deadline: float, cancelled: Callable[[], None], events: int = select.POLLIN) -> None:
+        """Wait a moment for one of ``events`` on the socket, and take in what has come."""
         cancelled()
         if self._clock() > deadline:
-            raise ServerUnavailable("the server has stopped sending its base backup")
-        if self._wait_readable(_WAIT_S):
-            self._pg.consume_input()
-
-    def _wait_readable(self, timeout_s: float) -> bool:
+            raise ServerUnavailable("the server has stopped answering in the middle of a base backup")
         poll = select.poll()
-        poll.register(self._pg.socket, select.POLLIN)
-        return bool(poll.poll(timeout_s * 1000))
+        poll.register(self._pg.socket, events)
+        if any(event & ~select.POLLOUT for _, event in poll.poll(_WAIT_S * 1000)):
+            self._pg.consume_input()
 
 
 class ArchiveReader(io.RawIOBase):

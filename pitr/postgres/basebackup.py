@@ -290,7 +290,7 @@ class OpenedFile:
         if bad:
             insert_lsn = rules.insert_lsn()
             for page in bad:
-                if not _is_excused(page, rules, insert_lsn):
+                if not is_excused(page, rules, insert_lsn):
                     self._find(relation, int(blocks[page.index]), page.reason)
 
     def _reread(
@@ -371,7 +371,11 @@ def parse_backup_label(content: bytes) -> BackupLabel:
     return BackupLabel(LSN.parse(start[1].decode()), TimelineId(int(timeline[1])))
 
 
-def _is_excused(page: BadPage, rules: PageRules, insert_lsn: LSN) -> bool:
+def is_excused(page: BadPage, rules: PageRules, insert_lsn: LSN) -> bool:
+    """Tell whether the server wrote a bad page since the start: it may be torn, and replay mends it.
+
+    ``insert_lsn`` was asked after the page was read: a later LSN is garbage.
+    """
     return page.lsn is not None and rules.start_lsn <= page.lsn <= insert_lsn
 
 

@@ -13,6 +13,7 @@ import select
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import psycopg
 from psycopg import pq
@@ -103,7 +104,7 @@ class ReplicationConnection:
         self._clock = clock
 
     @classmethod
-    def connect(cls, dsn: str, *, clock: Callable[[], float] = time.monotonic) -> ReplicationConnection:
+    def connect(cls, dsn: str, *, clock: Callable[[], float] = time.monotonic) -> Self:
         """Open a connection for ``dsn`` (a conninfo string or URI); what it says wins over our defaults."""
         try:
             settings: dict[str, str | int | None] = {**_DEFAULTS, **conninfo_to_dict(dsn)}

@@ -229,13 +229,6 @@ class Server:
             " ELSE pg_current_wal_insert_lsn() END::text"
         )
 
-    def current_wal_lsn(self) -> LSN:
-        """Return the end of the WAL that was written out; of what was replayed, on a standby."""
-        return self._lsn(
-            "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-            " ELSE pg_current_wal_lsn() END::text"
-        )
-
     def switch_wal(self) -> LSN:
         """End the current WAL segment; return the LSN after what it holds."""
         return self._lsn("SELECT pg_switch_wal()::text")

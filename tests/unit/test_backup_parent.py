@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pitr.backup_parent import NOTES_KEPT, NoteWriter, read_note
+from pitr.backup_parent import NOTES_KEPT, NoteWriter, keep_server_manifest, read_note, read_server_manifest
 from pitr.errors import MalformedValue
 
 ONE, TWO = "20261123T130500Z-full-0a0b0c0d", "20261123T140500Z-incr-0a0b0c0e"
@@ -97,6 +97,14 @@ def test_a_clock_that_was_set_back_does_not_cost_the_note_that_was_just_written(
         write(tmp_path, f"20261123T{hour}0500Z-full-0a0b0c0d")
     write(tmp_path, ONE)
     assert read_note(tmp_path, ONE) is not None
+    assert len(list(tmp_path.iterdir())) == NOTES_KEPT
+
+
+def test_nor_the_servers_manifest(tmp_path: Path) -> None:
+    for hour in (20, 21, 22):
+        keep_server_manifest(tmp_path, f"20261123T{hour}0500Z-full-0a0b0c0d", b"later")
+    keep_server_manifest(tmp_path, ONE, b"now")
+    assert read_server_manifest(tmp_path, ONE) == b"now"
     assert len(list(tmp_path.iterdir())) == NOTES_KEPT
 
 

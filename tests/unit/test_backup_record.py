@@ -40,3 +40,10 @@ def test_segments_of_an_impossible_length_are_refused(blocks: object) -> None:
 def test_an_incremental_backup_has_a_parent_and_a_full_one_none(change: dict[str, object]) -> None:
     with pytest.raises(MalformedValue):
         BackupManifest.from_payload({**INCR.to_payload(), **change})
+
+
+def test_wal_is_needed_from_the_segment_that_the_backup_starts_in() -> None:
+    size = FULL.segment_bytes
+    starts = {size: size, size + 1: size, 2 * size - 1: size, 2 * size: 2 * size, 1: 1, size - 1: 1}
+    for start, begins in starts.items():
+        assert replace(FULL, start_lsn=LSN(start), stop_lsn=LSN(3 * size)).wal_start == LSN(begins)

@@ -219,8 +219,8 @@ def test_puts_and_deletes_in_one_directory_do_not_disturb_each_other(store: Dire
             assert store.get(f"shared/dir/{number}") == b"x", turn
             store.delete(f"shared/dir/{number}")
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
     assert list(store.list_objects("")) == []
 
 

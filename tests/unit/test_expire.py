@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import fix_archive as fix
@@ -9,6 +10,7 @@ import pytest
 from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
+from pitr.catalogue.backup_signs import BackupSigns
 from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.catalogue_rebuild import check
 from pitr.errors import AlreadyRunning, NotAuthentic
@@ -67,6 +69,29 @@ def test_what_the_window_does_not_need_goes_and_all_else_stays() -> None:
         assert not [key for key in gone if key.split("/")[0] in ("heads", "epochs", "history", "repository")]
     check_all_reads(house)
     assert house.expire(WINDOW_H).plan.is_empty
+
+
+class Planting(FaultPoint):
+    """Puts an object that is none of ours among the WAL indexes as the deletions begin."""
+
+    def __init__(self, house: ExpiryHouse) -> None:
+        super().__init__()
+        self.key = f"walindex/{house.archive}/0-nobody-knows"
+        self._store = house.stores["eu"]
+
+    def met(self, change: str) -> None:
+        super().met(change)
+        if change.startswith("delete"):
+            self._store.put(self.key, b"?")
+
+
+def test_a_strange_key_among_the_indexes_stays_and_stops_nothing() -> None:
+    house = ExpiryHouse(HOURS)
+    planting = Planting(house)
+    done = house.expire(WINDOW_H, point=planting)
+    assert house.stores["eu"].get(planting.key) == b"?"
+    deleted = {one.region: one.deleted for one in done.outcomes}
+    assert deleted["eu"] == deleted["us"] > 0
 
 
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next_and_breaks_nothing_listed() -> None:
@@ -151,6 +176,23 @@ def test_one_region_alone_accepts_a_head_from_before_the_expiry() -> None:
     newest = next(iter(house.house.store.list_objects("heads/"))).key
     house.stores["us"].put(newest, house.house.store.get(newest))
     check_all_reads(house, "us")
+
+
+def test_no_more_expire_records_are_read_than_it_takes_to_explain_what_is_missing() -> None:
+    """One is signed a day: years of them would be read by every restore."""
+    house = ExpiryHouse(HOURS)
+    for _ in range(2):
+        house.expire(WINDOW_H)
+        house.now += timedelta(hours=6)
+    house.head(house.repository().manifests(house.archive).backups)
+    newest = next(iter(house.house.store.list_objects("heads/"))).key
+    watched = FaultyStore(house.stores["us"])
+    watched.put(newest, house.house.store.get(newest))
+    house.stores["us"] = watched  # type: ignore[assignment]
+    _, _, catalogue = house.survey("us")
+    assert check(house.repository("us"), catalogue) == ()
+    read = {key for operation, key in watched.calls if operation == "get" and key.startswith("expired/")}
+    assert read == {expiry_key(house.archive, 2)}
 
 
 def test_a_manifest_that_came_back_is_no_backup() -> None:
@@ -288,6 +330,11 @@ def test_signs_of_trouble_freeze_expiry() -> None:
     assert "not certain" in doubt
     (future,) = freezing_signals(survey, now=house.at(3), backup_age_max=day)
     assert "from the future" in future
+    newest = max(survey.backups, key=lambda each: each.stopped_at)
+    notes = BackupSigns(("base/5/README_TO_PAY.txt",), 1, ())
+    attacked = [replace(each, signs=notes) if each is newest else each for each in survey.backups]
+    (rot,) = freezing_signals(replace(survey, backups=attacked), now=house.now, backup_age_max=day)
+    assert "signs of rot" in rot
 
 
 def test_a_hole_inside_the_window_keeps_everything_on_its_way() -> None:

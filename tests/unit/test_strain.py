@@ -53,6 +53,14 @@ def test_lag_in_seconds_is_since_the_server_had_what_is_not_replayed() -> None:
     assert judge.judge(look(520, 900, 900)) is None
 
 
+def test_lag_is_told_from_when_wal_was_written_though_commits_were_slow_then() -> None:
+    judge = StrainJudge(StrainBounds(lag_s=10, latency_s=0.1))
+    assert judge.judge(look(0, 100, 100)) is None
+    for second in range(1, 31):
+        assert judge.judge(look(second, 200, 100, latency_s=0.3)) == "a commit takes 300 ms"
+    assert judge.judge(look(31, 200, 100, latency_s=0.01)) == "standby two is 30 s behind"
+
+
 def test_what_is_not_seen_does_not_pause() -> None:
     judge = StrainJudge(StrainBounds(lag_bytes=1, latency_s=0.1))
     assert judge.judge(Look(0)) is None
