@@ -95,6 +95,7 @@ def restore(
     exclusive: bool,
     timeline: str,
     backup_id: str | None,
+    damaged: tuple[str, ...],
     action: Action,
     source_urls: tuple[str, ...],
     source_identity: Path | None,
@@ -133,7 +134,7 @@ def restore(
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id)
+        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id, without=damaged)
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}

@@ -149,7 +149,7 @@ class Layer:
             raise NoGoodCopy(
                 f"no region has a good copy of {stored.key}",
                 detail=str(cause),
-                hint="restore from an older backup: pitr backups list",
+                hint=f"restore from other backups: --without {self.manifest.backup}",
             ) from cause
         self._fetching.count(len(body))
         return body

@@ -175,7 +175,7 @@ class WantedFiles:
             raise NotAuthentic(
                 f"backup {backup} lacks {os.fsdecode(missing[0])}",
                 detail="a later backup holds only what changed of it since",
-                hint="restore from an older backup: pitr backups list",
+                hint=f"restore from other backups: --without {backup}",
             )
 
     def add_piece(self, piece: Piece) -> None:

@@ -6,8 +6,8 @@ one timeline it becomes ``Ground``: runs of WAL, and for each usable backup a wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -120,6 +120,14 @@ class KnownBackups:
         if itself is not None and itself.parent is None:
             return itself
         return self.standing_for(name) or itself
+
+
+def leave_out(survey: ArchiveSurvey, backups: Collection[str]) -> ArchiveSurvey:
+    """Return the survey without these backups, nor what only they lead to.  Raises TargetNotRestorable."""
+    unknown = sorted(set(backups) - {each.backup for each in survey.backups})
+    if unknown:
+        raise TargetNotRestorable(f"there is no backup {unknown[0]} that could be left out")
+    return replace(survey, backups=tuple(each for each in survey.backups if each.backup not in backups))
 
 
 def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | None) -> Ground:

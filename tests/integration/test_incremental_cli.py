@@ -71,6 +71,19 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     early = site("plan", f"lsn:{parent['stop_lsn']}", "--json", "--identity", site.identity).data["plan"]
     assert (early["backup"], early["parents"]) == (made["backup"]["backup"], [])
 
+    # Damaged in every region, it is left out by its name, and the chain that it stands for is taken.
+    for region in site.regions:
+        for key, path in region.objects().items():
+            if made["backup"]["backup"] in key and "/pack-" in key:
+                path.write_bytes(b"damaged" + path.read_bytes()[7:])
+    target, chosen = f"lsn:{parent['stop_lsn']}", ("--action", "none")
+    refused = site.restore(target, site.folder / "early", *chosen, regions=site.regions, exit_code=8)
+    without = ("--without", made["backup"]["backup"])
+    assert refused.error["next"] == f"restore from other backups: {' '.join(without)}"
+    done = site.restore(target, site.folder / "early", *chosen, *without, regions=site.regions)
+    assert done.data["plan"]["backup"] == parent["backup"]
+    assert len(done.data["plan"]["parents"]) == 3
+
     # Without its note the host cannot build on its last backup, and says so.
     shutil.rmtree(site.state_dir / "backups")
     again = site("backup", "--json")
