@@ -16,7 +16,7 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -113,8 +113,15 @@ class WantedFiles:
             self._database.execute("PRAGMA synchronous = OFF")
             self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._database.executescript(_SCHEMA)
+            # One transaction to the end: nobody else reads the file, and each statement by itself would write
+            # its pages: 40 µs of CPU for each file and backup of a chain.
+            self._database.execute("BEGIN")
 
     def close(self) -> None:
+        """End the notes, also after a failure.  May be called once."""
+        # To close within a transaction is to roll back, and without a journal SQLite must not be made to.
+        with suppress(sqlite3.Error):
+            self._database.execute("COMMIT")
         self._database.close()
 
     def begin(self, file: IndexFile, rest: list[Span]) -> int:
@@ -207,12 +214,10 @@ class WantedFiles:
         return sums.finish(size_bytes)
 
     def _flush(self) -> None:
-        self._database.execute("BEGIN")
         self._database.executemany(
             "INSERT INTO piece VALUES (?, ?, ?, ?)",
             [(each.file, each.start, each.size_bytes, each.crc32c) for each in self._pieces],
         )
-        self._database.execute("COMMIT")
         self._pieces.clear()
 
 
