@@ -17,6 +17,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.notes import COPY, TABLE, note_rows
+from pitr.errors import ServerRefused
 from pitr.postgres.installation import Installation, find_pg
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser, hand_over, readable_installation, server_user
@@ -90,6 +91,16 @@ class BenchCluster:
                 for block in note_rows(rows, table):
                     copy.write(block)
             connection.execute(f"CREATE INDEX ON {table} (written_at)".encode())
+
+
+def missing_major(major: int) -> str | None:
+    """Return what to do to have PostgreSQL ``major``, or None if it is there."""
+    preferred = os.environ.get("PITR_PG_BIN")
+    try:
+        find_pg(major, preferred=Path(preferred) if preferred else None)
+    except ServerRefused:
+        return f"PostgreSQL {major} not installed: apt-get install postgresql-{major}"
+    return None
 
 
 def free_port() -> int:

@@ -8,24 +8,25 @@ own tool.  WAL is left out by all.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import barman_cloud, basebackup, limits, pgbackrest
 from benchmarks.barman_cloud import BarmanCloud
 from benchmarks.basebackup import BaseBackups
-from benchmarks.cluster import bench_cluster
 from benchmarks.harness import GIB, MIB, Row, compare
+from benchmarks.majors import Figures, on_majors
 from benchmarks.own import OwnBackups, credentials
 from benchmarks.pgbackrest import DEFAULT_LEVEL, PgBackRest
-from benchmarks.s3 import s3_server
 from benchmarks.side import Goals, Place, Side, in_turn, side_rows
 
+_REPEATS = 3
 _SAME_LEVEL = Goals(cpu=0.95)
 # Ours as it is set up, at level 1, beside pgBackRest as it is set up, at level 3.
 _DEFAULTS = Goals(cpu=0.75)
 
 
-def _on_15(place: Place, own: OwnBackups, repeats: int) -> list[Row]:
+def _on_15(place: Place, own: OwnBackups) -> list[Row]:
     same = PgBackRest(place, "pgbackrest-1", level=1)
     default = PgBackRest(place, "pgbackrest-default", level=DEFAULT_LEVEL)
     barman = BarmanCloud(place, "barman")
@@ -36,7 +37,7 @@ def _on_15(place: Place, own: OwnBackups, repeats: int) -> list[Row]:
         Side(f"pgBackRest zstd {DEFAULT_LEVEL}, its default", lambda: default.back_up("full"), absent),
         Side("barman-cloud lz4, not encrypted", barman.full, barman_cloud.missing()),
     ]
-    ours, *peers = in_turn(repeats, sides)
+    ours, *peers = in_turn(_REPEATS, sides)
     assert ours is not None
     size, name = own.size_bytes, "full PG15"
     _tell(name, size, ours.stored_bytes)
@@ -54,13 +55,13 @@ def _on_15(place: Place, own: OwnBackups, repeats: int) -> list[Row]:
     return rows + limits.limit_rows(name, ours, size, alone)
 
 
-def _on_17(place: Place, own: OwnBackups, repeats: int) -> list[Row]:
+def _on_17(place: Place, own: OwnBackups) -> list[Row]:
     peer = BaseBackups(place, "pg-basebackup")
     sides = [
         Side("ours", lambda: own.back_up("full")),
         Side("pg_basebackup and curl, not encrypted", lambda: peer.back_up("full"), basebackup.missing()),
     ]
-    ours, other = in_turn(repeats, sides)
+    ours, other = in_turn(_REPEATS, sides)
     assert ours is not None
     size, name = own.size_bytes, "full PG17"
     _tell(name, size, ours.stored_bytes)
@@ -76,17 +77,14 @@ def _tell(name: str, size_bytes: int, stored_bytes: int) -> None:
 
 
 def run_all(work: Path, quick: bool) -> list[Row]:
-    size_bytes, repeats = (96 * MIB, 3) if quick else (3 * GIB, 3)
-    rows: list[Row] = []
-    with s3_server(work) as server:
-        for major, figures in ((15, _on_15), (17, _on_17)):
-            folder = work / f"on-{major}"
-            folder.mkdir(mode=0o755)
-            with bench_cluster(folder, major=major) as cluster:
-                cluster.fill(size_bytes)
-                place = Place(cluster, server, folder)
-                with OwnBackups(place, f"own-{major}") as own:
-                    rows += figures(place, own, repeats)
-            # Room for the next: what was stored is not read again.
-            server.drop_buckets()
-    return rows
+    size_bytes = 96 * MIB if quick else 3 * GIB
+
+    def filled(figures: Callable[[Place, OwnBackups], list[Row]]) -> Figures:
+        def run(place: Place) -> list[Row]:
+            place.cluster.fill(size_bytes)
+            with OwnBackups(place, "own") as own:
+                return figures(place, own)
+
+        return run
+
+    return on_majors(work, "full", {15: filled(_on_15), 17: filled(_on_17)})

@@ -47,11 +47,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure.  ``ratio`` is ours / peer; ``holds`` says whether the goal was met, None without a goal."""
+    """One figure.  ``ratio`` is ours / peer; ``holds`` says whether the goal was met, None without a goal.
+
+    ``ours`` is None where nothing could be measured, and ``peer_name`` says what is missing.
+    """
 
     name: str
     unit: str
-    ours: float
+    ours: float | None
     peer_name: str
     peer: float | None
     ratio: float | None
@@ -248,7 +251,18 @@ def show(rows: Sequence[Row]) -> None:
         verdict = "" if row.holds is None else ("holds" if row.holds else "MISSED")
         peer = "" if row.peer is None else f"{row.peer:g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        cells.append((row.name, row.unit, f"{row.ours:g}", peer, row.peer_name, ratio, row.goal, verdict))
+        cells.append(
+            (
+                row.name,
+                row.unit,
+                "" if row.ours is None else f"{row.ours:g}",
+                peer,
+                row.peer_name,
+                ratio,
+                row.goal,
+                verdict,
+            )
+        )
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

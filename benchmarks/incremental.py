@@ -13,11 +13,10 @@ from pathlib import Path
 from benchmarks import basebackup, pgbackrest
 from benchmarks.basebackup import BaseBackups
 from benchmarks.changes import Notes
-from benchmarks.cluster import BenchCluster, bench_cluster
 from benchmarks.harness import GIB, MIB, Row, Usage, ratio_goal
+from benchmarks.majors import Figures, on_majors
 from benchmarks.own import OwnBackups
 from benchmarks.pgbackrest import PgBackRest
-from benchmarks.s3 import s3_server
 from benchmarks.side import Goals, Place, Side, in_turn, side_rows
 
 _CPU = Goals(cpu=0.25)
@@ -41,7 +40,15 @@ _QUICK = _Sizes(64 * MIB, (32 * MIB, 64 * MIB, 128 * MIB), 300)
 _WHOLE = _Sizes(3 * GIB, (GIB, 3 * GIB, 10 * GIB), 4000)
 
 
-def _on_15(place: Place, own: OwnBackups, notes: Notes, edits: int) -> list[Row]:
+def _on_15(place: Place, sizes: _Sizes) -> list[Row]:
+    notes = Notes(place.cluster)
+    place.cluster.write_notes("notes", sizes.on_15)
+    notes.add("notes")
+    with OwnBackups(place, "own") as own:
+        return _beside_pgbackrest(place, own, notes, sizes.edits)
+
+
+def _beside_pgbackrest(place: Place, own: OwnBackups, notes: Notes, edits: int) -> list[Row]:
     files = PgBackRest(place, "pgbackrest", level=1)
     blocks = PgBackRest(place, "pgbackrest-block", level=1, is_block=True)
     absent = pgbackrest.missing()
@@ -62,7 +69,7 @@ def _on_15(place: Place, own: OwnBackups, notes: Notes, edits: int) -> list[Row]
     return rows
 
 
-def _on_17(
+def _at_size(
     place: Place, own: OwnBackups, notes: Notes, edits: int, size_bytes: int
 ) -> tuple[list[Row], Usage, Usage]:
     """Return the rows, our median, and what ``_MORE_CHANGES`` times the edits cost us."""
@@ -88,15 +95,16 @@ def _rows(name: str, ours: Usage, side: Side, peer: Usage | None, goals: Goals) 
     return [replace(row, unit="s") if row.unit == "s/GiB" else row for row in rows]
 
 
-def _all_on_17(cluster: BenchCluster, place: Place, sizes: _Sizes) -> list[Row]:
-    notes, rows, reached = Notes(cluster), [], 0
+def _on_17(place: Place, sizes: _Sizes) -> list[Row]:
+    cluster, rows, reached = place.cluster, list[Row](), 0
+    notes = Notes(cluster)
     figures: list[tuple[int, Usage, Usage]] = []
     for number, size_bytes in enumerate(sizes.on_17):
         cluster.write_notes(f"notes_{number}", size_bytes - reached)
         notes.add(f"notes_{number}")
         reached = size_bytes
         with OwnBackups(place, f"own-17-{size_bytes // MIB}") as own:
-            more_rows, ours, more = _on_17(place, own, notes, sizes.edits, size_bytes)
+            more_rows, ours, more = _at_size(place, own, notes, sizes.edits, size_bytes)
         rows += more_rows
         figures.append((size_bytes, ours, more))
         place.server.drop_buckets()
@@ -113,21 +121,8 @@ def _all_on_17(cluster: BenchCluster, place: Place, sizes: _Sizes) -> list[Row]:
 def run_all(work: Path, quick: bool) -> list[Row]:
     sizes = _QUICK if quick else _WHOLE
     print(f"incremental: {sizes.edits} rows edited before each, {_REPEATS} in turn", file=sys.stderr)
-    rows: list[Row] = []
-    with s3_server(work) as server:
-        for major in (15, 17):
-            folder = work / f"on-{major}"
-            folder.mkdir(mode=0o755)
-            settings = {"summarize_wal": "on"} if major >= 17 else {}
-            with bench_cluster(folder, major=major, settings=settings) as cluster:
-                place = Place(cluster, server, folder)
-                if major >= 17:
-                    rows += _all_on_17(cluster, place, sizes)
-                    continue
-                notes = Notes(cluster)
-                cluster.write_notes("notes", sizes.on_15)
-                notes.add("notes")
-                with OwnBackups(place, "own-15") as own:
-                    rows += _on_15(place, own, notes, sizes.edits)
-            server.drop_buckets()
-    return rows
+    figures: dict[int, Figures] = {
+        15: lambda place: _on_15(place, sizes),
+        17: lambda place: _on_17(place, sizes),
+    }
+    return on_majors(work, "incremental", figures)

@@ -27,6 +27,7 @@ from storage.url import open_store, parse_region_url
 
 _THREADS = 2
 _READ_BYTES = 8 * MIB
+_DIRECT_BYTES_MIN = MIB
 _OBJECT_BYTES = 32 * MIB
 _FILE_BYTES = 64 * MIB
 _BATCH_BYTES = 64 * MIB
@@ -86,7 +87,9 @@ def _zstd(path: Path) -> tuple[int, int]:
 
 def _read(path: Path) -> tuple[int, int]:
     size = 0
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    # As in a backup: what is small is not worth a direct read.
+    direct = os.O_DIRECT if path.stat().st_size >= _DIRECT_BYTES_MIN else 0
+    descriptor = os.open(path, os.O_RDONLY | direct)
     try:
         # The last read of a file is short, and no other is.
         while (count := os.preadv(descriptor, [_buffers.buffer], size)) > 0:

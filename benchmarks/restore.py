@@ -14,11 +14,10 @@ from pathlib import Path
 from benchmarks import basebackup, limits, pgbackrest
 from benchmarks.basebackup import BaseBackups
 from benchmarks.changes import Notes
-from benchmarks.cluster import bench_cluster
 from benchmarks.harness import GIB, MIB, Row, Usage, run
+from benchmarks.majors import on_majors
 from benchmarks.own import credentials
 from benchmarks.pgbackrest import PgBackRest
-from benchmarks.s3 import s3_server
 from benchmarks.side import Goals, Place, Side, in_turn, side_rows
 from benchmarks.site import BenchSite
 
@@ -29,19 +28,15 @@ _BESIDE_COMBINE = Goals(wall=0.8)
 
 
 def run_all(work: Path, quick: bool) -> list[Row]:
-    rows: list[Row] = []
-    with s3_server(work) as server:
-        for major in (15, 17):
-            folder = work / f"on-{major}"
-            folder.mkdir(mode=0o755)
-            settings = {"summarize_wal": "on"} if major >= 17 else {}
-            with bench_cluster(folder, major=major, settings=settings) as cluster:
-                cluster.fill(96 * MIB if quick else 3 * GIB)
-                notes = Notes(cluster)
-                notes.add("notes")
-                rows += _figures(Place(cluster, server, folder), notes, 300 if quick else 4000)
-            server.drop_buckets()
-    return rows
+    size_bytes, edits = (96 * MIB, 300) if quick else (3 * GIB, 4000)
+
+    def figures(place: Place) -> list[Row]:
+        place.cluster.fill(size_bytes)
+        notes = Notes(place.cluster)
+        notes.add("notes")
+        return _figures(place, notes, edits)
+
+    return on_majors(work, "restore", {15: figures, 17: figures})
 
 
 def _figures(place: Place, notes: Notes, edits: int) -> list[Row]:
