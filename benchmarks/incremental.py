@@ -106,7 +106,7 @@ def _on_17(place: Place, sizes: _Sizes) -> list[Row]:
         with OwnBackups(place, f"own-17-{size_bytes // MIB}") as own:
             more_rows, ours, more = _at_size(place, own, notes, sizes.edits, size_bytes)
         rows += more_rows
-        figures.append((size_bytes, ours, more))
+        figures.append((own.size_bytes, ours, more))
         place.server.drop_buckets()
     first_bytes, first, _ = figures[0]
     for size_bytes, ours, more in figures[1:]:
