@@ -35,7 +35,7 @@ from pitr.pipeline.packs import (
     iter_index,
 )
 from pitr.restore_layer import Fetching, Layer
-from pitr.restore_pages import PageJudge
+from pitr.restore_pages import PageBatch, PageJudge
 from pitr.restore_paths import BackupPaths, OpenFile
 from pitr.restore_wanted import Claim, Piece, Span, WantedFiles, whole
 from storage.store import ObjectStore
@@ -268,7 +268,7 @@ class FileRestorer:
         for use in task.uses:
             by_frame.setdefault(use.extent.frame, []).append(use)
         frames = self._layers[task.depth].frames(task.part, task.pack, task.stored, sorted(by_frame))
-        judge = self._judges[task.depth]
+        judge = PageBatch(self._judges[task.depth])
         with OpenFile(self._places) as file:
             for number, content in frames:
                 for use in by_frame[number]:
@@ -278,6 +278,7 @@ class FileRestorer:
                         self._write_span(
                             file, use, span, part[at : at + span.end - span.start], judge, wanted
                         )
+        judge.flush()
 
     def _write_span(
         self,
@@ -285,7 +286,7 @@ class FileRestorer:
         use: _Use,
         span: Span,
         content: memoryview,
-        judge: PageJudge,
+        judge: PageBatch,
         wanted: WantedFiles,
     ) -> None:
         judge.judge(use.path, span.start, content)
