@@ -36,7 +36,7 @@ from pitr.pipeline.packs import (
 )
 from pitr.restore_keep import NotKept, OldDirectory, PackKeeper, PackTask
 from pitr.restore_layer import Fetching, Layer
-from pitr.restore_pages import PageJudge
+from pitr.restore_pages import PageBatch, PageJudge
 from pitr.restore_paths import BackupPaths, OpenFile
 from pitr.restore_uses import HeldExtent, PartReader, Use
 from pitr.restore_wanted import Piece, Span, WantedFiles
@@ -291,7 +291,7 @@ class FileRestorer:
         depth: int,
         written: _Written,
     ) -> None:
-        judge = self._judges[depth]
+        judge = PageBatch(self._judges[depth])
         with OpenFile(self._places) as file:
             for number, content, is_kept in frames:
                 for use in by_frame[number]:
@@ -303,6 +303,7 @@ class FileRestorer:
                         file.write(use.path, piece, span.start)
                         written.add(use, span, piece, is_kept=is_kept)
                         self._on_progress(self._count_written(len(piece)))
+        judge.flush()
 
     def _settle(self, written: _Written, wanted: WantedFiles) -> None:
         """Note what was written of a pack once all of it is known to be right."""

@@ -114,9 +114,15 @@ class WantedFiles:
             self._database.execute("PRAGMA synchronous = OFF")
             self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._database.executescript(_SCHEMA)
+            # One transaction to the end: nobody else reads the file, and each statement by itself would write
+            # its pages: 40 µs of CPU for each file and backup of a chain.
+            self._database.execute("BEGIN")
 
     def close(self) -> None:
-        """Forget everything: recovery, which comes next, may need the room."""
+        """Forget everything, also after a failure: recovery, which comes next, may need the room."""
+        # To close within a transaction is to roll back, and without a journal SQLite must not be made to.
+        with suppress(sqlite3.Error):
+            self._database.execute("COMMIT")
         self._database.close()
         # Left over it is only large; the next restore here begins anew.
         with suppress(OSError):
@@ -212,12 +218,10 @@ class WantedFiles:
         return sums.finish(size_bytes)
 
     def _flush(self) -> None:
-        self._database.execute("BEGIN")
         self._database.executemany(
             "INSERT INTO piece VALUES (?, ?, ?, ?)",
             [(each.file, each.start, each.size_bytes, each.crc32c) for each in self._pieces],
         )
-        self._database.execute("COMMIT")
         self._pieces.clear()
 
 
