@@ -32,6 +32,7 @@ from pitr.recover import (
     ArrivedElsewhere,
     Recovered,
     Recovery,
+    is_promotion_cut,
     private_settings,
 )
 from pitr.repository import Repository
@@ -91,6 +92,10 @@ def _exact_stop(request: RestoreRequest) -> StopPoint:
     return stop
 
 
+class _PromotionCut(Exception):
+    """The server of an earlier run ended in the midst of its promotion."""
+
+
 class _Run:
     """One run of one restore, through the phases of its journal."""
 
@@ -140,7 +145,11 @@ class _Run:
                 self._place_files()
             installation = self._request.installation
             if self._request.action != "none" and installation is not None:
-                return self._recover(installation)
+                try:
+                    return self._recover(installation, is_resumed=phase == "recovering")
+                except _PromotionCut:
+                    self._begin_anew()
+                    return self._recover(installation)
             self._journal("done")
             return self._result(None, None)
 
@@ -161,7 +170,7 @@ class _Run:
         if found is None:
             return None
         is_empty = not self._place.data.final.exists() or not any(self._place.data.final.iterdir())
-        if found.phase == "files" or (is_empty and found.phase in ("refused", "done")):
+        if found.phase == "files" or (is_empty and found.phase in ("recovering", "refused", "done")):
             # Of another plan or this one: what it staged is only ours, and begun anew.
             return "files"
         if found.phase in ("refused", "done"):
@@ -213,7 +222,8 @@ class _Run:
 
     def _place_files(self) -> None:
         with self._timed("place"):
-            for directory in self._place.directories:
+            # The data directory last: once it is there a server starts on it.
+            for directory in reversed(self._place.directories):
                 directory.place()
         if self._request.verify_files and self._request.installation is not None:
             with self._timed("verify"):
@@ -223,9 +233,18 @@ class _Run:
                     self._refuse(cause)
                     raise
 
-    def _recover(self, installation: Installation) -> RestoreResult:
+    def _begin_anew(self) -> None:
+        """Throw away what cannot be recovered any further, and make the files again."""
+        for directory in reversed(self._place.directories):
+            directory.set_aside(self._place.work.path / "refused")
+        self._files = self._make_files()
+        self._place_files()
+
+    def _recover(self, installation: Installation, *, is_resumed: bool = False) -> RestoreResult:
         request, work = self._request, self._place.work
         with self._instance(installation) as instance:
+            if is_resumed and is_promotion_cut(self._place.data.final):
+                raise _PromotionCut
             self._journal("recovering")
             settings = private_settings(
                 dict(self._backup.settings), work.path, self._place.data.final, request.server_settings

@@ -27,6 +27,7 @@ Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refus
 JOURNAL_NAME: Final = "pitr-restore.json"
 PLAN_NAME: Final = "wal-plan.json"
 LOG_NAME: Final = "server.log"
+_STAGED_NAME: Final = f"{JOURNAL_NAME}.new"
 _FORMAT: Final = "pitr-restore/1"
 _JOURNAL_BYTES_MAX: Final = 1024 * 1024
 
@@ -69,7 +70,8 @@ class WorkDirectory:
         """
         if not self.path.exists():
             return None
-        if not any(self.path.iterdir()):
+        # Of a run that was killed at its first step there is a journal that never came to its name.
+        if {entry.name for entry in self.path.iterdir()} <= {_STAGED_NAME}:
             return None
         try:
             with (self.path / JOURNAL_NAME).open("rb") as file:
@@ -90,7 +92,7 @@ class WorkDirectory:
         text = json.dumps(
             {"format": _FORMAT, "plan": journal.plan_sha256, "phase": journal.phase, "reason": journal.reason}
         )
-        staged = self.path / f"{JOURNAL_NAME}.new"
+        staged = self.path / _STAGED_NAME
         with staged.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -144,7 +146,8 @@ class WorkDirectory:
                 remove_tree(entry)
 
     def remove(self) -> None:
-        """Delete the whole work directory."""
+        """Delete the whole work directory, the journal last: it says what the rest is."""
+        self.clear()
         remove_tree(self.path)
 
     def remove_feed(self) -> None:

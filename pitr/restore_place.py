@@ -55,7 +55,8 @@ class StagedDirectory:
         if not self.staging.exists():
             return
         if self.is_inside:
-            for entry in sorted(self.staging.iterdir()):
+            # Without this file no server starts, so it comes when all else is there.
+            for entry in sorted(self.staging.iterdir(), key=lambda one: (one.name == "PG_VERSION", one.name)):
                 entry.rename(self.final / entry.name)
             self.final.chmod(stat.S_IMODE(self.staging.stat().st_mode))
             self.staging.rmdir()
@@ -66,12 +67,12 @@ class StagedDirectory:
         sync_directory(self.final.parent)
 
     def set_aside(self, refused: Path) -> Path:
-        """Move files that must not be used to ``refused``; return where they are now."""
+        """Move files that must not be used to ``refused``; return where they are now.  May be repeated."""
         if not self.is_inside:
             self.final.rename(refused)
             return refused
         inner = self.final / _REFUSED_NAME
-        inner.mkdir(mode=0o700)
+        inner.mkdir(mode=0o700, exist_ok=True)
         for entry in sorted(self.final.iterdir()):
             if entry.name not in {*_IGNORED, _REFUSED_NAME}:
                 entry.rename(inner / entry.name)
