@@ -204,7 +204,7 @@ def run_child(
                 continue
     last = [line for line in "".join(errors).splitlines() if line.startswith("killed at step ")]
     if code == -signal.SIGKILL and last:
-        return Fate(True, kill_at, last[-1])
+        return Fate(True, int(last[-1].split()[3].rstrip(":")), last[-1])
     assert code == 0, (
         f"{verb} with {kill_at} ended with {code}: {''.join(said)[-1000:]}{''.join(errors)[-3000:]}"
     )

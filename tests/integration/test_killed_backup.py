@@ -82,7 +82,7 @@ class Doomed:
         self.server.execute("UPDATE wide SET text = 'round ' || %s WHERE id %% 50 = %s", *[self.rounds] * 2)
         self.server.execute("INSERT INTO rounds VALUES (%s)", self.rounds)
 
-    def back_up(self, kind: str, holder: Holder, kill_at: int = 0) -> Fate:
+    def back_up(self, kind: str, holder: Holder, kill_at: int = 0, kill_on: str = "") -> Fate:
         """Take a backup in another process, built on what a host would build it on."""
         choice = choose(
             "full" if kind == "full" else "incr",
@@ -108,6 +108,7 @@ class Doomed:
             "lease": [TERMS.length_s, TERMS.renew_s, TERMS.skew_s],
             # One region's files stand for all.
             "watched": [str(self.folder / "eu")],
+            "kill_on": kill_on,
             # Each body goes through four steps there, of which a reader sees none.
             "bulk": "/staging/",
             "bulk_every": 9,
@@ -132,7 +133,7 @@ class Doomed:
         assert isinstance(parents, ReplicatedStore)
         assert parents.wait_idle(IDLE_S)
         with self.open_queue() as store:
-            store.reconcile()
+            print(f"{store.reconcile().missing_copies} copies were missing")
             assert store.wait_idle(IDLE_S)
         report = check_copies(self.house.repository, self.regions)
         assert report.faults.faults == ()
@@ -202,11 +203,11 @@ def doomed(module_postgres_factory: PostgresFactory, postgres_house: PostgresHou
     shutil.rmtree(folder)
 
 
-def kill_and_go_on(doomed: Doomed, kind: str, kill_at: int) -> Fate:
+def kill_and_go_on(doomed: Doomed, kind: str, kill_at: int, kill_on: str = "") -> Fate:
     """Kill a backup at a step; look at what is there; take the next one."""
     before = doomed.listed()
     doomed.live()
-    fate = doomed.back_up(kind, HOLDER, kill_at)
+    fate = doomed.back_up(kind, HOLDER, kill_at, kill_on)
     print(kind, kill_at, fate)
     doomed.check_listed()
     after = doomed.listed()
@@ -234,6 +235,15 @@ def test_a_backup_killed_at_some_step_harms_nothing(doomed: Doomed, judge: Judge
     kill_at = random.Random(f"{kind} {seed}").randint(1, steps)
     print(f"step {kill_at} of {steps}")
     kill_and_go_on(doomed, kind, kill_at)
+    doomed.check_restored(judge)
+    doomed.drop_old()
+
+
+@pytest.mark.parametrize("kill_on", ["before put manifests/", "after put manifests/"])
+def test_a_backup_killed_at_its_manifest_is_whole_or_not_listed(
+    doomed: Doomed, judge: Judge, kill_on: str
+) -> None:
+    assert kill_and_go_on(doomed, "full", 1 << 30, kill_on).was_killed
     doomed.check_restored(judge)
     doomed.drop_old()
 

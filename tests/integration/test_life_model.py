@@ -12,7 +12,7 @@ from fix_increment import SUMMARIES
 from fix_life import BACKUPS, HAPPENINGS, TABLESPACE, Life, Moment, Step
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, majors, table_digests
 from fix_restore import Judge
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from pitr.recovery import RecoveryTarget
 from storage.local import DirectoryStore
 
 EXAMPLES_MIN = 2
-ROUNDS_MAX = 5
+ROUNDS_MAX = 4
 RESTORES = 2
 
 steps = st.builds(Step, st.sampled_from(HAPPENINGS), st.integers(0, 60), st.integers(1, 40))
@@ -65,7 +65,7 @@ def restore(life: Life, judge: Judge, choice: random.Random, moment: Moment, tar
     backup = choice.choice([None, *(one.backup for one in earlier)])
     plan = life.restores.plan(target, backup=backup)
     said = f"{target} from {plan.backup.backup} on {[one.backup for one in plan.parents]}"
-    note(said)
+    life.told.append(said)
     into = Path(tempfile.mkdtemp(prefix="pitr-"))
     into.chmod(0o755)
     try:
@@ -112,9 +112,11 @@ def test_every_moment_of_a_random_life_can_be_returned_to(
                     [RecoveryTarget("lsn", lsn=moment.at), RecoveryTarget("name", name=moment.name)]
                 )
                 restore(life, judge, choice, moment, target)
+        except BaseException:
+            # Hypothesis lives it again to tell of it, and the second life may be another one.
+            print("\n".join(life.told))
+            raise
         finally:
-            for line in life.told:
-                note(line)
             shutil.rmtree(folder)
 
     check()
