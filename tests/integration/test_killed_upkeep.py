@@ -176,8 +176,9 @@ def prepare(upkeep: Upkeep, verb: str) -> int:
     return upkeep.totals[verb]
 
 
-@pytest.mark.parametrize("verb", ["consolidate", "expire"])
-def test_upkeep_killed_at_some_step_harms_nothing(upkeep: Upkeep, verb: str, seed: int) -> None:
+def test_upkeep_killed_at_some_step_harms_nothing(upkeep: Upkeep, seed: int) -> None:
+    # The first seed is for what need not wait until the window has moved.
+    verb = "consolidate" if seed % 2 else "expire"
     steps = prepare(upkeep, verb)
     kill_at = random.Random(f"{verb} {seed}").randint(1, steps)
     print(f"step {kill_at} of {steps}")
