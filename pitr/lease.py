@@ -131,9 +131,11 @@ class Lease:
             with_patience(self._put_next, patience_s=_PATIENCE_S, stopping=self._cancel)
         except ObjectConflict as cause:
             raise self._fenced() from cause
-        newest = self._newest()
-        if newest is None or (newest.number, newest.holder) != (self._number, self._holder):
-            raise self._fenced()
+        # Under the lock: a renewal in between would put a newer record of ours, and seem to be somebody else.
+        with self._lock:
+            newest = self._newest()
+            if newest is None or (newest.number, newest.holder) != (self._number, self._holder):
+                raise self._fenced()
 
     def release(self) -> None:
         """Let the lease go, as far as the store lets us: else it runs out.  May be repeated."""

@@ -13,6 +13,7 @@ Reference: PostgreSQL src/backend/access/transam/xlogrecovery.c (recoveryPausesH
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +22,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from pitr.errors import PitrError, RecoveryFailed, ServerRefused
+from pitr.errors import MalformedValue, PitrError, RecoveryFailed, ServerRefused
+from pitr.postgres.control import parse_control_file
+from pitr.postgres.datadir import CONTROL_PATH
 from pitr.postgres.instance import Instance
 from pitr.postgres.replay import ReplayMonitor, ReplayState
 from pitr.prefetch import Prefetcher
@@ -33,6 +36,7 @@ RestoreAction: TypeAlias = Literal["promote", "pause", "none"]
 STALL_TIMEOUT_S: Final = 900.0
 PROMOTE_TIMEOUT_S: Final = 3600.0
 STOP_TIMEOUT_S: Final = 600.0
+_SIGNAL_NAME: Final = "recovery.signal"
 _LOOK_S: Final = 0.1
 _DOUBTS_SHOWN_MAX: Final = 3
 # They must be at least the primary's, or replay pauses (hot_standby, "insufficient parameter settings").
@@ -251,6 +255,20 @@ class Recovery:
             detail="\n".join(line for line in lines if line),
             hint=f"the whole log of the server is {self._instance.log_path}",
         )
+
+
+def is_promotion_cut(data_dir: Path) -> bool:
+    """Tell whether a server ended after it had taken its signal file away, and before it was promoted.
+
+    Started again it would take itself for one that crashed, and come up on the old timeline, somewhere.
+    Reference: PostgreSQL src/backend/access/transam/xlog.c (StartupXLOG).
+    """
+    if (data_dir / _SIGNAL_NAME).exists():
+        return False
+    try:
+        return parse_control_file((data_dir / os.fsdecode(CONTROL_PATH)).read_bytes()).is_in_archive_recovery
+    except (OSError, MalformedValue):
+        return False  # the server says what is wrong with it
 
 
 def _integer(text: str | None) -> int:

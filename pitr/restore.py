@@ -31,6 +31,7 @@ from pitr.recover import (
     ArrivedElsewhere,
     Recovered,
     Recovery,
+    is_promotion_cut,
     private_settings,
 )
 from pitr.repository import Repository
@@ -88,6 +89,10 @@ def _exact_stop(request: RestoreRequest) -> StopPoint:
     if request.installation is None and (request.action != "none" or request.verify_files):
         raise RestoreRefused("PostgreSQL's programs are needed", hint="install the backup's major version")
     return stop
+
+
+class _PromotionCut(Exception):
+    """The server of an earlier run ended in the midst of its promotion."""
 
 
 class _Run:
@@ -155,7 +160,11 @@ class _Run:
                 self._place_files()
             installation = self._request.installation
             if self._request.action != "none" and installation is not None:
-                return self._recover(installation)
+                try:
+                    return self._recover(installation, is_resumed=phase == "recovering")
+                except _PromotionCut:
+                    self._begin_anew()
+                    return self._recover(installation)
             self._place.forget()
             self._journal("done")
             return self._result(None, None)
@@ -188,11 +197,12 @@ class _Run:
             return None
         is_empty = not self._place.data.final.exists() or not any(self._place.data.final.iterdir())
         # A cluster that may be replaced is as good as none; whether it may is checked.
-        is_empty = is_empty or self._request.is_delta
-        if found.phase == "files" or (is_empty and found.phase in ("refused", "done")):
+        is_free = is_empty or self._request.is_delta
+        is_over = found.phase in ("refused", "done")
+        if found.phase == "files" or (is_over and is_free) or (found.phase == "recovering" and is_empty):
             # Of another plan or this one: what it staged is only ours, and begun anew.
             return "files"
-        if found.phase in ("refused", "done"):
+        if is_over:
             raise RestoreRefused(
                 f"{self._place.data.final} holds the result of an earlier restore",
                 detail=f"it was {found.phase}" + (f": {found.reason}" if found.reason else ""),
@@ -251,9 +261,28 @@ class _Run:
                     self._refuse(cause)
                     raise
 
-    def _recover(self, installation: Installation) -> RestoreResult:
+    def _begin_anew(self) -> None:
+        """Throw away what cannot be recovered any further, and make the files again.
+
+        Raises RecoveryFailed if a cluster was replaced: that comes back first, and the next run replaces it.
+        """
+        if self._place.kept:
+            failure = RecoveryFailed(
+                "the server of an earlier run ended in the midst of its promotion",
+                hint="run the restore again",
+            )
+            self._refuse(failure)
+            raise failure
+        for directory in reversed(self._place.directories):
+            directory.set_aside(self._place.work.path / "refused")
+        self._files = self._make_files()
+        self._place_files()
+
+    def _recover(self, installation: Installation, *, is_resumed: bool = False) -> RestoreResult:
         request, work = self._request, self._place.work
         with private_instance(installation, self._place, request.user) as instance:
+            if is_resumed and is_promotion_cut(self._place.data.final):
+                raise _PromotionCut
             self._journal("recovering")
             settings = private_settings(
                 dict(self._backup.settings), work.path, self._place.data.final, request.server_settings

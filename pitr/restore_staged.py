@@ -101,7 +101,8 @@ class StagedDirectory:
         if not self.staging.exists():
             return
         if self.is_inside:
-            for entry in sorted(self.staging.iterdir()):
+            # Without this file no server starts, so it comes when all else is there.
+            for entry in sorted(self.staging.iterdir(), key=lambda one: (one.name == "PG_VERSION", one.name)):
                 entry.rename(self.final / entry.name)
             self.final.chmod(stat.S_IMODE(self.staging.stat().st_mode))
             self.staging.rmdir()
@@ -176,7 +177,8 @@ class RestorePlace:
         """Move everything to its place: first all that is replaced goes aside, then what is new comes."""
         for directory in self.directories:
             directory.keep()
-        for directory in self.directories:
+        # The data directory last: once it is there a server starts on it.
+        for directory in reversed(self.directories):
             directory.place()
 
     def set_aside(self) -> tuple[Path, ...]:

@@ -36,16 +36,20 @@ SUMMARIES_SINCE = 17
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with the argument ``pg_installation`` on each major version."""
     if "pg_installation" in metafunc.fixturenames:
-        metafunc.parametrize("pg_installation", _majors(), indirect=True, ids=lambda major: f"pg{major}")
+        metafunc.parametrize("pg_installation", majors(), indirect=True, ids=lambda major: f"pg{major}")
 
 
-def _majors() -> list[object]:
-    majors: list[object] = [17, 18, pytest.param(15, marks=pytest.mark.needs_apt)]
+def majors(*, slow: Sequence[int] = ()) -> list[object]:
+    """Return the major versions to run on, marked; ``slow`` ones only in ``make test-all``."""
+    found: list[object] = [
+        pytest.param(major, marks=pytest.mark.slow) if major in slow else major for major in (17, 18)
+    ]
+    found.append(pytest.param(15, marks=pytest.mark.needs_apt))
     try:
         find_pg(16, preferred=_preferred())
     except ServerRefused:
-        return majors  # 16 is in no package that the tests can count on
-    return [*majors, pytest.param(16, marks=pytest.mark.needs_apt)]
+        return found  # 16 is in no package that the tests can count on
+    return [*found, pytest.param(16, marks=pytest.mark.needs_apt)]
 
 
 def _preferred() -> Path | None:

@@ -1,7 +1,7 @@
 """The control file (``global/pg_control``): the little that a base backup must know of it.  Pure.
 
 Its layout changes with every few majors; what is read here has stood at its place since 8.x: the
-system identifier first, then the two version numbers.
+system identifier first, then the two version numbers and the state (DBState), of which 9.0 added the last.
 
 Reference: PostgreSQL src/include/catalog/pg_control.h, src/common/controldata_utils.c.
 """
@@ -17,7 +17,8 @@ from pitr.pipeline.crc import crc32c
 # PG_CONTROL_MAX_SAFE_SIZE, what one disk sector writes at once, and PG_CONTROL_FILE_SIZE.
 CONTROL_BYTES_MIN = 512
 CONTROL_BYTES_MAX = 8192
-_HEAD = struct.Struct("<QII")
+_HEAD = struct.Struct("<QIII")
+_IN_ARCHIVE_RECOVERY = 5
 _CRC = struct.Struct("<I")
 # The checksum is the structure's last field.  Its place differs by major (288 in 15 and 16, 296 in
 # 18), so every place it could have is tried: a chance of 2**-26 that a torn file passes.
@@ -26,11 +27,17 @@ _CRC_OFFSETS = range(192, CONTROL_BYTES_MIN - _CRC.size + 1, 4)
 
 @dataclass(frozen=True, slots=True)
 class ControlFile:
-    """The identity of a cluster and the format of its data."""
+    """The identity of a cluster, the format of its data, and the number of the state that it was left in."""
 
     system_identifier: int
     control_version: int
     catalogue_version: int
+    state: int
+
+    @property
+    def is_in_archive_recovery(self) -> bool:
+        """Whether a server has begun to recover it from an archive, and has not ended that."""
+        return self.state == _IN_ARCHIVE_RECOVERY
 
     def version_directory(self, major: int) -> bytes:
         """Return the name of the server's own directory in each tablespace (TABLESPACE_VERSION_DIRECTORY)."""

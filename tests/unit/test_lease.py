@@ -282,6 +282,18 @@ def test_the_renewing_thread_learns_that_it_was_fenced() -> None:
         sleeper.confirm()
 
 
+def test_a_renewal_in_the_midst_of_a_confirmation_does_not_pass_for_a_fence() -> None:
+    house = House()
+    lease = house.lease(A, Clock(), LeaseTerms(renew_s=0.001))
+    lease.take()
+    try:
+        for _ in range(300):
+            lease.confirm()
+    finally:
+        lease.release()
+    assert lease.lost is None
+
+
 def test_a_taker_whose_clock_is_ahead_takes_it_and_the_holder_is_fenced() -> None:
     house = House()
     holder, ahead = house.lease(A, Clock()), house.lease(B, Clock(NOW + timedelta(hours=1)))

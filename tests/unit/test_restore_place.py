@@ -110,6 +110,19 @@ def test_placing_goes_on_where_it_was_cut(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a", "b"]
 
 
+def test_what_lets_a_server_start_is_placed_last(tmp_path: Path) -> None:
+    directory = StagedDirectory(tmp_path, tmp_path / ".pitr-partial")
+    directory.begin(None)
+    for name in ("PG_VERSION", "backup_label", "base"):
+        (directory.staging / name).mkdir()
+    # It cannot be moved there, so the run ends in the midst.
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "foreign").touch()
+    with pytest.raises(OSError):
+        directory.place()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".pitr-partial", "backup_label", "base"]
+
+
 @pytest.mark.parametrize("is_inside", [False, True])
 def test_refused_files_are_set_aside_and_the_place_can_be_used_again(tmp_path: Path, is_inside: bool) -> None:
     final, work = tmp_path / "data", tmp_path / "data.pitr"

@@ -1,0 +1,166 @@
+"""A restore that is killed at any step, of a full backup and of a chain: the same call again ends right.
+
+Where it was is in the steps; ``test_restore_killed.py`` has the named points of recovery.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fix_increment import SUMMARIES, Chain
+from fix_kill import Fate, run_child
+from fix_postgres import PostgresFactory, PostgresHouse, table_digests
+from fix_restore import Judge
+
+from pitr.errors import RestoreRefused
+from pitr.postgres.server_user import hand_over
+from pitr.recovery import RecoveryTarget
+from storage.local import DirectoryStore
+
+# The files are written where nobody looks, some thousand steps; what a kill leaves of them is thrown away.
+STAGED_EVERY = 60
+
+
+@dataclass
+class Restorable:
+    """A chain of backups with a tablespace, WAL after it, and what the tables are at the end."""
+
+    chain: Chain
+    end: dict[str, str]
+    totals: dict[str, int] = field(default_factory=dict)
+
+    def backup(self, kind: str) -> str:
+        return self.chain.moments[0 if kind == "full" else -1].backup.backup
+
+    def restore_and_die(self, folder: Path, kind: str, kill_at: int, kill_on: str = "") -> Fate:
+        installation = self.chain.server.instance.installation
+        assert isinstance(self.chain.store, DirectoryStore)
+        fields: dict[str, object] = {
+            "region": str(self.chain.notes_dir.parent / "store"),
+            "identity": self.chain.restores.identity.text(),
+            "major": installation.major,
+            "bin_dir": str(installation.bin_dir),
+            "target": str(folder / "data"),
+            "backup": self.backup(kind),
+            "tablespaces": {"fast": str(folder / "space")},
+            "kill_on": kill_on,
+            "bulk": "partial/",
+            "bulk_every": STAGED_EVERY,
+        }
+        return run_child("restore", fields, kill_at)
+
+    def restore(self, folder: Path, kind: str, judge: Judge) -> dict[str, str]:
+        """Make the same call again; return the tables."""
+        restores, server = self.chain.restores, self.chain.server
+        request = restores.request(
+            restores.plan(RecoveryTarget("latest"), backup=self.backup(kind)),
+            folder / "data",
+            server,
+            tablespace_mapping={"fast": folder / "space"},
+            keep_running=True,
+        )
+        return judge.tables(restores.restore(request))
+
+
+@pytest.fixture(scope="module")
+def restorable(
+    module_postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Restorable:
+    server = module_postgres_factory(17, settings=SUMMARIES, name="restorable")
+    space = server.data_dir.parent / "space"
+    space.mkdir()
+    hand_over(space, postgres_house.user)
+    server.execute(f"CREATE TABLESPACE fast LOCATION '{space}'")
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 10) AS t FROM generate_series(1, 9000) g"
+    )
+    server.execute("CREATE TABLE spaced TABLESPACE fast AS SELECT * FROM wide WHERE id < 3000")
+    folder = tmp_path_factory.mktemp("restorable")
+    chain = Chain(server, DirectoryStore.create(folder / "store"), postgres_house.user, folder / "notes")
+    chain.back_up()
+    for number in range(2):
+        for table in ("wide", "spaced"):
+            server.execute(f"UPDATE {table} SET t = 'round {number}' WHERE id % 300 = {number}")
+        server.execute(f"CREATE TABLE new_{number} TABLESPACE fast AS SELECT {number} AS n")
+        chain.back_up()
+    server.execute("DELETE FROM wide WHERE id > 8000")
+    server.switch_wal()
+    server.execute("INSERT INTO spaced VALUES (0, 'last')")
+    chain.archiver.ship()
+    return Restorable(chain, table_digests(server.dsn))
+
+
+def phase_of(folder: Path) -> str | None:
+    journal = folder / "data.pitr" / "pitr-restore.json"
+    return str(json.loads(journal.read_text())["phase"]) if journal.exists() else None
+
+
+def kill_and_repeat(
+    restorable: Restorable, folder: Path, judge: Judge, kind: str, kill_at: int, kill_on: str = ""
+) -> Fate:
+    """Kill a restore at a step; what lies there is no part of a cluster; the next run makes it whole."""
+    fate = restorable.restore_and_die(folder, kind, kill_at, kill_on)
+    phase = phase_of(folder)
+    print(kind, kill_at, phase, fate)
+    if (folder / "data" / "PG_VERSION").exists():
+        # A server starts on this: so nothing may be missing.
+        assert (folder / "space").is_dir()
+        assert not [path for path in (folder / "space").iterdir() if path.name.startswith(".pitr")]
+    is_done = phase in ("done", None) and (folder / "data" / "PG_VERSION").exists()
+    if is_done:
+        with pytest.raises(RestoreRefused, match=r"earlier restore|holds a PostgreSQL cluster"):
+            restorable.restore(folder, kind, judge)
+        tables = table_digests(judge.start(restorable.chain.server, folder / "data").dsn)
+    else:
+        tables = restorable.restore(folder, kind, judge)
+    assert tables == restorable.end
+    return fate
+
+
+def test_a_restore_killed_at_some_step_is_repeated(
+    restorable: Restorable, server_tmp_path: Path, judge: Judge, seed: int
+) -> None:
+    kind = "chain" if seed % 2 else "full"
+    if kind not in restorable.totals:
+        whole = server_tmp_path / "whole"
+        whole.mkdir()
+        restorable.totals[kind] = restorable.restore_and_die(whole, kind, 0).steps
+    kill_at = random.Random(f"{kind} {seed}").randint(1, restorable.totals[kind])
+    print(f"step {kill_at} of {restorable.totals[kind]}")
+    kill_and_repeat(restorable, server_tmp_path, judge, kind, kill_at)
+
+
+# At the first write; between the places of two directories; while the server writes its new timeline's
+# history, when its signal file is gone already; in the removal of what was needed.
+MEANT = ["pitr-restore.json", "os.rename /", ".answers.00000001.history", "os.rmdir"]
+
+
+@pytest.mark.parametrize("kill_on", MEANT)
+def test_a_restore_killed_where_it_hurts_is_repeated(
+    restorable: Restorable, server_tmp_path: Path, judge: Judge, kill_on: str
+) -> None:
+    assert kill_and_repeat(restorable, server_tmp_path, judge, "chain", 0, kill_on).was_killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["full", "chain"])
+def test_a_restore_killed_at_each_step_is_repeated(restorable: Restorable, judge: Judge, kind: str) -> None:
+    kill_at, was_killed = 0, True
+    while was_killed:
+        kill_at += 1
+        folder = Path(tempfile.mkdtemp(prefix="pitr-"))
+        folder.chmod(0o755)
+        try:
+            was_killed = kill_and_repeat(restorable, folder, judge, kind, kill_at).was_killed
+        finally:
+            judge.close()
+            shutil.rmtree(folder)
+    assert kill_at > 50
