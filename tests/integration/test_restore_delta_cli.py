@@ -51,15 +51,19 @@ def test_a_run_that_was_killed_when_it_had_its_files_goes_on_whatever_lies_there
     site = make_site()
     site.start_daemon()
     site("backup", "--json")
-    site.wait_durable()
     target = f"lsn:{site.server.value('SELECT pg_current_wal_flush_lsn()')}"
+    # What comes after the target says where replay ends, so it must be there at the first look.
+    site.server.execute("CREATE TABLE later ()")
+    site.wait_durable()
     into = site.folder / "restored"
-    site.restore(target, into, "--delta", "--action", "none")
+    done = site.restore(target, into, "--delta", "--action", "none").data
+    # The daemon goes on taking backups, and from another one it would be another plan.
+    words = ("--delta", "--dry-run", "--backup", done["plan"]["backup"])
     work = WorkDirectory.of(into)
     journal = work.read()
     assert journal is not None
     work.write(Journal(journal.plan_sha256, "recovering"))
-    assert site.restore(target, into, "--delta", "--dry-run").data["delta"] is None
+    assert site.restore(target, into, *words).data["delta"] is None
     work.write(Journal("another plan", "recovering"))
-    refused = site.restore(target, into, "--delta", "--dry-run", exit_code=1)
+    refused = site.restore(target, into, *words, exit_code=1)
     assert "another plan" in refused.stderr
