@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 10.0
 EPOCHS_EVERY_LOOKS = 6
+# A comparison lists everything: ten minutes between two, where a region does not answer.
+COMPARE_EVERY_LOOKS = 60
 STOP_S = 5.0
 
 
@@ -47,6 +49,8 @@ class Watch:
         self._looks = 0
         self._store = store
         self._queue = queue
+        # A put that was on its way when the last run was cut off may be in some regions only.
+        self._is_unsure = queue.was_cut
         self._state = state
         self._keeper = keeper
         self._log = log
@@ -73,14 +77,16 @@ class Watch:
                 return
 
     def _compare_regions(self) -> None:
-        """Find again what a lost repair queue held; until then no region may get a new head."""
-        if not self._queue.must_reconcile:
+        """Find again what a lost repair queue held, or never had; no region gets a new head after a loss."""
+        is_due = self._is_unsure and self._looks % COMPARE_EVERY_LOOKS == 0
+        if not self._queue.must_reconcile and not is_due:
             return
         try:
             found = self._store.reconcile()
         except (PitrError, StoreError) as error:
             self._log.warning("the regions cannot be compared now", reason=str(error))
             return
+        self._is_unsure = self._is_unsure and bool(found.unreached)
         if found.missing_copies or found.unreached:
             self._log.info(
                 "regions compared",

@@ -8,6 +8,7 @@ comparing the regions' listings.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections import Counter
@@ -24,6 +25,8 @@ ENTRIES_MAX = 1_000_000
 _BUSY_TIMEOUT_S = 5.0
 _SET_ASIDE_MAX = 1000
 _VERSION = 1
+# Not in files of before 2026-11-25.
+_OPEN = "is_open"
 _SCHEMA = f"""
 CREATE TABLE repair (
     region TEXT NOT NULL, sequence INTEGER NOT NULL, key TEXT NOT NULL, size_bytes INTEGER NOT NULL,
@@ -72,7 +75,8 @@ class RepairQueue:
     """The durable queue in the file ``path``; made if missing.  Thread-safe; one process at a time.
 
     ``is_new`` tells that the file was not there: with regions that already hold
-    objects, reconcile them.  Raises RepairQueueDamaged.
+    objects, reconcile them.  ``was_cut`` tells that whoever had it open before did not close it: a put that
+    was on its way then may be in some regions, and no entry says which lack it.  Raises RepairQueueDamaged.
     """
 
     def __init__(
@@ -220,6 +224,9 @@ class RepairQueue:
     def close(self) -> None:
         """Close the file.  May be repeated."""
         with self._lock:
+            # What cannot be said here is asked of the regions at the next start.
+            with contextlib.suppress(sqlite3.Error):
+                self._set_open(False)
             self._connection.close()
 
     def _open(self) -> None:
@@ -241,7 +248,14 @@ class RepairQueue:
         ).fetchone() or (1,)
         self._sequence = int(last)
         self._must_reconcile = bool(flag)
+        row = self._connection.execute(f"SELECT value FROM state WHERE name = '{_OPEN}'").fetchone()
+        self.was_cut = row is not None and bool(row[0])
+        self._set_open(True)
         self._recount()
+
+    def _set_open(self, value: bool) -> None:
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (_OPEN, value))
 
     def _recount(self) -> None:
         rows = self._connection.execute(

@@ -125,7 +125,11 @@ while True:
     process.wait(60)
     queue = RepairQueue(tmp_path / "repair")
     held = {entry.key for entry in queue.first("c", 1_000_000)}
+    assert queue.was_cut
     queue.close()
+    again = RepairQueue(tmp_path / "repair")
+    assert not again.was_cut
+    again.close()
     assert {f"k{sequence}" for sequence in acknowledged if sequence % 3} <= held
 
 
