@@ -113,6 +113,8 @@ class WantedFiles:
             self._database.execute("PRAGMA synchronous = OFF")
             self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._database.executescript(_SCHEMA)
+            # Never ended: else each of a cluster's files would be written out by itself, twice.
+            self._database.execute("BEGIN")
 
     def close(self) -> None:
         self._database.close()
@@ -207,12 +209,10 @@ class WantedFiles:
         return sums.finish(size_bytes)
 
     def _flush(self) -> None:
-        self._database.execute("BEGIN")
         self._database.executemany(
             "INSERT INTO piece VALUES (?, ?, ?, ?)",
             [(each.file, each.start, each.size_bytes, each.crc32c) for each in self._pieces],
         )
-        self._database.execute("COMMIT")
         self._pieces.clear()
 
 
