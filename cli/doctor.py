@@ -20,6 +20,7 @@ from cli.settings import Settings
 from verifiers.base import Finding, Severity, worst
 
 if TYPE_CHECKING:
+    from cli.wiring import HostIdentity
     from pitr.pipeline.sign import Verifier
 
 CLOCK_TIMEOUT_S = 5.0
@@ -74,10 +75,8 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
-    from cli.key_files import read_identity
     from cli.wiring import host_identity, preferred_bin_dir
     from pitr.errors import KeyMissing
-    from pitr.pipeline.sign import Verifier
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -86,7 +85,6 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         probe_state_directory,
     )
     from verifiers.probes import probe_server
-    from verifiers.store_probes import probe_envelope
 
     probe, findings = probe_server(
         settings.cluster.dsn,
@@ -109,32 +107,41 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield Finding("keys.readable", Severity.FAIL, "keys", error.message, error.hint)
         return
     if identity_path is not None:
-        identity = read_identity(identity_path)
-        hint = "move it off this host after this check: only a restore needs it"
-        yield Finding(
-            "keys.identity_here",
-            Severity.WARN,
-            str(identity_path),
-            "a reader's identity lies on this host",
-            hint,
-        )
-        if identity.root != Verifier.parse(settings.keys.root):
-            yield Finding(
-                "keys.root",
-                Severity.FAIL,
-                str(identity_path),
-                "it belongs to another repository",
-                "give the right one",
-            )
-        yield probe_envelope(
-            host.recipients,
-            identity.identity,
-            settings.repository.repository,
-            now=datetime.now(UTC),
-            random=os.urandom,
-        )
+        yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:
+    """Try the reader's identity, which only a restore needs."""
+    from cli.key_files import read_identity
+    from pitr.pipeline.sign import Verifier
+    from verifiers.store_probes import probe_envelope
+
+    identity = read_identity(path)
+    hint = "move it off this host after this check: only a restore needs it"
+    yield Finding(
+        "keys.identity_here",
+        Severity.WARN,
+        str(path),
+        "a reader's identity lies on this host",
+        hint,
+    )
+    if identity.root != Verifier.parse(settings.keys.root):
+        yield Finding(
+            "keys.root",
+            Severity.FAIL,
+            str(path),
+            "it belongs to another repository",
+            "give the right one",
+        )
+    yield probe_envelope(
+        host.recipients,
+        identity.identity,
+        settings.repository.repository,
+        now=datetime.now(UTC),
+        random=os.urandom,
+    )
 
 
 def _examine_regions(

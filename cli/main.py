@@ -30,8 +30,10 @@ def run_cli(words: Sequence[str]) -> int:
     from cli.commands import pitr
     from cli.context import App
     from cli.errors import UsageRefused, describe
+    from cli.memory import give_back_large_blocks
     from cli.output import Output
 
+    give_back_large_blocks()
     app = App(output=Output(is_json="--json" in words))
     _die_like_interrupted()
     try:

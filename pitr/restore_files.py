@@ -42,7 +42,7 @@ from pitr.restore_uses import HeldExtent, PartReader, Use
 from pitr.restore_wanted import Piece, Span, WantedFiles
 from storage.store import ObjectStore
 
-# Each holds a pack of 32 to 48 MiB.  Four were measured at 170 MiB beside the program itself; three leave
+# Each holds a pack of up to 48 MiB.  Four were measured at 170 MiB beside the program itself; three leave
 # room for the largest packs below 300 MiB, and two cores are busy with them.
 WORKERS: Final = 3
 PATIENCE_S: Final = 60.0
@@ -294,6 +294,9 @@ class FileRestorer:
         judge = PageBatch(self._judges[depth])
         with OpenFile(self._places) as file:
             for number, content, is_kept in frames:
+                if self._shared.stopping.is_set():
+                    # A pack of small files takes minutes on a slow disk, and somebody is waiting.
+                    return
                 for use in by_frame[number]:
                     part = _checked(use, content)
                     for span in use.spans:

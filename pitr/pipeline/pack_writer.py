@@ -34,8 +34,9 @@ from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context, Sealer
 from storage.digest import BodyDigest
 
 PartKind: TypeAlias = Literal["pack", "index"]
-# Two being built and two on their way keep a backup's memory far below 300 MiB.
-PACK_BYTES_DEFAULT: Final = 32 * 1024 * 1024
+# Two being built, and two on their way that a slow region may still have, keep a backup's memory below
+# 300 MiB, also while WAL of a backlog is archived beside it; of 32 MiB each they did not.
+PACK_BYTES_DEFAULT: Final = 16 * 1024 * 1024
 # A frame that came last, and the shared one, may still go on top.
 PACK_BYTES_ROOM: Final = 3 * frame_bytes_max(FRAME_CONTENT_BYTES)
 _INDEX_BYTES: Final = 8 * 1024 * 1024
@@ -45,8 +46,9 @@ SMALL_BYTES_MAX: Final = FRAME_CONTENT_BYTES // 2
 RUNS_MAX: Final = 4096
 # Bounds a shared frame's lines: empty files cost no bytes of it.
 _SHARED_FILES_MAX: Final = 4096
-# A reader holds what the index says of one pack.
-_PACK_FILES_MAX: Final = 65_536
+# A reader holds what the index says of a pack, some 250 bytes for each of its files and extents, and as many
+# packs at once as it has workers, and two more.  Of 8-KiB files that compress well 65,536 would fit into one.
+PACK_ENTRIES_MAX: Final = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class PartWriter:
         self._packs = _ContainerSeries("pack", part, data_key, context, sink)
         self._index = _IndexWriter(_ContainerSeries("index", part, data_key, context, sink))
         self._pack_bytes = pack_bytes
-        self._pack_files = 0
+        self._pack_entries = 0
         self._shared = bytearray()
         self._shared_files: list[_SharedFile] = []
         self._open: FileWriter | None = None
@@ -176,13 +178,14 @@ class PartWriter:
             self._packs.size_bytes >= self._pack_bytes
             # One less, for the shared frame is added to whatever pack there is when it is full.
             or self._packs.frames >= PACK_FRAMES_MAX - 1
-            or self._pack_files >= _PACK_FILES_MAX
+            or self._pack_entries >= PACK_ENTRIES_MAX
         )
 
-    def _place_frame(self, content: bytes | memoryview) -> tuple[int, int, int]:
-        """Put a frame into the pack; return the pack's number, the frame's, and the frame's size."""
+    def _place_frame(self, content: bytes | memoryview, runs: int) -> tuple[int, int, int]:
+        """Put a frame of so many runs into the pack; return the pack's number, the frame's, its size."""
         if self._is_pack_full:
             self._close_pack()
+        self._pack_entries += runs
         compressed = compress_frame(content)
         return self._packs.number, self._packs.add_frame(compressed), len(compressed)
 
@@ -192,7 +195,7 @@ class PartWriter:
         pack, frame = 0, 0
         if self._shared:
             pack, frame = self._packs.number, self._packs.add_frame(compress_frame(memoryview(self._shared)))
-        self._pack_files += len(self._shared_files)
+        self._pack_entries += sum(1 + len(file.extents) for file in self._shared_files)
         for file in self._shared_files:
             extents = tuple(replace(extent, pack=pack, frame=frame) for extent in file.extents)
             crc = FileCrc32c()
@@ -220,7 +223,7 @@ class PartWriter:
             self._open.flush(self._index)
         number = self._packs.number
         self._index.add(IndexPack(number, self._packs.finish()))
-        self._pack_files = 0
+        self._pack_entries = 0
 
 
 class FileWriter:
@@ -243,7 +246,7 @@ class FileWriter:
         """Add at most 1 MiB that lie at ``runs``, after what was added before."""
         if self._runs + len(runs) > RUNS_MAX:
             self.flush(self._part._index)
-        pack, frame, stored_bytes = self._part._place_frame(content)
+        pack, frame, stored_bytes = self._part._place_frame(content, len(runs))
         self.content_bytes += len(content)
         self.stored_bytes += stored_bytes
         self._runs += len(runs)

@@ -2,7 +2,8 @@
 
 One call checks hundreds of pages: PostgreSQL's checksum is 32 sums that run side by side over a
 page, and numpy runs them over all pages of a read at once (5.3 GiB per CPU second at 512 pages; a
-loop in Python makes 19 MB).
+loop in Python makes 19 MB).  Of one page alone numpy's calls cost more than the sums, and there one long
+integer holds all 32: a cluster of small tables is as many calls as files.
 
 Reference: PostgreSQL src/include/storage/checksum_impl.h, src/include/storage/bufpage.h and
 PageIsVerified in src/backend/storage/page/bufpage.c.
@@ -41,6 +42,14 @@ _START = np.array(
     ],
     dtype=np.uint32,
 )
+# The same in one integer, 64 bits for each sum: room for its product, so that none runs into the next.
+_LANES = sum(1 << 64 * lane for lane in range(_SUMS))
+_LANES_SUM = _LANES * 0xFFFF_FFFF
+_LANES_SHIFTED = _LANES * 0x7FFF
+_LANES_START = int.from_bytes(_START.astype("<u8").tobytes(), "little")
+_LANES_ROW_BYTES = 8 * _SUMS
+# 56 µs a page, where numpy takes 177 µs for one and 190 µs for four.
+_LANES_PAGES_MAX = 2
 
 Words = NDArray[np.uint32]
 Blocks = NDArray[np.uint32]
@@ -70,6 +79,36 @@ def page_checksums(pages: Words, blocks: Blocks) -> NDArray[np.uint16]:
     zero.
     """
     count = len(pages)
+    if count <= _LANES_PAGES_MAX:
+        folded = np.array([_folded_sums(page) for page in pages], np.uint32)
+    else:
+        folded = _folded_sums_of_many(pages)
+    # A page copied to another place must not pass: the block number takes part.
+    folded ^= blocks.astype(np.uint32)
+    checksums: NDArray[np.uint16] = (folded % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
+    return checksums
+
+
+def _folded_sums(page: Words) -> int:
+    """Return the 32 sums of one page, folded."""
+    lanes = page.astype("<u8")
+    lanes[2] &= np.uint64(0xFFFF0000)  # pd_checksum, as below
+    content = lanes.tobytes()
+    rows = [
+        int.from_bytes(content[at : at + _LANES_ROW_BYTES], "little")
+        for at in range(0, len(content), _LANES_ROW_BYTES)
+    ]
+    sums, prime = _LANES_START, int(_PRIME)
+    for row in (*rows, 0, 0):
+        sums ^= row
+        sums = (sums * prime & _LANES_SUM) ^ (sums >> 17 & _LANES_SHIFTED)
+    found = np.frombuffer(sums.to_bytes(_LANES_ROW_BYTES, "little"), "<u8")
+    return int(np.bitwise_xor.reduce(found))
+
+
+def _folded_sums_of_many(pages: Words) -> Words:
+    """Return the 32 sums of each page, folded."""
+    count = len(pages)
     # Row i of every page side by side: then each step runs over one long contiguous array.  Always a
     # copy (``ascontiguousarray`` makes none of a single page), since the next line writes to it.
     rows = pages.view(_ROW).T.copy().view(np.uint32).reshape(_ROWS, count * _SUMS)
@@ -86,11 +125,8 @@ def page_checksums(pages: Words, blocks: Blocks) -> NDArray[np.uint16]:
         np.right_shift(sums, _SHIFT, shifted)
         np.multiply(sums, _PRIME, sums)
         np.bitwise_xor(sums, shifted, sums)
-    folded = np.bitwise_xor.reduce(sums.reshape(count, _SUMS), axis=1)
-    # A page copied to another place must not pass: the block number takes part.
-    folded ^= blocks.astype(np.uint32)
-    checksums: NDArray[np.uint16] = (folded % np.uint32(65535) + np.uint32(1)).astype(np.uint16)
-    return checksums
+    folded: Words = np.bitwise_xor.reduce(sums.reshape(count, _SUMS), axis=1)
+    return folded
 
 
 def blocks_from(first: int, count: int) -> Blocks:

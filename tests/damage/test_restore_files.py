@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from pitr.pipeline.keys import DataKey
 from pitr.pipeline.pack_writer import SealedPart
 from pitr.pipeline.packs import IndexFile
 from pitr.pipeline.seal import iter_frames, seal_frames
-from pitr.restore_files import ChainLink, FileRestorer
+from pitr.restore_files import ChainLink, FileProgress, FileRestorer
 from storage.memory import MemoryStore
 from storage.store import ObjectStore, StoreUnavailable
 
@@ -75,6 +76,47 @@ def test_a_flip_anywhere_in_any_object_is_noticed(backup: SmallBackup, tmp_path:
         (tmp_path / str(number)).mkdir()
         with pytest.raises(NotAuthentic, match="no region has a good copy"):
             restore(backup, tmp_path / str(number), store)
+
+
+def test_whoever_interrupts_a_restore_does_not_wait_for_whole_packs(tmp_path: Path) -> None:
+    """A pack of thousands of small files takes minutes on a slow disk."""
+    backup = SmallBackup()
+    head = backup.writer(0)
+    for folder in ("base", "base/5"):
+        head.add_directory(folder.encode(), 0o700)
+    head.finish()
+    body = backup.writer(1)
+    for number in range(2):
+        backup.add_large(body, f"base/5/{number}", 3 * MIB)
+    body.finish()
+    (tmp_path / "root").mkdir()
+    begun, may_go_on = threading.Event(), threading.Event()
+    written: list[int] = []
+
+    def on_progress(progress: FileProgress) -> None:
+        written.append(progress.written_bytes)
+        begun.set()
+        assert may_go_on.wait(30)
+
+    def on_file(file: IndexFile) -> None:
+        if file.path == b"base/5/1":
+            assert begun.wait(30)
+            threading.Timer(0.5, may_go_on.set).start()
+            raise KeyboardInterrupt
+
+    restorer = FileRestorer(
+        backup.store,
+        [ChainLink(backup.manifest(), backup.key)],
+        tmp_path / "root",
+        {},
+        tmp_path / "notes",
+        on_file=on_file,
+        on_progress=on_progress,
+        workers=1,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        restorer.run()
+    assert written == [MIB]
 
 
 def test_a_missing_object_is_named(backup: SmallBackup, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -224,11 +225,17 @@ def test_a_table_of_more_than_one_segment_is_cut_and_grows_again(
     assert chain.stored_bytes(small) < chain.stored_bytes(full) / 5
     server.execute("DELETE FROM huge WHERE id > 400000")
     server.execute("VACUUM (TRUNCATE true) huge")
+    second = server.data_dir / (str(server.value("SELECT pg_relation_filepath('huge')")) + ".1")
+    # Cut across the boundary, the file stays, and is empty.
+    chain.back_up()
+    assert second.stat().st_size == 0
     server.execute(fill, 700_000, 900_000)
-    last = chain.back_up()
-    assert [each.backup.type for each in chain.moments] == ["full", "incr", "incr", "incr"]
-    moment = chain.moments[-1]
-    target = server_tmp_path / "restored"
-    plan = chain.restores.plan(chain.target(moment), backup=last.backup)
-    chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
-    assert judge.examine(server, target) == moment.tables
+    chain.back_up()
+    assert second.stat().st_size > 0
+    assert [each.backup.type for each in chain.moments] == ["full", "incr", "incr", "incr", "incr"]
+    for moment in chain.moments[-2:]:
+        target = server_tmp_path / f"restored-{moment.backup.backup}"
+        plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
+        chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
+        assert judge.examine(server, target) == moment.tables
+        shutil.rmtree(target)

@@ -14,6 +14,7 @@ from pitr.layout import ArchiveId
 from pitr.pipeline.crc import FileCrc32c, crc32c, crc32c_combine, crc32c_zeros
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.pack_writer import (
+    PACK_ENTRIES_MAX,
     RUNS_MAX,
     SMALL_BYTES_MAX,
     FileStatus,
@@ -135,6 +136,28 @@ def test_packs_of_many_small_files_are_closed_when_full() -> None:
     writer.finish()
     assert sum(part.kind == "pack" for part in parts) >= 3
     assert {path: bytes(content) for path, content in read_back(parts).items()} == contents
+
+
+def test_what_the_index_says_of_one_pack_is_bounded_however_well_its_files_compress() -> None:
+    parts: list[SealedPart] = []
+    writer = PartWriter(3, DATA_KEY, context, parts.append)
+    page = bytes(8192)
+    for number in range(PACK_ENTRIES_MAX):
+        writer.add_small(b"base/5/%d" % number, page[:16], STATUS)
+    # Every other page of a large file.
+    file = writer.open_file(b"base/5/large")
+    for first in range(0, PACK_ENTRIES_MAX, 128):
+        file.add_runs(page * 128, [Run((first + n) * 16_384, 8192) for n in range(128)])
+    file.close(PACK_ENTRIES_MAX * 16_384, STATUS)
+    writer.finish()
+    entries, most = 0, 0
+    for line in iter_index(index_frames(parts)):
+        if isinstance(line, IndexFile | IndexFileMore):
+            entries += 1 + len(line.extents)
+        if isinstance(line, IndexPack):
+            entries, most = 0, max(most, entries)
+    # Those of the frame that is shared when the pack is full come on top.
+    assert PACK_ENTRIES_MAX <= most <= PACK_ENTRIES_MAX + 2 * 4096 + 2
 
 
 @settings(max_examples=40, deadline=None)
