@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
-from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic
+from pitr.errors import KeyMissing, MalformedValue, NoGoodCopy, NotAuthentic
 from pitr.patience import with_patience
 from pitr.pipeline.frames import LENGTH
 from pitr.pipeline.keys import DataKey
@@ -36,11 +36,21 @@ class Fetching:
 
 
 class Layer:
-    """One backup: its signed manifest, and the key that opens its objects.  Thread-safe."""
+    """One backup: its signed manifest, and the key that opens its objects.  Thread-safe.
 
-    def __init__(self, manifest: BackupManifest, data_key: DataKey, fetching: Fetching) -> None:
+    ``other_keys`` open the packs of attempts that it resumed, by id.
+    """
+
+    def __init__(
+        self,
+        manifest: BackupManifest,
+        data_key: DataKey,
+        fetching: Fetching,
+        other_keys: Mapping[bytes, DataKey] | None = None,
+    ) -> None:
         self.manifest = manifest
         self._data_key = data_key
+        self._other_keys = other_keys or {}
         self._fetching = fetching
 
     def parts(self) -> dict[int, tuple[list[StoredObject], dict[int, StoredObject]]]:
@@ -48,7 +58,8 @@ class Layer:
         packs: dict[int, dict[int, StoredObject]] = {}
         for stored in self.manifest.packs:
             part, number = part_and_number(stored.key)
-            packs.setdefault(part, {})[number] = stored
+            if packs.setdefault(part, {}).setdefault(number, stored) is not stored:
+                raise MalformedValue(f"pack {number} of part {part} is in the manifest twice")
         found = {}
         for part, indexes in sorted(_by_part(self.manifest.indexes).items()):
             found[part] = (indexes, packs.pop(part, {}))
@@ -69,17 +80,18 @@ class Layer:
         Raises NoGoodCopy if no region has them as they were written.
         """
         context = self._context("pack", part, pack.number)
+        data_key = self._key_of(stored)
         last = len(pack.frames) - 1
         sealed_bytes = sum(pack.frames[number].sealed_bytes for number in wanted)
         if sealed_bytes > stored.size_bytes * _WHOLE_SHARE:
             body = memoryview(self._get(stored))
-            opener = Opener(bytes(body[:HEADER_BYTES]), self._data_key, context)
+            opener = Opener(bytes(body[:HEADER_BYTES]), data_key, context)
             for number in wanted:
                 sealed = _sealed(body, 0, pack.frames[number])
                 yield number, opener.open_frame(sealed, number, last=number == last)
             return
-        header = self._get_range(stored, 0, HEADER_BYTES, self._is_header(context))
-        opener = Opener(header, self._data_key, context)
+        header = self._get_range(stored, 0, HEADER_BYTES, _is_header(data_key, context))
+        opener = Opener(header, data_key, context)
         for numbers in _near(pack.frames, wanted):
             yield from self._get_frames(stored, pack, opener, numbers, last)
 
@@ -102,14 +114,13 @@ class Layer:
         self._get_range(stored, start, end - start, check)
         yield from contents
 
-    def _is_header(self, context: Context) -> Callable[[bytes], None]:
-        def check(header: bytes) -> None:
-            try:
-                Opener(header, self._data_key, context)
-            except NotAuthentic as cause:
-                raise CopyDamaged(str(cause)) from cause
-
-        return check
+    def _key_of(self, stored: StoredObject) -> DataKey:
+        if stored.key_id in {None, self._data_key.key_id}:
+            return self._data_key
+        try:
+            return self._other_keys[stored.key_id]
+        except KeyError as cause:
+            raise KeyMissing(f"the data key of {stored.key} was not opened") from cause
 
     def _context(self, kind: Literal["pack", "index"], part: int, number: int) -> Context:
         name = f"{self.manifest.backup}/{part:04d}/{number:06d}"
@@ -142,6 +153,16 @@ class Layer:
             ) from cause
         self._fetching.count(len(body))
         return body
+
+
+def _is_header(data_key: DataKey, context: Context) -> Callable[[bytes], None]:
+    def check(header: bytes) -> None:
+        try:
+            Opener(header, data_key, context)
+        except NotAuthentic as cause:
+            raise CopyDamaged(str(cause)) from cause
+
+    return check
 
 
 def part_and_number(key: str) -> tuple[int, int]:

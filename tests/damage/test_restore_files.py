@@ -18,8 +18,9 @@ from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.pipeline.compress import compress_frame
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter, SealedPart
+from pitr.pipeline.pack_writer import FileStatus, PartWriter
 from pitr.pipeline.packs import IndexFile
+from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import Context, iter_frames, seal_frames
 from pitr.restore_files import ChainLink, FileRestorer
 from pitr.wal.lsn import LSN

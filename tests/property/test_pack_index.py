@@ -17,10 +17,8 @@ from pitr.pipeline.pack_writer import (
     RUNS_MAX,
     SMALL_BYTES_MAX,
     FileStatus,
-    PartKind,
     PartWriter,
     Run,
-    SealedPart,
 )
 from pitr.pipeline.packs import (
     LINE_BYTES_MAX,
@@ -34,6 +32,7 @@ from pitr.pipeline.packs import (
     encode_line,
     iter_index,
 )
+from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import Context, Opener, iter_frames
 
 DATA_KEY = DataKey(bytes(range(32)))
