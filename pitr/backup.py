@@ -145,7 +145,7 @@ class _Run:
             start_lsn = self._start()
             self._look_for_changes(start_lsn)
             tablespaces = {space.oid: space for space in self._server.tablespaces()}
-            self._enter("copying")
+            self._enter(self._continuation.phase)
             self._copy(start_lsn)
             tablespaces |= {space.oid: space for space in self._server.tablespaces()}
             stopped = self._server.stop_backup()

@@ -90,7 +90,7 @@ class _Adopter:
             return False
         target: FileWriter | None = self._open or self._writer.open_file(file.path)
         assert target is not None
-        target.adopt([extent for frame in piece.content.frames for extent in frame.extents])
+        target.adopt(piece.content.frames)
         if piece.is_last and file.size_bytes is not None:
             target.close(file.size_bytes, file.status, parent_bytes=file.parent_bytes)
             self.files += 1

@@ -50,6 +50,7 @@ class Continuation:
         self._key = content_key(writer.signer, writer.repository.repository_id)
         self._journal: JournalWriter | None = None
         self._backup = ""
+        self.phase = "copying"
         self.resume: Resume | None = None
         self.adopted: list[StoredObject] = []
 
@@ -63,7 +64,8 @@ class Continuation:
             if found is not None:
                 self.resume = found
                 parts.resume(found.backup)
-                self._note(f"resuming {found.backup}: {_size(found.held_bytes)} are stored already")
+                self.phase = f"resuming {found.backup}: {_size(found.held_bytes)} are stored already"
+                self._note(self.phase)
         if self.resume is None:
             parts.name(started_at, kind)
         self._backup = parts.backup
@@ -83,7 +85,9 @@ class Continuation:
     @property
     def digest(self) -> ContentDigest | None:
         """What the packs' contents are noted by; None: they are not."""
-        return None if self._journal is None else partial(content_hmac, self._key)
+        if self._journal is None or not self._journal.is_open:
+            return None
+        return partial(content_hmac, self._key)
 
     @property
     def first_part(self) -> int:

@@ -127,8 +127,9 @@ class FileCopier:
             kept_bytes = None if plan is None else min(_kept_bytes(plan, size_bytes), size_bytes)
             resume.take(file.path, known, size_bytes, status, kept_bytes)
             content_bytes = sum(piece.content_bytes for piece in known)
-            if content_bytes > SMALL_BYTES_MAX:
-                stored_bytes = sum(frame.stored_bytes for piece in known for frame in piece.frames)
+            stored_bytes = sum(frame.stored_bytes for piece in known for frame in piece.frames)
+            # Nothing is known of what shared a frame with others, as when it is copied.
+            if stored_bytes:
                 self._note_relation(file, size_bytes, content_bytes, stored_bytes)
             self._end(file, size_bytes, opened.found)
         self._tally.copied(file.size_bytes)

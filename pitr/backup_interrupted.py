@@ -6,6 +6,7 @@ What is not resumed here is only bytes in the store, under a backup's id that no
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,9 @@ class JournalFolder:
 
         Drops the journals that are of no use any more, and notes why.  Raises StoreError.
         """
+        # A killed attempt's.
+        with suppress(OSError):
+            (self._folder / _NOTES_NAME).unlink(missing_ok=True)
         found: Resume | None = None
         for backup, paths in sorted(journal_paths(self._folder).items(), reverse=True):
             try:

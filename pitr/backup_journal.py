@@ -98,6 +98,11 @@ class JournalWriter:
             except OSError as cause:
                 self._give_up(cause)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anything more is written."""
+        return self._file is not None
+
     def close(self) -> None:
         """End writing; one that names no pack is removed.  May be repeated."""
         with self._lock:

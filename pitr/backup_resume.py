@@ -94,6 +94,7 @@ class Resume:
         self._put_off: dict[bytes, PutOff] = {}
         self.taken_bytes = 0
         path.unlink(missing_ok=True)
+        path.touch(mode=0o600)
         with _mapped():
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             # Nothing of it outlives this backup.

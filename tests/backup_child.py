@@ -1,7 +1,8 @@
 """A base backup in a process of its own that kills itself when so many packs are stored, as a power cut does.
 
 Its standard input is JSON: store (folder), identity, signer, archive, dsn, notes, packs, parent (null or an
-id), and options for the request.  The next pack's put does not even begin.
+id), and options for the request.  The next pack's put does not even begin, nor that of
+an index.
 """
 
 from __future__ import annotations
@@ -35,10 +36,9 @@ def main() -> None:
     class DyingStore(FaultyStore):
         def put(self, key: str, body: bytes, *, sha256: bytes | None = None, after_all: bool = False) -> None:
             nonlocal left
-            if "/pack-" in key:
-                left -= 1
-                if left < 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
+            left -= "/pack-" in key
+            if left < 0 or "/index-" in key:
+                os.kill(os.getpid(), signal.SIGKILL)
             super().put(key, body, sha256=sha256, after_all=after_all)
 
     identity, archive = Identity.parse(asked["identity"]), ArchiveId.parse(asked["archive"])

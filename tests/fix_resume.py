@@ -52,7 +52,7 @@ class Interruptions:
         self.chain = Chain(self.server, self.store, self.postgres.user, self.notes)
 
     def interrupt(self, packs: int, parent: str | None = None, **options: object) -> None:
-        """Take a backup in another process, which is killed when ``packs`` packs are stored."""
+        """Take a backup in another process, which is killed when ``packs`` packs are stored, or all are."""
         house = self.chain.house
         asked = {
             "store": str(self.folder / "store"),

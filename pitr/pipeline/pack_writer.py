@@ -15,7 +15,7 @@ from typing import Final
 from pitr.pipeline.compress import compress_frame, frame_bytes_max
 from pitr.pipeline.crc import FileCrc32c, crc32c
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_contents import ContentDigest, ContentLog
+from pitr.pipeline.pack_contents import ContentDigest, ContentLog, PackedFrame
 from pitr.pipeline.packs import (
     PACK_BYTES_MAX,
     PACK_FRAMES_MAX,
@@ -253,14 +253,15 @@ class FileWriter:
         self._list(extents)
         self._part._log.add(self._path, extents, content, stored_bytes)
 
-    def adopt(self, extents: Sequence[Extent]) -> None:
+    def adopt(self, frames: Sequence[PackedFrame]) -> None:
         """List what lies in a pack that ``PartWriter.adopt`` is called for next."""
-        for at in range(0, len(extents), RUNS_MAX):
-            some = extents[at : at + RUNS_MAX]
-            if self._runs + len(some) > RUNS_MAX:
+        for frame in frames:
+            if self._runs + len(frame.extents) > RUNS_MAX:
                 self.flush(self._part._index)
-            self._runs += len(some)
-            self._list(some)
+            self.content_bytes += frame.content_bytes
+            self.stored_bytes += frame.stored_bytes
+            self._runs += len(frame.extents)
+            self._list(frame.extents)
 
     def _list(self, extents: Sequence[Extent]) -> None:
         for extent in extents:
