@@ -24,6 +24,7 @@ from pitr.restore_files import ChainLink
 
 NOISE = random.Random(17)
 LARGE = NOISE.randbytes(6 * MIB + 8192)
+EVEN = NOISE.randbytes(MIB) + bytes(MIB) + NOISE.randbytes(MIB)
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def it(tmp_path: Path) -> Attempts:
         it.write(f"small{number}", NOISE.randbytes(300_000))
     it.write("empty", b"")
     it.write("zeros", bytes(2 * MIB))
+    it.write("even", EVEN)
     return it
 
 
@@ -82,6 +84,11 @@ def test_changed_bytes_are_sent_again_though_size_and_time_are_as_they_were(it: 
     [
         pytest.param(lambda it: it.write("large", LARGE[: 2 * MIB]), id="truncated"),
         pytest.param(lambda it: it.write("large", LARGE + b"x" * 8192), id="grown"),
+        # All that is stored of it is the same, and small files lie behind it in its last pack.
+        pytest.param(lambda it: it.write("even", EVEN + LARGE[:MIB]), id="grown by whole frames"),
+        pytest.param(lambda it: it.write("even", EVEN + bytes(MIB)), id="grown by zeros"),
+        pytest.param(lambda it: it.write("even", EVEN[:MIB] + EVEN[-MIB:]), id="zeros gone"),
+        pytest.param(lambda it: it.write("even", bytes(MIB) + EVEN[:MIB] + EVEN[-MIB:]), id="zeros moved"),
         pytest.param(lambda it: it.write("large", b""), id="emptied"),
         pytest.param(lambda it: it.write("large", bytes(len(LARGE))), id="zeros"),
         pytest.param(lambda it: it.write("large", LARGE[:8192]), id="small now"),
