@@ -30,7 +30,7 @@ from pitr.backup_journal_line import (
 from pitr.catalogue.backup_record import check_backup_id
 from pitr.errors import MalformedValue
 
-# About 120 bytes for each MiB of files, and 150 for each small file: some TiB.
+# About 130 bytes for each MiB of files, and 200 for each small file: 8 TiB.
 JOURNAL_BYTES_MAX: Final = 1 << 30
 _INFIX: Final = ".resume-"
 

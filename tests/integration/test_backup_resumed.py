@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from fix_restore import Judge
 from fix_resume import RESUME_SETTINGS, Interruptions, fill_tables
 
 from pitr.catalogue.backup_record import BackupManifest
-from pitr.consolidate import read_back
+from pitr.consolidate import ConsolidateRequest, consolidate, read_back
 from pitr.pipeline.packs import IndexFile, IndexFileMore
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import as_user, hand_over
@@ -137,6 +138,19 @@ def test_an_incremental_backup_that_is_killed(interruptions: Interruptions) -> N
     assert (manifest.type, manifest.parent) == ("incr", full.backup)
     assert len(resumed(manifest)) >= 3
     it.check(it.chain.moments[-1])
+    # What is made of the chain is compared with it, and needs no key but its own.
+    restores, scratch = it.chain.restores, it.folder / "scratch"
+    scratch.mkdir()
+    done = consolidate(
+        ConsolidateRequest([manifest, full], scratch),
+        restores.repository,
+        restores.data_keys,
+        restores.identity.root_signer(),
+        [restores.identity.recipient()],
+        clock=lambda: datetime.now(UTC),
+        random=os.urandom,
+    )
+    assert len(done.manifest.key_ids) == 1
 
 
 def test_packs_that_a_region_never_got_come_to_it_and_lost_ones_are_sent_again(

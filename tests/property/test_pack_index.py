@@ -279,6 +279,14 @@ def test_a_good_index_is_accepted() -> None:
     )
 
 
+def test_packs_may_come_in_any_order_with_numbers_left_out() -> None:
+    places = [[88, 50]]
+    later = [file_line(path="a", extents=[[*EXTENT[:2], 9, *EXTENT[3:]]]), {"pack": 9, "frames": places}]
+    assert len(lines_of(*later, file_line(), PACK)) == 4
+    with pytest.raises(MalformedValue, match="comes next"):
+        lines_of(*later, file_line(), PACK, *later)
+
+
 @pytest.mark.parametrize(
     "path",
     ["", "/etc/passwd", "../x", "base/../../x", "base//x", "base/./x", "a/", "nul\0", "x" * 5000, "\ud800"],

@@ -59,7 +59,7 @@ class World:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_what_is_stored_at_last_is_what_there_is(seed: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         world = World(seed, Path(place))

@@ -77,7 +77,7 @@ def test_a_pack_comes_back() -> None:
 
 
 def test_a_line_holds_no_more_than_what_it_must() -> None:
-    # What a large file costs: docs/backups.md says 120 bytes for each MiB.
+    # What a large file costs: docs/backups.md says 130 bytes for each MiB, with its place in the pack.
     frame = PackedFrame((Extent(1 << 29, 1 << 20, 3, 31, 0, 1 << 31),), b"\xff" * 32, 1 << 20)
     some = replace(PACK, contents=replace(PACK.contents, files=(PackedFile(b"base/5/16384", (frame,) * 40),)))
     more = replace(PACK, contents=replace(PACK.contents, files=(PackedFile(b"base/5/16384", (frame,) * 80),)))

@@ -14,10 +14,11 @@ import pytest
 from fix_attempts import Attempts
 from fix_chain import MIB, PAGE_BYTES
 
-from pitr.backup_journal import JOURNAL_BYTES_MAX
+from pitr.backup_journal import JOURNAL_BYTES_MAX, JournalReader, JournalWriter
 from pitr.datakeys import DataKeys
 from pitr.errors import KeyMissing, MalformedValue, NoGoodCopy, NotAuthentic
-from pitr.layout import envelope_key, manifest_key
+from pitr.layout import ArchiveId, envelope_key, manifest_key
+from pitr.pipeline.keys import content_key
 from pitr.pipeline.sign import Signer
 from pitr.postgres.summaries import ChangedPart
 from pitr.restore_files import ChainLink
@@ -228,6 +229,23 @@ def test_a_journal_of_another_host_is_dropped(it: Attempts) -> None:
         it.attempt()
     assert any("not of this host" in note for note in it.notes)
     assert not journal.exists()
+
+
+def test_a_journal_of_another_archive_is_dropped(it: Attempts) -> None:
+    it.fail(100)
+    (journal,) = it.journal_paths()
+    key = content_key(it.house.signer, it.house.repository.repository_id)
+    reader = JournalReader(journal, key)
+    head, packs = reader.head, list(reader.packs())
+    reader.close()
+    journal.unlink()
+    other = ArchiveId(head.archive.system_identifier, head.archive.epoch + 1)
+    writer = JournalWriter(journal, replace(head, archive=other), key, note=it.notes.append)
+    for pack in packs:
+        writer.add(pack)
+    writer.close()
+    assert resumed(finish(it)) == []
+    assert any("it was of another archive" in note for note in it.notes)
 
 
 def test_a_backup_that_has_a_manifest_is_not_gone_on_with(it: Attempts) -> None:
