@@ -1,7 +1,7 @@
 """A throw-away PostgreSQL to measure on: pgbench's tables beside text and JSON that look real.
 
-pgbench's filler compresses 40-fold, which flatters everybody; so most of the bytes are records of
-a hospital with words and numbers of their own, and each figure is given with its compression ratio.
+pgbench's filler compresses 40-fold, which flatters everybody; so four fifths of the bytes are ``notes``,
+and each figure is given with its compression ratio.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.notes import COPY, TABLE, note_rows
+from pitr.errors import ServerRefused
 from pitr.postgres.installation import Installation, find_pg
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser, hand_over, readable_installation, server_user
@@ -29,25 +31,10 @@ _SETTINGS = {
     "checkpoint_timeout": "30min",
     "shared_buffers": "256MB",
     "fsync": "on",
+    # It would run in the midst of somebody's turn.
+    "autovacuum": "off",
 }
 
-# Words and numbers from a random sequence per row: about 3-fold under zstd 1, as clinical notes are.
-_NOTES = """
-CREATE TABLE {table} AS
-SELECT id, now() - random() * interval '900 days' AS written_at,
-       (SELECT string_agg(
-            (ARRAY['patient','admitted','with','acute','pain','left','right','chest','no','signs','of','fever',
-                   'blood','pressure','stable','dose','reduced','to','daily','follow','up','in','weeks','allergy',
-                   'against','penicillin','x-ray','shows','fracture','discharged','oxygen','saturation','normal',
-                   'heart','rate','history','diabetes','type','two','insulin'])[1 + floor(random() * 40)::int]
-            || CASE WHEN random() < 0.15 THEN floor(random() * 100000)::text ELSE '' END, ' ')
-        FROM generate_series(1, 60 + (id % 60)::int)) AS note,
-       jsonb_build_object('patient', md5(id::text), 'pulse', 50 + floor(random() * 90),
-            'values', (SELECT jsonb_agg(round(random()::numeric * 100, 2))
-                       FROM generate_series(1, 12 + id - id))) AS observations
-FROM generate_series(1, {rows}) AS id;
-CREATE INDEX ON {table} (written_at);
-"""
 _ROWS_PER_GIB = 880_000
 
 
@@ -91,12 +78,29 @@ class BenchCluster:
         if self.pgbench("-i", "-q", "-s", str(scale)).wait(timeout=900) != 0:
             raise RuntimeError("pgbench -i failed")
         self.write_notes("notes", size_bytes * 4 // 5)
+        # All hint bits are set: no tool's run pays for the first look at new rows.
+        self.execute("VACUUM (FREEZE, ANALYZE)")
         self.execute("CHECKPOINT")
 
     def write_notes(self, table: str, size_bytes: int) -> None:
         """Make a table of about ``size_bytes``, its index included; as much WAL goes with it."""
         rows = size_bytes * _ROWS_PER_GIB // (1 << 30)
-        self.execute("SELECT setseed(0.42);" + _NOTES.format(table=table, rows=rows))
+        with psycopg.connect(self.dsn) as connection:
+            connection.execute(TABLE.format(table=table).encode())
+            with connection.cursor().copy(COPY.format(table=table).encode()) as copy:
+                for block in note_rows(rows, table):
+                    copy.write(block)
+            connection.execute(f"CREATE INDEX ON {table} (written_at)".encode())
+
+
+def missing_major(major: int) -> str | None:
+    """Return what to do to have PostgreSQL ``major``, or None if it is there."""
+    preferred = os.environ.get("PITR_PG_BIN")
+    try:
+        find_pg(major, preferred=Path(preferred) if preferred else None)
+    except ServerRefused:
+        return f"PostgreSQL {major} not installed: apt-get install postgresql-{major}"
+    return None
 
 
 def free_port() -> int:

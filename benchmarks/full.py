@@ -1,77 +1,90 @@
-"""Full base backup: ours (checked, encrypted, signed) beside ``pg_basebackup`` and ``tar | zstd -1``.
+"""Full base backups to S3 over TLS: ours (pages checked, encrypted, signed) beside pgBackRest, barman-cloud
+and ``pg_basebackup``.
 
-All write one compressed copy to one folder with zstd at level 1.  ``pg_basebackup`` neither checks
-nor encrypts; ``tar`` of a running cluster is no backup at all, but a floor for reading and zstd.
+PostgreSQL 15 for the pairs with pgBackRest, since Debian's knows no later one; 17 for those with PostgreSQL's
+own tool.  WAL is left out by all.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.cluster import BenchCluster, bench_cluster
-from benchmarks.harness import GIB, MIB, Row, ServerCpu, Usage, compare, interleave, ratio_goal, run
+from benchmarks import barman_cloud, basebackup, limits, pgbackrest
+from benchmarks.barman_cloud import BarmanCloud
+from benchmarks.basebackup import BaseBackups
+from benchmarks.harness import GIB, MIB, Row, compare
+from benchmarks.majors import Figures, on_majors
+from benchmarks.own import OwnBackups, credentials
+from benchmarks.pgbackrest import DEFAULT_LEVEL, PgBackRest
+from benchmarks.side import Goals, Place, Side, in_turn, side_rows
 
-_MEMORY_GOAL_MIB = 300
+_REPEATS = 3
+_SAME_LEVEL = Goals(cpu=0.95)
+# Ours as it is set up, at level 1, beside pgBackRest as it is set up, at level 3.
+_DEFAULTS = Goals(cpu=0.75)
 
 
-def run_figures(cluster: BenchCluster, work: Path, repeats: int) -> list[Row]:
-    report = work / "ours.json"
+def _on_15(place: Place, own: OwnBackups) -> list[Row]:
+    same = PgBackRest(place, "pgbackrest-1", level=1)
+    default = PgBackRest(place, "pgbackrest-default", level=DEFAULT_LEVEL)
+    barman = BarmanCloud(place, "barman")
+    absent = pgbackrest.missing()
+    sides = [
+        Side("ours", lambda: own.back_up("full")),
+        Side("pgBackRest zstd 1", lambda: same.back_up("full"), absent),
+        Side(f"pgBackRest zstd {DEFAULT_LEVEL}, its default", lambda: default.back_up("full"), absent),
+        Side("barman-cloud lz4, not encrypted", barman.full, barman_cloud.missing()),
+    ]
+    ours, *peers = in_turn(_REPEATS, sides)
+    assert ours is not None
+    size, name = own.size_bytes, "full PG15"
+    _tell(name, size, ours.stored_bytes)
+    rows = [compare(f"{name}: CPU of the daemon's start, once", "s", own.start_cpu_s, "(none)", None)]
+    rows += side_rows(name, size, ours, sides[1], peers[0], _SAME_LEVEL)
+    rows += side_rows(name, size, ours, sides[2], peers[1], _DEFAULTS)
+    rows += side_rows(name, size, ours, sides[3], peers[2])
+    where, key = place.cluster.instance.data_dir, credentials(place.server)
+    url = place.server.url(place.server.make_bucket("limits"))
+    alone = [
+        ("zstd 1", limits.measure("zstd", where, work=place.work)),
+        ("reading the disk", limits.measure("read", where, work=place.work)),
+        ("S3 put", limits.measure("put", url, str(ours.stored_bytes), env=key, work=place.work)),
+    ]
+    return rows + limits.limit_rows(name, ours, size, alone)
 
-    def fresh(name: str) -> Path:
-        folder = work / name
-        shutil.rmtree(folder, ignore_errors=True)
-        return folder
 
-    def with_server(argv: list[str | Path], stdout: Path | None = None) -> Usage:
-        server = ServerCpu(cluster.postmaster_pid)
-        usage = run(argv, stdout=stdout)
-        return Usage(usage.wall_s, usage.cpu_s + server.spent_s(), usage.peak_bytes)
+def _on_17(place: Place, own: OwnBackups) -> list[Row]:
+    peer = BaseBackups(place, "pg-basebackup")
+    sides = [
+        Side("ours", lambda: own.back_up("full")),
+        Side("pg_basebackup and curl, not encrypted", lambda: peer.back_up("full"), basebackup.missing()),
+    ]
+    ours, other = in_turn(_REPEATS, sides)
+    assert ours is not None
+    size, name = own.size_bytes, "full PG17"
+    _tell(name, size, ours.stored_bytes)
+    return side_rows(name, size, ours, sides[1], other)
 
-    def ours() -> Usage:
-        argv: list[str | Path] = [sys.executable, "-m", "benchmarks.ours", "full", cluster.dsn, fresh("ours")]
-        return with_server(argv, stdout=report)
 
-    def basebackup() -> Usage:
-        tool = cluster.installation.tool("pg_basebackup")
-        return with_server(
-            [tool, "-d", cluster.dsn, "-D", fresh("peer"), "-Ft", "-X", "none", "-c", "fast",
-             "--compress=client-zstd:level=1"]
-        )  # fmt: skip
-
-    def tar() -> Usage:
-        fresh("tar").mkdir()
-        script = 'tar -C "$1" -cf - --exclude pg_wal . 2>/dev/null | zstd -q -1 > "$2"'
-        return run(["sh", "-c", script, "sh", cluster.instance.data_dir, work / "tar" / "base.tar.zst"])
-
-    runs = [ours, basebackup] + ([tar] if shutil.which("zstd") else [])
-    usages = interleave(repeats, *runs)
-    facts = json.loads(report.read_text())
-    size = facts["bytes"]
+def _tell(name: str, size_bytes: int, stored_bytes: int) -> None:
     print(
-        f"full: {size / GIB:.2f} GiB read, {facts['stored'] / GIB:.2f} GiB stored, "
-        f"compression {size / facts['stored']:.2f}, findings {facts['findings']}",
+        f"{name}: {size_bytes / GIB:.2f} GiB read, {stored_bytes / GIB:.2f} GiB stored,"
+        f" compression {size_bytes / stored_bytes:.2f}",
         file=sys.stderr,
     )
-    mine = usages[0]
-    rows = []
-    for name, peer in zip(("pg_basebackup", "tar | zstd -1"), usages[1:], strict=False):
-        rows.append(
-            ratio_goal("full: speed", "MiB/s", size / MIB / mine.wall_s, name, size / MIB / peer.wall_s)
-        )
-        rows.append(compare("full: CPU", "s/GiB", mine.cpu_s * GIB / size, name, peer.cpu_s * GIB / size))
-    rows.append(
-        compare(
-            "full: memory peak", "MiB", mine.peak_bytes / MIB, "pg_basebackup", usages[1].peak_bytes / MIB,
-            at_most=_MEMORY_GOAL_MIB,
-        )
-    )  # fmt: skip
-    return rows
 
 
 def run_all(work: Path, quick: bool) -> list[Row]:
-    with bench_cluster(work) as cluster:
-        cluster.fill(GIB // 2 if quick else 3 * GIB)
-        return run_figures(cluster, work, repeats=3)
+    size_bytes = 96 * MIB if quick else 3 * GIB
+
+    def filled(figures: Callable[[Place, OwnBackups], list[Row]]) -> Figures:
+        def run(place: Place) -> list[Row]:
+            place.cluster.fill(size_bytes)
+            with OwnBackups(place, "own") as own:
+                return figures(place, own)
+
+        return run
+
+    return on_majors(work, "full", {15: filled(_on_15), 17: filled(_on_17)})

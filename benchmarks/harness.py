@@ -22,24 +22,39 @@ GIB = 1 << 30
 MIB = 1 << 20
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 RUN_TIMEOUT_S = 1800.0
+# Between two looks at a tool's memory.
+_SAMPLE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one whole process cost."""
+    """What one whole process cost, and what it stored.  ``peak_bytes`` is of all its processes together."""
 
     wall_s: float
     cpu_s: float
     peak_bytes: int
+    stored_bytes: int = 0
+
+    def then(self, other: Usage) -> Usage:
+        """Return what both cost, one after the other."""
+        return Usage(
+            self.wall_s + other.wall_s,
+            self.cpu_s + other.cpu_s,
+            max(self.peak_bytes, other.peak_bytes),
+            self.stored_bytes + other.stored_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure.  ``ratio`` is ours / peer; ``holds`` says whether the goal was met, None without a goal."""
+    """One figure.  ``ratio`` is ours / peer; ``holds`` says whether the goal was met, None without a goal.
+
+    ``ours`` is None where nothing could be measured, and ``peer_name`` says what is missing.
+    """
 
     name: str
     unit: str
-    ours: float
+    ours: float | None
     peer_name: str
     peer: float | None
     ratio: float | None
@@ -76,16 +91,49 @@ def run(
     assert process.stderr is not None
     timer = threading.Timer(timeout_s, process.kill)
     timer.start()
+    peak = _TreePeak(process.pid)
     try:
         words = process.stderr.read()
         _, status, rusage = os.wait4(process.pid, 0)
     finally:
         timer.cancel()
+        peak_bytes = peak.stop()
         process.stderr.close()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RunFailed(f"{argv[0]} ended with {process.returncode}: {words.decode(errors='replace')[-800:]}")
-    return Usage(time.monotonic() - started_at, rusage.ru_utime + rusage.ru_stime, rusage.ru_maxrss * 1024)
+    return Usage(time.monotonic() - started_at, rusage.ru_utime + rusage.ru_stime, peak_bytes)
+
+
+class _TreePeak:
+    """The largest sum of the peaks (VmHWM) of a process and its descendants that live at one time.
+
+    ``ru_maxrss`` will not do: it knows the largest process only, and begins with what the forking one had.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._peak_bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        return self._peak_bytes
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_SAMPLE_S):
+            self._peak_bytes = max(self._peak_bytes, _tree_bytes(self._pid))
+
+
+def _tree_bytes(pid: int) -> int:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return peak_of(pid) + sum(_tree_bytes(int(child)) for child in children)
+    except (OSError, RunFailed):
+        return 0  # it ended between two reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +207,7 @@ def median(usages: Sequence[Usage]) -> Usage:
         statistics.median(u.wall_s for u in usages),
         statistics.median(u.cpu_s for u in usages),
         int(statistics.median(u.peak_bytes for u in usages)),
+        int(statistics.median(u.stored_bytes for u in usages)),
     )
 
 
@@ -202,7 +251,18 @@ def show(rows: Sequence[Row]) -> None:
         verdict = "" if row.holds is None else ("holds" if row.holds else "MISSED")
         peer = "" if row.peer is None else f"{row.peer:g}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        cells.append((row.name, row.unit, f"{row.ours:g}", peer, row.peer_name, ratio, row.goal, verdict))
+        cells.append(
+            (
+                row.name,
+                row.unit,
+                "" if row.ours is None else f"{row.ours:g}",
+                peer,
+                row.peer_name,
+                ratio,
+                row.goal,
+                verdict,
+            )
+        )
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -1,4 +1,4 @@
-"""``pitr`` as people run it, on a benchmark's cluster: three directory regions, quorum 2, its own daemon."""
+"""``pitr`` as people run it, on a benchmark's cluster: its own daemon, and a quorum of most regions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.cluster import BenchCluster
 from benchmarks.harness import RunFailed
+from cli.config_template import without_schedule
 
 _TIMEOUT_S = 120.0
 _POLL_S = 0.05
@@ -24,34 +26,46 @@ _REGIONS = ("eu", "us", "ap")
 class BenchSite:
     """A repository below ``work`` and the daemon that writes it.  Use it as a context manager."""
 
-    def __init__(self, cluster: BenchCluster, work: Path, *, slot: str = "pitr") -> None:
+    def __init__(
+        self,
+        cluster: BenchCluster,
+        work: Path,
+        *,
+        slot: str = "pitr",
+        urls: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make the repository in three directories, or at ``urls``, whose credentials ``environment`` has."""
         self.cluster = cluster
         self._slot = slot
+        self._environment = {**os.environ, **(environment or {})}
         self.identity = work / "identity.toml"
         self._regions = [work / f"region-{name}" for name in _REGIONS]
-        self.urls = [f"file://{region}" for region in self._regions]
+        self.urls = [f"file://{region}" for region in self._regions] if urls is None else list(urls)
         self._config = work / "pitr" / "pitr.toml"
         self._daemon: subprocess.Popen[bytes] | None = None
-        words: list[str | Path] = ["init", "--pg", cluster.dsn, "--slot", slot, "--quorum", "2"]
+        words: list[str | Path] = ["init", "--pg", cluster.dsn, "--slot", slot]
+        words += ["--quorum", str(len(self.urls) // 2 + 1)]
         words += ["--non-interactive"]
         words += ["--dir", self._config.parent, "--identity-out", self.identity, "--metrics", "off"]
-        for name, url in zip(_REGIONS, self.urls, strict=True):
+        for name, url in zip(_REGIONS, self.urls, strict=False):
             words += ["--region", f"{name}={url}"]
         self.run(*words, "--create-directories")
         # Only what a figure asks for: no backup begins by itself.
-        text = (
-            self._config.read_text()
-            .replace('_every = "24h"', '_every = "never"')
-            .replace('_every = "1h"', '_every = "never"')
-        )
-        self._config.write_text(text)
+        self._config.write_text(without_schedule(self._config.read_text()))
 
     def words(self, *words: str | Path) -> list[str | Path]:
         return [sys.executable, "-m", "cli.main", *words]
 
     def run(self, *words: str | Path) -> None:
         """Run a command to its end.  Raises RunFailed with its last words."""
-        done = subprocess.run(self.words(*words), capture_output=True, timeout=_TIMEOUT_S * 10, check=False)
+        done = subprocess.run(
+            self.words(*words),
+            capture_output=True,
+            timeout=_TIMEOUT_S * 10,
+            check=False,
+            env=self._environment,
+        )
         if done.returncode != 0:
             raise RunFailed(f"pitr {words[0]} ended with {done.returncode}: {done.stderr.decode()[-800:]}")
 
@@ -78,7 +92,7 @@ class BenchSite:
                 self.words("-c", self._config, "daemon"),
                 stdout=log,
                 stderr=log,
-                env=dict(os.environ),
+                env=self._environment,
                 start_new_session=True,
             )
         self.wait(lambda: self.durable() > 0)

@@ -9,7 +9,7 @@ import click
 
 from cli.backup_limit import limit_backups
 from cli.context import App, common_options, current
-from cli.errors import RegionsMissed
+from cli.errors import RegionsMissed, WaitInterrupted
 from cli.output import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ PROGRESS_TIMEOUT_S = 120.0
     type=click.Choice(["full", "incr", "auto"]),
     default="auto",
     show_default=True,
-    help="All, or what changed since the last one; auto: full when one is due.",
+    help="All, or what changed since the last one; auto: full when one is due, and with --standalone.",
 )
 @click.option("--standalone", is_flag=True, help="Without a daemon: stream WAL only for as long as it takes.")
 @common_options
@@ -36,7 +36,7 @@ def backup(ctx: click.Context, label: str, kind: BackupKind, standalone: bool) -
     """Take a base backup now.
 
     Full, or incremental: only what changed since the last one. The running daemon takes it, for a backup is
-    good only with the WAL that is streamed meanwhile.
+    good only with the WAL that is streamed meanwhile; it goes on if you interrupt this command.
     Exit code 3 if it is at quorum but some region lacks part of it yet.
     """
     from cli.progress import ProgressReport
@@ -77,6 +77,12 @@ def backup(ctx: click.Context, label: str, kind: BackupKind, standalone: bool) -
                     detail=error.detail,
                     hint="start it with: pitr daemon; or take this one alone: pitr backup --standalone",
                 ) from error
+            except KeyboardInterrupt:
+                raise WaitInterrupted(
+                    "interrupted",
+                    detail="only the wait: the daemon goes on with the backup",
+                    hint="pitr status shows how far it is",
+                ) from None
     _tell(app, done)
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
 
+# The archiver tries the server and the regions again every 5 s at most, so where nothing is streamed by then
+# something lasts: whoever waits for the backup is told, and the timetable tries again within minutes.
 STREAMING_WAIT_S: Final = 60.0
 _POLL_S: Final = 0.5
 

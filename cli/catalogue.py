@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from verifiers.base import Finding
 
 _ROWS_SHOWN_MAX = 20
-# In the row's JSON, where the manifest stands as a text in a text.
-_MADE_OF_A_CHAIN = re.compile(r'stands_for\\*": ?\\*"')
 
 
 @click.group()
@@ -141,8 +138,6 @@ def _compare(app: App, repository: Repository, *, is_partial: bool) -> list[Find
         return [Finding("catalogue.compare", Severity.FAIL, subject, error.message, error.hint)]
     finally:
         own.close()
-    # Another host has made it of a chain; the daemon learns of it with its next backup.
-    differences = {one for one in differences if not (one.is_in_store and _MADE_OF_A_CHAIN.search(one.row))}
     if is_partial:
         # One region may lag behind the catalogue; it must not hold what the catalogue does not know.
         differences = {one for one in differences if one.is_in_store}

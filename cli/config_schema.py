@@ -36,7 +36,7 @@ from cli.settings import (
     Settings,
     WalSettings,
 )
-from cli.units import NO_LIMIT, parse_rate, parse_size
+from cli.units import NO_LIMIT, parse_duration, parse_rate, parse_size
 from pitr.errors import MalformedValue, PitrError
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.sign import Verifier
@@ -47,18 +47,8 @@ from storage.url import parse_region_url
 REGIONS_MAX = 16
 # A look at the server ends after ten seconds.
 LATENCY_MAX_S = 10.0
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|m|h|d)")
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 _PASSWORD = re.compile(r"(^|[\s?&])password\s*=", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of ``60s``, ``5 min``, ``24h``.  Raises MalformedValue."""
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise MalformedValue(f"not a duration: {text!r}; write a number with ms, s, min, h or d, such as 60s")
-    return float(match[1]) * _UNIT_S[match[2]]
 
 
 def _duration(value: object) -> float:
@@ -103,7 +93,7 @@ def _lag(value: object) -> tuple[int | None, float | None]:
     if value == "off":
         return None, None
     if isinstance(value, str):
-        if _DURATION.fullmatch(value.strip()):
+        with contextlib.suppress(MalformedValue):
             return None, parse_duration(value)
         with contextlib.suppress(MalformedValue):
             return parse_size(value), None
@@ -113,10 +103,11 @@ def _lag(value: object) -> tuple[int | None, float | None]:
 def _latency(value: object) -> float | None:
     if value == "off":
         return None
-    if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
-        latency_s = parse_duration(value)
-        if 0.001 <= latency_s <= LATENCY_MAX_S:
-            return latency_s
+    if isinstance(value, str):
+        with contextlib.suppress(MalformedValue):
+            latency_s = parse_duration(value)
+            if 0.001 <= latency_s <= LATENCY_MAX_S:
+                return latency_s
     raise ValueError(f"expected a duration such as '200ms', at most {LATENCY_MAX_S:g}s, or 'off'")
 
 

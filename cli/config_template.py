@@ -42,11 +42,15 @@ window = "35d"
 minimum_backups = 2
 """
 
-_BACKUP = """\
+# When backups begin by themselves.
+_FULL_EVERY = 'full_every = "24h"'
+_INCR_EVERY = 'incr_every = "1h"'
+
+_BACKUP = f"""\
 [backup]
 workers = 2
-full_every = "24h"     # or "never"
-incr_every = "1h"      # only what changed since the last one; or "never"
+{_FULL_EVERY}     # or "never"
+{_INCR_EVERY}      # only what changed since the last one; or "never"
 deadline = "12h"
 source = "files"       # "protocol": over a replication connection, where the server's files are elsewhere
 # Kindness to the server: how fast to read ("200 MiB/s", or "none"), and the copying threads' priority.
@@ -115,6 +119,14 @@ spool_bytes_max = {1 << 30}
 # Where the programs of PostgreSQL are; without it they are looked for in the usual places.
 # bin_dir = "/usr/lib/postgresql/17/bin"
 """
+
+
+def without_schedule(text: str) -> str:
+    """Return a configuration that was rendered here so that no backup begins by itself."""
+    for line in (_FULL_EVERY, _INCR_EVERY):
+        assert line in text, f"the configuration lacks {line}"
+        text = text.replace(line, f'{line.partition("=")[0]}= "never"')
+    return text
 
 
 def _region(region: NewRegion) -> str:

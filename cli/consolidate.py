@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from pitr.layout import ArchiveId
     from storage.replicated import ReplicatedStore
 
-# The last region is a moment behind with every put.
+# The queue of what a region lacks ends with this run: what is not there by then is left to pitr repair.
 _LAG_WAIT_S = 30.0
-_POLL_S = 0.2
 _CLOSE_S = 10.0
 
 
@@ -51,6 +49,9 @@ def consolidate_backup(
     read that and nothing before it, and the chain may go on. The database host is not needed; the
     identity is, and credentials that may put.
     """
+    from cli.backups import backup_fields
+    from cli.copy_faults import telling_faults
+    from cli.lagging import lagging_regions
     from cli.restore_scratch import scratch_place
 
     app = current()
@@ -59,26 +60,29 @@ def consolidate_backup(
     source = source_of(source_urls, source_identity, source_region, source_archive)
     if source_region is not None:
         raise UsageRefused("a backup is written to every region", hint="leave out --region")
-    with open_source(app, source) as reader:
+    fields: dict[str, object] = {}
+    app.partial_result = fields
+    with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
         archive = choose_archive(reader.repository, source.archive)
         chain = _chain(reader, archive, backup)
-        with scratch_place(scratch) as place, _writing(reader, archive, place) as store:
+        with (
+            scratch_place(scratch) as place,
+            _writing(reader, archive, place) as store,
+            telling_faults(app.output, store, fields),
+        ):
             manifest, fetched_bytes = _make(app, reader, store, chain, place)
-            lagging = _lagging(store)
+            lagging = lagging_regions(store, wait_s=_LAG_WAIT_S, failing_wait_s=_LAG_WAIT_S)
     app.output.line(
         f"{manifest.backup} stands for {manifest.stands_for}: {format_bytes(manifest.size_bytes)} in"
         f" {manifest.files} files, {format_bytes(manifest.stored_bytes)} stored,"
         f" {format_bytes(fetched_bytes)} read from {len(chain)} backups"
     )
-    from cli.backups import backup_fields
-
-    fields: dict[str, object] = {
+    fields |= {
         "backup": backup_fields(manifest),
         "chain": [one.backup for one in chain],
         "lagging_regions": lagging,
     }
     if lagging:
-        app.partial_result = fields
         raise RegionsMissed(
             f"the backup is at quorum, but not yet in {', '.join(lagging)}", hint="pitr repair"
         )
@@ -88,17 +92,14 @@ def consolidate_backup(
 def _chain(reader: Reader, archive: ArchiveId, backup: str) -> list[BackupManifest]:
     """Return the chain of a backup, the newest first.  Raises UsageRefused, TargetRefused."""
     from pitr.errors import TargetRefused
-    from pitr.survey import chain_of
+    from pitr.survey import KnownBackups, chain_of
 
     others = [
         one for one in reader.repository.archives() if one.system_identifier == archive.system_identifier
     ]
-    known = {
-        listed.manifest.backup: listed.manifest
-        for other in others
-        for listed in reader.repository.manifests(other).backups
-    }
-    increments = [one for one in known.values() if one.parent is not None and one.archive == archive]
+    backups = [listed.manifest for other in others for listed in reader.repository.manifests(other).backups]
+    known = KnownBackups(backups)
+    increments = [one for one in backups if one.parent is not None and one.archive == archive]
     if backup == "latest":
         newest = max(increments, key=lambda one: (one.stop_lsn, one.backup), default=None)
     else:
@@ -108,10 +109,10 @@ def _chain(reader: Reader, archive: ArchiveId, backup: str) -> list[BackupManife
             "there is no incremental backup" if backup == "latest" else f"there is no backup {backup}",
             hint="pitr backups list",
         )
-    standing = [one.backup for one in known.values() if one.stands_for == newest.backup]
-    if standing:
+    standing = known.standing_for(newest.backup)
+    if standing is not None:
         raise TargetRefused(
-            f"backup {standing[0]} stands for {newest.backup} already", hint="pitr backups list"
+            f"backup {standing.backup} stands for {newest.backup} already", hint="pitr backups list"
         )
     parents = chain_of(newest, known)
     if isinstance(parents, str):
@@ -171,13 +172,3 @@ def _make(
             on_copy=lambda seen: report.update("writing", seen.bytes_done, seen.bytes_listed),
         )
     return done.manifest, done.fetched_bytes
-
-
-def _lagging(store: ReplicatedStore) -> list[str]:
-    """Return the regions that still lack something after a moment."""
-    deadline = time.monotonic() + _LAG_WAIT_S
-    while True:
-        behind = [region.name for region in store.status() if region.pending_repairs]
-        if not behind or time.monotonic() > deadline:
-            return behind
-        time.sleep(_POLL_S)

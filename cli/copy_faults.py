@@ -58,12 +58,16 @@ def fault_fields(report: FaultReport) -> list[dict[str, object]]:
 
 @contextmanager
 def telling_faults(output: Output, store: ReplicatedStore, fields: dict[str, object]) -> Iterator[None]:
-    """Warn at the end, however it ends, of what reads of ``store`` fell back past; add it to ``fields``."""
+    """Warn at the end, however it ends, of what reads of ``store`` fell back past; add it to ``fields``.
+
+    May be nested, for a command that reads through two stores.
+    """
     try:
         yield
     finally:
         report = store.faults()
-        fields["copy_faults"] = fault_fields(report)
+        told = fields.get("copy_faults")
+        fields["copy_faults"] = [*(told if isinstance(told, list) else ()), *fault_fields(report)]
         for region, kind in _groups(report):
             output.warn(_sentence(report, region, kind))
             for fault in report.named(region, kind)[:NAMES_SHOWN_MAX]:

@@ -49,9 +49,7 @@ if TYPE_CHECKING:
 
 OBSERVE_EVERY_S = 0.25
 START_PAUSE_S = 2.0
-STREAMING_WAIT_S = 600.0
 CLOSE_STORE_S = 10.0
-LAG_WAIT_S = 10.0
 BACKUP_TASK = "backup"
 
 
@@ -128,23 +126,6 @@ class Daemon:
         ticket = self._backups.ask_for(label, kind)
         self._timetable.run_soon(BACKUP_TASK)
         return self._backups.wait(ticket, self._settings.backup.deadline_s, look)
-
-    def lagging_regions(self) -> list[str]:
-        """Return the regions that lack something that was put before this call.
-
-        A healthy one is given some seconds: with every put the last region is a moment behind.
-        """
-        asked_at = _now()
-        deadline = time.monotonic() + LAG_WAIT_S
-        while True:
-            behind = [
-                region
-                for region in self.store.status()
-                if region.oldest_pending_at is not None and region.oldest_pending_at <= asked_at
-            ]
-            if not any(region.is_healthy for region in behind) or time.monotonic() > deadline:
-                return [region.name for region in behind]
-            time.sleep(OBSERVE_EVERY_S)
 
     def _open_queue(self) -> RepairQueue:
         path = self._settings.daemon.repair_queue_path

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cli.backups import backup_fields
 from cli.control import ControlRequest
-from cli.units import RATE_MIN
+from cli.lagging import lagging_regions
+from cli.units import RATE_MAX, RATE_MIN
 from pitr.backup_pace import PaceLimits
 from pitr.errors import MalformedValue
 
@@ -50,7 +51,7 @@ class Verbs:
         if kind not in ("full", "incr", "auto"):
             raise MalformedValue("the type of a backup is full, incr or auto")
         outcome = self._daemon.back_up(label, kind, lambda seen: progress(progress_fields(seen)))
-        return backup_result(outcome, self._daemon.lagging_regions())
+        return backup_result(outcome, lagging_regions(self._daemon.store))
 
     def _limit(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Change the limits that are named; return all of them."""
@@ -58,8 +59,10 @@ class Verbs:
         rate, workers = options.get("rate", pace.limits.rate), options.get("workers", pace.limits.workers)
         most = self._daemon.workers_max
         is_rate = rate is None or (isinstance(rate, int | float) and not isinstance(rate, bool))
-        if set(options) - {"rate", "workers"} or not is_rate or (rate is not None and not rate >= RATE_MIN):
-            raise MalformedValue("a rate is bytes a second, at least 16 KiB, or null")
+        if set(options) - {"rate", "workers"} or not is_rate:
+            raise MalformedValue("a rate is bytes a second, or null")
+        if rate is not None and not RATE_MIN <= rate <= RATE_MAX:
+            raise MalformedValue("a rate is at least 16 KiB and at most 1024 TiB a second, or null")
         if not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= most:
             raise MalformedValue(
                 f"workers are from 1 to {most}", hint="[backup] workers is how many a backup begins with"

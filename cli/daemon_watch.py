@@ -78,7 +78,7 @@ class Watch:
             return
         try:
             found = self._store.reconcile()
-        except StoreError as error:
+        except (PitrError, StoreError) as error:
             self._log.warning("the regions cannot be compared now", reason=str(error))
             return
         if found.missing_copies or found.unreached:
@@ -108,7 +108,9 @@ class Watch:
         """See whether another host was let in as this cluster's writer: readers no longer look at us then."""
         try:
             archives = self._repository.archives()
-        except StoreError:
+        except (PitrError, StoreError) as error:
+            # Anybody may have put a strange key there, and the other looks must go on.
+            self._log.warning("the epochs cannot be looked at", reason=str(error))
             return
         newer = [
             other.epoch

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cli.config_template import without_schedule
 from cli.control import ControlRequest, ask_daemon
 from cli.demo_hospital import Acknowledged, Clerk, Moment, Verdict, break_things, judge, open_hospital
 from cli.demo_s3 import DemoS3
@@ -168,13 +169,7 @@ class DemoRun:
             self._pitr(*words)
             # The demo asks for its one backup itself.
             config = self._folder / "host" / "pitr.toml"
-            text = config.read_text(encoding="utf-8")
-            config.write_text(
-                text.replace('_every = "24h"', '_every = "never"').replace(
-                    '_every = "1h"', '_every = "never"'
-                ),
-                encoding="utf-8",
-            )
+            config.write_text(without_schedule(config.read_text(encoding="utf-8")), encoding="utf-8")
             note.append("the identity, which alone can read, is kept apart")
 
     def _start_daemon(self, ending: ExitStack) -> None:

@@ -88,7 +88,12 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     from verifiers.probes import probe_server
     from verifiers.store_probes import probe_envelope
 
-    probe, findings = probe_server(settings.cluster.dsn, settings.cluster.slot, now=lambda: datetime.now(UTC))
+    probe, findings = probe_server(
+        settings.cluster.dsn,
+        settings.cluster.slot,
+        now=lambda: datetime.now(UTC),
+        reads_files=settings.backup.source == "files",
+    )
     yield from findings
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
@@ -140,7 +145,7 @@ def _examine_regions(
     from pitr.errors import PitrError
     from storage.store import StoreError
     from verifiers.forks import check_forks
-    from verifiers.store_probes import probe_key, probe_region, probe_repository
+    from verifiers.store_probes import probe_key, probe_places, probe_region, probe_repository
 
     try:
         regions = open_regions(settings.regions)
@@ -149,8 +154,13 @@ def _examine_regions(
         yield Finding("region.open", Severity.FAIL, "regions", str(error), hint)
         return
     key = probe_key(settings.repository.repository, writer)
+    sound = []
     for region in regions:
-        yield from probe_region(region, key)
+        found = probe_region(region, key)
+        yield from found
+        if worst(found) is not Severity.FAIL:
+            sound.append(region)
+    yield from probe_places(sound, key, os.urandom)
     for setting in settings.regions:
         yield from _probe_clock(setting.name, setting.url)
     archive = None

@@ -32,7 +32,10 @@ _LOOK_BACK_BYTES: Final = 1 << 30
 
 
 class ArchiveProof:
-    """Compares one server with one epoch and the epochs that it came from.  Reads only."""
+    """Compares one server with one epoch and the epochs that it came from.  Reads only.
+
+    ``flushed`` is how far the server has WAL, ``segment_bytes`` the size of its segments.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,9 @@ class ArchiveProof:
         archive: ArchiveId,
         epochs: Sequence[EpochRecord],
         histories: Histories,
+        *,
+        flushed: LSN,
+        segment_bytes: int,
     ) -> None:
         self._dsn: Final = dsn
         self._repository: Final = repository
@@ -49,9 +55,8 @@ class ArchiveProof:
         self._archive: Final = archive
         self._epochs: Final = epochs
         self._histories: Final = histories
-        with closing(ReplicationConnection.connect(dsn)) as connection:
-            self._flushed: Final = connection.identify().flushed
-            self._segment_bytes: Final = connection.segment_bytes()
+        self._flushed: Final = flushed
+        self._segment_bytes: Final = segment_bytes
 
     def compare(self, history: TimelineHistory, timeline: TimelineId, until: LSN) -> Sameness:
         """Compare WAL of ``timeline`` up to ``until``; ``history`` is the server's own.

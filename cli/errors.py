@@ -35,7 +35,7 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "failed",
     ExitCode.USAGE: "wrong usage or configuration; nothing was done",
-    ExitCode.PARTIAL: "done at quorum, but some region was missed and is being repaired",
+    ExitCode.PARTIAL: "done at quorum, but some region was missed; the message says what mends it",
     ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear",
     ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
     ExitCode.LOCKED: "another run holds the lock or the lease",
@@ -69,6 +69,10 @@ class DoctorFailed(domain.PitrError):
 
 class RegionsMissed(domain.PitrError):
     """The work is done at quorum; some region lacks part of it."""
+
+
+class WaitInterrupted(domain.PitrError):
+    """Whoever waited was interrupted; what was waited for goes on elsewhere."""
 
 
 class ToldAs(domain.PitrError):
@@ -252,7 +256,14 @@ RULES: tuple[ErrorRule, ...] = (
         "the operating system says no",
         "check the path, its owner and the disk",
     ),
-    ErrorRule(KeyboardInterrupt, 1013, ExitCode.INTERRUPTED, "interrupted", "the command may be repeated"),
+    ErrorRule(
+        KeyboardInterrupt,
+        1013,
+        ExitCode.INTERRUPTED,
+        "interrupted",
+        "the command may be repeated",
+        also=(WaitInterrupted,),
+    ),
     ErrorRule(
         Exception,
         1099,

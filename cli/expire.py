@@ -13,6 +13,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import RegionsMissed, UsageRefused
+from cli.units import parse_duration, parse_pair
 
 if TYPE_CHECKING:
     from cli.settings import Settings
@@ -32,12 +33,15 @@ _COPIES_TOLD_MAX = 3
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What was read of the regions; ``manifests`` gives the digest of each manifest's object."""
+    """What was read of the regions; ``manifests`` gives the digest of each manifest's object.
+
+    ``doubts`` are forks between the regions and objects that cannot be used: each freezes expiry.
+    """
 
     survey: ArchiveSurvey
     manifests: dict[str, bytes]
     silent: tuple[str, ...]
-    forks: tuple[str, ...]
+    doubts: tuple[str, ...]
 
     @property
     def archives(self) -> tuple[ArchiveId, ...]:
@@ -76,8 +80,7 @@ def expire(
     in doubt nothing is deleted, and the exit code is 7. What is gone is signed first, then manifests go,
     and after --grace the rest: by the next run, as a rule. A run that was killed is finished by the next.
     """
-    from cli.config_schema import parse_duration
-    from cli.expire_view import plan_fields, show_plan
+    from cli.expire_view import freed_bytes, plan_fields, show_plan
     from cli.reading import choose_archive
     from cli.wiring import open_reader
     from pitr.errors import MalformedValue
@@ -106,8 +109,9 @@ def expire(
             look.survey, window=policy.window, minimum_full_backups=policy.minimum_full_backups, now=now
         )
         pending = [reader.repository.expiry.newest(each) for each in look.archives]
-        show_plan(app.output, plan, reader.store.regions)
-        app.partial_result = fields = plan_fields(plan, reader.store.regions)
+        freed = freed_bytes(plan, reader.store.regions)
+        show_plan(app.output, plan, freed)
+        app.partial_result = fields = plan_fields(plan, freed)
         reasons, records = _prepare(app, reader, look, plan, pending, policy, now)
         if reasons:
             _refuse(reasons)
@@ -124,9 +128,7 @@ def _with_credentials(settings: Settings, credentials: Sequence[str]) -> Setting
     """Return the settings with other credentials: the host's own have no delete."""
     files: dict[str, Path] = {}
     for text in credentials:
-        name, separator, file = text.partition("=")
-        if not separator or not name or not file:
-            raise UsageRefused(f"not --credentials NAME=FILE: {text!r}")
+        name, file = parse_pair(text, "--credentials NAME=FILE")
         files[name] = Path(file).absolute()
     unknown = files.keys() - {region.name for region in settings.regions}
     if unknown:
@@ -159,7 +161,8 @@ def _look(app: App, reader: Reader, archive: ArchiveId) -> _Look:
     finally:
         catalogue.close()
     refused = tuple(f"{one.key} cannot be used: {one.reason}" for one in result.refused)
-    return _Look(survey, manifests, result.unseen, (*(str(fork) for fork in forks), *refused))
+    doubts = (*(str(fork) for fork in forks), *refused)
+    return _Look(survey, manifests, result.unseen, doubts)
 
 
 def _prepare(
@@ -179,7 +182,7 @@ def _prepare(
     from verifiers.base import Severity
     from verifiers.chain import check_chain
 
-    reasons = list(look.forks)
+    reasons = list(look.doubts)
     reasons += freezing_signals(look.survey, now=now, backup_age_max=_backup_age_max(app.settings()))
     window = (now - plan.since).total_seconds()
     instants = [plan.since + timedelta(seconds=random.uniform(0, window)) for _ in range(_INSTANTS)]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cli.output import Output, format_bytes
-from pitr.layout import backup_prefix, parse_wal_key
+from pitr.expire import wal_between
+from pitr.layout import backup_prefix
 from pitr.recovery import instant_text
-from pitr.retention import ExpiredWal, ExpiryPlan
+from pitr.retention import ExpiryPlan
 from storage.store import StoreError
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from storage.regions import Region
 
 
-def show_plan(output: Output, plan: ExpiryPlan, regions: Sequence[Region]) -> None:
-    """Write what stays and why, what goes, and what can be restored before and after."""
+def show_plan(output: Output, plan: ExpiryPlan, freed: Mapping[str, int | None]) -> None:
+    """Write what stays and why, what goes and so is ``freed``, and what can be restored before and after."""
     rows = [("KEEP", each.backup, "; ".join(each.why)) for each in plan.kept]
     rows += [("EXPIRE", each, "older than the window, and nothing kept needs it") for each in plan.expired]
     output.table(
@@ -42,15 +43,19 @@ def show_plan(output: Output, plan: ExpiryPlan, regions: Sequence[Region]) -> No
         output.warn(f"nothing goes where a hole is: {hole}")
     for wal in plan.wal:
         output.line(f"WAL of archive {wal.archive}: EXPIRE {wal.first} to {wal.last}")
-    if not plan.is_empty:
-        for name, size_bytes in freed_bytes(plan, regions).items():
-            output.line(f"frees {'?' if size_bytes is None else format_bytes(size_bytes)} in region {name}")
+    for name, size_bytes in freed.items():
+        output.line(f"frees {'?' if size_bytes is None else format_bytes(size_bytes)} in region {name}")
     output.line(f"restorable before: {_range_text(plan.before)}")
     output.line(f"restorable after:  {_range_text(plan.after)}")
 
 
 def freed_bytes(plan: ExpiryPlan, regions: Sequence[Region]) -> dict[str, int | None]:
-    """Return how many bytes of WAL and backups would go, by region; None if it cannot be listed."""
+    """Return how many bytes of WAL and backups would go, by region; None if it cannot be listed.
+
+    Nothing is listed where nothing goes.
+    """
+    if plan.is_empty:
+        return {}
     freed: dict[str, int | None] = {}
     for region in regions:
         try:
@@ -59,20 +64,15 @@ def freed_bytes(plan: ExpiryPlan, regions: Sequence[Region]) -> dict[str, int | 
                 for each in plan.expired
                 for info in region.store.list_objects(backup_prefix(each.archive, each.backup))
             )
-            freed[region.name] = packs + sum(_wal_bytes(wal, region) for wal in plan.wal)
+            wal = sum(
+                info.size_bytes
+                for each in plan.wal
+                for info in wal_between(region, each.archive, each.first, each.last)
+            )
+            freed[region.name] = packs + wal
         except StoreError:
             freed[region.name] = None
     return freed
-
-
-def _wal_bytes(wal: ExpiredWal, region: Region) -> int:
-    prefix = f"wal/{wal.archive}/{wal.first.timeline}/"
-    total = 0
-    for info in region.store.list_objects(prefix, start_after=f"{prefix}{wal.first}"):
-        if parse_wal_key(info.key).segment > wal.last:
-            break
-        total += info.size_bytes
-    return total
 
 
 def _range_text(stretches: Sequence[RestorableStretch]) -> str:
@@ -81,8 +81,8 @@ def _range_text(stretches: Sequence[RestorableStretch]) -> str:
     return f"from {stretches[0].first} to {stretches[-1].last}"
 
 
-def plan_fields(plan: ExpiryPlan, regions: Sequence[Region]) -> dict[str, object]:
-    """Return a plan for JSON."""
+def plan_fields(plan: ExpiryPlan, freed: Mapping[str, int | None]) -> dict[str, object]:
+    """Return a plan for JSON, with what ``freed_bytes`` says of it."""
     return {
         "since": instant_text(plan.since),
         "kept": [{"backup": each.backup.backup, "why": list(each.why)} for each in plan.kept],
@@ -97,7 +97,7 @@ def plan_fields(plan: ExpiryPlan, regions: Sequence[Region]) -> dict[str, object
             for wal in plan.wal
         ],
         "holes": list(plan.holes),
-        "freed_bytes": freed_bytes(plan, regions) if not plan.is_empty else {},
+        "freed_bytes": dict(freed),
         "restorable_before": _range_fields(plan.before),
         "restorable_after": _range_fields(plan.after),
         "is_confirmed": False,

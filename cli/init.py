@@ -12,6 +12,7 @@ import click
 from cli.config_template import NewRegion
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.units import parse_pair
 
 if TYPE_CHECKING:
     from cli.setup_request import SetupRequest, SetupResult
@@ -88,7 +89,8 @@ def init(
     restored one must. On a host that has a configuration, --identity alone is enough: it is kept, and
     where the server was restored or set back a new epoch is begun, with a new key. Server, places, keys
     and regions are checked before anything is made, and nothing is ever written over. After a failure or a
-    kill the same command line goes on where it was.
+    kill the same command line goes on where it was; the recovery sheet is shown until all is made, and
+    then not again.
     """
     from cli.setup_request import SetupRequest
     from pitr.errors import MalformedValue
@@ -162,6 +164,13 @@ def _carry_out(app: App, request: SetupRequest) -> SetupResult:
         if result.is_new_repository:
             for line in recovery_sheet(request, result):
                 app.output.line(line)
+            # The configuration comes next, and where it is the sheet is not shown again.
+            app.output.flush()
+        elif request.identity_in is None:
+            app.output.line(
+                f"repository {result.identity.repository} is there already; its recovery sheet was shown when"
+                f" it was made, and the identity is in {result.identity_path}"
+            )
 
     return set_up(
         request,
@@ -191,10 +200,10 @@ def _ask_regions() -> tuple[str, ...]:
 def _parse_regions(regions: tuple[str, ...], credentials: tuple[str, ...]) -> tuple[NewRegion, ...]:
     from storage.url import MalformedURL, parse_region_url
 
-    files = dict(_pair(text, "--credentials NAME=FILE") for text in credentials)
+    files = dict(parse_pair(text, "--credentials NAME=FILE") for text in credentials)
     parsed = []
     for text in regions:
-        name, url = _pair(text, "--region NAME=URL")
+        name, url = parse_pair(text, "--region NAME=URL")
         try:
             # A directory may be given as a path; the configuration always has the URL.
             location = parse_region_url(Path(url).absolute().as_uri() if "://" not in url else url)
@@ -210,13 +219,6 @@ def _parse_regions(regions: tuple[str, ...], credentials: tuple[str, ...]) -> tu
     if len(set(names)) != len(names) or len({region.url for region in parsed}) != len(names):
         raise UsageRefused("two regions have one name or one URL")
     return tuple(parsed)
-
-
-def _pair(text: str, form: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise UsageRefused(f"not {form}: {text!r}")
-    return name, value
 
 
 def _check_before(request: SetupRequest) -> None:

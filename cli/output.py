@@ -40,6 +40,10 @@ class Output:
         if not self.is_json:
             self.stdout.write(text + "\n")
 
+    def flush(self) -> None:
+        """See that what was written reaches its reader, even if this process is killed next."""
+        self.stdout.flush()
+
     def note(self, text: str) -> None:
         """Tell what is going on, on standard error; nothing when quiet."""
         if not self.is_quiet:

@@ -21,6 +21,7 @@ def plan(
     exclusive: bool,
     timeline: str,
     backup_id: str | None,
+    damaged: tuple[str, ...],
     source_urls: tuple[str, ...],
     source_identity: Path | None,
     source_region: str | None,
@@ -41,7 +42,7 @@ def plan(
     source = source_of(source_urls, source_identity, source_region, source_archive)
     fields: dict[str, object] = {}
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        made = make_plan(reader, source, parsed, app.output, backup_id=backup_id)
+        made = make_plan(reader, source, parsed, app.output, backup_id=backup_id, without=damaged)
     zone = app.time_zone() or local_zone()
     show_plan(app.output, made, zone)
     app.output.finish({"plan": plan_fields(made, zone), **fields})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from cli.output import Output
@@ -53,8 +54,11 @@ def make_plan(
     output: Output,
     *,
     backup_id: str | None = None,
+    without: Collection[str] = (),
 ) -> RestorePlan:
     """Return the plan for a target: with its exact stop if there is an identity to read WAL with.
+
+    ``without`` names backups that are not to be used.
 
     Unless ``source`` names the epoch, a target that could be meant in an older one too is refused.
 
@@ -65,6 +69,7 @@ def make_plan(
     from pitr.epoch_choice import judge_epoch
     from pitr.planner import plan_restore
     from pitr.stop import resolve_plan
+    from pitr.survey import leave_out
 
     archive = choose_archive(reader.repository, source.archive)
     forks = warn_of_forks(reader, archive, output)
@@ -76,6 +81,7 @@ def make_plan(
             archive,
             reader.answers(result.unseen),
         )
+        survey = leave_out(survey, without)
         heads = {other: found.head for other in result.archives if (found := catalogue.head(other))}
     finally:
         catalogue.close()

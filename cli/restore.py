@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
 
 import click
 
@@ -19,11 +18,25 @@ from cli.target import local_zone, read_target, target_options
 if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.datakeys import DataKeys
-    from pitr.postgres.server_user import ServerUser
     from pitr.restore_plan import RestorePlan
     from pitr.restore_request import Progress, RestoreRequest, RestoreResult
 
 _WORKERS_MAX = 32
+Action: TypeAlias = Literal["promote", "pause", "none"]
+
+
+class Chosen(TypedDict):
+    """The options that say how a restore is done, by their names on the command line."""
+
+    start: bool
+    tablespace_map: tuple[str, ...]
+    wal_dir: Path | None
+    delta: bool
+    replace_cluster: int | None
+    owner: str | None
+    workers: int
+    superuser: str
+    no_verify: bool
 
 
 @click.command()
@@ -31,7 +44,19 @@ _WORKERS_MAX = 32
     "--to", "target", required=True, metavar="TARGET", help='A time with zone, latest, lsn:X/Y, "10m ago" …'
 )
 @click.option(
-    "--into", required=True, type=click.Path(path_type=Path), help="New data directory: missing or empty."
+    "--into",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Data directory: missing or empty, or with --delta a stopped cluster's.",
+)
+@click.option(
+    "--delta", is_flag=True, help="Replace the stopped cluster there, and fetch only what differs from it."
+)
+@click.option(
+    "--replace-cluster",
+    type=click.IntRange(min=1),
+    metavar="IDENTIFIER",
+    help="With --delta: replace this cluster, though it is not the one that was backed up.",
 )
 @target_options
 @click.option(
@@ -50,6 +75,11 @@ _WORKERS_MAX = 32
     help="Put a tablespace (oid, name, path) elsewhere; may be repeated.",
 )
 @click.option(
+    "--wal-dir",
+    type=click.Path(path_type=Path),
+    help="Make pg_wal a link to this directory: missing or empty, an absolute path.",
+)
+@click.option(
     "--owner", metavar="USER", help="Who owns the files and runs PostgreSQL, when this runs as root."
 )
 @click.option(
@@ -65,33 +95,34 @@ def restore(
     exclusive: bool,
     timeline: str,
     backup_id: str | None,
-    action: Literal["promote", "pause", "none"],
-    start: bool,
+    damaged: tuple[str, ...],
+    action: Action,
     source_urls: tuple[str, ...],
     source_identity: Path | None,
     source_region: str | None,
     source_archive: str | None,
-    tablespace_map: tuple[str, ...],
-    owner: str | None,
-    workers: int,
-    superuser: str,
-    no_verify: bool,
     dry_run: bool,
+    **chosen: Unpack[Chosen],
 ) -> None:
     """Restore the cluster to a moment.
 
     It goes into a new data directory. Needs the regions and an identity, nothing else: no database host, no
     catalogue, and with --from no configuration. The plan is shown first; nothing that exists is written
     over; the cluster is opened only if replay ended exactly where the plan says.
+
+    With --delta it takes the place of a stopped cluster. What is right there is copied and not fetched: by
+    content, and proved by the digests in the signed manifest, so that nothing which rot or an attacker left
+    is kept. The old cluster needs its room until the restore has succeeded; then it is removed, with the WAL
+    in it that was never archived.
     """
     from cli.copy_faults import telling_faults
     from cli.plan_view import plan_fields, show_plan
     from cli.planning import make_plan
+    from cli.restore_choices import check_choices, show_delta
 
     app = current()
     begun = time.monotonic()
-    if start and action != "promote":
-        raise UsageRefused("--start goes with --action promote only")
+    check_choices(chosen, action)
     if source_identity is None:
         raise UsageRefused(
             "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
@@ -103,15 +134,15 @@ def restore(
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id)
+        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id, without=damaged)
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
-        app.partial_result = fields
-        choices = _Choices(tablespace_map, owner, workers, superuser, not no_verify, start)
-        request = _checked_request(app, reader, plan, into, action, choices)
+        request = _checked_request(app, reader, plan, into, action, chosen)
+        if chosen["delta"]:
+            fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
         if not dry_run:
-            _confirm(app, into)
+            _confirm(app, request, chosen["owner"], replaces=fields.get("delta") is not None)
             result = _execute(app, reader, request)
     if result is None:
         app.output.finish(fields)
@@ -119,32 +150,18 @@ def restore(
         _tell(app, result, plan_s, fields)
 
 
-class _Choices:
-    """What of the command line only the execution needs."""
+def _confirm(app: App, request: RestoreRequest, owner: str | None, *, replaces: bool) -> None:
+    from cli.restore_owner import warn_of_owner
 
-    def __init__(
-        self,
-        tablespace_map: Sequence[str],
-        owner: str | None,
-        workers: int,
-        superuser: str,
-        verify_files: bool,
-        keep_running: bool,
-    ) -> None:
-        self.tablespace_map = tablespace_map
-        self.owner = owner
-        self.workers = workers
-        self.superuser = superuser
-        self.verify_files = verify_files
-        self.keep_running = keep_running
-
-
-def _confirm(app: App, into: Path) -> None:
+    if owner is None:
+        warn_of_owner(app.output, request.user)
     if app.is_yes:
         return
     if not app.output.is_interactive():
         raise UsageRefused("a restore must be confirmed", hint="add --yes, or --dry-run to see the plan only")
-    click.confirm(f"Restore into {into}?", abort=True, err=True)
+    into = request.target
+    question = f"Replace the cluster in {into}?" if replaces else f"Restore into {into}?"
+    click.confirm(question, abort=True, err=True)
 
 
 def _checked_request(
@@ -152,13 +169,13 @@ def _checked_request(
     reader: Reader,
     plan: RestorePlan,
     into: Path,
-    action: Literal["promote", "pause", "none"],
-    choices: _Choices,
+    action: Action,
+    chosen: Chosen,
 ) -> RestoreRequest:
     """Return the request after every check that needs no writing: a dry run refuses what a real one would."""
     from pitr.restore import check_restore
 
-    request = _request(app, reader, plan, into, action, choices)
+    request = _request(app, reader, plan, into, action, chosen)
     check_restore(request, reader.repository, _data_keys(reader))
     return request
 
@@ -192,11 +209,13 @@ def _request(
     reader: Reader,
     plan: RestorePlan,
     into: Path,
-    action: Literal["promote", "pause", "none"],
-    choices: _Choices,
+    action: Action,
+    chosen: Chosen,
 ) -> RestoreRequest:
     from cli.config import find_config_or_none
     from cli.own_command import own_command
+    from cli.restore_choices import read_mapping
+    from cli.restore_owner import choose_owner
     from cli.wiring import preferred_bin_dir
     from pitr.postgres.installation import find_pg
     from pitr.restore_request import RestoreRequest
@@ -205,9 +224,9 @@ def _request(
     has_config = app.config_path is not None or find_config_or_none(None) is not None
     preferred = preferred_bin_dir(app.settings() if has_config else None)
     fetch_command = (*own_command(), "wal", "fetch")
-    user = _user(choices.owner, fetch_command)
+    user = choose_owner(chosen["owner"], fetch_command)
     installation = None
-    if action != "none" or choices.verify_files:
+    if action != "none" or not chosen["no_verify"]:
         installation = find_pg(plan.backup.server_version // 10_000, preferred=preferred)
     return RestoreRequest(
         plan=plan,
@@ -217,12 +236,15 @@ def _request(
         fetch_command=fetch_command,
         regions=tuple(RegionAddress(region.name, region.url) for region in reader.regions),
         identity_file=reader.identity_path.absolute() if reader.identity_path is not None else None,
-        tablespace_mapping=_mapping(choices.tablespace_map),
+        tablespace_mapping=read_mapping(chosen["tablespace_map"]),
         user=user,
-        superuser=choices.superuser,
-        verify_files=choices.verify_files,
-        keep_running=choices.keep_running,
-        workers=choices.workers,
+        superuser=chosen["superuser"],
+        verify_files=not chosen["no_verify"],
+        keep_running=chosen["start"],
+        workers=chosen["workers"],
+        is_delta=chosen["delta"],
+        replaced_cluster=chosen["replace_cluster"],
+        wal_dir=chosen["wal_dir"],
     )
 
 
@@ -238,35 +260,6 @@ def _cache_dir() -> Path:
         raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
     folder.chmod(0o755)
     return folder
-
-
-def _user(owner: str | None, fetch_command: Sequence[str]) -> ServerUser | None:
-    import os
-    import pwd
-
-    from pitr.postgres.server_user import ServerUser, server_user
-
-    if owner is None:
-        return server_user(must_run=(*fetch_command, "--help"))
-    if os.geteuid() != 0:
-        raise UsageRefused("--owner needs root", hint="without root the files belong to who restores")
-    try:
-        entry = pwd.getpwnam(owner)
-    except KeyError as error:
-        raise UsageRefused(f"there is no user {owner!r} on this host") from error
-    if entry.pw_uid == 0:
-        raise UsageRefused("PostgreSQL does not run as root", hint="name another --owner, such as postgres")
-    return ServerUser(entry.pw_uid, entry.pw_gid)
-
-
-def _mapping(texts: Sequence[str]) -> dict[str, Path]:
-    mapping = {}
-    for text in texts:
-        old, separator, new = text.partition("=")
-        if not separator or not old or not Path(new).is_absolute():
-            raise UsageRefused(f"not OLD=NEW: {text!r}", hint="--tablespace-map 16400=/new/place")
-        mapping[old] = Path(new)
-    return mapping
 
 
 def _progress_of(progress: Progress) -> tuple[str, int, int | None]:
@@ -291,6 +284,9 @@ def _tell(app: App, result: RestoreResult, plan_s: float, fields: dict[str, obje
     output.line(
         f"          {format_bytes(result.size_bytes)} in {result.files} files, timeline {result.timeline}"
     )
+    if result.kept_bytes:
+        kept, fetched = format_bytes(result.kept_bytes), format_bytes(result.fetched_bytes)
+        output.line(f"          {kept} of it kept from the old directory, {fetched} fetched")
     timings = {"plan": plan_s, **{timing.step: timing.seconds for timing in result.timings}}
     for step, seconds in timings.items():
         output.line(f"{step.ljust(9)} {format_seconds(seconds)}")
@@ -310,6 +306,7 @@ def _tell(app: App, result: RestoreResult, plan_s: float, fields: dict[str, obje
             "files": result.files,
             "size_bytes": result.size_bytes,
             "fetched_bytes": result.fetched_bytes,
+            "kept_bytes": result.kept_bytes,
             "wal_bytes": result.wal_bytes,
             "has_paused": result.has_paused,
             "seconds": timings,

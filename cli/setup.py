@@ -95,6 +95,7 @@ def _make(
         say(f"the server does not go on from what this host archived: {written.left}")
         say(f"{keys.path} is a new key; the old one is kept beside it as {keys.path.name}.epoch-N")
     say(_origin(record))
+    is_kept = request.config_path.exists()
     is_joined = ground.identity is not None and ground.identity.is_given
     path = request.identity_out if ground.identity is None else ground.identity.path
     result = SetupResult(
@@ -103,9 +104,9 @@ def _make(
         identity=identity,
         identity_path=path,
         config_path=request.config_path,
-        is_new_repository=not is_joined,
+        is_new_repository=not is_joined and not is_kept,
         is_new_epoch=written.is_new,
-        is_config_kept=request.config_path.exists(),
+        is_config_kept=is_kept,
     )
     # Before the configuration: a run that is killed after it is over, and nobody would see the keys again.
     hand_over(result)

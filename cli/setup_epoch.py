@@ -220,5 +220,7 @@ class _Past:
             archive,
             self._epochs,
             self._histories,
+            flushed=self._server.identity.flushed,
+            segment_bytes=self._server.segment_bytes,
         )
         return proof.compare(self._server.history, timeline, until)

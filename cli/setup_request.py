@@ -56,7 +56,10 @@ class SetupRequest:
 
 @dataclass(frozen=True, slots=True)
 class SetupResult:
-    """What there is now.  ``is_new_repository``: the identity was made here and must be kept safe."""
+    """What there is now.  ``is_new_repository``: the identity was made here and must be kept safe.
+
+    ``is_config_kept``: the configuration was there, so all that this would tell of the keys was told.
+    """
 
     archive: ArchiveId
     parent: EpochParent | None

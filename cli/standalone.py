@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.context import App
 from cli.daemon_core import Daemon
+from cli.lagging import lagging_regions
 from cli.lock import RunLock
 from cli.log import configure_log
 from pitr.backup_choice import BackupKind
@@ -45,7 +46,7 @@ def back_up_alone(
             def look(seen: BackupProgress | None) -> None:
                 show(progress_fields(seen))
 
-            result = backup_result(daemon.back_up(label, kind, look), daemon.lagging_regions())
+            result = backup_result(daemon.back_up(label, kind, look), lagging_regions(daemon.store))
         finally:
             daemon.ask_to_stop("the end of the backup")
             run.join(END_S)

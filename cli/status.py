@@ -11,6 +11,7 @@ from cli.backup_limit import describe_limits
 from cli.context import App, common_options, current
 from cli.errors import ThresholdBroken, UsageRefused
 from cli.output import Output, format_bytes, format_seconds
+from cli.units import parse_duration
 
 TIMEOUT_S = 10.0
 
@@ -53,7 +54,6 @@ def status(check_rpo: str | None) -> None:
 def _limit(text: str | None) -> float | None:
     if text is None:
         return None
-    from cli.config_schema import parse_duration
     from pitr.errors import MalformedValue
 
     try:
@@ -121,8 +121,6 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
-    if seen["last_error"]:
-        output.line(f"error    {seen['last_error']}")
 
 
 def _show_bad_copies(output: Output, region: Mapping[str, Any]) -> None:

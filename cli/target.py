@@ -84,6 +84,13 @@ def target_options(command: Command) -> Command:
         click.option(
             "--backup", "backup_id", metavar="ID", help="Start from this backup (default: the best)."
         ),
+        click.option(
+            "--without",
+            "damaged",
+            multiple=True,
+            metavar="ID",
+            help="Leave out this backup, such as a damaged one; may be repeated.",
+        ),
     ]
     for option in reversed(options):
         command = option(command)

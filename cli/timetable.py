@@ -121,10 +121,11 @@ class Timetable:
         self._stopping = False
 
     def start(self) -> None:
-        """Begin: late tasks run at once."""
+        """Begin: late tasks run at once, and so does what ``run_soon`` was asked for before."""
         for run in self._runs.values():
             if run.task.every_s is not None:
-                self._schedule(run, due_at(run.task.last_success_at(), run.task.every_s, self._now()))
+                due = due_at(run.task.last_success_at(), run.task.every_s, self._now())
+                self._schedule(run, due, replaces=False)
         self._scheduler.add_job(self._watch, "interval", seconds=self._watch_every_s, id="watch")
         self._scheduler.start()
 
@@ -169,9 +170,12 @@ class Timetable:
             run.failures,
         )
 
-    def _schedule(self, run: _Run, at: datetime) -> None:
+    def _schedule(self, run: _Run, at: datetime, *, replaces: bool = True) -> None:
         with self._lock:
             if self._stopping:
+                return
+            # Somebody waits for a run that was asked for; the timetable's own time may be a day later.
+            if not replaces and self._scheduler.get_job(run.task.name) is not None:
                 return
             self._scheduler.add_job(
                 self._execute,

@@ -34,8 +34,8 @@ def fetch(name: str, destination: Path, plan_file: Path, standby: bool) -> int:
     """Hand PostgreSQL the file NAME as DESTINATION: its restore_command.
 
     Exit codes are PostgreSQL's, not those of the other commands: 0 the file is there; 1 the name is outside
-    the plan's signed WAL path; 200 anything doubtful, which stops recovery. pitr restore writes the
-    setting: restore_command = 'pitr wal fetch %f %p --plan FILE'.
+    the plan's signed WAL path; 200 anything doubtful, which stops recovery. The restore_command that pitr
+    restore writes takes what the restore has fetched, and runs this where no restore waits beside the server.
     """
     from cli.wal_fetch import run
 

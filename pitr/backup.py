@@ -20,6 +20,7 @@ from typing import Final
 from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_changes import ChangeFinder, find_changes
 from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
+from pitr.backup_config import add_config, config_of, without_config
 from pitr.backup_continuation import Continuation
 from pitr.backup_copy import CopyCrew, copy_directory
 from pitr.backup_file_copy import FileCopier
@@ -38,6 +39,7 @@ from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
 from pitr.postgres.summaries import NotIncremental
+from pitr.restore_staged import OURS
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -268,10 +270,14 @@ class _Run:
         )
         self._strain.start()
         self._crew.start()
-        entries = list_data_directory(self._data_dir, control.version_directory(major))
-        copy_directory(entries, self._crew, owner, self._tally, self._watch)
+        config = config_of(self._server, self._facts, self._data_dir, self._tally.note)
+        # In a mount point a restore may have left the cluster that it replaced, as large as this one.
+        but = frozenset(os.fsencode(name) for name in OURS)
+        entries = list_data_directory(self._data_dir, control.version_directory(major), but=but)
+        copy_directory(without_config(entries, config), self._crew, owner, self._tally, self._watch)
         already.adopt(copier, readers[0], self._parts, self._watch)
         self._strain.stop()
+        add_config(config, owner, self._tally)
         last = read_control_file(self._data_dir, self._stop.wait)
         owner.add_small(CONTROL_PATH, last.content, FileStatus(last.mode, last.mtime))
         self._tally.file_copied(len(last.content), [])

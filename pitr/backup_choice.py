@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from pitr.catalogue.backup_record import BackupManifest
-from pitr.survey import backup_named
+from pitr.survey import KnownBackups
 from pitr.wal.lsn import LSN
 
 BackupKind: TypeAlias = Literal["full", "incr", "auto"]
@@ -39,18 +39,19 @@ class Choice:
 
 def newest_chain(manifests: Iterable[BackupManifest]) -> NewestChain | None:
     """Return the chain of the newest backup; None if there is none."""
-    known = {manifest.backup: manifest for manifest in manifests}
+    backups = list(manifests)
+    known = KnownBackups(backups)
     # One that stands for another has no note on this host; the other one has.
     newest = max(
-        (each for each in known.values() if each.stands_for is None),
+        (each for each in backups if each.stands_for is None),
         key=lambda each: (each.stopped_at, each.backup),
         default=None,
     )
     if newest is None:
         return None
-    full, length = backup_named(newest.backup, known) or newest, 0
-    while full.parent is not None and length <= len(known):
-        parent = backup_named(full.parent, known)
+    full, length = known.named(newest.backup) or newest, 0
+    while full.parent is not None and length <= len(backups):
+        parent = known.named(full.parent)
         if parent is None:
             return NewestChain(newest, length, full.started_at, missing=full.parent)
         full, length = parent, length + 1

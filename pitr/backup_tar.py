@@ -109,7 +109,13 @@ class TarCopier:
         found: list[FoundPage] = []
         if self._is_incremental and name.startswith(_PREFIX):
             path = folder + slash + name[len(_PREFIX) :]
-            size_bytes = self._changed(path, content, status, found)
+            relation = parse_relation_path(path)
+            if relation is not None and relation.fork == "vm":
+                # Its blocks are found by summaries, which do not name a map's block when a bit is cleared.
+                size_bytes = 0
+                self._body.add_small(path, b"", status)
+            else:
+                size_bytes = self._changed(path, content, status, found)
         elif size_bytes <= SMALL_BYTES_MAX:
             data = _read(content, size_bytes)
             self._judge(path, 0, data, found)

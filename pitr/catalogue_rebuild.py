@@ -12,14 +12,17 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
+from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.expiry_record import ExpireRecord, GoneBackup
 from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
+from pitr.pipeline.sign import decode_payload
 from pitr.quorum import Answers
 from pitr.repository import ListedBackup, ListedHead, Repository, named_backups_sha256
 from pitr.verified import RefusedObject
@@ -106,7 +109,8 @@ def check(
 ) -> tuple[CatalogueDifference, ...]:
     """Compare the catalogue with what a rebuild would give.  Changes nothing.  Raises as ``rebuild``.
 
-    Rows of what has expired since are no difference: the catalogue loses them when it is next rebuilt.
+    Rows of what has expired since are no difference: the catalogue loses them when it is next rebuilt.  Nor
+    is a backup that another host has made of a chain: the daemon learns of it with its next backup.
     """
     fresh = Catalogue(":memory:")
     try:
@@ -114,20 +118,33 @@ def check(
         given, recorded = set(fresh.dump().splitlines()), set(catalogue.dump().splitlines())
     finally:
         fresh.close()
-    records = [expiry.record for archive in archives for expiry in repository.expiry.all(archive)]
-    differences = [CatalogueDifference(row, is_in_store=True) for row in given - recorded]
-    differences += [
-        CatalogueDifference(row, is_in_store=False)
-        for row in recorded - given
-        if not any(_names_row(record, row) for record in records)
-    ]
+    left = _without_expired(repository, archives, recorded - given)
+    more = (row for row in given - recorded if not _stands_for_a_chain(row))
+    differences = [CatalogueDifference(row, is_in_store=True) for row in more]
+    differences += [CatalogueDifference(row, is_in_store=False) for row in left]
     return tuple(sorted(differences, key=lambda difference: difference.row))
+
+
+def _stands_for_a_chain(row: str) -> bool:
+    """Tell whether a row of the catalogue's dump is of a backup that was made of a chain."""
+    table, columns = _parse_row(row)
+    if table != "backups":
+        return False
+    payload = decode_payload(columns["payload"].encode("ascii"))
+    return BackupManifest.from_payload(payload).stands_for is not None
+
+
+def _without_expired(repository: Repository, archives: Iterable[ArchiveId], rows: set[str]) -> set[str]:
+    """Return the rows that no expire record names.  There is one a day: no more are read than it takes."""
+    expiries = (expiry for archive in archives for expiry in repository.expiry.all(archive))
+    while rows and (expiry := next(expiries, None)) is not None:
+        rows = {row for row in rows if not _names_row(expiry.record, row)}
+    return rows
 
 
 def _names_row(record: ExpireRecord, row: str) -> bool:
     """Tell whether a row of the catalogue's dump is of something that has expired."""
-    table, _, text = row.partition(" ")
-    columns = json.loads(text)
+    table, columns = _parse_row(row)
     if table == "wal_units":
         key = parse_wal_key(columns["key"])
         return key.archive == record.archive and record.names_wal(key)
@@ -136,6 +153,12 @@ def _names_row(record: ExpireRecord, row: str) -> bool:
         is_own = place == (str(record.archive.system_identifier), record.archive.epoch)
         return is_own and record.names_backup(columns["backup"])
     return False
+
+
+def _parse_row(row: str) -> tuple[str, dict[str, Any]]:
+    """Return the table and the columns of a row of the catalogue's dump."""
+    table, _, text = row.partition(" ")
+    return table, json.loads(text)
 
 
 def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None) -> _Found:
@@ -173,7 +196,8 @@ def _signed_backups(repository: Repository, found: _Found, head: HeadRecord | No
     counted = {name: (each.manifest.stopped_at, each.object_sha256) for name, each in listed.items()}
     made = [name for name, each in listed.items() if each.manifest.stands_for is not None]
     made.sort(key=lambda name: listed[name].manifest.stopped_at, reverse=True)
-    for gone in ((), *_gone_by_record(repository, found)):
+    # Not all at once: each record is read only where those before it do not explain the head.
+    for gone in chain([()], _gone_by_record(repository, found)):
         counted |= {each.backup: (each.stopped_at, each.manifest_sha256) for each in gone}
         for count in range(len(made) + 1):
             known = [name for name in counted if name not in made[:count]]
@@ -189,7 +213,7 @@ def _signed_backups(repository: Repository, found: _Found, head: HeadRecord | No
     return sorted(found.backups, key=lambda each: each.manifest.stopped_at)
 
 
-def _gone_by_record(repository: Repository, found: _Found) -> Iterator[list[GoneBackup]]:
+def _gone_by_record(repository: Repository, found: _Found) -> Iterator[Sequence[GoneBackup]]:
     """Yield what each expire record was the first to name, the newest record first."""
     newer: ExpireRecord | None = None
     for expiry in repository.expiry.all(found.archive):
@@ -197,7 +221,7 @@ def _gone_by_record(repository: Repository, found: _Found) -> Iterator[list[Gone
             yield [gone for gone in newer.backups if not expiry.record.names_backup(gone.backup)]
         newer = expiry.record
     if newer is not None:
-        yield list(newer.backups)
+        yield newer.backups
 
 
 def _gather_timeline(

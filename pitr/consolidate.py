@@ -34,6 +34,7 @@ from pitr.pipeline.sign import Signer
 from pitr.postgres.basebackup import FileReader, PageRules, read_control_file
 from pitr.postgres.datadir import CONTROL_PATH, list_data_directory
 from pitr.repository import Repository
+from pitr.restore_directory import NOTES_NAME
 from pitr.restore_files import ChainLink, FileProgress, FileRestorer
 from pitr.restore_layer import Fetching, Layer
 
@@ -102,7 +103,7 @@ def consolidate(
         [ChainLink.open(each, data_keys) for each in request.chain],
         scratch.root,
         scratch.tablespaces,
-        request.scratch / "files.sqlite",
+        request.scratch / NOTES_NAME,
         on_file=expected.add,
         on_progress=on_files,
         workers=request.workers + 1,

@@ -19,6 +19,7 @@ from typing import Final
 from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.errors import AlreadyRunning, MalformedValue
 from pitr.layout import (
+    ArchiveId,
     backup_prefix,
     envelope_key,
     expiry_key,
@@ -168,14 +169,17 @@ def _backup_objects(record: ExpireRecord, region: NamedStore, now: datetime) -> 
 def _wal(record: ExpireRecord, region: NamedStore, now: datetime) -> Iterator[ObjectInfo]:
     for gone in record.wal:
         if gone.delete_after <= now:
-            yield from wal_between(region, record, gone.first, gone.last)
+            yield from wal_between(region, record.archive, gone.first, gone.last)
 
 
 def wal_between(
-    region: NamedStore, record: ExpireRecord, first: SegmentName, last: SegmentName
+    region: NamedStore, archive: ArchiveId, first: SegmentName, last: SegmentName
 ) -> Iterator[ObjectInfo]:
-    """Yield what a region holds of the segments ``first`` to ``last``.  Raises StoreError."""
-    prefix = timeline_prefix(record.archive, first.timeline)
+    """Yield what a region holds of the segments ``first`` to ``last``.  Raises StoreError.
+
+    A key that is none of ours is passed over: nobody knows what it is.
+    """
+    prefix = timeline_prefix(archive, first.timeline)
     # Keys go on below the segment's name, so its own come after it.
     for info in region.store.list_objects(prefix, start_after=f"{prefix}{first}"):
         try:
@@ -194,9 +198,12 @@ def _wal_indexes(record: ExpireRecord, region: NamedStore, now: datetime) -> Ite
         return
     waiting: ObjectInfo | None = None
     for info in region.store.list_objects(f"walindex/{record.archive}/"):
+        try:
+            first, last = wal_index_range(info.key)
+        except MalformedValue:
+            continue  # none of ours: nobody knows what it is
         if waiting is not None:
             yield waiting
-        first, last = wal_index_range(info.key)
         waiting = info if any(a <= first and last <= b for a, b in due) else None
 
 

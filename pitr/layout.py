@@ -16,6 +16,7 @@ from pitr.wal.timeline import TimelineId
 REPOSITORY_KEY = "repository"
 _HEAD_TOP = (1 << 63) - 1
 _PIECE = re.compile(r"p-([0-9A-F]{16})-([0-9A-F]{16})-([0-9]{16})-([0-9a-f]{8})")
+_PART_KEY = re.compile(r".*/(?:pack|index)-([0-9]{4})-([0-9]{6})-[0-9a-f]{8}")
 _SEGMENT = re.compile(r"s-([0-9a-f]{8})")
 
 
@@ -196,6 +197,14 @@ def pack_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: s
 def index_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:
     """Return the key of an index part of a base backup."""
     return f"{backup_prefix(archive, backup)}index-{part:04d}-{number:06d}-{attempt}"
+
+
+def part_and_number(key: str) -> tuple[int, int]:
+    """Return the part and the number in the key of a pack or index part.  Raises MalformedValue."""
+    match = _PART_KEY.fullmatch(key)
+    if match is None:
+        raise MalformedValue(f"not the key of a pack or index: {key!r}")
+    return int(match[1]), int(match[2])
 
 
 def manifest_key(archive: ArchiveId, backup: str) -> str:

@@ -11,6 +11,7 @@ from storage.store import StoreUnavailable
 
 _FIRST_PAUSE_S = 0.25
 _PAUSE_MAX_S = 5.0
+_DOUBLINGS_MAX = 10
 
 _T = TypeVar("_T")
 
@@ -26,16 +27,19 @@ def with_patience(
 
     ``jitter`` gives numbers from 0 to 1.  Raises the last StoreUnavailable, also when ``stopping`` is set.
     """
-    waited_s = 0.0
-    longest_s = _FIRST_PAUSE_S
-    while True:
-        try:
-            return attempt()
-        except StoreUnavailable:
-            if waited_s >= patience_s or stopping.is_set():
-                raise
+    # Here, for it costs what a command that is run once per segment does not have.
+    import tenacity
+
+    def pause_s(state: tenacity.RetryCallState) -> float:
+        longest_s = min(_FIRST_PAUSE_S * 2.0 ** min(state.attempt_number - 1, _DOUBLINGS_MAX), _PAUSE_MAX_S)
         # At least half, so that the pauses add up and the loop ends.
-        pause_s = longest_s * (0.5 + jitter() / 2)
-        stopping.wait(pause_s)
-        waited_s += pause_s
-        longest_s = min(longest_s * 2, _PAUSE_MAX_S)
+        return longest_s * (0.5 + jitter() / 2)
+
+    repeated = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(StoreUnavailable),
+        wait=pause_s,
+        stop=lambda state: state.idle_for >= patience_s or stopping.is_set(),
+        sleep=tenacity.sleep_using_event(stopping),
+        reraise=True,
+    )
+    return repeated(attempt)

@@ -148,7 +148,7 @@ def _plan(
     is_past_end: bool,
 ) -> RestorePlan:
     backup = window.backup
-    first = max(1, backup.start_lsn.offset - backup.start_lsn.offset % backup.segment_bytes)
+    first = backup.wal_start.offset
     links = tuple(link for link in window.run.links if first < link.until.offset)
     links = (replace(links[0], start=LSN(max(first, links[0].start.offset))), *links[1:])
     skipped = [found for found in ground.unusable if found.backup > backup.backup]
@@ -158,8 +158,11 @@ def _plan(
         if w.backup.stop_lsn > backup.stop_lsn and target.kind in ("time", "lsn")
     ]
     warnings = _warnings(ground, links, window if is_past_end and target.kind != "lsn" else None)
-    if backup.findings:
-        warnings.append(f"backup {backup.backup} has {len(backup.findings)} pages that failed their checksum")
+    warnings += [
+        f"backup {each.backup} has {len(each.findings)} pages that failed their checksum"
+        for each in (backup, *window.parents)
+        if each.findings
+    ]
     return RestorePlan(
         target=target,
         archive=ground.survey.archive,

@@ -98,20 +98,22 @@ class _View:
         for read, info in enumerate(islice(listing, HEADS_COMPARED_MAX)):
             if read >= heads_max and self.heads:
                 return
-            self._read(archive, info.key, head_sequence(info.key))
+            self._read(archive, info.key)
 
     def read_number(self, archive: ArchiveId, sequence: int) -> None:
         """Read one more head, if it is there."""
         if sequence not in self.heads:
-            self._read(archive, head_key(archive, sequence), sequence)
+            self._read(archive, head_key(archive, sequence))
 
-    def _read(self, archive: ArchiveId, name: str, sequence: int) -> None:
+    def _read(self, archive: ArchiveId, key: str) -> None:
         try:
+            # Inside, for a stray name in one region must not keep the others from being compared.
+            sequence = head_sequence(key)
             self.heads[sequence] = self.alone.get_head(archive, sequence)
         except ObjectMissing:
             return
         except (NotAuthentic, MalformedValue) as cause:
-            self.refused.append(RefusedObject(name, cause.detail or cause.message))
+            self.refused.append(RefusedObject(key, cause.detail or cause.message))
 
 
 def compare_heads(

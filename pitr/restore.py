@@ -2,7 +2,8 @@
 
 Every step may be repeated after a crash: files are staged beside their place and moved there when they are
 complete; recovery goes on where the server was; the journal in the work directory tells how far it came.
-Nothing that was there before is overwritten.
+Nothing that was there before is overwritten; a cluster that is replaced is moved aside and stays there until
+the restore has succeeded.
 
 Not here: the plan (``pitr.planner``, ``pitr.stop``), and what a daemon does with the restored cluster: it
 needs a new writer epoch before it may archive anything.
@@ -11,16 +12,14 @@ needs a new writer epoch before it may archive anything.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Final
+from typing import NoReturn
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys
-from pitr.errors import AlreadyRunning, RecoveryFailed, RestoreRefused
+from pitr.errors import AlreadyRunning, PitrError, RecoveryFailed, RestoreRefused
 from pitr.layout import PieceKey, SegmentKey
 from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
@@ -35,6 +34,7 @@ from pitr.recover import (
     private_settings,
 )
 from pitr.repository import Repository
+from pitr.restore_config import config_steps
 from pitr.restore_directory import (
     AUTO_CONF,
     DirectoryBuilder,
@@ -43,15 +43,14 @@ from pitr.restore_directory import (
     verify_directory,
 )
 from pitr.restore_files import ChainLink, RestoredFiles
-from pitr.restore_journal import Journal, Phase, remove_tree
-from pitr.restore_place import RestorePlace, check_place, find_place, tablespace_locations
+from pitr.restore_instance import private_instance
+from pitr.restore_journal import Journal, Phase
+from pitr.restore_place import check_place, find_place, tablespace_locations
 from pitr.restore_plan import StopPoint
+from pitr.restore_replace import OldCluster, find_old
 from pitr.restore_request import Progress, RestoreRequest, RestoreResult, StepTiming, identify, next_steps
+from pitr.restore_staged import RestorePlace
 from pitr.restore_wal import write_wal_plan
-
-_SOCKET_PATH_BYTES: Final = 80
-_SOCKET_PREFIX: Final = "pitr-restore-"
-_PORT: Final = 5432
 
 
 def restore(
@@ -112,7 +111,10 @@ class _Run:
         self._cancel = cancel
         self._monotonic = monotonic
         self._tablespaces = tablespace_locations(self._backup, request.tablespace_mapping)
-        self._place: RestorePlace = find_place(request.target, self._tablespaces)
+        self._place: RestorePlace = find_place(
+            request.target, self._tablespaces, wal_dir=request.wal_dir, replaces=request.is_delta
+        )
+        self._old: OldCluster | None = None
         self._plan_sha256 = identify(request, self._tablespaces)
         self._timings: list[StepTiming] = []
         self._files: RestoredFiles | None = None
@@ -128,11 +130,24 @@ class _Run:
         return phase
 
     def run(self) -> RestoreResult:
+        try:
+            return self._go()
+        except PitrError as failure:
+            if self._place.kept:
+                places = ", ".join(str(path) for path in self._place.kept)
+                said = f"the old cluster is kept in {places}"
+                failure.detail = f"{failure.detail}; {said}" if failure.detail else said
+            raise
+
+    def _go(self) -> RestoreResult:
         work = self._place.work
         phase = self.check()
         with work.locked():
-            if self._phase(work.read()) != phase:
+            found = work.read()
+            if self._phase(found) != phase:
                 raise AlreadyRunning("another restore into this directory has just run")
+            if phase == "refusing":
+                self._finish_refusal(found)
             if phase in (None, "files"):
                 self._files = self._make_files()
                 phase = "placing"
@@ -141,19 +156,30 @@ class _Run:
             installation = self._request.installation
             if self._request.action != "none" and installation is not None:
                 return self._recover(installation)
+            self._place.forget()
             self._journal("done")
             return self._result(None, None)
 
     def _check(self, *, is_claimed: bool) -> None:
         segment_bytes = self._backup.segment_bytes
+        if self._place.kept:
+            raise RestoreRefused(
+                f"{self._place.kept[0]} holds what an earlier restore replaced",
+                hint="look at it, and move it away",
+            )
+        if self._request.is_delta:
+            foreign = self._request.replaced_cluster
+            self._old = find_old(self._request.target, self._tablespaces, self._backup, foreign=foreign)
         check_place(
             self._request.target,
             self._tablespaces,
+            wal_dir=self._request.wal_dir,
             size_bytes=self._backup.size_bytes,
             # Replay keeps a segment or two in pg_wal beside what the spool holds.
             spool_bytes=max(self._request.ahead_bytes_max, 2 * segment_bytes) + 2 * segment_bytes,
             user=self._request.user,
             is_claimed=is_claimed,
+            replaced={} if self._old is None else self._old.replaced,
         )
 
     def _phase(self, found: Journal | None) -> Phase | None:
@@ -161,6 +187,8 @@ class _Run:
         if found is None:
             return None
         is_empty = not self._place.data.final.exists() or not any(self._place.data.final.iterdir())
+        # A cluster that may be replaced is as good as none; whether it may is checked.
+        is_empty = is_empty or self._request.is_delta
         if found.phase == "files" or (is_empty and found.phase in ("refused", "done")):
             # Of another plan or this one: what it staged is only ours, and begun anew.
             return "files"
@@ -199,6 +227,7 @@ class _Run:
                 user=request.user,
                 workers=request.workers,
                 patience_s=request.patience_s,
+                old=None if self._old is None else self._old.directory,
             )
             restored = builder.fetch(self._repository.store, self._on_progress)
             builder.add_recovery(request.plan.timeline, self._stop, request.fetch_command)
@@ -213,8 +242,7 @@ class _Run:
 
     def _place_files(self) -> None:
         with self._timed("place"):
-            for directory in self._place.directories:
-                directory.place()
+            self._place.place()
         if self._request.verify_files and self._request.installation is not None:
             with self._timed("verify"):
                 try:
@@ -225,12 +253,12 @@ class _Run:
 
     def _recover(self, installation: Installation) -> RestoreResult:
         request, work = self._request, self._place.work
-        with self._instance(installation) as instance:
+        with private_instance(installation, self._place, request.user) as instance:
             self._journal("recovering")
             settings = private_settings(
                 dict(self._backup.settings), work.path, self._place.data.final, request.server_settings
             )
-            hand_over(work.path, request.user)
+            work.hand_over(request.user)
             with Prefetcher(
                 work.plan_file,
                 self._read_wal,
@@ -268,52 +296,14 @@ class _Run:
         if not is_kept:
             with self._timed("stop"):
                 instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
+        if not is_paused:
+            self._place.forget()
         self._journal("done")
         if is_kept and not is_paused:
             self._place.work.remove_feed()
         elif not is_kept:
             self._place.work.remove()
         return self._result(done, instance if is_kept else None)
-
-    @contextlib.contextmanager
-    def _instance(self, installation: Installation) -> Iterator[Instance]:
-        """Give the private instance; whatever happens but success, it does not run on."""
-        work = self._place.work
-        socket_dir = work.path / "s"
-        if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
-            socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
-            hand_over(socket_dir, self._request.user)
-        instance = Instance(
-            installation,
-            self._place.data.final,
-            user=self._request.user,
-            socket_dir=socket_dir,
-            port=_PORT,
-            log_path=work.log_file,
-        )
-        self._end_leftover(instance)
-        try:
-            yield instance
-        except BaseException:
-            instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
-            raise
-        finally:
-            if not instance.is_running and socket_dir.parent != work.path:
-                remove_tree(socket_dir)
-
-    def _end_leftover(self, instance: Instance) -> None:
-        """End the server of a run that was killed.  Raises RestoreRefused if it is somebody else's."""
-        if not instance.is_running:
-            return
-        lines = (self._place.data.final / "postmaster.pid").read_text(errors="replace").splitlines()
-        # Line 5 is the socket's folder (PostgreSQL src/include/utils/pidfile.h); ours is nobody else's.
-        folder = Path(lines[4]) if len(lines) > 4 else None
-        if folder is None or (folder != instance.socket_dir and not folder.name.startswith(_SOCKET_PREFIX)):
-            raise RestoreRefused(
-                f"a server that is not the restore's is running on {self._place.data.final}",
-                hint="stop it, and run the restore again",
-            )
-        instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
 
     def _arrival(self) -> Arrival:
         target = self._request.plan.target
@@ -323,12 +313,22 @@ class _Run:
         return self._repository.read_wal(key, self._data_keys)
 
     def _refuse(self, cause: RecoveryFailed) -> None:
-        """Move what must not be used out of the way, so that nobody starts it."""
-        aside = [
-            directory.set_aside(self._place.work.path / "refused") for directory in self._place.directories
-        ]
-        places = ", ".join(str(path) for path in aside)
+        """Move what must not be used aside, so that nobody starts it; what was replaced comes back."""
+        self._journal("refusing", cause.message)
+        was_kept = bool(self._place.kept)
+        places = ", ".join(str(path) for path in self._place.set_aside())
         self._journal("refused", f"{cause.message}; the files are in {places}")
+        if was_kept:
+            cause.hint = (
+                f"the old cluster is at {self._place.data.final} again; {cause.hint or 'look at the log'}"
+            )
+
+    def _finish_refusal(self, found: Journal | None) -> NoReturn:
+        """Go on with what a run was killed in."""
+        reason = (found.reason if found is not None else None) or "recovery went elsewhere than planned"
+        failure = RecoveryFailed(reason, detail="an earlier run of this restore found it out")
+        self._refuse(failure)
+        raise failure
 
     def _journal(self, phase: Phase, reason: str | None = None) -> None:
         self._place.work.write(Journal(self._plan_sha256, phase, reason))
@@ -351,9 +351,13 @@ class _Run:
             files=self._backup.files,
             size_bytes=self._backup.size_bytes,
             fetched_bytes=0 if files is None else files.fetched_bytes,
+            kept_bytes=0 if files is None else files.kept_bytes,
             wal_bytes=self._wal_bytes,
             timings=tuple(self._timings),
             has_paused=done is not None and done.has_paused,
             instance=instance,
-            next_steps=next_steps(request, done, self._place.data.final),
+            next_steps=(
+                *config_steps(dict(self._backup.settings), self._place.data.final),
+                *next_steps(request, done, self._place.data.final, self._place.kept),
+            ),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ from pitr.postgres.manifest import BackupManifestWriter
 from pitr.postgres.server_user import ServerUser, as_user, hand_over
 from pitr.recovery import recovery_settings, with_recovery_settings, without_recovery_settings
 from pitr.restore_files import ChainLink, FileProgress, FileRestorer, RestoredFiles
-from pitr.restore_place import RestorePlace, sync_filesystems
+from pitr.restore_keep import OldDirectory
+from pitr.restore_place import sync_filesystems
 from pitr.restore_plan import StopPoint
+from pitr.restore_staged import OURS, RestorePlace, StagedDirectory
 from pitr.wal.timeline import TimelineId
 from storage.store import ObjectStore
 
@@ -48,7 +51,9 @@ class DirectoryBuilder:
         user: ServerUser | None,
         workers: int,
         patience_s: float,
+        old: OldDirectory | None = None,
     ) -> None:
+        self._old = old
         self._chain = chain
         self._manifest = chain[0].manifest
         self._place = place
@@ -83,6 +88,7 @@ class DirectoryBuilder:
                 on_progress=on_progress,
                 workers=self._workers,
                 patience_s=self._patience_s,
+                old=self._old,
             ).run()
             self._add_labels(writer)
             writer.finish(manifest.timeline, manifest.start_lsn, manifest.stop_lsn)
@@ -108,19 +114,31 @@ class DirectoryBuilder:
         (self._root / "recovery.signal").touch(mode=0o600)
 
     def finish(self) -> None:
-        """Link the tablespaces, hand everything to the server's user and make it durable."""
+        """Link tablespaces and WAL, hand everything to the server's user and make it durable."""
         links = self._root / "pg_tblspc"
         for oid, directory in self._place.tablespaces:
             (links / str(oid)).symlink_to(directory.final)
         (self._root / "pg_wal" / "archive_status").mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._place.wal is not None:
+            self._link_wal(self._place.wal)
         if dict(self._manifest.settings).get("data_directory_mode") == "0750":
             self._root.chmod(0o750)
+            if self._place.wal is not None:
+                self._place.wal.staging.chmod(0o750)
         for directory in self._place.directories:
             hand_over(directory.staging, self._user)
         try:
             sync_filesystems(directory.staging for directory in self._place.directories)
         except OSError as cause:
             raise RestoreRefused("the restored files could not be made durable", detail=str(cause)) from cause
+
+    def _link_wal(self, wal: StagedDirectory) -> None:
+        """Move what pg_wal holds to its own place, and leave a link, as ``initdb --waldir`` does."""
+        inner = self._root / "pg_wal"
+        for entry in inner.iterdir():
+            shutil.move(entry, wal.staging / entry.name)
+        inner.rmdir()
+        inner.symlink_to(wal.final)
 
     def _add_labels(self, writer: BackupManifestWriter) -> None:
         """Write what pg_backup_stop returned; the map must name the places that are used now."""
@@ -174,7 +192,10 @@ def verify_directory(installation: Installation, data_dir: Path, user: ServerUse
     WAL is not looked at here: replay checks each of its records.  Raises FilesDiffer.
     """
     prefix, options = as_user(user)
-    command = [str(installation.tool("pg_verifybackup")), "-n", "-q", "-i", "lost+found", str(data_dir)]
+    folders = ["", *(f"pg_tblspc/{link.name}/" for link in (data_dir / "pg_tblspc").glob("*"))]
+    names = ["lost+found", *(f"{folder}{name}" for folder in folders for name in OURS)]
+    ignored = [word for name in names for word in ("-i", name)]
+    command = [str(installation.tool("pg_verifybackup")), "-n", "-q", *ignored, str(data_dir)]
     try:
         done = subprocess.run(
             [*prefix, *command],

@@ -3,8 +3,9 @@
 A *chain* is a backup and those that it is built on, the newest first; a full backup is a chain of one.  Each
 byte is taken from the newest backup that has it; a pack is fetched once or, where little of it is wanted,
 those of its frames; frames are opened, every extent's CRC-32C is compared with what was read from the
-server, and every page's checksum with the place that it is written to.  Memory: one pack per worker, whatever
-the cluster's size.
+server, and every page's checksum with the place that it is written to.  What an old directory has already is
+copied from there, if that is proved (``pitr.restore_keep``).  Memory: one pack per worker, whatever the
+cluster's size.
 
 Not here: where the directory may lie (``pitr.restore_place``) and PostgreSQL's own manifest of it
 (``pitr.postgres.manifest``).  Reference: docs/format.md §8.
@@ -26,7 +27,6 @@ from pitr.errors import MalformedValue, NotAuthentic
 from pitr.pipeline.crc import crc32c
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.packs import (
-    Extent,
     IndexDirectory,
     IndexFile,
     IndexFileMore,
@@ -34,10 +34,12 @@ from pitr.pipeline.packs import (
     IndexPack,
     iter_index,
 )
+from pitr.restore_keep import NotKept, OldDirectory, PackKeeper, PackTask
 from pitr.restore_layer import Fetching, Layer
-from pitr.restore_pages import PageJudge
+from pitr.restore_pages import PageBatch, PageJudge
 from pitr.restore_paths import BackupPaths, OpenFile
-from pitr.restore_wanted import Claim, Piece, Span, WantedFiles, whole
+from pitr.restore_uses import HeldExtent, PartReader, Use
+from pitr.restore_wanted import Piece, Span, WantedFiles
 from pitr.wal_reader import DataKeySource
 from storage.store import ObjectStore
 
@@ -59,11 +61,12 @@ class FileProgress:
 
 @dataclass(frozen=True, slots=True)
 class RestoredFiles:
-    """What was written, and how many bytes were fetched for it."""
+    """What was written, how many sealed bytes were fetched, and how many of an old directory were kept."""
 
     files: int
     size_bytes: int
     fetched_bytes: int
+    kept_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +89,13 @@ class ChainLink:
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
-    """An extent, and what of it is written; ``file`` is the number of a file that is put together."""
-
-    path: bytes
-    extent: Extent
-    spans: tuple[Span, ...]
-    file: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class _PackTask:
     depth: int
     part: int
     pack: IndexPack
     stored: StoredObject
-    uses: tuple[_Use, ...]
+    uses: tuple[Use, ...]
+    held: tuple[HeldExtent, ...]
 
 
 @dataclass(slots=True)
@@ -117,6 +111,7 @@ class _Shared:
     taken_bytes: int = 0
     written_bytes: int = 0
     fetched_bytes: int = 0
+    kept_bytes: int = 0
     files: int = 0
 
 
@@ -126,7 +121,8 @@ class FileRestorer:
     ``tablespaces`` gives, by oid, the empty directory for each tablespace's files; their links are
     made by the caller.  ``notes`` is a file for what does not fit into memory.  ``on_file`` is called for
     every file, from one thread: whole ones in index order, then those that were put together;
-    ``on_progress`` after each extent, from any thread.  Raises MalformedValue if ``chain`` is none.
+    ``on_progress`` after each extent, from any thread.  ``old``: a directory that may have some of the
+    bytes already.  Raises MalformedValue if ``chain`` is none.
     """
 
     def __init__(
@@ -141,9 +137,11 @@ class FileRestorer:
         on_progress: Callable[[FileProgress], None],
         workers: int = WORKERS,
         patience_s: float = PATIENCE_S,
+        old: OldDirectory | None = None,
     ) -> None:
         _check_chain(chain)
         self._shared = _Shared()
+        self._keeper = None if old is None else PackKeeper(old)
         fetching = Fetching(store, patience_s, self._shared.stopping, self._count)
         self._layers = [Layer(link.manifest, link.data_key, fetching, link.other_keys) for link in chain]
         self._manifest = chain[0].manifest
@@ -180,7 +178,7 @@ class FileRestorer:
                 f"the index of backup {self._manifest.backup} lists {done.files} files",
                 detail=f"its manifest says {self._manifest.files}",
             )
-        return RestoredFiles(done.files, done.written_bytes, done.fetched_bytes)
+        return RestoredFiles(done.files, done.written_bytes, done.fetched_bytes, done.kept_bytes)
 
     def _write_all(self, wanted: WantedFiles) -> None:
         """Read every backup of the chain, and let the workers write what is taken from it."""
@@ -196,7 +194,8 @@ class FileRestorer:
                     wanted.begin_parent()
                 for part, (indexes, packs) in layer.parts().items():
                     objects = [layer.open_index(part, stored) for stored in indexes]
-                    self._read_part(_PartReader(wanted, depth), part, objects, packs)
+                    reader = PartReader(wanted, depth, keeps_all=self._keeper is not None)
+                    self._read_part(reader, part, objects, packs)
                 wanted.end_backup(layer.manifest.backup)
         except _Stopped:
             pass  # the failure of a worker is raised below
@@ -213,7 +212,7 @@ class FileRestorer:
 
     def _read_part(
         self,
-        reader: _PartReader,
+        reader: PartReader,
         part: int,
         objects: Sequence[Iterator[bytes]],
         packs: dict[int, StoredObject],
@@ -240,10 +239,10 @@ class FileRestorer:
                     stored = packs.pop(line.number, None)
                     if stored is None:
                         raise MalformedValue(f"pack {line.number} of part {part} is not in the manifest")
-                    uses = reader.end_pack()
+                    held, uses = reader.held, reader.end_pack()
                     if uses:
                         self._shared.taken_bytes += sum(span.size_bytes for use in uses for span in use.spans)
-                        self._put(_PackTask(reader.depth, part, line, stored, uses))
+                        self._put(_PackTask(reader.depth, part, line, stored, uses, held))
                 case _:
                     pass
         if packs:
@@ -276,89 +275,76 @@ class FileRestorer:
                 self._shared.stopping.set()
 
     def _write_pack(self, task: _PackTask, wanted: WantedFiles) -> None:
-        by_frame: dict[int, list[_Use]] = {}
+        layer = self._layers[task.depth]
+        by_frame: dict[int, list[Use]] = {}
         for use in task.uses:
             by_frame.setdefault(use.extent.frame, []).append(use)
-        frames = self._layers[task.depth].frames(task.part, task.pack, task.stored, sorted(by_frame))
-        judge = self._judges[task.depth]
+        if self._keeper is not None:
+            pack = PackTask(task.part, task.pack, task.stored, task.held, frozenset(by_frame))
+            written = _Written()
+            try:
+                self._write_frames(self._keeper.frames(layer, pack), by_frame, task.depth, written)
+                self._settle(written, wanted)
+            except (NotKept, NotAuthentic):
+                # Whatever was written of it is written again.
+                self._count_written(-written.size_bytes)
+            else:
+                return
+        frames = layer.frames(task.part, task.pack, task.stored, sorted(by_frame))
+        written = _Written()
+        fetched = ((number, content, False) for number, content in frames)
+        self._write_frames(fetched, by_frame, task.depth, written)
+        self._settle(written, wanted)
+
+    def _write_frames(
+        self,
+        frames: Iterator[tuple[int, bytes, bool]],
+        by_frame: Mapping[int, Sequence[Use]],
+        depth: int,
+        written: _Written,
+    ) -> None:
+        judge = PageBatch(self._judges[depth])
         with OpenFile(self._places) as file:
-            for number, content in frames:
+            for number, content, is_kept in frames:
                 for use in by_frame[number]:
                     part = _checked(use, content)
                     for span in use.spans:
                         at = span.start - use.extent.offset
-                        self._write_span(
-                            file, use, span, part[at : at + span.end - span.start], judge, wanted
-                        )
+                        piece = part[at : at + span.end - span.start]
+                        judge.judge(use.path, span.start, piece)
+                        file.write(use.path, piece, span.start)
+                        written.add(use, span, piece, is_kept=is_kept)
+                        self._on_progress(self._count_written(len(piece)))
+        judge.flush()
 
-    def _write_span(
-        self,
-        file: OpenFile,
-        use: _Use,
-        span: Span,
-        content: memoryview,
-        judge: PageJudge,
-        wanted: WantedFiles,
-    ) -> None:
-        judge.judge(use.path, span.start, content)
-        file.write(use.path, content, span.start)
+    def _settle(self, written: _Written, wanted: WantedFiles) -> None:
+        """Note what was written of a pack once all of it is known to be right."""
+        for piece in written.pieces:
+            wanted.add_piece(piece)
+        with self._shared.lock:
+            self._shared.kept_bytes += written.kept_bytes
+
+    def _count_written(self, size_bytes: int) -> FileProgress:
+        with self._shared.lock:
+            self._shared.written_bytes += size_bytes
+            return FileProgress(self._shared.written_bytes, self._manifest.size_bytes, self._shared.files)
+
+
+@dataclass(slots=True)
+class _Written:
+    """What was written of one pack."""
+
+    size_bytes: int = 0
+    kept_bytes: int = 0
+    pieces: list[Piece] = field(default_factory=list)
+
+    def add(self, use: Use, span: Span, content: memoryview, *, is_kept: bool) -> None:
+        self.size_bytes += len(content)
+        self.kept_bytes += len(content) if is_kept else 0
         if use.file is not None:
             is_all = len(content) == use.extent.size_bytes
             crc = use.extent.crc32c if is_all else crc32c(content)
-            wanted.add_piece(Piece(use.file, span.start, len(content), crc))
-        with self._shared.lock:
-            self._shared.written_bytes += len(content)
-            progress = FileProgress(self._shared.written_bytes, self._manifest.size_bytes, self._shared.files)
-        self._on_progress(progress)
-
-
-class _PartReader:
-    """Reads the files of one part of one backup: what is taken of each, and what the newest does not have."""
-
-    def __init__(self, wanted: WantedFiles, depth: int) -> None:
-        self.depth = depth
-        self._wanted = wanted
-        self._uses: list[_Use] = []
-        # The one file whose lines go on; of the newest backup its number is known only at its last line.
-        self._open: Claim | None = None
-        self._open_path: bytes | None = None
-        self._begun: list[_Use] = []
-
-    def add_more(self, line: IndexFileMore) -> None:
-        if self._open_path != line.path:
-            self._open_path, self._open = line.path, self._claim(line.path)
-        self._take(self._open, line.extents)
-
-    def add_file(self, line: IndexFile) -> None:
-        if self._open_path == line.path:
-            claim, self._open, self._open_path = self._open, None, None
-        else:
-            claim = self._claim(line.path)
-        if claim is None:
-            return
-        self._take(claim, line.extents)
-        rest = claim.rest(line.parent_bytes)
-        if self.depth:
-            self._wanted.settle(claim, rest)
-        elif line.parent_bytes is not None:
-            number = self._wanted.begin(line, rest)
-            for extent in claim.taken:
-                self._wanted.add_piece(Piece(number, extent.offset, extent.size_bytes, extent.crc32c))
-
-    def end_pack(self) -> tuple[_Use, ...]:
-        uses, self._uses = tuple(self._uses), []
-        return uses
-
-    def _claim(self, path: bytes) -> Claim | None:
-        return whole(path) if self.depth == 0 else self._wanted.claim(path)
-
-    def _take(self, claim: Claim | None, extents: Sequence[Extent]) -> None:
-        if claim is None:
-            return
-        for extent in extents:
-            spans = claim.take(extent)
-            if spans:
-                self._uses.append(_Use(claim.path, extent, spans, claim.file))
+            self.pieces.append(Piece(use.file, span.start, len(content), crc))
 
 
 def _check_chain(chain: Sequence[ChainLink]) -> None:
@@ -373,7 +359,7 @@ def _check_chain(chain: Sequence[ChainLink]) -> None:
         raise MalformedValue(f"backups {names} are not built on each other in this order")
 
 
-def _checked(use: _Use, content: bytes) -> memoryview:
+def _checked(use: Use, content: bytes) -> memoryview:
     """Return the extent's bytes if they are what was read from the server.  Raises NotAuthentic."""
     extent = use.extent
     part = content

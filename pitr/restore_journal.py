@@ -19,14 +19,18 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from pitr.errors import AlreadyRunning, RestoreRefused
 from pitr.fetch_desk import Desk
+from pitr.postgres.server_user import ServerUser, hand_over
 
 # files: staged files are incomplete.  placing: they are complete, and on their way to their place.
-# recovering, promoting: the server may have run.  refused: recovery went elsewhere than planned.
-Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refused", "done"]
+# recovering, promoting: the server may have run.  refusing: what must not be used is on its way aside.
+# refused: recovery went elsewhere than planned.
+Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refusing", "refused", "done"]
 
 JOURNAL_NAME: Final = "pitr-restore.json"
 PLAN_NAME: Final = "wal-plan.json"
 LOG_NAME: Final = "server.log"
+KEPT_NAME: Final = "kept"
+_STAGED_NAME: Final = f"{JOURNAL_NAME}.new"
 _FORMAT: Final = "pitr-restore/1"
 _JOURNAL_BYTES_MAX: Final = 1024 * 1024
 
@@ -62,6 +66,11 @@ class WorkDirectory:
     def log_file(self) -> Path:
         return self.path / LOG_NAME
 
+    @property
+    def kept(self) -> Path:
+        """Where the data directory that is replaced is kept."""
+        return self.path / KEPT_NAME
+
     def read(self) -> Journal | None:
         """Return the journal of an earlier run; None if there is no work directory.
 
@@ -69,7 +78,8 @@ class WorkDirectory:
         """
         if not self.path.exists():
             return None
-        if not any(self.path.iterdir()):
+        # A run that was killed while it wrote its first journal has left nothing else.
+        if not {entry.name for entry in self.path.iterdir()} - {_STAGED_NAME}:
             return None
         try:
             with (self.path / JOURNAL_NAME).open("rb") as file:
@@ -90,7 +100,7 @@ class WorkDirectory:
         text = json.dumps(
             {"format": _FORMAT, "plan": journal.plan_sha256, "phase": journal.phase, "reason": journal.reason}
         )
-        staged = self.path / f"{JOURNAL_NAME}.new"
+        staged = self.path / _STAGED_NAME
         with staged.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -138,14 +148,26 @@ class WorkDirectory:
             os.close(descriptor)
 
     def clear(self) -> None:
-        """Delete what an earlier run left, but for the journal."""
+        """Delete what an earlier run left, but for the journal and an old data directory."""
         for entry in self.path.iterdir():
-            if entry.name != JOURNAL_NAME:
+            if entry.name != JOURNAL_NAME and not entry.name.startswith(KEPT_NAME):
                 remove_tree(entry)
 
+    def hand_over(self, user: ServerUser | None) -> None:
+        """Give all but an old data directory to the server's user."""
+        if user is None or user.is_mapped:
+            return
+        os.chown(self.path, user.uid, user.gid)
+        for entry in self.path.iterdir():
+            if not entry.name.startswith(KEPT_NAME):
+                hand_over(entry, user)
+
     def remove(self) -> None:
-        """Delete the whole work directory."""
-        remove_tree(self.path)
+        """Delete the whole work directory, but for an old data directory that is still there."""
+        # The journal goes last: without it the rest would be nobody's, and refuse the next restore.
+        self.clear()
+        if not any(entry.name.startswith(KEPT_NAME) for entry in self.path.iterdir()):
+            remove_tree(self.path)
 
     def remove_feed(self) -> None:
         """Delete what recovery needed; what a running server uses, and the journal, stay."""

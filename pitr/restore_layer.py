@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.errors import KeyMissing, MalformedValue, NoGoodCopy, NotAuthentic
+from pitr.layout import part_and_number
 from pitr.patience import with_patience
 from pitr.pipeline.frames import LENGTH
 from pitr.pipeline.keys import DataKey
@@ -18,7 +18,6 @@ from pitr.pipeline.packs import FramePlace, IndexPack
 from pitr.pipeline.seal import HEADER_BYTES, Context, Opener, iter_frames
 from storage.store import CopyDamaged, ObjectMissing, ObjectStore
 
-_PART_KEY: Final = re.compile(r".*/(?:pack|index)-([0-9]{4})-([0-9]{6})-[0-9a-f]{8}")
 # A request costs about as much as so many bytes; frames that lie nearer to each other are read together.
 _GAP_BYTES: Final = 256 * 1024
 # Of a pack of which more than this is wanted all is read, and its digest compared with the manifest.
@@ -79,35 +78,47 @@ class Layer:
 
         Raises NoGoodCopy if no region has them as they were written.
         """
-        context = self._context("pack", part, pack.number)
-        data_key = self._key_of(stored)
-        last = len(pack.frames) - 1
-        sealed_bytes = sum(pack.frames[number].sealed_bytes for number in wanted)
-        if sealed_bytes > stored.size_bytes * _WHOLE_SHARE:
+        if fetch_bytes(pack, stored, wanted) == stored.size_bytes:
+            context = self._context("pack", part, pack.number)
             body = memoryview(self._get(stored))
-            opener = Opener(bytes(body[:HEADER_BYTES]), data_key, context)
+            opener = Opener(bytes(body[:HEADER_BYTES]), self._key_of(stored), context)
+            last = len(pack.frames) - 1
             for number in wanted:
                 sealed = _sealed(body, 0, pack.frames[number])
                 yield number, opener.open_frame(sealed, number, last=number == last)
             return
+        _, opener = self.open_pack(part, pack, stored)
+        for number, _sealed_frame, content in self.sealed_frames(stored, pack, opener, wanted):
+            yield number, content
+
+    def open_pack(self, part: int, pack: IndexPack, stored: StoredObject) -> tuple[bytes, Opener]:
+        """Fetch a pack's header alone; return it, and what opens its frames."""
+        context = self._context("pack", part, pack.number)
+        data_key = self._key_of(stored)
         header = self._get_range(stored, 0, HEADER_BYTES, _is_header(data_key, context))
-        opener = Opener(header, data_key, context)
+        return header, Opener(header, data_key, context)
+
+    def sealed_frames(
+        self, stored: StoredObject, pack: IndexPack, opener: Opener, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield number, sealed bytes and content of the frames that are ``wanted``, ascending."""
         for numbers in _near(pack.frames, wanted):
-            yield from self._get_frames(stored, pack, opener, numbers, last)
+            yield from self._get_frames(stored, pack, opener, numbers)
 
     def _get_frames(
-        self, stored: StoredObject, pack: IndexPack, opener: Opener, numbers: Sequence[int], last: int
-    ) -> Iterator[tuple[int, bytes]]:
+        self, stored: StoredObject, pack: IndexPack, opener: Opener, numbers: Sequence[int]
+    ) -> Iterator[tuple[int, bytes, bytes]]:
         start, end = pack.frames[numbers[0]].offset, _end(pack.frames[numbers[-1]])
-        contents: list[tuple[int, bytes]] = []
+        last = len(pack.frames) - 1
+        contents: list[tuple[int, bytes, bytes]] = []
 
         def check(body: bytes) -> None:
             """Open the frames: a region whose bytes do not open is passed over for the next one."""
             contents.clear()
             try:
                 for number in numbers:
-                    sealed = _sealed(memoryview(body), start, pack.frames[number])
-                    contents.append((number, opener.open_frame(sealed, number, last=number == last)))
+                    sealed = bytes(_sealed(memoryview(body), start, pack.frames[number]))
+                    contents.append((number, sealed, opener.open_frame(sealed, number, last=number == last)))
             except (NotAuthentic, MalformedValue) as cause:
                 raise CopyDamaged(f"{stored.key} at {start}: {cause}") from cause
 
@@ -149,7 +160,7 @@ class Layer:
             raise NoGoodCopy(
                 f"no region has a good copy of {stored.key}",
                 detail=str(cause),
-                hint="restore from an older backup: pitr backups list",
+                hint=f"restore from other backups: --without {self.manifest.backup}",
             ) from cause
         self._fetching.count(len(body))
         return body
@@ -165,12 +176,12 @@ def _is_header(data_key: DataKey, context: Context) -> Callable[[bytes], None]:
     return check
 
 
-def part_and_number(key: str) -> tuple[int, int]:
-    """Return the part and the number in the key of a pack or index.  Raises MalformedValue."""
-    match = _PART_KEY.fullmatch(key)
-    if match is None:
-        raise MalformedValue(f"not the key of a pack or index: {key!r}")
-    return int(match[1]), int(match[2])
+def fetch_bytes(pack: IndexPack, stored: StoredObject, wanted: Collection[int]) -> int:
+    """Return about how many bytes it takes to fetch these frames: all of a pack of which most is wanted."""
+    sealed_bytes = sum(pack.frames[number].sealed_bytes for number in wanted)
+    return (
+        stored.size_bytes if sealed_bytes > stored.size_bytes * _WHOLE_SHARE else HEADER_BYTES + sealed_bytes
+    )
 
 
 def _by_part(objects: Iterable[StoredObject]) -> dict[int, list[StoredObject]]:

@@ -1,7 +1,8 @@
-"""Where a restore may write: the checks before the first byte, and files that come to their place whole.
+"""Where a restore may write: the checks before the first byte.
 
-Files are staged on the filesystem of their place and moved by renaming, so that a data directory is
-there complete or not at all, and nothing that was there before is ever overwritten or deleted.
+Files come to their place by renaming (``pitr.restore_staged``), so that a data directory is there complete or
+not at all.  What was there before refuses the restore, unless it is the cluster that is to be replaced
+(``pitr.restore_replace``); that is kept until the restore has succeeded.
 """
 
 from __future__ import annotations
@@ -9,101 +10,51 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import RestoreRefused
 from pitr.postgres.processes import postmaster_pid
-from pitr.postgres.server_user import ServerUser, hand_over
-from pitr.restore_journal import WorkDirectory, remove_tree, sync_directory
+from pitr.postgres.server_user import ServerUser
+from pitr.restore_journal import WorkDirectory
+from pitr.restore_staged import IGNORED, LEFT_OVER, RestorePlace, StagedDirectory
 
-# What mkfs leaves in the top of a new filesystem.
-_IGNORED: Final = frozenset({"lost+found"})
-_STAGING_NAME: Final = ".pitr-partial"
-_REFUSED_NAME: Final = ".pitr-refused"
+_HINT_TARGET: Final = "restore into a new or empty directory; a stopped cluster is replaced with --delta"
+_HINT_SPACE: Final = "give the tablespace a new or empty directory: --tablespace-map OLD=NEW"
+_HINT_WAL: Final = "name a new or empty directory for WAL: --wal-dir DIR"
 # Blocks and directories of the filesystem itself.
 _ROOM_PERCENT: Final = 102
-
-
-@dataclass(frozen=True, slots=True)
-class StagedDirectory:
-    """A directory that is filled in ``staging`` and then moved to ``final``, on the same filesystem."""
-
-    final: Path
-    staging: Path
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether ``staging`` lies in ``final`` itself: a mount point, or a tablespace's place."""
-        return self.staging.parent == self.final
-
-    def begin(self, user: ServerUser | None) -> None:
-        """Make an empty staging directory, throwing away what an interrupted run left in it."""
-        if self.is_inside and not self.final.exists():
-            self.final.mkdir(mode=0o700)
-            hand_over(self.final, user)
-        remove_tree(self.staging)
-        if self.is_inside:
-            remove_tree(self.final / _REFUSED_NAME)
-        self.staging.mkdir(mode=0o700)
-
-    def place(self) -> None:
-        """Move the complete files to their place.  May be repeated after a crash at any point."""
-        if not self.staging.exists():
-            return
-        if self.is_inside:
-            for entry in sorted(self.staging.iterdir()):
-                entry.rename(self.final / entry.name)
-            self.final.chmod(stat.S_IMODE(self.staging.stat().st_mode))
-            self.staging.rmdir()
-        else:
-            # An empty directory is replaced by renaming another one over it.
-            self.staging.rename(self.final)
-        sync_directory(self.final)
-        sync_directory(self.final.parent)
-
-    def set_aside(self, refused: Path) -> Path:
-        """Move files that must not be used to ``refused``; return where they are now."""
-        if not self.is_inside:
-            self.final.rename(refused)
-            return refused
-        inner = self.final / _REFUSED_NAME
-        inner.mkdir(mode=0o700)
-        for entry in sorted(self.final.iterdir()):
-            if entry.name not in {*_IGNORED, _REFUSED_NAME}:
-                entry.rename(inner / entry.name)
-        return inner
-
-
-@dataclass(frozen=True, slots=True)
-class RestorePlace:
-    """All places of one restore, checked.  ``tablespaces`` by oid."""
-
-    data: StagedDirectory
-    tablespaces: tuple[tuple[int, StagedDirectory], ...]
-    work: WorkDirectory
-
-    @property
-    def directories(self) -> tuple[StagedDirectory, ...]:
-        return (self.data, *(directory for _, directory in self.tablespaces))
 
 
 def tablespace_locations(manifest: BackupManifest, mapping: Mapping[str, Path]) -> dict[int, Path]:
     """Return where each tablespace goes: where it was, unless ``mapping`` (oid, name or location) moves it.
 
-    Raises RestoreRefused for a mapping of no tablespace, or for a place that is not absolute.
+    Raises RestoreRefused for a mapping of no tablespace, of one that is named twice or could be either of
+    two, or for a place that is not absolute.
     """
     unused = dict(mapping)
     places: dict[int, Path] = {}
+    meant: dict[str, int] = {}
     for space in manifest.tablespaces:
         # One that lies in the data directory (allow_in_place_tablespaces) is part of it.
         if not space.location.startswith("/"):
             continue
-        chosen = [unused.pop(text) for text in (str(space.oid), space.name, space.location) if text in unused]
-        places[space.oid] = chosen[0] if chosen else Path(space.location)
+        words = [
+            text for text in dict.fromkeys((str(space.oid), space.name, space.location)) if text in mapping
+        ]
+        for text in words:
+            if meant.setdefault(text, space.oid) != space.oid:
+                raise RestoreRefused(
+                    f"{text} could be tablespace {meant[text]} or {space.oid}", hint="use the oid"
+                )
+        if len(words) > 1:
+            raise RestoreRefused(
+                f"tablespace {space.name} ({space.oid}) is mapped twice", detail=", ".join(words)
+            )
+        places[space.oid] = mapping[words[0]] if words else Path(space.location)
+        unused = {text: place for text, place in unused.items() if text not in words}
     if unused:
         raise RestoreRefused(
             f"no tablespace of the backup is called {', '.join(sorted(unused))}",
@@ -123,38 +74,49 @@ def check_place(
     spool_bytes: int,
     user: ServerUser | None,
     is_claimed: bool,
+    wal_dir: Path | None = None,
+    replaced: Mapping[Path, Collection[str]] | None = None,
 ) -> RestorePlace:
     """Return the places of a restore into ``target`` after all that can be checked without writing.
 
     ``is_claimed``: an earlier run may have left folders of its own there, which ``begin`` deletes.
+    ``replaced``: by place, the names that may be there because they are the old cluster's.
     Raises RestoreRefused; nothing was written.
     """
     target = target.absolute()
-    finals = [target, *tablespaces.values()]
+    finals = [target, *tablespaces.values(), *([] if wal_dir is None else [wal_dir])]
+    if wal_dir is not None and not wal_dir.is_absolute():
+        raise RestoreRefused(f"the directory for WAL must be an absolute path: {wal_dir}")
     for final in finals:
-        _check_empty(final, is_claimed=is_claimed)
+        hint = _HINT_TARGET if final == target else _HINT_WAL if final == wal_dir else _HINT_SPACE
+        _check_empty(final, (replaced or {}).get(final, ()), hint, is_claimed=is_claimed)
         _check_not_in_cluster(final, finals)
         _check_reachable(final, user)
-    place = find_place(target, tablespaces)
+    place = find_place(target, tablespaces, wal_dir=wal_dir, replaces=replaced is not None)
     # Beside the target, so where a target that is there may be written, its folder perhaps may not.
     _check_reachable(place.work.path, user)
     _check_room([*finals, place.work.path], size_bytes * _ROOM_PERCENT // 100 + spool_bytes)
     return place
 
 
-def find_place(target: Path, tablespaces: Mapping[int, Path]) -> RestorePlace:
+def find_place(
+    target: Path, tablespaces: Mapping[int, Path], *, wal_dir: Path | None = None, replaces: bool = False
+) -> RestorePlace:
     """Return the places of a restore, without any check: for one that is past its files."""
     target = target.absolute()
     work = WorkDirectory.of(target)
     # A mount point cannot be replaced by renaming, and its sibling is on another filesystem.
     is_mount = target.exists() and target.stat().st_dev != target.parent.stat().st_dev
-    staging = target / _STAGING_NAME if is_mount else work.path / "partial"
+    outer = StagedDirectory(target, work.path / "partial", work.kept if replaces else None)
     return RestorePlace(
-        StagedDirectory(target, staging),
+        StagedDirectory.inside(target, replaces=replaces) if is_mount else outer,
         tuple(
-            (oid, StagedDirectory(place, place / _STAGING_NAME)) for oid, place in sorted(tablespaces.items())
+            (oid, StagedDirectory.inside(place, replaces=replaces))
+            for oid, place in sorted(tablespaces.items())
         ),
         work,
+        # WAL of an old cluster is never moved or deleted: it may be the last there is.
+        None if wal_dir is None else StagedDirectory.inside(wal_dir, replaces=False),
     )
 
 
@@ -177,7 +139,7 @@ def sync_filesystems(paths: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
-def _check_empty(final: Path, *, is_claimed: bool) -> None:
+def _check_empty(final: Path, replaced: Collection[str], hint: str, *, is_claimed: bool) -> None:
     if final.is_symlink() and not final.exists():
         raise RestoreRefused(f"{final} is a link to nothing")
     if not final.exists():
@@ -191,7 +153,7 @@ def _check_empty(final: Path, *, is_claimed: bool) -> None:
         raise RestoreRefused(f"{final} is not a directory")
     try:
         pid = postmaster_pid(final)
-        entries = {entry.name for entry in final.iterdir()} - _IGNORED
+        entries = {entry.name for entry in final.iterdir()} - IGNORED - set(replaced)
     except OSError as cause:
         raise RestoreRefused(f"could not look into {final}", detail=str(cause)) from cause
     if pid is not None:
@@ -201,13 +163,13 @@ def _check_empty(final: Path, *, is_claimed: bool) -> None:
             hint="restore into another directory",
         )
     if is_claimed:
-        entries -= {_STAGING_NAME, _REFUSED_NAME}
+        entries -= LEFT_OVER
     if entries:
         what = "holds a PostgreSQL cluster" if "PG_VERSION" in entries else "is not empty"
         raise RestoreRefused(
             f"{final} {what}",
             detail=f"{len(entries)} entries, among them {', '.join(sorted(entries)[:5])}",
-            hint="restore into a new or empty directory; nothing is ever overwritten",
+            hint=hint,
         )
 
 
@@ -220,7 +182,9 @@ def _check_not_in_cluster(final: Path, finals: Sequence[Path]) -> None:
         if any(parent == other.resolve() for other in finals):
             raise RestoreRefused(f"{final} lies in {parent}, which is restored as well")
     if [other.resolve() for other in finals].count(final.resolve()) > 1:
-        raise RestoreRefused(f"{final} is given twice", hint="each tablespace needs a place of its own")
+        raise RestoreRefused(
+            f"{final} is given twice", hint="each tablespace, and WAL, needs a place of its own"
+        )
 
 
 def _check_reachable(final: Path, user: ServerUser | None) -> None:

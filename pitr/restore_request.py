@@ -30,8 +30,11 @@ class RestoreRequest:
     ``fetch_command`` is what ``restore_command`` becomes when no restore feeds the spool, with the words
     NAME DESTINATION --plan FILE; it runs as the server's user.  Empty: there is none.
     ``regions`` and ``identity_file`` are for a later fetch without this process, after "none" or "pause".
-    ``tablespace_mapping``: oid, name or old location, to the new place.  ``superuser`` is the cluster's.
+    ``tablespace_mapping``: oid, name or old location, to the new place.  ``wal_dir``: what pg_wal becomes
+    a link to.  ``superuser`` is the cluster's.
     ``installation`` None only for the action "none" without ``verify_files``.
+    ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
+    the backup's system identifier, or be the one that ``replaced_cluster`` names.
     """
 
     plan: RestorePlan
@@ -42,6 +45,7 @@ class RestoreRequest:
     regions: tuple[RegionAddress, ...] = ()
     identity_file: Path | None = None
     tablespace_mapping: Mapping[str, Path] = field(default_factory=dict)
+    wal_dir: Path | None = None
     user: ServerUser | None = None
     superuser: str = "postgres"
     verify_files: bool = True
@@ -51,6 +55,8 @@ class RestoreRequest:
     patience_s: float = PATIENCE_S
     stall_timeout_s: float = STALL_TIMEOUT_S
     server_settings: Mapping[str, str] = field(default_factory=dict)
+    is_delta: bool = False
+    replaced_cluster: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,8 @@ class RestoreResult:
     """A restore that ended as planned.
 
     ``timeline`` is the cluster's now: a new one after promotion.  ``fetched_bytes`` are sealed bytes
-    of the backup, ``wal_bytes`` opened WAL.  ``instance`` is the running one, if it was kept: it
-    is the caller's now.
+    of the backup, ``kept_bytes`` content of an old directory, ``wal_bytes`` opened WAL.  ``instance`` is the
+    running one, if it was kept: it is the caller's now.
     """
 
     backup: str
@@ -79,6 +85,7 @@ class RestoreResult:
     files: int
     size_bytes: int
     fetched_bytes: int
+    kept_bytes: int
     wal_bytes: int
     timings: tuple[StepTiming, ...]
     has_paused: bool
@@ -96,8 +103,15 @@ class RestoreResult:
         return sum(timing.seconds for timing in self.timings)
 
 
-def next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -> tuple[str, ...]:
-    """Return what a person does next, in words."""
+def next_steps(
+    request: RestoreRequest, done: Recovered | None, target: Path, kept: Sequence[Path] = ()
+) -> tuple[str, ...]:
+    """Return what a person does next, in words.  ``kept``: where the old cluster still is."""
+    steps = _next_steps(request, done, target)
+    return (*steps, *(f"the old cluster is kept in {path}: remove it when all is well" for path in kept))
+
+
+def _next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -> tuple[str, ...]:
     if done is None:
         return (
             f"start the server: pg_ctl -D {target} start; it recovers to the target and pauses there",
@@ -126,5 +140,7 @@ def identify(request: RestoreRequest, tablespaces: Mapping[int, Path]) -> str:
         "" if stop is None else f"{stop.target_lsn} {stop.is_inclusive} {stop.replay_end} {stop.read_end}",
         str(request.target.absolute()),
         *(f"{oid}={place}" for oid, place in sorted(tablespaces.items())),
+        *(["delta"] if request.is_delta else []),
+        *([] if request.wal_dir is None else [f"pg_wal={request.wal_dir}"]),
     ]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

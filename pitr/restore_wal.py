@@ -9,7 +9,6 @@ from pitr.errors import MalformedValue, NotAuthentic, NotInitialised, WalMissing
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.repository import Repository
 from pitr.restore_plan import RestorePlan, StopPoint
-from pitr.wal.lsn import LSN
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from pitr.wal_path import HistoryFile
@@ -50,12 +49,9 @@ def write_wal_plan(
 
 def archived_spans(plan: RestorePlan, stop: StopPoint) -> list[ArchivedSpan]:
     """Return the plan's way from the start of the backup's first segment to the last byte that is read."""
-    segment_bytes = plan.backup.segment_bytes
-    origin = plan.backup.start_lsn.offset - plan.backup.start_lsn.offset % segment_bytes
-    first = LSN(max(1, origin))
     spans = []
     for span in plan.spans:
-        start = max(span.start, first)
+        start = max(span.start, plan.backup.wal_start)
         end = stop.read_end if span.end is None else min(span.end, stop.read_end)
         if start < end:
             spans.append(ArchivedSpan(span.archive, span.timeline, start, end))

@@ -26,6 +26,7 @@ from pitr.survey import (
     ArchiveEnd,
     ArchiveSurvey,
     Ground,
+    KnownBackups,
     Window,
     chain_of,
     survey_ground,
@@ -99,7 +100,7 @@ class _Decision:
     """What stays, as it is found: the reasons by backup."""
 
     survey: ArchiveSurvey
-    known: Mapping[str, BackupManifest]
+    known: KnownBackups
     why: dict[str, list[str]] = field(default_factory=dict)
 
     def keep(self, backup: BackupManifest, reason: str) -> None:
@@ -126,7 +127,7 @@ def plan_expiry(
     the way to some timeline is not known.
     """
     since = now - window
-    decision = _Decision(survey, {each.backup: each for each in survey.backups})
+    decision = _Decision(survey, KnownBackups(survey.backups))
     main, *others = _ways(survey)
     ways = [main, *(way for way in others if _is_live(way, survey, since))]
     for backup in survey.backups:
@@ -275,28 +276,27 @@ def _freeze_ways_with_holes(decision: _Decision, ways: Sequence[_Way]) -> tuple[
 
 def _hole(decision: _Decision, way: _Way) -> str | None:
     """Return the first stretch of WAL that is missing after the first kept backup of the way."""
-    first = _first_kept(decision, way)
-    if first is None:
+    at = _first_kept(decision, way)
+    if at is None:
         return None
-    at = max(1, first)
     for run in way.ground.runs:
-        if run.end.offset <= at:
+        if run.end <= at:
             continue
-        if run.start.offset > at:
-            return f"WAL from {LSN(at)} to {run.start} is in no region"
-        at = run.end.offset
+        if run.start > at:
+            return f"WAL from {at} to {run.start} is in no region"
+        at = run.end
     head = way.ground.survey.end.head
     if head is None or head.wal_end is None or (head.archive, head.timeline) != way.place:
         return None
-    if head.wal_end.offset > at:
-        return f"WAL from {LSN(at)} to the signed end {head.wal_end} is in no region"
+    if head.wal_end > at:
+        return f"WAL from {at} to the signed end {head.wal_end} is in no region"
     return None
 
 
-def _first_kept(decision: _Decision, way: _Way) -> int | None:
+def _first_kept(decision: _Decision, way: _Way) -> LSN | None:
     """Return where the segment begins that the first kept backup of the way starts in; None without one."""
     starts = [
-        each.start_lsn.offset - each.start_lsn.offset % each.segment_bytes
+        each.wal_start
         for each in decision.survey.backups
         if each.backup in decision.why and _is_on(each, way.ground.way)
     ]
@@ -320,13 +320,13 @@ def _needed(decision: _Decision, ways: Sequence[_Way]) -> dict[Place, list[_Numb
     needed: dict[Place, list[_Numbers]] = {place: [] for place in sizes}
     for way in ways:
         # Without a kept backup nobody can say what of the way is of use: it stays.
-        lower = 0 if way.is_frozen else _first_kept(decision, way) or 0
+        lower = (None if way.is_frozen else _first_kept(decision, way)) or LSN(1)
         for span in way.ground.way:
             place = (span.archive, span.timeline)
-            if place in sizes and (span.end is None or lower < span.end.offset):
+            if place in sizes and (span.end is None or lower < span.end):
                 size = sizes[place]
                 last = None if span.end is None else span.end.last_segment_number(size)
-                needed[place].append(_Numbers(max(lower, span.start.offset) // size, last))
+                needed[place].append(_Numbers(max(lower, span.start).offset // size, last))
     for backup in decision.survey.backups:
         # Also where its way is older than the window, or not known: it must become consistent.
         place = (backup.archive, backup.timeline)
@@ -368,10 +368,10 @@ def _range(held: Mapping[int, Sequence[WalUnit]], numbers: Sequence[int]) -> Exp
     )
 
 
-def _found_parents(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> list[BackupManifest]:
-    found: list[BackupManifest] = []
+def _found_parents(backup: BackupManifest, known: KnownBackups) -> list[BackupManifest]:
+    found: dict[str, BackupManifest] = {}
     parent = known.get(backup.parent) if backup.parent is not None else None
-    while parent is not None and parent not in found and len(found) < CHAIN_MAX:
-        found.append(parent)
+    while parent is not None and parent.backup not in found and len(found) < CHAIN_MAX:
+        found[parent.backup] = parent
         parent = known.get(parent.parent) if parent.parent is not None else None
-    return found
+    return list(found.values())

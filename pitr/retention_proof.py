@@ -107,7 +107,7 @@ def _is_alike(one: Window, other: Window, compared: _Compared) -> bool:
         return False
     # Backups of one run share its WAL from where the later one begins: compared once, it is compared for all.
     runs = (id(one.run), id(other.run))
-    first = _first_needed(one)
+    first = one.backup.wal_start.offset
     if runs not in compared.alike_from or first < compared.alike_from[runs]:
         if _links(one) != _links(other):
             return False
@@ -115,13 +115,8 @@ def _is_alike(one: Window, other: Window, compared: _Compared) -> bool:
     return True
 
 
-def _first_needed(window: Window) -> int:
-    start = window.backup.start_lsn.offset
-    return max(1, start - start % window.backup.segment_bytes)
-
-
 def _links(window: Window) -> list[_Link]:
-    links, first = window.run.links, _first_needed(window)
+    links, first = window.run.links, window.backup.wal_start.offset
     at = bisect_right(links, first, key=lambda link: link.until.offset)
     return [_link(link, first) for link in links[at:]]
 

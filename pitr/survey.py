@@ -6,9 +6,10 @@ one timeline it becomes ``Ground``: runs of WAL, and for each usable backup a wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.records import EpochRecord, HeadRecord
@@ -94,6 +95,41 @@ class Ground:
     unusable: tuple[SkippedBackup, ...]
 
 
+class KnownBackups:
+    """Backups by their names, and by those of the backups that they stand for."""
+
+    def __init__(self, backups: Iterable[BackupManifest]) -> None:
+        self._by_name: Final[dict[str, BackupManifest]] = {}
+        self._standing: Final[dict[str, BackupManifest]] = {}
+        for each in backups:
+            self._by_name[each.backup] = each
+            if each.stands_for is not None:
+                self._standing.setdefault(each.stands_for, each)
+
+    def get(self, name: str) -> BackupManifest | None:
+        """Return the backup of this name itself."""
+        return self._by_name.get(name)
+
+    def standing_for(self, name: str) -> BackupManifest | None:
+        """Return the full backup that stands for the one of this name."""
+        return self._standing.get(name)
+
+    def named(self, name: str) -> BackupManifest | None:
+        """Return a backup by its name, or the full one that stands for it: that needs nothing before it."""
+        itself = self.get(name)
+        if itself is not None and itself.parent is None:
+            return itself
+        return self.standing_for(name) or itself
+
+
+def leave_out(survey: ArchiveSurvey, backups: Collection[str]) -> ArchiveSurvey:
+    """Return the survey without these backups, nor what only they lead to.  Raises TargetNotRestorable."""
+    unknown = sorted(set(backups) - {each.backup for each in survey.backups})
+    if unknown:
+        raise TargetNotRestorable(f"there is no backup {unknown[0]} that could be left out")
+    return replace(survey, backups=tuple(each for each in survey.backups if each.backup not in backups))
+
+
 def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | None) -> Ground:
     """Return the ground for a target; ``backup`` leaves out all others.  Raises TargetRefused."""
     # Of two that hold the same, the one that was made of the other needs nothing before it.
@@ -107,7 +143,7 @@ def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | N
     timeline = _target_timeline(target, survey, backups)
     way = way_to(survey.archive, timeline, survey.epochs, survey.histories)
     runs = find_runs(way, survey.units)
-    known = {each.backup: each for each in survey.backups}
+    known = KnownBackups(survey.backups)
     windows: list[Window] = []
     unusable: list[SkippedBackup] = []
     for found in backups:
@@ -139,7 +175,7 @@ def _target_timeline(
 
 def _window(
     backup: BackupManifest,
-    known: Mapping[str, BackupManifest],
+    known: KnownBackups,
     way: Sequence[WalSpan],
     runs: Sequence[WalRun],
     end: ArchiveEnd,
@@ -155,10 +191,10 @@ def _window(
         return (
             f"the way to the target leaves timeline {backup.timeline} at {span.end}, before it was complete"
         )
-    first = max(1, backup.start_lsn.offset - backup.start_lsn.offset % backup.segment_bytes)
-    run = next((run for run in runs if run.start.offset <= first < run.end.offset), None)
+    first = backup.wal_start
+    run = next((run for run in runs if run.start <= first < run.end), None)
     if run is None or run.end < backup.stop_lsn:
-        missing = LSN(first) if run is None else run.end
+        missing = first if run is None else run.end
         return f"WAL from {missing} on is missing, before its consistency point {backup.stop_lsn}"
     lead = [link for link in run.links if backup.start_lsn <= link.start and link.until <= backup.stop_lsn]
     body = [link for link in run.links if backup.stop_lsn <= link.start]
@@ -175,12 +211,12 @@ def _window(
     )
 
 
-def chain_of(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> tuple[BackupManifest, ...] | str:
+def chain_of(backup: BackupManifest, known: KnownBackups) -> tuple[BackupManifest, ...] | str:
     """Return the backups that this one is built on, the newest first; or why they are not all there."""
     parents: list[BackupManifest] = []
     child = backup
     while child.parent is not None:
-        parent = backup_named(child.parent, known)
+        parent = known.named(child.parent)
         if parent is None:
             return f"backup {child.parent}, which it is built on, is missing"
         # A signed manifest may still be wrong: a chain that does not lead back in time would never end.
@@ -195,14 +231,6 @@ def chain_of(backup: BackupManifest, known: Mapping[str, BackupManifest]) -> tup
         parents.append(parent)
         child = parent
     return tuple(parents)
-
-
-def backup_named(name: str, known: Mapping[str, BackupManifest]) -> BackupManifest | None:
-    """Return a backup by its name, or the full one that stands for it: that needs nothing before it."""
-    named = known.get(name)
-    if named is not None and named.parent is None:
-        return named
-    return next((each for each in known.values() if each.stands_for == name), named)
 
 
 def _reaches_end(run: WalRun, runs: Sequence[WalRun], way: Sequence[WalSpan], end: ArchiveEnd) -> bool:

@@ -66,9 +66,11 @@ def wal_context(header: WalHeader) -> Context:
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
+    """An object that was read in full; ``header_sha256`` is of its header's payload, which names the body."""
+
     header: WalHeader
+    header_sha256: bytes
     body: memoryview
-    size_bytes: int
 
 
 class WalReader:
@@ -141,12 +143,12 @@ class WalReader:
             raise NotAuthentic(f"{key} holds {len(content)} bytes of WAL, its header says {size_bytes}")
         return content
 
-    def verify(self, key: PieceKey | SegmentKey) -> int:
-        """Read the whole object, compare it with its signed header, and return its size.
+    def verify(self, key: PieceKey | SegmentKey) -> bytes:
+        """Read the whole object, compare it with its signed header, and return the digest of that header.
 
         Opens nothing, so it needs no key.  Raises NotAuthentic, StoreError.
         """
-        return self._whole(key).size_bytes
+        return self._whole(key).header_sha256
 
     def indexes(self, archive: ArchiveId) -> Iterator[WalIndexRecord]:
         """Yield the verified WAL indexes, ascending by piece.  Raises NotAuthentic, StoreError."""
@@ -166,10 +168,10 @@ class WalReader:
 
     def _whole(self, key: PieceKey | SegmentKey) -> _Whole:
         def read_whole(whole: bytes) -> _Whole:
-            header, body = self._read_header(key, whole), split_headed(whole).body
+            header, parts = self._read_header(key, whole), split_headed(whole)
             payload = open_header(whole, self._verifier(key.archive), _kind(key))
-            verify_body(payload, body)
-            return _Whole(header, body, len(whole))
+            verify_body(payload, parts.body)
+            return _Whole(header, payload_sha256(parts.envelope), parts.body)
 
         return get_verified(self._store, str(key), read_whole)
 

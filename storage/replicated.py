@@ -219,8 +219,9 @@ class ReplicatedStore:
 
     def status(self) -> tuple[RegionStatus, ...]:
         """Return how each region does."""
+        faults = self._faults.report()
         return tuple(
-            self._region_status(region, health)
+            self._region_status(region, health, faults)
             for region, health in zip(self._regions, self._healths, strict=True)
         )
 
@@ -339,9 +340,8 @@ class ReplicatedStore:
             queue.record([replace(repair, sequence=queue.next_sequence()) for repair in repairs])
             lanes.wake()
 
-    def _region_status(self, region: Region, health: RegionHealth) -> RegionStatus:
+    def _region_status(self, region: Region, health: RegionHealth, faults: FaultReport) -> RegionStatus:
         counts = RepairCounts(0, 0, None) if self._queue is None else self._queue.counts(region.name)
-        report = self._faults.report()
         return RegionStatus(
             name=region.name,
             is_healthy=health.is_healthy,
@@ -350,6 +350,6 @@ class ReplicatedStore:
             oldest_pending_at=counts.oldest_at,
             last_error=health.last_error,
             put_latency_s=health.put_latency_s,
-            bad_copies=report.count(region.name, *BAD_COPIES),
-            bad_copies_named=report.named(region.name, *BAD_COPIES)[:BAD_COPIES_NAMED_MAX],
+            bad_copies=faults.count(region.name, *BAD_COPIES),
+            bad_copies_named=faults.named(region.name, *BAD_COPIES)[:BAD_COPIES_NAMED_MAX],
         )

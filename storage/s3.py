@@ -37,6 +37,8 @@ _READ_BYTES = 1024 * 1024
 # Another writer of the same key is done within one request's time, or the key is contested for good.
 _CONFLICT_TRIES_MAX = 5
 _CONFLICT_PAUSE_S = 0.2
+# Who wants the newest record reads the first keys only, and it takes 0.1 to 0.2 s to take 1,000 keys apart.
+_FIRST_PAGE_KEYS = 32
 # Servers may send empty pages that go on; one that sends only these is broken.
 _EMPTY_PAGES_MAX = 100
 
@@ -290,7 +292,8 @@ class S3Store:
 
     def _listing(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
         what = f"listing of {prefix!r} in bucket {self._bucket}"
-        arguments: dict[str, Any] = {"Bucket": self._bucket, "MaxKeys": self._list_page_keys}
+        arguments: dict[str, Any] = {"Bucket": self._bucket}
+        arguments["MaxKeys"] = min(_FIRST_PAGE_KEYS, self._list_page_keys)
         arguments["Prefix"] = self._prefix + prefix
         last = self._prefix + (start_after or "")
         if start_after:
@@ -315,6 +318,7 @@ class S3Store:
             if empty_pages > _EMPTY_PAGES_MAX or not page.get("NextContinuationToken"):
                 raise StoreUnavailable(f"{what}: the server does not come to an end")
             arguments["ContinuationToken"] = page["NextContinuationToken"]
+            arguments["MaxKeys"] = self._list_page_keys
 
     def _name(self, key: str) -> str:
         return f"object {key} in bucket {self._bucket}"

@@ -21,6 +21,7 @@ from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context
 from pitr.postgres.page import PAGE_BYTES, blocks_from, page_checksums, page_words
 from pitr.restore_files import ChainLink, FileRestorer, RestoredFiles
+from pitr.restore_keep import OldDirectory
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
@@ -185,14 +186,14 @@ class ChainMaker:
         return self.links[-1]
 
     def restore(
-        self, folder: Path, store: ObjectStore | None = None
+        self, folder: Path, store: ObjectStore | None = None, *, old: OldDirectory | None = None
     ) -> tuple[RestoredFiles, list[IndexFile]]:
         """Restore the newest backup below ``folder/root``."""
-        return restore_chain(store or self.store, self.links[::-1], folder)
+        return restore_chain(store or self.store, self.links[::-1], folder, old=old)
 
 
 def restore_chain(
-    store: ObjectStore, chain: Sequence[ChainLink], folder: Path
+    store: ObjectStore, chain: Sequence[ChainLink], folder: Path, *, old: OldDirectory | None = None
 ) -> tuple[RestoredFiles, list[IndexFile]]:
     """Restore the first of ``chain`` below ``folder/root``; return what was done and every file's line."""
     (folder / "root").mkdir(parents=True)
@@ -207,5 +208,6 @@ def restore_chain(
         on_progress=lambda _progress: None,
         workers=3,
         patience_s=0.05,
+        old=old,
     )
     return restorer.run(), listed

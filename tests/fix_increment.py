@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fix_backup import BackupHouse
@@ -10,7 +12,10 @@ from fix_postgres import RunningPostgres, table_digests
 from fix_restore import HandArchiver, RestoreHouse, archive_of
 
 from pitr.backup_parent import ParentBackup, read_note
+from pitr.backup_remote import RemoteRequest, take_remote_backup
+from pitr.backup_request import BackupWriter
 from pitr.catalogue.backup_record import BackupManifest
+from pitr.layout import ArchiveId
 from pitr.postgres.server_user import ServerUser
 from pitr.recovery import RecoveryTarget
 from pitr.wal.lsn import LSN
@@ -68,6 +73,25 @@ class Chain:
             notes_dir=self.notes_dir,
             **options,
         )
+        return self._note(manifest)
+
+    def take_remote(self, parent: BackupManifest | None, archive: ArchiveId | None = None) -> BackupManifest:
+        """Take a backup over the replication protocol."""
+        house = self.house
+        return take_remote_backup(
+            RemoteRequest(self.server.dsn, archive or house.archive, "from afar", self.notes_dir, parent),
+            BackupWriter(house.repository, house.signer, [house.identity.recipient()]),
+            self.archiver.gate,
+            clock=lambda: datetime.now(UTC),
+            random=os.urandom,
+            progress=house.progress.append,
+        )
+
+    def back_up_remote(self) -> BackupManifest:
+        """Take the next backup over the replication protocol and note what the tables are."""
+        return self._note(self.take_remote(self.moments[-1].backup if self.moments else None))
+
+    def _note(self, manifest: BackupManifest) -> BackupManifest:
         self.server.execute("SELECT pg_switch_wal()")
         tables = table_digests(self.server.dsn)
         at = LSN.parse(str(self.server.value("SELECT pg_current_wal_insert_lsn()")))

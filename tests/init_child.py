@@ -18,6 +18,7 @@ from pathlib import Path
 
 _CHANGES = {"os.mkdir", "os.link", "os.rename", "os.remove", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}
 REGIONS = ("eu", "us", "ap")
+_SHEET = "RECOVERY SHEET"
 
 
 def _words(folder: Path, dsn: str) -> list[str]:
@@ -109,9 +110,12 @@ def main() -> None:
         words = _words(folder, dsn)
         is_killed = _dies_at(folder, words, point)
         code = _in_a_fork(lambda words=words: run_cli(words), log)  # type: ignore[misc]
-        text = log.read_text()
+        text, killed_text = log.read_text(), (top / "killed.log").read_text()
         assert code == 0, f"killed at step {point}, repeated: exit {code}\n{text}"
-        assert "RECOVERY SHEET" in text, f"killed at step {point}, the keys are never shown"
+        assert _SHEET in text + killed_text, f"killed at step {point}, the keys are never shown"
+        if not is_killed:
+            assert _SHEET not in text, "the keys are shown again"
+            assert str(folder / "vault" / "identity.toml") in text, "where the keys are is not said"
         _check(folder, point)
         shutil.rmtree(folder)
         with psycopg.connect(dsn, autocommit=True) as connection:

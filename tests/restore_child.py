@@ -3,7 +3,9 @@
 Arguments: repository folder, identity text, target, PostgreSQL's major and bin directory, kill point.
 A kill point is KIND:N: the Nth progress of files (``file``), the Nth look at the clock before arrival at the
 target (``clock``) or after it (``arrived``), the Nth look at replay (``replay``), or the Nth that the server
-answered (``answered``).  How often replay is looked at depends on the machine: only its first is certain.
+answered (``answered``); of what is done to names, the Nth rename (``rename``) or the Nth file or folder that
+is deleted (``delete``), before it is done.  The words ``delta``, ``none`` (for the action) and OID=PLACE may
+follow.  How often replay is looked at depends on the machine: only its first is certain.
 """
 
 from __future__ import annotations
@@ -29,10 +31,12 @@ def main() -> None:
     from pitr.restore_files import FileProgress
     from pitr.restore_request import Progress, RestoreRequest
 
-    folder, identity, target, major, bin_dir, point = sys.argv[1:]
+    folder, identity, target, major, bin_dir, point, *more = sys.argv[1:]
     kind, _, count = point.partition(":")
+    spaces = [(oid, Path(place)) for oid, mark, place in (word.partition("=") for word in more) if mark]
     left = {kind: int(count)}
     has_arrived = False
+    events = {"os.rename": "rename", "os.remove": "delete", "os.rmdir": "delete"}
 
     def pass_by(event: str) -> None:
         if event in left:
@@ -54,6 +58,10 @@ def main() -> None:
         pass_by("arrived" if has_arrived else "clock")
         return time.monotonic()
 
+    def audit(event: str, _words: tuple[object, ...]) -> None:
+        if event in events:
+            pass_by(events[event])
+
     house = reader_of(Path(folder), identity)
     found = find_pg(int(major), preferred=Path(bin_dir))
     user = server_user(must_run=[sys.executable, "--version"])
@@ -61,13 +69,16 @@ def main() -> None:
     request = RestoreRequest(
         plan=house.plan(RecoveryTarget("latest")),
         target=Path(target),
-        action="promote",
+        action="none" if "none" in more else "promote",
         installation=installation,
         fetch_command=(),
         user=user,
         verify_files=False,
         server_settings={"fsync": "off"},
+        is_delta="delta" in more,
+        tablespace_mapping=dict(spaces),
     )
+    sys.addaudithook(audit)
     restore(request, house.repository, house.data_keys, on_progress=on_progress, monotonic=clock)
 
 

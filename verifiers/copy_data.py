@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.layout import ArchiveId
 from pitr.repository import Repository
+from storage.listing import CopyInfo, merge_listings
 from storage.regions import Region
-from storage.store import CopyDamaged, ObjectInfo
+from storage.store import CopyDamaged
 from verifiers.records import verify_record
 from verifiers.region_copies import CopyCheckRun, each
 
@@ -35,19 +37,30 @@ class DataReader:
         self, run: CopyCheckRun, archives: Sequence[ArchiveId], manifests: Sequence[BackupManifest]
     ) -> None:
         """Read every object of each region that answers; small records were read before."""
-        for region in run.asked():
-            alone = run.repository.alone(region.store)
-            for archive in archives:
-                for kind in _KINDS:
-                    self._read_signed(run, region, alone, f"{kind}/{archive}/")
+        alone = [(region, run.repository.alone(region.store)) for region in run.asked()]
+        for archive in archives:
+            for kind in _KINDS:
+                self._read_signed(run, alone, f"{kind}/{archive}/")
+        for region, _ in alone:
             self._read_packs(run, region, manifests)
 
-    def _read_signed(self, run: CopyCheckRun, region: Region, alone: Repository, prefix: str) -> None:
-        def check(info: ObjectInfo) -> None:
-            if run.verify(region, info.key, lambda: verify_record(alone, info.key)) is not None:
-                self._count(run, region, info.size_bytes)
+    def _read_signed(
+        self, run: CopyCheckRun, regions: Sequence[tuple[Region, Repository]], prefix: str
+    ) -> None:
+        def check(copy: CopyInfo) -> None:
+            """Read one object in all regions in turn: so nothing must be kept of those before it."""
+            known: tuple[str, bytes] | None = None
+            for (region, alone), size_bytes in zip(regions, copy.sizes_bytes, strict=True):
+                if size_bytes is None:
+                    continue
+                said = run.verify(region, copy.key, partial(verify_record, alone, copy.key))
+                if said is None:
+                    continue
+                self._count(run, region, size_bytes)
+                known = known or (region.name, said)
+                run.compare_said(region, copy.key, said, known)
 
-        each(READERS, check, run.listing(region, prefix))
+        each(READERS, check, merge_listings([run.listing(region, prefix) for region, _ in regions]))
 
     def _read_packs(self, run: CopyCheckRun, region: Region, manifests: Sequence[BackupManifest]) -> None:
         def check(stored: StoredObject) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from storage.copy_faults import FaultKind
@@ -36,9 +37,7 @@ def copy_findings(report: CopiesReport) -> list[Finding]:
                 more = f"{count - len(named)} more copies are {kind}"
                 findings.append(Finding(f"copies.{kind}", Severity.FAIL, region.region, more))
             if count:
-                findings[-1] = Finding(
-                    findings[-1].id, Severity.FAIL, findings[-1].subject, findings[-1].message, _HINTS[kind]
-                )
+                findings[-1] = replace(findings[-1], hint=_HINTS[kind])
     return findings
 
 

@@ -114,12 +114,7 @@ def probe_state_directory(path: Path) -> Finding:
     space = os.statvfs(existing)
     free_bytes = space.f_bavail * space.f_frsize
     text = f"{free_bytes >> 20} MiB free"
-    if free_bytes < SPOOL_FREE_FAIL_BYTES:
-        return Finding(
-            check, Severity.FAIL, str(path), text, "make room: WAL is spooled here before it is sent"
-        )
-    if free_bytes < SPOOL_FREE_WARN_BYTES:
-        return Finding(
-            check, Severity.WARN, str(path), text, "make room: WAL is spooled here before it is sent"
-        )
-    return Finding(check, Severity.OK, str(path), text)
+    if free_bytes >= SPOOL_FREE_WARN_BYTES:
+        return Finding(check, Severity.OK, str(path), text)
+    severity = Severity.FAIL if free_bytes < SPOOL_FREE_FAIL_BYTES else Severity.WARN
+    return Finding(check, severity, str(path), text, "make room: WAL is spooled here before it is sent")

@@ -79,9 +79,12 @@ class ServerProbe:
 
 
 def probe_server(
-    dsn: str, slot: str, *, now: Callable[[], datetime]
+    dsn: str, slot: str, *, now: Callable[[], datetime], reads_files: bool = True
 ) -> tuple[ServerProbe | None, list[Finding]]:
-    """Look at the server; return what was seen (None if it did not let us in) and the findings."""
+    """Look at the server; return what was seen (None if it did not let us in) and the findings.
+
+    ``reads_files`` False: backups come over the replication protocol, from whatever host.
+    """
     try:
         probe = _look(dsn, slot, now)
     except psycopg.Error as error:
@@ -92,12 +95,13 @@ def probe_server(
         Finding("server.reachable", Severity.OK, "server", f"answers as role {probe.facts['role']}"),
         *_judge_version(probe),
         *_judge_streaming(probe),
-        *_judge_grants(probe),
+        *_judge_grants(probe, reads_files=reads_files),
         *_judge_slot(probe, slot),
-        *_judge_advice(probe),
+        *_judge_advice(probe, reads_files=reads_files),
         _judge_replication_connection(dsn, probe),
-        judge_data_directory(probe.settings.get("data_directory"), os.access),
     ]
+    if reads_files:
+        findings.append(judge_data_directory(probe.settings.get("data_directory"), os.access))
     return probe, findings
 
 
@@ -177,7 +181,7 @@ def _judge_streaming(probe: ServerProbe) -> Iterator[Finding]:
         )
 
 
-def _judge_grants(probe: ServerProbe) -> Iterator[Finding]:
+def _judge_grants(probe: ServerProbe, *, reads_files: bool) -> Iterator[Finding]:
     if probe.version < VERSION_MIN:
         return
     role = probe.facts["role"]
@@ -199,6 +203,8 @@ def _judge_grants(probe: ServerProbe) -> Iterator[Finding]:
     )
     granted = {**probe.facts, "may_backup": probe.facts["may_start"] and probe.facts["may_stop"]}
     for check, fact, text, grant in wanted:
+        if fact == "may_backup" and not reads_files:
+            continue
         good = is_superuser or bool(granted[fact])
         message = f"role {role} {text}" if good else f"role {role} lacks a right: it must be one that {text}"
         yield Finding(
@@ -239,7 +245,7 @@ def _judge_slot(probe: ServerProbe, name: str) -> Iterator[Finding]:
         yield Finding(check, Severity.WARN, name, text, "the daemon lags: look at pitr status")
 
 
-def _judge_advice(probe: ServerProbe) -> Iterator[Finding]:
+def _judge_advice(probe: ServerProbe, *, reads_files: bool) -> Iterator[Finding]:
     if probe.version < VERSION_MIN:
         return
     settings = probe.settings
@@ -277,7 +283,16 @@ def _judge_advice(probe: ServerProbe) -> Iterator[Finding]:
             f"summarize_wal = {settings.get('summarize_wal')}",
             None
             if summarizes
-            else "ALTER SYSTEM SET summarize_wal = on: without it incremental backups read all",
+            else "ALTER SYSTEM SET summarize_wal = on: without it "
+            + ("incremental backups read all" if reads_files else "every backup is a full one"),
+        )
+    elif not reads_files:
+        yield Finding(
+            "server.summarize_wal",
+            Severity.WARN,
+            "server",
+            f"PostgreSQL {probe.major} sends no incremental backups over the protocol: every one is full",
+            'set [backup] incr_every = "never"; or source = "files", on the server\'s own host',
         )
     yield from _judge_synchronous(settings)
 

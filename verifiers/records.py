@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 
 from pitr.errors import MalformedValue, PitrError
-from pitr.layout import REPOSITORY_KEY, ArchiveId, head_sequence, parse_wal_key
+from pitr.layout import REPOSITORY_KEY, ArchiveId, expiry_sequence, head_sequence, parse_wal_key
 from pitr.repository import Repository
 from pitr.repository_record import read_repository_record
 from pitr.wal.timeline import TimelineId
 from storage.store import CopyDamaged
 
 # Small and signed, and read in every region by each check; the others are large or many.
-RECORD_PREFIXES = ("envelopes", "history", "manifests")
+RECORD_PREFIXES = ("envelopes", "expired", "history", "manifests")
 
 
 def verify_record(repository: Repository, key: str) -> bytes:
@@ -46,6 +46,8 @@ def _read(repository: Repository, key: str) -> object:
     match kind:
         case "envelopes":
             return repository.get_envelope(archive, bytes.fromhex(name))
+        case "expired":
+            return repository.expiry.get(archive, expiry_sequence(key))
         case "history":
             return repository.get_history(archive, TimelineId.parse(name))
         case "manifests":

@@ -3,7 +3,8 @@
 A read is content with one good copy, so what another region has lost or holds damaged shows in no read.
 Here each region is listed and asked by itself: which objects it lacks, whose size is wrong, which small
 signed records do not verify; with ``read_data`` every object is read in full (``verifiers.copy_data``).
-What is listed is compared as it comes, so memory does not grow with the repository.
+What is listed is compared as it comes, so memory does not grow with the repository.  What an expire record
+names is missing nowhere: some regions delete it earlier than others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -26,6 +28,7 @@ from storage.copy_faults import CopyFault, CopyFaults, FaultKind, FaultReport
 from storage.listing import CopyInfo, merge_listings
 from storage.regions import Region
 from storage.store import CopyDamaged, ObjectInfo, ObjectMissing, StoreError
+from verifiers.gone_keys import GoneKeys
 from verifiers.records import RECORD_PREFIXES, verify_record
 
 # Each waits for one small read; more would only queue in the store's own connections.
@@ -87,6 +90,7 @@ class CopyCheckRun:
         self.read_bytes: Final[Counter[str]] = Counter()
         self.unasked: Final[dict[str, str]] = {}
         self._suspects: list[_Suspect] = []
+        self._gone: dict[ArchiveId, GoneKeys] = {}
         self._judged = 0
         self._said: dict[str, tuple[str, bytes]] = {}
 
@@ -132,12 +136,12 @@ class CopyCheckRun:
     def _check_record(self, region: Region, alone: Repository, key: str) -> None:
         said = self.verify(region, key, lambda: verify_record(alone, key))
         if said is not None:
-            self._compare_said(region, key, said)
+            self.compare_said(region, key, said, self._said.setdefault(key, (region.name, said)))
 
-    def _compare_said(self, region: Region, key: str, said: bytes) -> None:
-        other, known = self._said.setdefault(key, (region.name, said))
-        if known != said:
-            detail = f"genuine, and says another thing than the copy in {other}: two writers"
+    def compare_said(self, region: Region, key: str, said: bytes, known: tuple[str, bytes]) -> None:
+        """Take up a conflict if a genuine copy says another thing than the one of the region in ``known``."""
+        if known[1] != said:
+            detail = f"genuine, and says another thing than the copy in {known[0]}: two writers"
             self.add(region, key, FaultKind.CONFLICTS, detail)
 
     def end_records(self) -> None:
@@ -206,16 +210,36 @@ class CopyCheckRun:
 
     # -- what was not there at first sight
 
+    def note_expired(self, archive: ArchiveId) -> None:
+        """Take up what of an archive has expired: of that a region may lack what others still hold.
+
+        Raises as ``ExpiryReader.newest``.
+        """
+        newest = self.repository.expiry.newest(archive)
+        if newest is not None:
+            self._gone[archive] = GoneKeys(newest.record)
+
+    def _is_gone(self, key: str) -> bool:
+        return any(gone.holds(key) for gone in self._gone.values())
+
     def suspect(self, region: Region, key: str, detail: str, *, is_named: bool) -> None:
         """Note a copy that a region does not list; it is asked for once more at the end."""
+        if self._is_gone(key):
+            return
         if len(self._suspects) < _ASKED_AGAIN_MAX:
             self._suspects.append(_Suspect(region, key, detail, is_named))
         else:
             self.add(region, key, FaultKind.MISSING, detail)
 
-    def ask_again(self) -> None:
+    def ask_again(self, archives: Iterable[ArchiveId]) -> None:
         """Ask for what was missing: a put may have been on its way, or a deletion under way."""
+        for archive in archives if self._suspects else ():
+            # Where it cannot be read any more, what it said before holds.
+            with suppress(PitrError, StoreError):
+                self.note_expired(archive)
         for one in self._suspects:
+            if self._is_gone(one.key):
+                continue
             if one.region.name in self.unasked or self._has(one.region, one.key) is not False:
                 continue
             others = [region for region in self.asked() if region is not one.region]
@@ -275,6 +299,7 @@ def check_copies(
         except PitrError:
             # In no region as root signed it: a finding of its own copies, and nothing below can be judged.
             continue
+        run.note_expired(archive)
         manifests += [listed.manifest for listed in repository.manifests(archive).backups]
         for kind in RECORD_PREFIXES:
             run.check_records(f"{kind}/{archive}/")
@@ -288,7 +313,7 @@ def check_copies(
         run.compare_backup(manifest)
     if read_data is not None:
         read_data(run, archives, manifests)
-    run.ask_again()
+    run.ask_again(archives)
     return run.report()
 
 

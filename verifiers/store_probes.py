@@ -1,12 +1,14 @@
 """Probes of the regions, the repository in them, and the keys: what is promised is tried out.
 
-The one object that is written has a key that depends on the repository and the writer only, so
-that a host that may not delete leaves one small object behind, however often it is probed.
+The two objects that are written have keys that depend on the repository and the writer only, so that a
+host that may not delete leaves two small objects behind, however often it is probed.  Only where a region
+has the mark of another one a third object tells, each time, whether they are one store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from pitr.errors import PitrError
@@ -15,10 +17,11 @@ from pitr.pipeline.keys import DataKey, Identity, Recipient, open_envelope, seal
 from pitr.pipeline.sign import Verifier
 from pitr.repository import Repository
 from storage.regions import Region
-from storage.store import ObjectConflict, ObjectStore, StoreError
+from storage.store import ObjectConflict, ObjectMissing, ObjectStore, StoreError
 from verifiers.base import Finding, Severity
 
 PROBE_BODY = b"pitr probe 1\n"
+_MARK_BYTES = 16
 _OTHER_BODY = b"pitr probe: a store that keeps this one overwrites objects\n"
 
 
@@ -50,6 +53,58 @@ def probe_region(region: Region, key: str) -> list[Finding]:
         else:
             findings.append(Finding(f"{check}.{name}", Severity.OK, region.name, f"{name} works"))
     return findings
+
+
+def probe_places(regions: Sequence[Region], key: str, random: Callable[[int], bytes]) -> list[Finding]:
+    """Tell which regions are one place under two names: a copy counts for each of them, and is only one.
+
+    Each region keeps a mark of its own beside the probe.  ``pitr repair`` or a copied region may have brought
+    another's mark, so equal marks are only a reason to put something new into one and look into the other.
+    """
+    findings = []
+    seen: dict[bytes, list[Region]] = {}
+    for region in regions:
+        check = f"region.{region.name}.place"
+        try:
+            known = seen.setdefault(_mark(region.store, f"{key}-place", random), [])
+            twin = next((one for one in known if _is_one_place(one.store, region.store, key, random)), None)
+        except StoreError as error:
+            hint = "see the region's other findings"
+            findings.append(Finding(check, Severity.FAIL, region.name, str(error), hint))
+            continue
+        known.append(region)
+        if twin is not None:
+            hint = "give each region a store of its own, or leave one of the two out of the configuration"
+            text = f"what is put into region {twin.name} is in here too: they are one store under two names"
+            findings.append(Finding(check, Severity.FAIL, region.name, text, hint))
+        else:
+            findings.append(Finding(check, Severity.OK, region.name, "not the store of another region"))
+    return findings
+
+
+def _mark(store: ObjectStore, key: str, random: Callable[[int], bytes]) -> bytes:
+    """Return the region's mark, made now if it has none."""
+    try:
+        return store.get(key)
+    except ObjectMissing:
+        # Another doctor may be as far as this one; whoever is first has made it.
+        with suppress(ObjectConflict):
+            store.put(key, random(_MARK_BYTES).hex().encode())
+        return store.get(key)
+
+
+def _is_one_place(one: ObjectStore, other: ObjectStore, key: str, random: Callable[[int], bytes]) -> bool:
+    fresh = f"{key}-place-{random(_MARK_BYTES).hex()}"
+    one.put(fresh, PROBE_BODY)
+    try:
+        other.get(fresh)
+    except ObjectMissing:
+        return False
+    finally:
+        # A host may not; then it stays.
+        with suppress(StoreError):
+            one.delete(fresh)
+    return True
 
 
 def _write(store: ObjectStore, key: str) -> str | None:

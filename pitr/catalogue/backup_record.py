@@ -144,6 +144,12 @@ class BackupManifest:
         return sum(stored.size_bytes for stored in self.packs if stored.key_id is not None)
 
     @property
+    def wal_start(self) -> LSN:
+        """Return where the segment begins that holds ``start_lsn``: WAL is read from there on."""
+        # The very first segment begins at 0, which is no LSN.
+        return LSN(max(1, self.start_lsn.offset - self.start_lsn.offset % self.segment_bytes))
+
+    @property
     def stored_bytes(self) -> int:
         """Return the sealed size of packs and index parts: what a restore fetches."""
         return sum(stored.size_bytes for stored in (*self.packs, *self.indexes))

@@ -164,11 +164,10 @@ class ExpireRecord:
 def _read_wal(fields: Fields) -> GoneWal:
     pieces: tuple[int, int] | None = None
     if not fields.is_null("pieces"):
-        numbers = fields.items("pieces", count_max=2)
-        first, last = numbers if len(numbers) == 2 else (None, None)
-        if type(first) is not int or type(last) is not int:
+        numbers = fields.as_integers("pieces", fields.items("pieces", count_max=2), count=2)
+        if len(numbers) != 2:
             raise MalformedValue("expire record: pieces must be two integers")
-        pieces = (first, last)
+        pieces = (numbers[0], numbers[1])
     return GoneWal(
         SegmentName.parse(fields.text("first")),
         SegmentName.parse(fields.text("last")),

@@ -69,9 +69,10 @@ class Fields:
 
     def text(self, name: str) -> str:
         """Return a string of at most TEXT_CHARS_MAX characters."""
-        return self._as_text(name, self._get(name))
+        return self.as_text(name, self._get(name))
 
-    def _as_text(self, name: str, value: object) -> str:
+    def as_text(self, name: str, value: object) -> str:
+        """Return ``name``, or a member of it, that must be a text."""
         if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX:
             raise self._refuse(name, f"must be a text of at most {TEXT_CHARS_MAX} characters")
         return value
@@ -174,7 +175,7 @@ class Fields:
 
     def texts(self, name: str, *, count_max: int) -> tuple[str, ...]:
         """Return a list of texts."""
-        return tuple(self._as_text(name, item) for item in self.items(name, count_max=count_max))
+        return tuple(self.as_text(name, item) for item in self.items(name, count_max=count_max))
 
     def lists(self, name: str, *, count_max: int, least: int) -> Iterator[list[object]]:
         """Yield a list's members, each a list of ``least`` members or more."""
@@ -182,10 +183,6 @@ class Fields:
             if not isinstance(item, list) or len(item) < least:
                 raise self._refuse(name, f"must hold lists of {least}")
             yield item
-
-    def as_text(self, name: str, value: object) -> str:
-        """Return a member of ``name`` that must be a text."""
-        return self._as_text(name, value)
 
     def as_integers(self, name: str, values: Sequence[object], *, count: int) -> list[int]:
         """Return the first ``count`` of members of ``name`` that must be numbers from 0 up."""
@@ -201,5 +198,5 @@ class Fields:
         value = self._get(name)
         if not isinstance(value, Mapping) or len(value) > count_max:
             raise self._refuse(name, f"must be an object of at most {count_max} texts")
-        pairs = [(self._as_text(name, key), self._as_text(name, text)) for key, text in value.items()]
+        pairs = [(self.as_text(name, key), self.as_text(name, text)) for key, text in value.items()]
         return tuple(sorted(pairs))

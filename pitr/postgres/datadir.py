@@ -13,7 +13,7 @@ import heapq
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -143,14 +143,17 @@ def is_alien(path: bytes) -> bool:
     return _RELATION.fullmatch(name) is None and _TEMPORARY.fullmatch(name) is None
 
 
-def list_data_directory(data_dir: bytes, version_directory: bytes) -> Iterator[DataEntry]:
+def list_data_directory(
+    data_dir: bytes, version_directory: bytes, *, but: Collection[bytes] = ()
+) -> Iterator[DataEntry]:
     """Yield what a base backup of ``data_dir`` holds, a directory before what is in it.
 
     ``version_directory`` is the name of the server's own directory in each tablespace, such as
-    ``PG_17_202406281``.  ``global/pg_control`` is left out: it is copied last, by itself.  Streams, so
-    that memory does not grow with the cluster.  Raises BackupFailed if something cannot be listed.
+    ``PG_17_202406281``.  ``global/pg_control`` is left out: it is copied last, by itself; and so is what the
+    data directory itself has under the names of ``but``.  Streams, so that memory does not grow with the
+    cluster.  Raises BackupFailed if something cannot be listed.
     """
-    yield from _Listing(data_dir, version_directory).walk(b"", 0)
+    yield from _Listing(data_dir, version_directory, but).walk(b"", 0)
 
 
 def largest_first(
@@ -177,9 +180,10 @@ def largest_first(
 class _Listing:
     """One walk over a data directory."""
 
-    def __init__(self, data_dir: bytes, version_directory: bytes) -> None:
+    def __init__(self, data_dir: bytes, version_directory: bytes, but: Collection[bytes]) -> None:
         self._data_dir = data_dir
         self._version_directory = version_directory
+        self._but = but
 
     def walk(self, path: bytes, depth: int) -> Iterator[DataEntry]:
         """Yield what is in ``path``."""
@@ -189,7 +193,8 @@ class _Listing:
         unlogged = self._unlogged(path) if is_relations else frozenset()
         for found in self._scan(path):
             is_lost = is_relations and _is_lost(found.name, unlogged)
-            if found.path != CONTROL_PATH and not is_lost and not _is_excluded(found.name):
+            is_left_out = found.path == CONTROL_PATH or found.path in self._but
+            if not is_left_out and not is_lost and not _is_excluded(found.name):
                 yield from self._entry(found, path, depth)
 
     def _entry(self, found: _Found, parent: bytes, depth: int) -> Iterator[DataEntry]:

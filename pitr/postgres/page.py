@@ -10,6 +10,7 @@ PageIsVerified in src/backend/storage/page/bufpage.c.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +96,11 @@ def page_checksums(pages: Words, blocks: Blocks) -> NDArray[np.uint16]:
 def blocks_from(first: int, count: int) -> Blocks:
     """Return the numbers of ``count`` blocks that follow each other."""
     return np.arange(first, first + count, dtype=np.uint64).astype(np.uint32)
+
+
+def blocks_of(numbers: Sequence[int]) -> Blocks:
+    """Return block numbers that need not follow each other; they wrap as in ``blocks_from``."""
+    return np.array([number & 0xFFFF_FFFF for number in numbers], np.uint32)
 
 
 def check_pages(content: memoryview, blocks: Blocks, *, checksums: bool) -> list[BadPage]:

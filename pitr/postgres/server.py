@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -203,6 +203,15 @@ class Server:
             tablespaces=self.tablespaces(),
             settings=tuple(sorted((name, settings[name]) for name in settings.keys() - set(own))),
         )
+
+    def setting_sources(self) -> tuple[str, ...]:
+        """Return the files where settings were found, as far as this role may see them."""
+        rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")
+        # Also those of settings that another file or the command line overrides.  It is for superusers,
+        # unless granted; what files include is followed all the same.
+        with suppress(ServerRefused):
+            rows += self.rows("SELECT DISTINCT sourcefile FROM pg_file_settings")
+        return tuple(sorted({str(row[0]) for row in rows if row[0] is not None}))
 
     def tablespaces(self) -> tuple[ServerTablespace, ...]:
         """Return the tablespaces that lie elsewhere, by OID."""

@@ -353,6 +353,20 @@ def test_good_pages_pass(tmp_path: Path) -> None:
     assert restore_pages(pages_chain(GOOD, {2: again}), tmp_path) == b"".join([*GOOD[:2], again, GOOD[3]])
 
 
+def test_a_page_at_a_wrong_block_is_refused_among_many_short_runs(tmp_path: Path) -> None:
+    """Pages of short runs are judged many at a time; the wrong one is named all the same."""
+    base = [real_page(block, OLD) for block in range(400)]
+    changed = {block: real_page(block, OLD, fill=3) for block in range(0, 400, 2)}
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.mkdir()
+    bad.mkdir()
+    again = restore_pages(pages_chain(base, changed), good)
+    assert again == b"".join(changed.get(block, page) for block, page in enumerate(base))
+    changed[380] = real_page(38, OLD, fill=3)
+    with pytest.raises(NotAuthentic, match=f"block 380 of {PATH} is not the page that belongs there"):
+        restore_pages(pages_chain(base, changed), bad)
+
+
 @pytest.mark.parametrize("depth", ["newest", "parent"])
 def test_a_page_at_a_wrong_block_is_refused(tmp_path: Path, depth: str) -> None:
     """Its bytes are what was read, every sum over them is right; only its own block number tells."""

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import fix_archive as fix
 import pytest
@@ -13,20 +14,25 @@ from fix_repository import RepositoryHouse
 from fix_stores import FaultyStore
 
 from pitr.catalogue.backup_record import StoredObject
+from pitr.catalogue.expiry_record import ExpireRecord, GoneBackup, GoneEnvelope, GoneWal
 from pitr.layout import (
     REPOSITORY_KEY,
     envelope_key,
     epoch_key,
+    expiry_key,
     head_key,
     history_key,
     index_key,
     manifest_key,
     pack_key,
+    parse_wal_key,
     wal_index_key,
 )
+from pitr.pipeline.headed import encode_headed, split_headed
 from pitr.pipeline.sign import sign_record
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from storage.copy_faults import FaultKind
 from storage.memory import MemoryStore
@@ -42,7 +48,7 @@ SEG = fix.SEGMENT_BYTES
 START = LSN(SEG)
 NAMES = ("eu", "us", "ap")
 # What is large or many is read in full only when asked to.
-SMALL = ("repository", "epoch", "envelope", "history", "manifest", "head")
+SMALL = ("repository", "epoch", "envelope", "history", "manifest", "head", "expired")
 LARGE = ("walindex", "piece", "segment", "pack", "index")
 
 
@@ -78,13 +84,18 @@ class ThreeRegions:
         house.head()
         house.head()
         archive = house.archive
+        self.expired = 0
+        for _ in range(2):
+            self.expire(store)
         keys_of_envelopes = [info.key for info in store.list_objects("envelopes/")]
         assert len(keys_of_envelopes) >= 2
         assert envelope_key(archive, house.headers[pieces[0]].header.key_id) in keys_of_envelopes
+        self.backups = backups
         self.keys: dict[str, list[str]] = {
             "repository": [REPOSITORY_KEY, epoch_key(archive)],
             "epoch": [epoch_key(archive), epoch_key(fix.archive_of(2))],
             "envelope": keys_of_envelopes[:2],
+            "expired": [expiry_key(archive, number) for number in (1, 2)],
             "history": [history_key(archive, TimelineId(number)) for number in (2, 3)],
             "manifest": [manifest_key(archive, one.backup) for one in backups],
             "head": [head_key(archive, 1), head_key(archive, 2)],
@@ -99,6 +110,18 @@ class ThreeRegions:
             for copy in self.stores.values():
                 copy.put(info.key, store.get(info.key))
         self.faulty = {name: FaultyStore(copy) for name, copy in self.stores.items()}
+
+    def expire(self, *stores: MemoryStore, **gone: Any) -> ExpireRecord:
+        """Sign the next expire record, which names ``gone`` alone, and put it in each of ``stores``."""
+        named: dict[str, Any] = {"backups": (), "wal": (), "envelopes": (), **gone}
+        self.expired += 1
+        previous = None if self.expired == 1 else bytes(32)
+        place = (fix.REPOSITORY, self.house.archive, self.expired, previous)
+        record = ExpireRecord(*place, fix.BEGIN, 60, 1, **named)
+        for store in stores:
+            body = self.house.repository.expiry.sign(record, self.house.root)
+            store.put(expiry_key(self.house.archive, self.expired), body)
+        return record
 
     def change(self, region: str, key: str, body: bytes | None) -> None:
         self.stores[region].delete(key)
@@ -251,6 +274,90 @@ def test_objects_that_no_manifest_names_are_no_concern(three: ThreeRegions) -> N
         pack_key(three.house.archive, "20261123T000000Z-full-00000000", 0, 0, "0" * 8), b"x"
     )
     assert set(verdicts(three.check(read_data=True)).values()) == {Verdict.PASS}
+
+
+def expire_first_hour(three: ThreeRegions) -> list[str]:
+    """Declare the first backup and the first segment gone; return the keys of all that they are made of."""
+    backup, segment = three.backups[0], SegmentName.parse(three.keys["piece"][0].split("/")[4])
+    key_id = bytes.fromhex(three.keys["envelope"][0].split("/")[3])
+    three.expire(
+        *three.stores.values(),
+        backups=(GoneBackup(backup.backup, bytes(32), backup.stopped_at, fix.BEGIN),),
+        wal=(GoneWal(segment, segment, (1, 2), fix.BEGIN),),
+        envelopes=(GoneEnvelope(key_id, fix.BEGIN),),
+    )
+    kinds = ("manifest", "pack", "index", "segment", "walindex", "envelope")
+    return [*three.keys["piece"], *(three.keys[kind][0] for kind in kinds)]
+
+
+@pytest.mark.parametrize("holder", NAMES)
+def test_what_has_expired_and_one_region_still_holds_is_missing_in_no_other(
+    three: ThreeRegions, holder: str
+) -> None:
+    """A region that is down or locked while the others delete."""
+    gone = expire_first_hour(three)
+    for key in gone:
+        for name in NAMES:
+            if name != holder:
+                three.change(name, key, None)
+    report = three.check(read_data=True)
+    assert report.faults.faults == ()
+    assert verdicts(report) == dict.fromkeys(NAMES, Verdict.PASS)
+
+
+@pytest.mark.parametrize("kind", ["manifest", "pack", "index", "segment", "walindex", "envelope", "head"])
+def test_what_no_expire_record_names_is_missing_beside_what_one_does(three: ThreeRegions, kind: str) -> None:
+    expire_first_hour(three)
+    key = three.keys[kind][1]
+    three.change("us", key, None)
+    assert [(fault.region, fault.key) for fault in three.check().faults.faults] == [("us", key)]
+
+
+class Expiring(FaultyStore):
+    """A region from which all is expired while it is being listed."""
+
+    then: Callable[[], object] = staticmethod(lambda: None)
+
+    def list_objects(self, prefix: str, *, start_after: str | None = None) -> Iterator[ObjectInfo]:
+        if prefix.startswith("wal/"):
+            then, self.then = self.then, lambda: None
+            then()
+        return super().list_objects(prefix, start_after=start_after)
+
+
+def test_what_is_expired_during_the_check_is_not_missing(three: ThreeRegions) -> None:
+    expiring = Expiring(three.stores["us"])
+
+    def expire() -> None:
+        for key in expire_first_hour(three):
+            three.change("us", key, None)
+
+    expiring.then = expire
+    three.faulty["us"] = expiring
+    assert three.check().faults.faults == ()
+
+
+@pytest.mark.parametrize("kind", ["piece", "segment"])
+def test_two_genuine_wal_objects_of_one_name_and_size_are_a_conflict(three: ThreeRegions, kind: str) -> None:
+    key = three.keys[kind][1]
+    whole = three.stores["us"].get(key)
+    header = three.house.headers[parse_wal_key(key)].header
+    other = replace(header, content_hmac=bytes([7]) * 32)
+    twin = encode_headed(other.to_payload(), bytes(split_headed(whole).body), three.house.host)
+    assert len(twin) == len(whole)
+    three.change("us", key, twin)
+    found = three.check(read_data=True).faults.faults
+    assert [(fault.region, fault.key, fault.kind) for fault in found] == [("us", key, FaultKind.CONFLICTS)]
+
+
+def test_two_genuine_expire_records_of_one_number_are_a_conflict(three: ThreeRegions) -> None:
+    segment = SegmentName.parse(three.keys["piece"][0].split("/")[4])
+    gone = GoneWal(segment, segment, None, fix.BEGIN)
+    three.expire(three.stores["us"])
+    three.expired -= 1
+    three.expire(three.stores["eu"], three.stores["ap"], wal=(gone,))
+    key = expiry_key(three.house.archive, 3)
+    assert [(fault.key, fault.kind) for fault in three.check().faults.faults] == [(key, FaultKind.CONFLICTS)]
 
 
 class Counting(FaultyStore):

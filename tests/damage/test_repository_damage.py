@@ -304,6 +304,22 @@ def test_a_damaged_newest_head_is_passed_over_and_the_one_before_it_compared() -
     assert (found.heads[1].head.sequence, found.lagging(), found.lagging(2)) == (1, ("b",), ())
 
 
+@pytest.mark.parametrize("stray", ["0000", "f" * 16, "a/b"])
+def test_a_stray_name_among_the_heads_of_one_region_is_refused_and_the_others_are_compared(
+    stray: str,
+) -> None:
+    site = Site(MemoryStore())
+    site.house.head()
+    other = copy_of(site.store)
+    key = f"heads/{site.house.archive}/{stray}"
+    other.put(key, b"?")
+    regions = [Region("a", site.store), Region("b", other)]
+    found = compare_heads(site.fresh(), site.house.archive, regions)
+    assert [refused.key for refused in found.heads[1].refused] == [key]
+    assert [one.head is not None and one.head.sequence for one in found.heads] == [2, 2]
+    assert (found.forks, found.heads[1].error, found.lagging()) == ((), None, ())
+
+
 def test_only_wal_up_to_the_last_common_head_is_before_the_fork() -> None:
     common = fix.head_of(sequence=3, wal_start=START, wal_end=END)
     one, two = TimelineId(1), TimelineId(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import socket
 import sqlite3
@@ -72,6 +73,7 @@ def test_doctor_finds_the_running_set_up_good(site: Site) -> None:
     assert findings["server.slot"] == "ok"
     assert findings["keys.round_trip"] == "ok"
     assert findings["region.ap.create-only"] == "ok"
+    assert findings["region.ap.place"] == "ok"
     assert "fail" not in findings.values()
 
 
@@ -169,6 +171,23 @@ def test_restore_needs_an_identity_and_a_yes(site: Site, tmp_path: Path) -> None
     done = site(*words, "--dry-run", "--json")
     assert done.data["plan"]["stop"]["replay_end"]
     assert not into.exists()
+
+
+def test_roots_restore_tells_before_it_begins_whose_the_files_will_be(site: Site) -> None:
+    into = site.folder / "owned"
+    words = site.restore_words("latest", into, "--action", "none", "--no-verify")
+    assert "will belong to" not in site.program(*words, "--dry-run").stderr
+    done = site.program(*words)
+    owner = pwd.getpwuid(into.stat().st_uid).pw_name
+    assert (f"the restored files will belong to {owner};" in done.stderr) is (
+        os.geteuid() == 0 and owner != "postgres"
+    ), str(done)
+    if os.geteuid() != 0:
+        return
+    given = site.folder / "given"
+    words = site.restore_words("latest", given, "--action", "none", "--no-verify", "--owner", "nobody")
+    assert "will belong to" not in site.program(*words).stderr
+    assert pwd.getpwuid(given.stat().st_uid).pw_name == "nobody"
 
 
 def test_wal_is_listed_without_a_gap(site: Site) -> None:

@@ -203,6 +203,20 @@ def test_a_failed_task_is_tried_again_before_its_period_ends() -> None:
     assert len(tries) == 2
 
 
+def test_a_run_that_was_asked_for_before_the_start_is_not_put_off() -> None:
+    reports = _Reports()
+    timetable = Timetable(
+        [Task("full", DAY_S, 60, lambda _cancel: None, lambda: _now() - timedelta(hours=1))],
+        now=_now,
+        report=reports,
+    )
+    assert timetable.run_soon("full")
+    timetable.start()
+    reports.wait_for("full", "done")
+    assert timetable.stop(WAIT_S)
+    assert reports.seen == [("full", "done")]
+
+
 def test_pauses_after_failures_double_from_seconds_to_minutes_and_are_jittered() -> None:
     task = Task("full", DAY_S, 60, lambda _cancel: None, lambda: None)
     longest = [retry_pause_s(task, count, 1.0) for count in (1, 2, 3, 4, 5, 6, 7, 100_000)]

@@ -8,6 +8,11 @@ from fix_cli import MakeSite, end_servers
 from fix_postgres import table_digests
 
 
+def _is_read(key: str, backup: str) -> bool:
+    """Tell whether it is the manifest, read to choose the chain, or a pack, where the files come from."""
+    return key.endswith(f"/{backup}") or (backup in key and "/pack-" in key)
+
+
 def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site: MakeSite) -> None:
     site = make_site(settings={"summarize_wal": "on"})
     server = site.server
@@ -40,9 +45,21 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
 
     # A chain becomes a full backup on any host, and the next incremental one is still built on its newest.
     site("backups", "consolidate", "--scratch", site.folder / "scratch", exit_code=2)
-    made = site(
+    # Another region covers for a damaged copy; whoever is not told loses the others one by one.
+    damaged = {key: path for key, path in site.regions[0].objects().items() if _is_read(key, full["backup"])}
+    bodies = {path: path.read_bytes() for path in damaged.values()}
+    for path, body in bodies.items():
+        path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+    done = site(
         "backups", "consolidate", "--scratch", site.folder / "scratch", "--identity", site.identity, "--json"
-    ).data
+    )
+    made = done.data
+    named = {one["key"] for group in made["copy_faults"] for one in group["named"]}
+    assert named <= set(damaged), str(done)
+    assert {key.partition("/")[0] for key in named} == {"manifests", "backups"}, str(done)
+    assert "had a damaged copy in region eu" in done.stderr
+    for path, body in bodies.items():
+        path.write_bytes(body)
     assert (made["backup"]["type"], made["backup"]["stands_for"]) == ("full", parent["backup"])
     assert len(made["chain"]) == 4
     assert not (site.folder / "scratch").exists()
@@ -53,6 +70,19 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     site("catalogue", "check")
     early = site("plan", f"lsn:{parent['stop_lsn']}", "--json", "--identity", site.identity).data["plan"]
     assert (early["backup"], early["parents"]) == (made["backup"]["backup"], [])
+
+    # Damaged in every region, it is left out by its name, and the chain that it stands for is taken.
+    for region in site.regions:
+        for key, path in region.objects().items():
+            if made["backup"]["backup"] in key and "/pack-" in key:
+                path.write_bytes(b"damaged" + path.read_bytes()[7:])
+    target, chosen = f"lsn:{parent['stop_lsn']}", ("--action", "none")
+    refused = site.restore(target, site.folder / "early", *chosen, regions=site.regions, exit_code=8)
+    without = ("--without", made["backup"]["backup"])
+    assert refused.error["next"] == f"restore from other backups: {' '.join(without)}"
+    done = site.restore(target, site.folder / "early", *chosen, *without, regions=site.regions)
+    assert done.data["plan"]["backup"] == parent["backup"]
+    assert len(done.data["plan"]["parents"]) == 3
 
     # Without its note the host cannot build on its last backup, and says so.
     shutil.rmtree(site.state_dir / "backups")

@@ -27,9 +27,9 @@ _BROKEN_PROMISES = """
 
 
 @pytest.mark.parametrize(
-    ("compare_pages", "checksums"),
-    [(False, True), (True, False)],
-    ids=["summaries", "pages without checksums"],
+    ("how", "checksums"),
+    [("summaries", True), ("pages", False), ("protocol", True)],
+    ids=["summaries", "pages without checksums", "protocol"],
 )
 def test_a_restored_map_promises_no_more_than_the_heap_holds(
     pg_installation: Installation,
@@ -37,14 +37,15 @@ def test_a_restored_map_promises_no_more_than_the_heap_holds(
     postgres_house: PostgresHouse,
     server_tmp_path: Path,
     judge: Judge,
-    compare_pages: bool,
+    how: str,
     checksums: bool,
 ) -> None:
     major = pg_installation.major
     off = ["--no-data-checksums"] if major >= 18 else []
     server = postgres_factory(major, settings=SUMMARIES, initdb=["--data-checksums"] if checksums else off)
     store = DirectoryStore.create(server_tmp_path / "store")
-    chain = Chain(server, store, postgres_house.user, server_tmp_path / "notes", compare_pages)
+    chain = Chain(server, store, postgres_house.user, server_tmp_path / "notes", how == "pages")
+    back_up = chain.back_up_remote if how == "protocol" else chain.back_up
     for table in ("held", "fresh"):
         server.execute(
             f"CREATE TABLE {table} AS SELECT g AS id, repeat('x', 200) AS text"
@@ -52,10 +53,10 @@ def test_a_restored_map_promises_no_more_than_the_heap_holds(
         )
         server.execute(f"CREATE INDEX ON {table} (id)")
     server.execute("VACUUM held")
-    assert chain.back_up().type == "full"
+    assert back_up().type == "full"
     server.execute("DELETE FROM held WHERE id % 100 = 0")
     server.execute("VACUUM fresh")
-    assert chain.back_up().type == "incr", chain.house.progress[-1].notes
+    assert back_up().type == "incr", chain.house.progress[-1].notes
     moment = chain.moments[-1]
     plan = chain.restores.plan(chain.target(moment))
     target = server_tmp_path / "restored"

@@ -194,7 +194,8 @@ def test_an_identity_that_was_left_is_taken_up_and_never_replaced(site: Site) ->
     assert (data["repository"], data["is_new_repository"]) == ("0" * 32, True)
     assert read_identity(site.identity) == left
     # Everything is done already: the same line says so, another one is refused.
-    assert site.program(*words(site)).data["is_new_epoch"] is False
+    again = site.program(*words(site)).data
+    assert (again["is_new_epoch"], again["is_new_repository"]) == (False, False)
     assert "exists already" in site.program(*words(site, "--name", "other"), exit_code=2).error["message"]
 
 

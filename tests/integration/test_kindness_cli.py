@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 from fix_cli import MakeSite, Site, wait_until
 
-SLOW = 'rate_limit = "1 MiB/s"'
+SLOW = 'rate_limit = "512 KiB/s"'
 LEASE_PREFIX = "leases/backup/"
 
 
 def slow_site(make_site: MakeSite) -> Site:
-    """A site whose base backup takes half a minute."""
+    """A site whose base backup takes a minute, if nobody speeds it up."""
     site = make_site()
     site.server.execute(
         "CREATE TABLE wide AS SELECT repeat(md5(g::text), 10) FROM generate_series(1, 30000) g"
@@ -37,12 +39,12 @@ def test_limits_are_shown_and_changed_while_a_backup_is_taken(make_site: MakeSit
     site.start_daemon(backups=0)
     wait_until(lambda: copied_bytes(site) > 0, "the first backup copies")
     seen = site("status", "--json").data["backup"]
-    assert (seen["rate_limit"], seen["workers"]) == (1 << 20, 2)
+    assert (seen["rate_limit"], seen["workers"]) == (512 << 10, 2)
     assert seen["running_paused"] is None
-    assert "read with 1.0 MiB/s, by 2 threads at once" in site("status").stdout
+    assert "read with 512.0 KiB/s, by 2 threads at once" in site("status").stdout
 
-    changed = site("backup", "limit", "--rate", "2MiB/s", "--workers", "1", "--json").data
-    assert changed == {"rate_limit": 2 << 20, "workers": 1}
+    changed = site("backup", "limit", "--rate", "128KiB/s", "--workers", "1", "--json").data
+    assert changed == {"rate_limit": 128 << 10, "workers": 1}
     assert site("backup", "limit", "--json").data == changed
     for words in (("--rate", "fast"), ("--workers", "0")):
         site("backup", "limit", *words, exit_code=2)
@@ -52,6 +54,17 @@ def test_limits_are_shown_and_changed_while_a_backup_is_taken(make_site: MakeSit
     assert "no limit, by 1 thread at once" in site("backup", "limit", "--rate", "none").stdout
     wait_until(site.backups, "the backup ends at the new rate")
     assert site("backup", "--label", "unlimited", "--json").data["backup"]["label"] == "unlimited"
+
+    # Who stops waiting for a backup is told that it goes on.
+    site("backup", "limit", "--rate", "128KiB/s")
+    log = site.folder / "backup.log"
+    waiting = site.program.begin("-c", site.config, "backup", "--type", "full", log=log)
+    wait_until(lambda: copied_bytes(site) > 0, "another backup copies")
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(30) == 130
+    assert "the daemon goes on with the backup" in log.read_text()
+    site("backup", "limit", "--rate", "none")
+    wait_until(lambda: len(site.backups()) == 3, "it ends without whoever waited")
     assert site.daemon.stop() == 0, site.daemon.tail()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
+from fix_s3 import S3Server
 
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.layout import ArchiveId
@@ -17,10 +19,12 @@ from pitr.repository import Repository
 from storage.local import DirectoryStore
 from storage.memory import MemoryStore
 from storage.regions import Region
+from storage.s3 import S3Credentials, S3Store
+from storage.s3_dialects import PROFILES
 from verifiers.base import Finding, Severity, worst
 from verifiers.host_probes import probe_identity_absent, probe_signing_key, probe_state_directory
 from verifiers.probes import judge_data_directory, probe_server
-from verifiers.store_probes import probe_envelope, probe_key, probe_region, probe_repository
+from verifiers.store_probes import probe_envelope, probe_key, probe_places, probe_region, probe_repository
 
 REPOSITORY = "0123456789abcdef0123456789abcdef"
 ARCHIVE = ArchiveId(7_300_000_000_000_000_001, 1)
@@ -73,6 +77,20 @@ def test_what_a_role_lacks_is_named_with_the_grant_that_mends_it(server: Running
     found = _by_id(findings)
     for check in ("replication", "backup", "settings"):
         assert found[f"server.grant.{check}"].severity is Severity.OK
+
+
+def test_over_the_protocol_no_file_and_no_function_is_needed(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory(17, settings={"summarize_wal": "off"})
+    server.execute("CREATE ROLE afar LOGIN REPLICATION IN ROLE pg_read_all_settings")
+    dsn = server.dsn.replace("user=postgres", "user=afar")
+    _, findings = probe_server(dsn, "pitr", now=_now, reads_files=False)
+    assert worst(findings) is not Severity.FAIL, [one for one in findings if one.severity is Severity.FAIL]
+    assert {"server.grant.backup", "server.data_directory"}.isdisjoint(_by_id(findings))
+    summaries = _by_id(findings)["server.summarize_wal"]
+    assert summaries.severity is Severity.WARN
+    assert "full" in f"{summaries.message} {summaries.hint}"
+    _, findings = probe_server(dsn, "pitr", now=_now)
+    assert _by_id(findings)["server.grant.backup"].severity is Severity.FAIL
 
 
 def test_a_clock_that_is_off_is_seen(server: RunningPostgres) -> None:
@@ -162,6 +180,57 @@ def test_a_key_that_others_can_read_fails(tmp_path: Path) -> None:
     assert probe_signing_key(key).severity is Severity.FAIL
     key.chmod(0o600)
     assert probe_signing_key(key).severity is Severity.OK
+
+
+def places(*regions: Region) -> list[tuple[str, Severity]]:
+    found = probe_places(regions, probe_key(REPOSITORY, Signer.generate(os.urandom).public), os.urandom)
+    return [(one.id, one.severity) for one in found]
+
+
+def test_two_names_of_one_directory_are_not_two_regions(tmp_path: Path) -> None:
+    one = DirectoryStore.create(tmp_path / "one")
+    two = DirectoryStore.create(tmp_path / "two")
+    (tmp_path / "three").symlink_to("one")
+    three = DirectoryStore(tmp_path / "three")
+    assert places(Region("eu", one), Region("us", two), Region("ap", three)) == [
+        ("region.eu.place", Severity.OK),
+        ("region.us.place", Severity.OK),
+        ("region.ap.place", Severity.FAIL),
+    ]
+
+
+def test_two_names_of_one_bucket_are_not_two_regions(s3_server: S3Server) -> None:
+    one, two = (s3_server.make_bucket(f"place-{secrets.token_hex(4)}") for _ in range(2))
+    credentials = S3Credentials(s3_server.access_key, s3_server.secret_key)
+    stores = []
+    for bucket, host in ((one, "127.0.0.1"), (two, "127.0.0.1"), (one, "localhost")):
+        endpoint = f"http://{host}:{s3_server.port}"
+        store = S3Store(
+            bucket,
+            endpoint_url=endpoint,
+            region_name=s3_server.region_name,
+            credentials=credentials,
+            profile=PROFILES["versitygw"],
+        )
+        stores.append(store)
+    found = places(*(Region(name, store) for name, store in zip(("eu", "us", "ap"), stores, strict=True)))
+    for store in stores:
+        store.close()
+    assert [severity for _, severity in found] == [Severity.OK, Severity.OK, Severity.FAIL]
+
+
+def test_a_region_that_was_copied_into_another_store_is_a_region_of_its_own(tmp_path: Path) -> None:
+    key = probe_key(REPOSITORY, Signer.generate(os.urandom).public)
+    one, two = MemoryStore(), DirectoryStore.create(tmp_path / "two")
+    assert worst(probe_places([Region("eu", one)], key, os.urandom)) is Severity.OK
+    marks = [info.key for info in one.list_objects("")]
+    for name in marks:
+        two.put(name, one.get(name))
+    for _ in range(2):
+        findings = probe_places([Region("eu", one), Region("us", two)], key, os.urandom)
+        assert [finding.severity for finding in findings] == [Severity.OK, Severity.OK]
+    # However often it is asked, by whoever may delete.
+    assert [info.key for info in one.list_objects("")] == marks
 
 
 def test_the_state_directory_is_judged_before_it_exists(tmp_path: Path) -> None:

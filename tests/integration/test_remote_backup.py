@@ -4,50 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fix_increment import SUMMARIES, Chain, Moment
-from fix_postgres import PostgresFactory, PostgresHouse, table_digests
+from fix_increment import SUMMARIES, Chain
+from fix_postgres import PostgresFactory, PostgresHouse
 from fix_restore import Judge
 
-from pitr.backup_remote import RemoteRequest, take_remote_backup
-from pitr.backup_request import BackupWriter
-from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import hand_over
 from pitr.rot_signals import is_alarming, rot_signals
-from pitr.wal.lsn import LSN
 from storage.local import DirectoryStore
-
-
-def take(chain: Chain, parent: BackupManifest | None, archive: ArchiveId | None = None) -> BackupManifest:
-    """Take a backup over the protocol."""
-    house = chain.house
-    return take_remote_backup(
-        RemoteRequest(chain.server.dsn, archive or house.archive, "from afar", chain.notes_dir, parent),
-        BackupWriter(house.repository, house.signer, [house.identity.recipient()]),
-        chain.archiver.gate,
-        clock=lambda: datetime.now(UTC),
-        random=os.urandom,
-        progress=house.progress.append,
-    )
-
-
-def back_up(chain: Chain, parent: BackupManifest | None) -> BackupManifest:
-    """Take a backup over the protocol, and note what the tables are."""
-    server = chain.server
-    manifest = take(chain, parent)
-    server.switch_wal()
-    tables = table_digests(server.dsn)
-    at = LSN.parse(str(server.value("SELECT pg_current_wal_insert_lsn()")))
-    server.execute("CHECKPOINT")
-    chain.archiver.ship()
-    chain.moments.append(Moment(manifest, at, tables))
-    return manifest
 
 
 def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
@@ -73,7 +42,7 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
     )
     server.execute("CREATE TABLE spaced (n int, t text) TABLESPACE fast")
     server.execute("INSERT INTO spaced SELECT g, repeat('s', 100) FROM generate_series(1, 5000) g")
-    full = back_up(chain, None)
+    full = chain.back_up_remote()
     assert full.type == "full"
     assert [each.name for each in full.tablespaces] == ["fast"]
     newest = full
@@ -82,7 +51,7 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
         server.execute("DELETE FROM wide WHERE id > 15000")
         server.execute("VACUUM wide")
         server.execute("CREATE TABLE another AS SELECT 1 AS one")
-        newest = back_up(chain, full)
+        newest = chain.back_up_remote()
         assert (newest.type, newest.parent) == ("incr", full.backup), chain.house.progress[-1].notes
         assert chain.stored_bytes(newest) < chain.stored_bytes(full)
     moment = chain.moments[-1]
@@ -105,9 +74,9 @@ def test_without_the_servers_manifest_of_the_parent_the_backup_is_full(
         postgres_house.user,
         server_tmp_path / "notes",
     )
-    full = back_up(chain, None)
+    chain.back_up_remote()
     shutil.rmtree(chain.notes_dir)
-    assert back_up(chain, full).type == "full"
+    assert chain.back_up_remote().type == "full"
     assert any("no incremental one" in note for note in chain.house.progress[-1].notes)
 
 
@@ -122,7 +91,7 @@ def test_another_cluster_is_refused(
         server_tmp_path / "notes",
     )
     with pytest.raises(ServerRefused, match="another cluster"):
-        take(chain, None, ArchiveId(12345, 1))
+        chain.take_remote(None, ArchiveId(12345, 1))
 
 
 def test_without_wal_summaries_the_backup_is_full_and_says_why(
@@ -135,11 +104,11 @@ def test_without_wal_summaries_the_backup_is_full_and_says_why(
         postgres_house.user,
         server_tmp_path / "notes",
     )
-    full = back_up(chain, None)
+    chain.back_up_remote()
     server.stop()
     server.start({**SUMMARIES, "summarize_wal": "off"})
     server.execute("CREATE TABLE later AS SELECT 1 AS one")
-    assert back_up(chain, full).type == "full"
+    assert chain.back_up_remote().type == "full"
     notes = chain.house.progress[-1].notes
     assert any("no incremental one" in note and "summar" in note for note in notes), notes
 
@@ -161,7 +130,7 @@ def test_pages_of_noise_and_files_of_nobody_are_seen_over_the_protocol(
     with file.open("r+b") as stream:
         stream.write(os.urandom(size_bytes))
     (file.parent / "HOW_TO_GET_YOUR_DATA_BACK.txt").write_text("pay")
-    attacked = take(chain, None)
+    attacked = chain.take_remote(None)
     assert [page.block for page in attacked.findings] == list(range(size_bytes // 8192))
     assert [Path(path).name for path in attacked.signs.alien_files] == ["HOW_TO_GET_YOUR_DATA_BACK.txt"]
     assert str(file.relative_to(server.data_dir)) in {sign.path for sign in attacked.signs.relations}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from fix_s3_script import Answer, ScriptedS3, error
@@ -189,6 +190,17 @@ def test_a_listing_follows_pages_even_empty_ones(scripted_s3: ScriptedS3, store:
         listing(["a"], truncated=True, token="1"), listing([], truncated=True, token="2"), listing(["b"])
     )
     assert [found.key for found in store.list_objects("")] == ["a", "b"]
+
+
+def test_a_listing_asks_for_few_keys_first_and_for_many_after_that(
+    scripted_s3: ScriptedS3, store: S3Store
+) -> None:
+    scripted_s3.script(
+        listing(["a"], truncated=True, token="1"), listing(["b"], truncated=True, token="2"), listing(["c"])
+    )
+    assert [found.key for found in store.list_objects("")] == ["a", "b", "c"]
+    asked = [parse_qs(urlsplit(path).query)["max-keys"] for _, path in scripted_s3.requests]
+    assert asked == [["32"], ["1000"], ["1000"]]
 
 
 @pytest.mark.parametrize(

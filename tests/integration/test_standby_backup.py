@@ -9,23 +9,11 @@ import pytest
 from fix_increment import SUMMARIES, Chain
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
 from fix_restore import Judge
-from fix_standby import make_standby
+from fix_standby import caught_up, make_standby
 
 from pitr.backup_tally import BackupProgress
 from pitr.errors import BackupFailed
-from pitr.wal.lsn import LSN
 from storage.local import DirectoryStore
-
-
-def caught_up(primary: RunningPostgres, standby: RunningPostgres) -> None:
-    """Let the standby replay all, up to a checkpoint at which a backup there can start."""
-    primary.execute("CHECKPOINT")
-    end = LSN.parse(str(primary.value("SELECT pg_current_wal_flush_lsn()")))
-    for _ in range(600):
-        if LSN.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()"))) >= end:
-            return
-        threading.Event().wait(0.1)
-    raise AssertionError("the standby does not catch up")
 
 
 @pytest.fixture

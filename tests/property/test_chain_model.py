@@ -13,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pitr.pipeline.crc import crc32c
+from pitr.restore_estimate import estimate_delta
+from pitr.restore_files import RestoredFiles
+from pitr.restore_keep import OldDirectory
 
 # Some larger than a frame of 128 pages, and with small packs larger than a pack.
 _PAGES_MAX = 300
@@ -42,6 +45,8 @@ class History:
         self.pack_bytes = pack_bytes
         self.chain = ChainMaker()
         self.files: dict[str, FileModel] = {}
+        # What the files were at each backup.
+        self.past: list[dict[str, bytes]] = []
         self._pages = 0
         self._names = 0
         for _ in range(self.random.randint(1, 8)):
@@ -74,6 +79,7 @@ class History:
                 self._add_changed(layer, path, file, part)
             file.is_new, file.limit, file.changed = False, 1 << 30, set()
         self.chain.add(layer)
+        self.past.append({path: file.content for path, file in self.files.items()})
 
     def _add_changed(self, layer: LayerMaker, path: str, file: FileModel, part: int) -> None:
         size = len(file.pages)
@@ -142,10 +148,37 @@ class History:
         if self.files:
             del self.files[self.random.choice(list(self.files))]
 
-    def check(self) -> None:
-        """Restore the newest backup, and compare it with the files of now."""
+    def leave(self, root: Path, of: int) -> OldDirectory:
+        """Return an old directory: the files of backup ``of``, and what has happened to some of them."""
+        for path, content in self.past[of].items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(self._worn(content))
+        return OldDirectory(root, {})
+
+    def _worn(self, content: bytes) -> bytes:
+        match self.random.randint(0, 5):
+            case 0 if content:
+                at = self.random.randrange(len(content))
+                return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+            case 1:
+                return content[: self.random.randint(0, len(content))]
+            case _:
+                return content
+
+    def check(self, *, old_of: int | None = None) -> RestoredFiles:
+        """Restore the newest backup, over what ``old_of`` left if given; compare it with the files of now."""
         with tempfile.TemporaryDirectory() as folder:
-            done, listed = self.chain.restore(Path(folder))
+            old, estimate = None, None
+            if old_of is not None:
+                old = self.leave(Path(folder) / "old", old_of)
+                estimate = estimate_delta(
+                    self.chain.store, self.chain.links[::-1], old, Path(folder) / "estimate"
+                )
+            done, listed = self.chain.restore(Path(folder), old=old)
+            if estimate is not None:
+                assert estimate.kept_bytes == done.kept_bytes
+                # The estimate leaves out what is read between frames that lie near each other.
+                assert estimate.fetched_bytes <= done.fetched_bytes
             for path, file in self.files.items():
                 assert (Path(folder) / "root" / path).read_bytes() == file.content, path
         assert {line.path.decode(): line.crc32c for line in listed} == {
@@ -155,6 +188,7 @@ class History:
         # Every page was written by the one backup that gave it, and by no other.
         given = sum(giver is not None for file in self.files.values() for giver in file.givers)
         assert done.size_bytes == given * PAGE_BYTES
+        return done
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,6 +204,24 @@ def test_any_chain_gives_the_files_of_its_newest_backup(seed: int, increments: i
         history.live()
         history.back_up()
     history.check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 32),
+    increments=st.integers(0, 5),
+    old_of=st.integers(0, 5),
+    pack_bytes=st.sampled_from([1, 64 * 1024, 1 << 21]),
+)
+def test_any_chain_is_restored_over_whatever_an_older_or_the_newest_backup_left(
+    seed: int, increments: int, old_of: int, pack_bytes: int
+) -> None:
+    history = History(seed, pack_bytes)
+    history.back_up()
+    for _ in range(increments):
+        history.live()
+        history.back_up()
+    history.check(old_of=min(old_of, increments))
 
 
 @pytest.mark.parametrize("seed_number", range(3))

@@ -163,7 +163,7 @@ def test_the_planner_itself_gives_the_same_answers_to_every_target(case: Case) -
     plan = case.plan
     proven = prove_plan(case.world.survey(), plan, now=case.now, instants=_instants(case))
     event("something is restorable" if proven.restorable else "nothing is")
-    assert proven.targets > 32
+    assert proven.targets >= len(_instants(case))
 
 
 @_SLOW

@@ -99,3 +99,10 @@ def test_more_keys_than_there_are_attempts_are_refused() -> None:
     assert len(replace(FULL, packs=with_keys(KEYS_MAX - 1)).key_ids) == KEYS_MAX
     with pytest.raises(MalformedValue, match="more data keys"):
         replace(FULL, packs=with_keys(KEYS_MAX))
+
+
+def test_wal_is_needed_from_the_segment_that_the_backup_starts_in() -> None:
+    size = FULL.segment_bytes
+    starts = {size: size, size + 1: size, 2 * size - 1: size, 2 * size: 2 * size, 1: 1, size - 1: 1}
+    for start, begins in starts.items():
+        assert replace(FULL, start_lsn=LSN(start), stop_lsn=LSN(3 * size)).wal_start == LSN(begins)

@@ -186,6 +186,19 @@ def test_differences_say_what_only_the_store_or_only_the_catalogue_has() -> None
     ]
 
 
+def test_a_backup_made_of_a_chain_since_is_no_difference_but_one_labelled_so_is() -> None:
+    daemon = busy_daemon(MemoryStore())
+    newest = daemon.house.backups[-1].manifest
+    made = replace(newest, backup=fix.backup_id(77), stands_for=newest.backup, packs=(), indexes=())
+    daemon.house.repository.put_manifest(made, daemon.house.root)
+    assert check(daemon.house.repository, daemon.catalogue) == ()
+    labelled = replace(newest, backup=fix.backup_id(78), label='"stands_for":"x"', packs=(), indexes=())
+    daemon.house.backup(labelled)
+    (difference,) = check(daemon.house.repository, daemon.catalogue)
+    assert difference.is_in_store
+    assert labelled.backup in difference.row
+
+
 def test_a_failed_rebuild_changes_nothing() -> None:
     store = FaultyStore(MemoryStore())
     daemon = busy_daemon(store)  # type: ignore[arg-type]

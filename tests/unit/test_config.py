@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from cli.config import (
     line_of,
     load_settings,
 )
-from cli.config_template import NewConfig, NewRegion, render_config
+from cli.config_template import NewConfig, NewRegion, render_config, without_schedule
 from cli.errors import ConfigRefused, UsageRefused
 from pitr.errors import NotInitialised
 from pitr.pipeline.keys import Identity, best_suite
@@ -402,6 +403,12 @@ def test_what_init_writes_reads_back(tmp_path: Path) -> None:
     assert settings.keys.recipients == new.recipients
     assert settings.timezone == "Europe/Berlin"
     assert settings.daemon.state_dir == tmp_path / "state"
+    assert (settings.backup.full_every_s, settings.backup.incr_every_s) == (86_400, 3_600)
+    path.write_text(without_schedule(render_config(new)))
+    alone = load_settings(path)
+    assert (alone.backup.full_every_s, alone.backup.incr_every_s) == (None, None)
+    unscheduled = replace(settings.backup, full_every_s=None, incr_every_s=None)
+    assert alone == replace(settings, backup=unscheduled)
 
 
 def test_lines_are_found_in_arrays_of_tables() -> None:

@@ -70,6 +70,12 @@ def test_files_that_a_running_server_owns_are_left_out(tmp_path: Path) -> None:
     assert files(tmp_path) == ["base/5/pg_filenode.map", "current_logfiles", "postgresql.auto.conf"]
 
 
+def test_what_is_named_is_left_out_at_the_top_alone(tmp_path: Path) -> None:
+    write(tmp_path, ".pitr-kept/PG_VERSION", ".pitr-kept/base/5/1", "base/5/2", "base/.pitr-kept")
+    listed = list_data_directory(os.fsencode(tmp_path), VERSION, but=[b".pitr-kept"])
+    assert sorted(entry.path for entry in listed) == [b"base", b"base/.pitr-kept", b"base/5", b"base/5/2"]
+
+
 def test_of_unlogged_relations_only_the_init_fork_is_copied(tmp_path: Path) -> None:
     write(
         tmp_path, "base/5/16384", "base/5/16384.1", "base/5/16384_fsm", "base/5/16384_vm", "base/5/16384_init"

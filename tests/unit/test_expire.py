@@ -72,6 +72,29 @@ def test_what_the_window_does_not_need_goes_and_all_else_stays() -> None:
     assert house.expire(WINDOW_H).plan.is_empty
 
 
+class Planting(FaultPoint):
+    """Puts an object that is none of ours among the WAL indexes as the deletions begin."""
+
+    def __init__(self, house: ExpiryHouse) -> None:
+        super().__init__()
+        self.key = f"walindex/{house.archive}/0-nobody-knows"
+        self._store = house.stores["eu"]
+
+    def met(self, change: str) -> None:
+        super().met(change)
+        if change.startswith("delete"):
+            self._store.put(self.key, b"?")
+
+
+def test_a_strange_key_among_the_indexes_stays_and_stops_nothing() -> None:
+    house = ExpiryHouse(HOURS)
+    planting = Planting(house)
+    done = house.expire(WINDOW_H, point=planting)
+    assert house.stores["eu"].get(planting.key) == b"?"
+    deleted = {one.region: one.deleted for one in done.outcomes}
+    assert deleted["eu"] == deleted["us"] > 0
+
+
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next_and_breaks_nothing_listed() -> None:
     house = ExpiryHouse(16)
     point = FaultPoint()
@@ -154,6 +177,23 @@ def test_one_region_alone_accepts_a_head_from_before_the_expiry() -> None:
     newest = next(iter(house.house.store.list_objects("heads/"))).key
     house.stores["us"].put(newest, house.house.store.get(newest))
     check_all_reads(house, "us")
+
+
+def test_no_more_expire_records_are_read_than_it_takes_to_explain_what_is_missing() -> None:
+    """One is signed a day: years of them would be read by every restore."""
+    house = ExpiryHouse(HOURS)
+    for _ in range(2):
+        house.expire(WINDOW_H)
+        house.now += timedelta(hours=6)
+    house.head(house.repository().manifests(house.archive).backups)
+    newest = next(iter(house.house.store.list_objects("heads/"))).key
+    watched = FaultyStore(house.stores["us"])
+    watched.put(newest, house.house.store.get(newest))
+    house.stores["us"] = watched  # type: ignore[assignment]
+    _, _, catalogue = house.survey("us")
+    assert check(house.repository("us"), catalogue) == ()
+    read = {key for operation, key in watched.calls if operation == "get" and key.startswith("expired/")}
+    assert read == {expiry_key(house.archive, 2)}
 
 
 def test_a_manifest_that_came_back_is_no_backup() -> None:

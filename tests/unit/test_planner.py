@@ -301,6 +301,14 @@ def test_a_plan_names_the_backups_that_the_newest_is_built_on_newest_first() -> 
     assert (plan.backup, plan.parents) == (full, ())
 
 
+def test_bad_pages_of_the_backups_that_it_is_built_on_are_said_too() -> None:
+    """They are restored from there, as they were read."""
+    full, first, second = chain_of_three()
+    bad = PageFinding("public.t", "base/5/16384", "main", 7, "checksum")
+    plan = plan_restore(LATEST, survey(FROM_TWO, [replace(full, findings=(bad, bad)), first, second]))
+    assert f"backup {full.backup} has 2 pages that failed their checksum" in plan.warnings
+
+
 def test_parents_need_no_wal_of_their_own() -> None:
     """Only the newest backup is recovered; of the others pages are taken, and no recovery begins there."""
     full, first, second = chain_of_three()

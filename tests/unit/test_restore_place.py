@@ -12,7 +12,8 @@ from pitr.postgres.server_user import ServerUser
 from pitr.recover import private_settings
 from pitr.restore_directory import moved_map, restore_command
 from pitr.restore_journal import Journal, WorkDirectory
-from pitr.restore_place import RestorePlace, StagedDirectory, check_place, find_place
+from pitr.restore_place import check_place, find_place
+from pitr.restore_staged import RestorePlace, StagedDirectory
 
 MIB = 1024 * 1024
 
@@ -130,6 +131,9 @@ def test_the_journal_is_read_back_and_a_strange_folder_is_refused(tmp_path: Path
     work = WorkDirectory.of(tmp_path / "data")
     assert work.read() is None
     work.path.mkdir()
+    assert work.read() is None
+    # Killed while the first one was written.
+    (work.path / "pitr-restore.json.new").write_text('{"format": "pitr-')
     assert work.read() is None
     work.write(Journal("abc", "placing"))
     assert work.read() == Journal("abc", "placing")

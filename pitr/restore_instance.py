@@ -1,0 +1,68 @@
+"""The private server of a restore: who can reach it is the restore alone, and it never outlives a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pitr.errors import RestoreRefused
+from pitr.postgres.installation import Installation
+from pitr.postgres.instance import Instance
+from pitr.postgres.server_user import ServerUser, hand_over
+from pitr.recover import STOP_TIMEOUT_S
+from pitr.restore_journal import remove_tree
+from pitr.restore_staged import RestorePlace
+
+_SOCKET_PATH_BYTES: Final = 80
+_SOCKET_PREFIX: Final = "pitr-restore-"
+_PORT: Final = 5432
+
+
+@contextlib.contextmanager
+def private_instance(
+    installation: Installation, place: RestorePlace, user: ServerUser | None
+) -> Iterator[Instance]:
+    """Give the instance on the restored files; whatever happens but success, it does not run on.
+
+    The server of a run that was killed is ended first.  Raises RestoreRefused if one runs there that is
+    somebody else's.
+    """
+    work = place.work
+    socket_dir = work.path / "s"
+    if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
+        socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
+        hand_over(socket_dir, user)
+    instance = Instance(
+        installation,
+        place.data.final,
+        user=user,
+        socket_dir=socket_dir,
+        port=_PORT,
+        log_path=work.log_file,
+    )
+    _end_leftover(instance, place.data.final)
+    try:
+        yield instance
+    except BaseException:
+        instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
+        raise
+    finally:
+        if not instance.is_running and socket_dir.parent != work.path:
+            remove_tree(socket_dir)
+
+
+def _end_leftover(instance: Instance, data_dir: Path) -> None:
+    if not instance.is_running:
+        return
+    lines = (data_dir / "postmaster.pid").read_text(errors="replace").splitlines()
+    # Line 5 is the socket's folder (PostgreSQL src/include/utils/pidfile.h); ours is nobody else's.
+    folder = Path(lines[4]) if len(lines) > 4 else None
+    if folder is None or (folder != instance.socket_dir and not folder.name.startswith(_SOCKET_PREFIX)):
+        raise RestoreRefused(
+            f"a server that is not the restore's is running on {data_dir}",
+            hint="stop it, and run the restore again",
+        )
+    instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)

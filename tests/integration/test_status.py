@@ -1,0 +1,94 @@
+"""``pitr status``, asking a control socket that answers with a daemon's own snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fix_cli import PitrProgram
+
+from cli.config_template import NewConfig, NewRegion, render_config
+from cli.control import ControlRequest
+from cli.control_server import ControlServer
+from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot
+from pitr.pipeline.keys import Identity
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+IDENTITY = Identity(bytes(range(32)))
+ERROR = "another host was let in as this cluster's writer"
+SNAPSHOT = DaemonSnapshot(
+    at=NOW,
+    started_at=NOW,
+    pid=1,
+    cluster="main",
+    archive="7000000000000000001/00000001",
+    quorum=1,
+    is_streaming=True,
+    timeline="00000001",
+    received_lsn=None,
+    shipped_lsn=None,
+    durable_lsn=None,
+    server_lsn=None,
+    received_bytes=0,
+    durable_bytes=0,
+    backlog_bytes=0,
+    spool_bytes=0,
+    rpo_s=0.5,
+    slot_retained_bytes=None,
+    head_at=None,
+    is_catalogue_complete=True,
+    regions=(RegionSnapshot("eu", True, 0.0, 0, 0, None, None, 0, ()),),
+    backup=BackupSnapshot(None, None, None, None, None, 0, None, None, None, None, 2),
+    tasks=(),
+    events={},
+    last_error=ERROR,
+)
+
+
+class Answering:
+    """Stands for the daemon; the test says what it knows."""
+
+    snapshot = SNAPSHOT
+
+    def __call__(self, _request: ControlRequest, _progress: Callable[[Mapping[str, Any]], None]) -> Any:
+        return self.snapshot.to_fields()
+
+
+@pytest.fixture
+def pitr(server_tmp_path: Path) -> PitrProgram:
+    config = NewConfig(
+        cluster="main",
+        dsn="host=/nowhere",
+        slot="pitr",
+        repository="0" * 32,
+        root=str(IDENTITY.root_signer().public),
+        recipients=(str(IDENTITY.recipient()),),
+        quorum=1,
+        regions=(NewRegion("eu", "file:///nowhere"),),
+        signing_key_file=server_tmp_path / "signing.key",
+        state_dir=server_tmp_path,
+    )
+    (server_tmp_path / "pitr.toml").write_text(render_config(config))
+    return PitrProgram(server_tmp_path)
+
+
+@pytest.fixture
+def daemon(server_tmp_path: Path) -> Iterator[Answering]:
+    answering = Answering()
+    server = ControlServer(server_tmp_path / "control.sock", answering)
+    server.start()
+    yield answering
+    server.stop()
+
+
+def test_the_last_error_is_told_once(pitr: PitrProgram, daemon: Answering) -> None:
+    done = pitr("status")
+    assert (done.stdout + done.stderr).count(ERROR) == 1, str(done)
+    assert f"warning: {ERROR}" in done.stderr
+    assert pitr("status", "--json").object["warnings"] == [ERROR]
+    daemon.snapshot = replace(SNAPSHOT, last_error=None)
+    assert pitr("status").stderr == ""

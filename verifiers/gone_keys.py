@@ -1,0 +1,56 @@
+"""What an expire record names, by key: a region that has deleted it lacks nothing, whoever still holds it.
+
+A region that was down, or whose objects are locked, deletes later than the others.  Reference:
+docs/format.md §6.6.  Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.errors import MalformedValue
+from pitr.layout import envelope_key, parse_wal_key, wal_index_range
+
+
+@dataclass(frozen=True)
+class GoneKeys:
+    """The keys of one archive that its newest expire record says are gone."""
+
+    record: ExpireRecord
+
+    def holds(self, key: str) -> bool:
+        """Tell whether the object is gone.  A name that is none, or of another archive, is not."""
+        kind, _, rest = key.partition("/")
+        place = f"{self.record.archive}/"
+        if not rest.startswith(place):
+            return False
+        try:
+            return self._holds(kind, rest.removeprefix(place), key)
+        except MalformedValue:
+            return False
+
+    def _holds(self, kind: str, name: str, key: str) -> bool:
+        match kind:
+            case "manifests":
+                return name in self._backups
+            case "backups":
+                return name.partition("/")[0] in self._backups
+            case "wal":
+                return self.record.names_wal(parse_wal_key(key))
+            case "walindex":
+                first, last = wal_index_range(key)
+                pieces = [gone.pieces for gone in self.record.wal if gone.pieces is not None]
+                return any(begin <= first and last <= end for begin, end in pieces)
+            case "envelopes":
+                return key in self._envelopes
+        return False
+
+    @cached_property
+    def _backups(self) -> frozenset[str]:
+        return frozenset(gone.backup for gone in self.record.backups)
+
+    @cached_property
+    def _envelopes(self) -> frozenset[str]:
+        return frozenset(envelope_key(self.record.archive, gone.key_id) for gone in self.record.envelopes)
