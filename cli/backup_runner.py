@@ -13,7 +13,7 @@ from pitr.backup_choice import BackupKind
 from pitr.errors import AlreadyRunning, BackupFailed
 
 if TYPE_CHECKING:
-    from pitr.backup_copy import BackupProgress
+    from pitr.backup_tally import BackupProgress
     from pitr.catalogue.backup_record import BackupManifest
 
 SCHEDULED_LABEL = "scheduled backup"

@@ -24,8 +24,8 @@ from pitr.lease_terms import LeaseTerms
 if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from pitr.archive import WalArchiver
-    from pitr.backup_copy import BackupProgress
     from pitr.backup_pace import Pace
+    from pitr.backup_tally import BackupProgress
     from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
 

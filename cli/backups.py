@@ -146,6 +146,7 @@ def backup_fields(backup: BackupManifest) -> dict[str, object]:
         "files": backup.files,
         "size_bytes": backup.size_bytes,
         "stored_bytes": backup.stored_bytes,
+        "resumed_bytes": backup.resumed_bytes,
         "objects": len(backup.packs) + len(backup.indexes),
         "tablespaces": [
             {"oid": space.oid, "name": space.name, "location": space.location} for space in backup.tablespaces

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from pitr.backup_choice import BackupKind
-    from pitr.backup_copy import BackupProgress
+    from pitr.backup_tally import BackupProgress
     from pitr.layout import ArchiveId
 
 OBSERVE_EVERY_S = 0.25

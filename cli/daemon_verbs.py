@@ -15,7 +15,7 @@ from pitr.errors import MalformedValue
 if TYPE_CHECKING:
     from cli.backup_runner import BackupOutcome
     from cli.daemon_core import Daemon
-    from pitr.backup_copy import BackupProgress
+    from pitr.backup_tally import BackupProgress
 
 DEFAULT_LABEL = "asked for"
 LABEL_CHARS_MAX = 200

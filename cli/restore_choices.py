@@ -79,7 +79,7 @@ def show_delta(
         return None
     assert reader.identity is not None, "the command asks for an identity first"
     keys = DataKeys(reader.repository, reader.identity.identity)
-    chain = [ChainLink(one, keys.get(one.archive, one.key_id)) for one in (plan.backup, *plan.parents)]
+    chain = [ChainLink.open(one, keys) for one in (plan.backup, *plan.parents)]
     with tempfile.TemporaryDirectory(prefix="pitr-delta-") as folder:
         found = estimate_delta(reader.store, chain, old.directory, Path(folder) / "files.sqlite")
     kept, size = format_bytes(found.kept_bytes), format_bytes(found.size_bytes)

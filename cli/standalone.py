@@ -16,7 +16,7 @@ from pitr.backup_choice import BackupKind
 from pitr.errors import BackupFailed
 
 if TYPE_CHECKING:
-    from pitr.backup_copy import BackupProgress
+    from pitr.backup_tally import BackupProgress
 
 READY_S = 60.0
 END_S = 60.0

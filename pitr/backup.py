@@ -21,14 +21,17 @@ from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_changes import ChangeFinder, find_changes
 from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
 from pitr.backup_config import add_config, config_of, without_config
-from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
+from pitr.backup_continuation import Continuation
+from pitr.backup_copy import CopyCrew, copy_directory
+from pitr.backup_file_copy import FileCopier
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_parent import NoteWriter
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupRequest, BackupWriter, WalGate
 from pitr.backup_strain import StrainWatch
-from pitr.catalogue.backup_record import BackupManifest, Tablespace
+from pitr.backup_tally import BackupProgress, Tally
+from pitr.catalogue.backup_record import BackupManifest, StoredObject, Tablespace
 from pitr.errors import BackupFailed, ServerUnavailable
 from pitr.lease import Lease
 from pitr.pipeline.pack_writer import FileStatus
@@ -114,6 +117,9 @@ class _Run:
         self._changes: ChangeFinder | None = None
         self._databases: dict[int, str] = {}
         self._note = NoteWriter()
+        self._continuation = Continuation(
+            request.notes_dir, writer, request.archive, clock=clock, note=self._tally.note
+        )
         self._parts = BackupParts(
             writer.repository,
             request.archive,
@@ -121,6 +127,7 @@ class _Run:
             cancel=cancel,
             random=random,
             on_stored=self._tally.stored,
+            on_acknowledged=self._continuation.note_pack,
             puts_in_flight=request.puts_in_flight,
             pack_bytes=request.pack_bytes,
         )
@@ -140,7 +147,7 @@ class _Run:
             start_lsn = self._start()
             self._look_for_changes(start_lsn)
             tablespaces = {space.oid: space for space in self._server.tablespaces()}
-            self._enter("copying")
+            self._enter(self._continuation.phase)
             self._copy(start_lsn)
             tablespaces |= {space.oid: space for space in self._server.tablespaces()}
             stopped = self._server.stop_backup()
@@ -169,6 +176,7 @@ class _Run:
             self._check_cancelled()
             self._enter("writing the manifest")
             self._lease.confirm()
+            self._continuation.forget()
             self._parts.put_manifest(manifest, self._writer.signer)
             self._keep_note()
         finally:
@@ -177,6 +185,7 @@ class _Run:
             if self._crew is not None:
                 self._crew.abandon()
             self._parts.finish()
+            self._continuation.close()
         self._enter("done")
         return manifest
 
@@ -209,7 +218,10 @@ class _Run:
             except NotIncremental as reason:
                 self._tally.note(f"a full backup and no incremental one: {reason}")
         self._check_cancelled()
-        self._parts.name(self._started_at, "full" if self._changes is None else "incr")
+        if parent is None or self._changes is None:
+            self._continuation.begin(self._parts, "full", None, self._started_at)
+        else:
+            self._continuation.begin(self._parts, "incr", parent.manifest.backup, self._started_at)
 
     def _keep_note(self) -> None:
         """Note what the next backup can be built on; without the note that is a full one."""
@@ -240,15 +252,21 @@ class _Run:
             for _ in range(self._request.workers)
         ]
         owner = self._parts.part(0)
+        already = self._continuation
+        copier = FileCopier(
+            self._tally, self._stop, changes=self._changes, note=self._note, resume=already.resume
+        )
         self._crew = CopyCrew(
             readers,
-            [self._parts.part(number) for number, _ in enumerate(readers, 1)],
+            [
+                self._parts.part(number, digest=already.digest)
+                for number, _ in enumerate(readers, already.first_part)
+            ],
+            copier,
             self._tally,
             self._stop,
             pace=self._pace,
             priority=self._request.priority,
-            changes=self._changes,
-            note=self._note,
         )
         self._strain.start()
         self._crew.start()
@@ -257,6 +275,7 @@ class _Run:
         but = frozenset(os.fsencode(name) for name in OURS)
         entries = list_data_directory(self._data_dir, control.version_directory(major), but=but)
         copy_directory(without_config(entries, config), self._crew, owner, self._tally, self._watch)
+        already.adopt(copier, readers[0], self._parts, self._watch)
         self._strain.stop()
         add_config(config, owner, self._tally)
         last = read_control_file(self._data_dir, self._stop.wait)
@@ -302,11 +321,15 @@ class _Run:
             tablespace_map=stopped.tablespace_map,
             files=progress.files_done,
             size_bytes=progress.restored_bytes,
-            packs=self._parts.stored("pack"),
+            packs=self._packs(),
             indexes=self._parts.stored("index"),
             signs=self._tally.signs,
             findings=name_findings(self._server, self._tally.found, progress.findings),
         )
+
+    def _packs(self) -> tuple[StoredObject, ...]:
+        packs = [*self._parts.stored("pack"), *self._continuation.adopted]
+        return tuple(sorted(packs, key=lambda each: each.key))
 
     def _watch(self) -> None:
         """Look after everything that goes on elsewhere; raise if the backup must end."""

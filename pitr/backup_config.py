@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pitr.backup_copy import Tally
+from pitr.backup_tally import Tally
 from pitr.config_includes import (
     FILE_SETTINGS,
     Syntax,

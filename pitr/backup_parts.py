@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from pitr.backup_puts import PATIENCE_S, PutPool
+from pitr.backup_puts import PATIENCE_S, Acknowledged, PutPool
 from pitr.catalogue.backup_record import BackupManifest, BackupType, StoredObject
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.patience import with_patience
 from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
-from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT, PartKind, PartWriter
+from pitr.pipeline.pack_contents import ContentDigest
+from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT, PartWriter
+from pitr.pipeline.part_objects import PartKind
 from pitr.pipeline.seal import Context
 from pitr.pipeline.sign import Signer
 from pitr.repository import Repository
@@ -32,6 +34,7 @@ class BackupParts:
         cancel: threading.Event,
         random: Callable[[int], bytes],
         on_stored: Callable[[int], None],
+        on_acknowledged: Acknowledged = lambda _part, _stored: None,
         puts_in_flight: int = 2,
         pack_bytes: int = PACK_BYTES_DEFAULT,
     ) -> None:
@@ -49,6 +52,7 @@ class BackupParts:
             in_flight_max=puts_in_flight,
             jitter=self._jitter,
             on_stored=on_stored,
+            on_acknowledged=on_acknowledged,
         )
 
     @property
@@ -76,10 +80,22 @@ class BackupParts:
         """Give the backup its id.  Called once."""
         self.backup = f"{started_at:%Y%m%dT%H%M%SZ}-{kind}-{self._random(4).hex()}"
 
-    def part(self, number: int) -> PartWriter:
-        """Return the writer of a part."""
+    def resume(self, backup: str) -> None:
+        """Go on with the id of an interrupted attempt, instead of ``name``."""
+        self.backup = backup
+
+    def part(self, number: int, *, digest: ContentDigest | None = None, first_pack: int = 0) -> PartWriter:
+        """Return the writer of a part; see PartWriter."""
         assert self.backup, "a part's objects are named by the backup"
-        return PartWriter(number, self.key, self._context, self._puts.put, pack_bytes=self._pack_bytes)
+        return PartWriter(
+            number,
+            self.key,
+            self._context,
+            self._puts.put,
+            pack_bytes=self._pack_bytes,
+            digest=digest,
+            first_pack=first_pack,
+        )
 
     def finish(self) -> None:
         """Wait for all that is on its way.  May be repeated."""

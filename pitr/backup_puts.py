@@ -14,7 +14,7 @@ from typing import Final
 from pitr.catalogue.backup_record import StoredObject
 from pitr.errors import BackupFailed, PitrError
 from pitr.patience import with_patience
-from pitr.pipeline.pack_writer import PartKind, SealedPart
+from pitr.pipeline.part_objects import PartKind, SealedPart
 from storage.store import ObjectStore, StoreError
 
 # On top of the store's own patience in each put.  A daily backup that has run for hours is worth a wait.
@@ -23,10 +23,15 @@ _SLOT_POLL_S: Final = 0.2
 
 # Gives the key of pack or index ``number`` of a part; called once for each object.
 PartKey = Callable[[PartKind, int, int], str]
+# Told of an object once it is at quorum.
+Acknowledged = Callable[[SealedPart, StoredObject], None]
 
 
 class PutPool:
-    """Objects on their way.  Thread-safe.  The first failure sets ``stop`` and is kept in ``failure``."""
+    """Objects on their way.  Thread-safe.  The first failure sets ``stop`` and is kept in ``failure``.
+
+    ``on_acknowledged`` is told of each object once it is at quorum, from any thread.
+    """
 
     def __init__(
         self,
@@ -37,12 +42,14 @@ class PutPool:
         in_flight_max: int,
         jitter: Callable[[], float],
         on_stored: Callable[[int], None],
+        on_acknowledged: Acknowledged = lambda _part, _stored: None,
     ) -> None:
         self._store = store
         self._key = key
         self._stop = stop
         self._jitter = jitter
         self._on_stored = on_stored
+        self._on_acknowledged = on_acknowledged
         self._slots = threading.BoundedSemaphore(in_flight_max)
         self._threads = ThreadPoolExecutor(in_flight_max, thread_name_prefix="backup-put")
         self._lock = threading.Lock()
@@ -88,6 +95,7 @@ class PutPool:
             stored = StoredObject(key, len(part.body), bytes(part.sha256), part.frames)
             with self._lock:
                 self._stored[part.kind].append(stored)
+            self._on_acknowledged(part, stored)
             self._on_stored(stored.size_bytes)
         except Exception as failure:  # noqa: BLE001 - the top of a thread: kept for the owner
             with self._lock:

@@ -18,11 +18,11 @@ from typing import Final
 
 from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_checks import check_cluster, check_label, name_findings
-from pitr.backup_copy import BackupProgress, Tally
 from pitr.backup_parent import keep_server_manifest, read_server_manifest
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupWriter, WalGate
+from pitr.backup_tally import BackupProgress, Tally
 from pitr.backup_tar import TarCopier
 from pitr.catalogue.backup_record import BackupManifest, Tablespace
 from pitr.catalogue.lease_record import Holder

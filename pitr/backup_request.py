@@ -44,7 +44,8 @@ class BackupRequest:
     built on; ``compare_pages`` reads every page for it although the server has WAL summaries.
     ``notes_dir``: where the host keeps what it needs to build on this one.  ``holder`` has the lease
     meanwhile; None is somebody without a name.  ``pace`` may be changed meanwhile; None: at full speed.
-    Copying pauses while the server is beyond ``strain``, for ``pause_max_s`` in all.
+    Copying pauses while the server is beyond ``strain``, for ``pause_max_s`` in all.  Packs have about
+    ``pack_bytes_max`` at most.
     """
 
     dsn: str
@@ -65,6 +66,7 @@ class BackupRequest:
     priority: Priority = field(default_factory=Priority)
     strain: StrainBounds = field(default_factory=StrainBounds)
     pause_max_s: float = 43_200.0
+    pack_bytes_max: int = PACK_BYTES_DEFAULT
 
     def __post_init__(self) -> None:
         if not 0 < self.workers <= WORKERS_MAX or not 0 < self.puts_in_flight <= WORKERS_MAX:
@@ -74,7 +76,7 @@ class BackupRequest:
     def pack_bytes(self) -> int:
         """The size of packs that keeps memory bounded with so many of them at hand."""
         share = _PACKS_BYTES_MAX // (self.workers + self.puts_in_flight)
-        return max(_PACK_BYTES_MIN, min(PACK_BYTES_DEFAULT, share))
+        return min(self.pack_bytes_max, max(_PACK_BYTES_MIN, share))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, Final
 
-from pitr.backup_copy import Tally, runs_of
+from pitr.backup_frames import runs_of
+from pitr.backup_tally import Tally
 from pitr.errors import BackupFailed, MalformedValue
 from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, FileWriter, PartWriter
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES
@@ -183,7 +184,7 @@ class TarCopier:
     def _note_relation(self, path: bytes, size_bytes: int, writer: FileWriter) -> None:
         relation = parse_relation_path(path)
         if relation is not None and relation.fork == "main":
-            self._tally.relation(path, size_bytes, writer)
+            self._tally.relation(path, size_bytes, writer.content_bytes, writer.stored_bytes)
 
 
 def _read(content: IO[bytes], size_bytes: int) -> bytes:

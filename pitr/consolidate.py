@@ -19,8 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from pitr.backup_copy import BackupProgress, CopyCrew, Tally, copy_directory
+from pitr.backup_copy import CopyCrew, copy_directory
+from pitr.backup_file_copy import FileCopier
 from pitr.backup_parts import BackupParts
+from pitr.backup_tally import BackupProgress, Tally
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.datakeys import DataKeys
 from pitr.errors import BackupFailed, MalformedValue, NotAuthentic, TargetRefused
@@ -98,7 +100,7 @@ def consolidate(
     expected = FilesSum()
     restored = FileRestorer(
         repository.store,
-        [ChainLink(each, data_keys.get(each.archive, each.key_id)) for each in request.chain],
+        [ChainLink.open(each, data_keys) for each in request.chain],
         scratch.root,
         scratch.tablespaces,
         request.scratch / NOTES_NAME,
@@ -125,7 +127,7 @@ def read_back(repository: Repository, link: ChainLink) -> FilesSum:
     """Read every frame of a full backup from the store; sum its files.  Raises NotAuthentic, StoreError."""
     found = FilesSum()
     fetching = Fetching(repository.store, _PATIENCE_S, threading.Event(), lambda _bytes: None)
-    layer = Layer(link.manifest, link.data_key, fetching)
+    layer = Layer(link.manifest, link.data_key, fetching, link.other_keys)
     for part, (indexes, packs) in layer.parts().items():
         extents: list[Extent] = []
         for line in iter_index(layer.open_index(part, stored) for stored in indexes):
@@ -221,7 +223,8 @@ class _Writer:
         ]
         owner = self.parts.part(0)
         parts = [self.parts.part(number) for number, _ in enumerate(readers, 1)]
-        crew = CopyCrew(readers, parts, self._tally, self._stop)
+        copier = FileCopier(self._tally, self._stop)
+        crew = CopyCrew(readers, parts, copier, self._tally, self._stop)
         crew.start()
         try:
             self._copy_all(crew, owner)

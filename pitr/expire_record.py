@@ -43,8 +43,8 @@ def used_keys(repository: Repository, archive: ArchiveId, plan: ExpiryPlan) -> U
     Raises NotAuthentic, StoreError.
     """
     gone_wal = [wal for wal in plan.wal if wal.archive == archive]
-    of_gone = {each.key_id for each in plan.expired if each.archive == archive}
-    of_kept = {each.backup.key_id for each in plan.kept if each.backup.archive == archive}
+    of_gone = {key for each in plan.expired if each.archive == archive for key in each.key_ids}
+    of_kept = {key for each in plan.kept if each.backup.archive == archive for key in each.backup.key_ids}
     indexed_pieces: list[tuple[int, int]] = []
     indexed_segments: set[str] = set()
 

@@ -191,12 +191,12 @@ def backup_prefix(archive: ArchiveId, backup: str) -> str:
 
 def pack_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:
     """Return the key of a pack of a base backup."""
-    return f"backups/{archive}/{backup}/pack-{part:04d}-{number:06d}-{attempt}"
+    return f"{backup_prefix(archive, backup)}pack-{part:04d}-{number:06d}-{attempt}"
 
 
 def index_key(archive: ArchiveId, backup: str, part: int, number: int, attempt: str) -> str:
     """Return the key of an index part of a base backup."""
-    return f"backups/{archive}/{backup}/index-{part:04d}-{number:06d}-{attempt}"
+    return f"{backup_prefix(archive, backup)}index-{part:04d}-{number:06d}-{attempt}"
 
 
 def part_and_number(key: str) -> tuple[int, int]:

@@ -248,7 +248,7 @@ class _Run:
         return restored
 
     def _link(self, manifest: BackupManifest) -> ChainLink:
-        return ChainLink(manifest, self._data_keys.get(manifest.archive, manifest.key_id))
+        return ChainLink.open(manifest, self._data_keys)
 
     def _place_files(self) -> None:
         with self._timed("place"):

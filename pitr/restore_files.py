@@ -40,6 +40,7 @@ from pitr.restore_pages import PageBatch, PageJudge
 from pitr.restore_paths import BackupPaths, OpenFile
 from pitr.restore_uses import HeldExtent, PartReader, Use
 from pitr.restore_wanted import Piece, Span, WantedFiles
+from pitr.wal_reader import DataKeySource
 from storage.store import ObjectStore
 
 # Each holds a pack of up to 48 MiB.  Four were measured at 170 MiB beside the program itself; three leave
@@ -70,10 +71,21 @@ class RestoredFiles:
 
 @dataclass(frozen=True, slots=True)
 class ChainLink:
-    """One backup of a chain, with the key that opens it."""
+    """One backup of a chain, with the key that opens it.
+
+    ``other_keys`` open the packs of attempts that it resumed, by id.
+    """
 
     manifest: BackupManifest
     data_key: DataKey
+    other_keys: Mapping[bytes, DataKey] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, manifest: BackupManifest, data_keys: DataKeySource) -> ChainLink:
+        """Get the keys of a backup.  Raises KeyMissing, NotAuthentic, StoreError."""
+        own, others = manifest.key_id, sorted(manifest.key_ids - {manifest.key_id})
+        keys = {key_id: data_keys.get(manifest.archive, key_id) for key_id in others}
+        return cls(manifest, data_keys.get(manifest.archive, own), keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +143,7 @@ class FileRestorer:
         self._shared = _Shared()
         self._keeper = None if old is None else PackKeeper(old)
         fetching = Fetching(store, patience_s, self._shared.stopping, self._count)
-        self._layers = [Layer(link.manifest, link.data_key, fetching) for link in chain]
+        self._layers = [Layer(link.manifest, link.data_key, fetching, link.other_keys) for link in chain]
         self._manifest = chain[0].manifest
         self._judges = [
             PageJudge(link.manifest, link.manifest.start_lsn if depth == 0 else None)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
-from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic
+from pitr.errors import KeyMissing, MalformedValue, NoGoodCopy, NotAuthentic
 from pitr.layout import part_and_number
 from pitr.patience import with_patience
 from pitr.pipeline.frames import LENGTH
@@ -35,11 +35,21 @@ class Fetching:
 
 
 class Layer:
-    """One backup: its signed manifest, and the key that opens its objects.  Thread-safe."""
+    """One backup: its signed manifest, and the key that opens its objects.  Thread-safe.
 
-    def __init__(self, manifest: BackupManifest, data_key: DataKey, fetching: Fetching) -> None:
+    ``other_keys`` open the packs of attempts that it resumed, by id.
+    """
+
+    def __init__(
+        self,
+        manifest: BackupManifest,
+        data_key: DataKey,
+        fetching: Fetching,
+        other_keys: Mapping[bytes, DataKey] | None = None,
+    ) -> None:
         self.manifest = manifest
         self._data_key = data_key
+        self._other_keys = other_keys or {}
         self._fetching = fetching
 
     def parts(self) -> dict[int, tuple[list[StoredObject], dict[int, StoredObject]]]:
@@ -47,7 +57,8 @@ class Layer:
         packs: dict[int, dict[int, StoredObject]] = {}
         for stored in self.manifest.packs:
             part, number = part_and_number(stored.key)
-            packs.setdefault(part, {})[number] = stored
+            if packs.setdefault(part, {}).setdefault(number, stored) is not stored:
+                raise MalformedValue(f"pack {number} of part {part} is in the manifest twice")
         found = {}
         for part, indexes in sorted(_by_part(self.manifest.indexes).items()):
             found[part] = (indexes, packs.pop(part, {}))
@@ -70,7 +81,7 @@ class Layer:
         if fetch_bytes(pack, stored, wanted) == stored.size_bytes:
             context = self._context("pack", part, pack.number)
             body = memoryview(self._get(stored))
-            opener = Opener(bytes(body[:HEADER_BYTES]), self._data_key, context)
+            opener = Opener(bytes(body[:HEADER_BYTES]), self._key_of(stored), context)
             last = len(pack.frames) - 1
             for number in wanted:
                 sealed = _sealed(body, 0, pack.frames[number])
@@ -83,8 +94,9 @@ class Layer:
     def open_pack(self, part: int, pack: IndexPack, stored: StoredObject) -> tuple[bytes, Opener]:
         """Fetch a pack's header alone; return it, and what opens its frames."""
         context = self._context("pack", part, pack.number)
-        header = self._get_range(stored, 0, HEADER_BYTES, self._is_header(context))
-        return header, Opener(header, self._data_key, context)
+        data_key = self._key_of(stored)
+        header = self._get_range(stored, 0, HEADER_BYTES, _is_header(data_key, context))
+        return header, Opener(header, data_key, context)
 
     def sealed_frames(
         self, stored: StoredObject, pack: IndexPack, opener: Opener, wanted: Sequence[int]
@@ -113,14 +125,13 @@ class Layer:
         self._get_range(stored, start, end - start, check)
         yield from contents
 
-    def _is_header(self, context: Context) -> Callable[[bytes], None]:
-        def check(header: bytes) -> None:
-            try:
-                Opener(header, self._data_key, context)
-            except NotAuthentic as cause:
-                raise CopyDamaged(str(cause)) from cause
-
-        return check
+    def _key_of(self, stored: StoredObject) -> DataKey:
+        if stored.key_id in {None, self._data_key.key_id}:
+            return self._data_key
+        try:
+            return self._other_keys[stored.key_id]
+        except KeyError as cause:
+            raise KeyMissing(f"the data key of {stored.key} was not opened") from cause
 
     def _context(self, kind: Literal["pack", "index"], part: int, number: int) -> Context:
         name = f"{self.manifest.backup}/{part:04d}/{number:06d}"
@@ -153,6 +164,16 @@ class Layer:
             ) from cause
         self._fetching.count(len(body))
         return body
+
+
+def _is_header(data_key: DataKey, context: Context) -> Callable[[bytes], None]:
+    def check(header: bytes) -> None:
+        try:
+            Opener(header, data_key, context)
+        except NotAuthentic as cause:
+            raise CopyDamaged(str(cause)) from cause
+
+    return check
 
 
 def fetch_bytes(pack: IndexPack, stored: StoredObject, wanted: Collection[int]) -> int:

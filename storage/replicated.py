@@ -165,6 +165,35 @@ class ReplicatedStore:
         copies = self._reader.list_copies(prefix, start_after, answers_min=self._answers_min)
         return (ObjectInfo(copy.key, copy.size_bytes) for copy in copies)
 
+    def list_held(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield what a quorum of regions holds with one size, in key order: as if it had been put just now.
+
+        As with a put, the repair queue has recorded what the other regions lack, also those that do not
+        answer.  Raises StoreUnavailable if fewer than a quorum can be listed to the end.
+        """
+        check_prefix(prefix)
+        unreached: dict[str, StoreError] = {}
+        copies = self._reader.list_copies(prefix, None, answers_min=self._quorum, unreached=unreached)
+        batch: list[tuple[ObjectInfo, list[Repair]]] = []
+        for copy in copies:
+            sizes = [size for size in copy.sizes_bytes if size is not None]
+            if len(sizes) < self._quorum or len(set(sizes)) > 1:
+                continue
+            lacking = [
+                Repair(region.name, 0, copy.key, copy.size_bytes, None, after_all=False)
+                for region, size in zip(self._regions, copy.sizes_bytes, strict=True)
+                if size is None
+            ]
+            batch.append((ObjectInfo(copy.key, copy.size_bytes), lacking))
+            if len(batch) >= _RECONCILE_BATCH:
+                yield from self._with_repairs(batch)
+                batch = []
+        yield from self._with_repairs(batch)
+
+    def _with_repairs(self, found: list[tuple[ObjectInfo, list[Repair]]]) -> Iterator[ObjectInfo]:
+        self._queue_repairs([repair for _, lacking in found for repair in lacking])
+        return (info for info, _ in found)
+
     def delete(self, key: str) -> None:
         """See ``ObjectStore.delete``.  Raises if any region failed; the others have deleted it then."""
         check_key(key)

@@ -12,8 +12,8 @@ from pathlib import Path
 from fix_postgres import RunningPostgres
 
 from pitr.backup import take_backup
-from pitr.backup_copy import BackupProgress
 from pitr.backup_request import BackupRequest, BackupWriter, WalGate
+from pitr.backup_tally import BackupProgress
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.layout import ArchiveId

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pitr.backup_copy import runs_of
+from pitr.backup_frames import runs_of
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartKind, PartWriter, SealedPart
+from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
 from pitr.pipeline.packs import IndexFile
+from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context
 from pitr.postgres.page import PAGE_BYTES, blocks_from, page_checksums, page_words
 from pitr.restore_files import ChainLink, FileRestorer, RestoredFiles

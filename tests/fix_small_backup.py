@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pitr.catalogue.backup_record import BackupManifest, StoredObject, Tablespace
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_writer import FileStatus, PartKind, PartWriter, SealedPart
+from pitr.pipeline.pack_writer import FileStatus, PartWriter
+from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import Context
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId

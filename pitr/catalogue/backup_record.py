@@ -16,7 +16,7 @@ from pitr.catalogue.backup_signs import NO_SIGNS, BackupSigns
 from pitr.catalogue.fields import Fields, base64_text
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
-from pitr.layout import ArchiveId
+from pitr.layout import ArchiveId, backup_prefix
 from pitr.pipeline.sign import encode_time
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
@@ -30,6 +30,8 @@ FINDINGS_MAX = 100_000
 # 1 GiB, what PostgreSQL is built with unless somebody says otherwise.
 RELATION_SEGMENT_BLOCKS = 131_072
 _LABEL_BYTES_MAX = 1024 * 1024
+# A backup that was interrupted more often than this begins anew; each attempt has a key of its own.
+KEYS_MAX = 64
 _BACKUP = re.compile(r"[0-9]{8}T[0-9]{6}Z-(?:full|incr)-[0-9a-f]{8}")
 
 BackupType: TypeAlias = Literal["full", "incr"]
@@ -57,12 +59,16 @@ class PageFinding:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A pack or index part: its key, sealed size, SHA-256 of the sealed bytes, and number of frames."""
+    """A pack or index part: its key, sealed size, SHA-256 of the sealed bytes, and number of frames.
+
+    ``key_id``: the data key of a pack that an earlier attempt at the backup sealed; None: the backup's own.
+    """
 
     key: str
     size_bytes: int
     sha256: bytes
     frames: int
+    key_id: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +120,28 @@ class BackupManifest:
             raise MalformedValue(f"backup {self.backup}: settings must be in the order of their names")
         if len(self.findings) > FINDINGS_MAX or len(self.packs) > _PACKS_MAX:
             raise MalformedValue(f"backup {self.backup} has more findings or packs than a manifest holds")
-        prefix = f"backups/{self.archive}/{self.backup}/"
+        if any(stored.key_id is not None for stored in self.indexes):
+            raise MalformedValue(f"backup {self.backup}: an index is sealed with the backup's own key")
+        if len(self.key_ids) > KEYS_MAX:
+            raise MalformedValue(f"backup {self.backup} has more data keys than attempts are made at one")
+        prefix = backup_prefix(self.archive, self.backup)
         for stored in (*self.packs, *self.indexes):
             # A manifest that names objects elsewhere would make a restore, or the janitor, touch them.
             if not stored.key.startswith(prefix):
                 raise MalformedValue(
                     f"backup {self.backup} names an object that is not its own: {stored.key}"
                 )
+
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """Return all data keys that open it: its own, and those of attempts before it."""
+        others = {stored.key_id for stored in self.packs if stored.key_id is not None}
+        return frozenset({self.key_id, *others})
+
+    @property
+    def resumed_bytes(self) -> int:
+        """Return the sealed size of the packs that earlier attempts had stored."""
+        return sum(stored.size_bytes for stored in self.packs if stored.key_id is not None)
 
     @property
     def wal_start(self) -> LSN:
@@ -232,7 +253,9 @@ def check_backup_id(backup: str) -> str:
 
 
 def _write_stored(stored: StoredObject) -> Payload:
+    key_id = {} if stored.key_id is None else {"key_id": stored.key_id.hex()}
     return {
+        **key_id,
         "key": stored.key,
         "bytes": stored.size_bytes,
         "sha256": stored.sha256.hex(),
@@ -242,7 +265,11 @@ def _write_stored(stored: StoredObject) -> Payload:
 
 def _read_stored(fields: Fields) -> StoredObject:
     return StoredObject(
-        fields.text("key"), fields.integer("bytes"), fields.digest("sha256"), fields.integer("frames")
+        fields.text("key"),
+        fields.integer("bytes"),
+        fields.digest("sha256"),
+        fields.integer("frames"),
+        fields.key_id("key_id") if fields.holds("key_id") else None,
     )
 
 

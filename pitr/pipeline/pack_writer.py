@@ -8,15 +8,14 @@ Reference: docs/format.md §8.  ``pitr.pipeline.packs`` has the index's lines.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from pitr.pipeline.compress import compress_frame, frame_bytes_max
 from pitr.pipeline.crc import FileCrc32c, crc32c
-from pitr.pipeline.frames import LENGTH, TAG_BYTES
 from pitr.pipeline.keys import DataKey
+from pitr.pipeline.pack_contents import ContentDigest, ContentLog, PackedFrame
 from pitr.pipeline.packs import (
     PACK_BYTES_MAX,
     PACK_FRAMES_MAX,
@@ -25,21 +24,17 @@ from pitr.pipeline.packs import (
     IndexDirectory,
     IndexFile,
     IndexFileMore,
-    IndexLine,
     IndexLink,
     IndexPack,
-    encode_line,
 )
-from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context, Sealer
-from storage.digest import BodyDigest
+from pitr.pipeline.part_objects import ContainerSeries, IndexWriter, PartContext, PartSink
+from pitr.pipeline.seal import FRAME_CONTENT_BYTES
 
-PartKind: TypeAlias = Literal["pack", "index"]
 # Two being built, and two on their way that a slow region may still have, keep a backup's memory below
 # 300 MiB, also while WAL of a backlog is archived beside it; of 32 MiB each they did not.
 PACK_BYTES_DEFAULT: Final = 16 * 1024 * 1024
 # A frame that came last, and the shared one, may still go on top.
 PACK_BYTES_ROOM: Final = 3 * frame_bytes_max(FRAME_CONTENT_BYTES)
-_INDEX_BYTES: Final = 8 * 1024 * 1024
 # Files this small share frames; a frame of its own would cost each a tag and an object's attention.
 SMALL_BYTES_MAX: Final = FRAME_CONTENT_BYTES // 2
 # Bounds the line of a file whose pages changed here and there.
@@ -49,24 +44,6 @@ _SHARED_FILES_MAX: Final = 4096
 # A reader holds what the index says of a pack, some 250 bytes for each of its files and extents, and as many
 # packs at once as it has workers, and two more.  Of 8-KiB files that compress well 65,536 would fit into one.
 PACK_ENTRIES_MAX: Final = 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class SealedPart:
-    """A finished object: which pack or index of which part it is, and its bytes with their SHA-256."""
-
-    kind: PartKind
-    part: int
-    number: int
-    body: bytes
-    sha256: BodyDigest
-    frames: int
-
-
-# Takes a finished object; may block until there is room for it, and raise to stop the writer.
-PartSink: TypeAlias = Callable[[SealedPart], None]
-# Gives the context of pack or index ``number`` of a part.
-PartContext: TypeAlias = Callable[[PartKind, int, int], Context]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +63,11 @@ class Run:
 
 
 class PartWriter:
-    """Packs and index of one part.  Not thread-safe.  ``finish`` must be called, or nothing is listed."""
+    """Packs and index of one part.  Not thread-safe.  ``finish`` must be called, or nothing is listed.
+
+    With ``digest`` the sink is told what is in each pack.  Packs are numbered from ``first_pack`` on; smaller
+    numbers are those of packs that were stored before and are adopted.
+    """
 
     def __init__(
         self,
@@ -96,11 +77,14 @@ class PartWriter:
         sink: PartSink,
         *,
         pack_bytes: int = PACK_BYTES_DEFAULT,
+        digest: ContentDigest | None = None,
+        first_pack: int = 0,
     ) -> None:
         if not 0 < pack_bytes <= PACK_BYTES_MAX - PACK_BYTES_ROOM:
             raise ValueError(f"a pack of {pack_bytes} bytes is too large")
-        self._packs = _ContainerSeries("pack", part, data_key, context, sink)
-        self._index = _IndexWriter(_ContainerSeries("index", part, data_key, context, sink))
+        self._packs = ContainerSeries("pack", part, data_key, context, sink, first=first_pack)
+        self._log = ContentLog(digest)
+        self._index = IndexWriter(ContainerSeries("index", part, data_key, context, sink))
         self._pack_bytes = pack_bytes
         self._pack_entries = 0
         self._shared = bytearray()
@@ -153,7 +137,7 @@ class PartWriter:
             self._flush_shared()
             if self._is_pack_full:
                 self._close_pack()
-        extents = _extents_of(content, runs, frame_offset=len(self._shared))
+        extents = extents_of(content, runs, frame_offset=len(self._shared))
         self._shared_files.append(_SharedFile(path, size_bytes, extents, status, parent_bytes))
         self._shared += content
 
@@ -164,12 +148,24 @@ class PartWriter:
         self._open = FileWriter(self, path)
         return self._open
 
+    def adopt(self, number: int, places: tuple[FramePlace, ...]) -> None:
+        """List a pack that is stored already, after the files that were adopted from it."""
+        if self._packs.frames:
+            raise ValueError("the pack before it is still open")
+        if self._open is not None:
+            self._open.flush(self._index)
+        self._index.add(IndexPack(number, places))
+
+    def end_pack(self) -> None:
+        """Hand over the pack that is being filled, if there is one: another is adopted next."""
+        self._flush_shared()
+        self._close_pack()
+
     def finish(self) -> None:
         """Hand over what is left.  Nothing may be added after it."""
         if self._open is not None:
             raise ValueError("the last file is still open")
-        self._flush_shared()
-        self._close_pack()
+        self.end_pack()
         self._index.finish()
 
     @property
@@ -198,6 +194,11 @@ class PartWriter:
         self._pack_entries += sum(1 + len(file.extents) for file in self._shared_files)
         for file in self._shared_files:
             extents = tuple(replace(extent, pack=pack, frame=frame) for extent in file.extents)
+            if extents:
+                content = memoryview(self._shared)[extents[0].frame_offset :]
+                self._log.add(file.path, extents, content[: sum(each.size_bytes for each in extents)], 0)
+                # A view would keep the buffer from being cleared.
+                content.release()
             crc = FileCrc32c()
             for extent in extents:
                 crc.add(extent.offset, extent.size_bytes, extent.crc32c)
@@ -222,7 +223,7 @@ class PartWriter:
         if self._open is not None:
             self._open.flush(self._index)
         number = self._packs.number
-        self._index.add(IndexPack(number, self._packs.finish()))
+        self._index.add(IndexPack(number, self._packs.finish(self._log.take())))
         self._pack_entries = 0
 
 
@@ -250,11 +251,27 @@ class FileWriter:
         self.content_bytes += len(content)
         self.stored_bytes += stored_bytes
         self._runs += len(runs)
-        for extent in _extents_of(content, runs, frame_offset=0):
-            self._crc.add(extent.offset, extent.size_bytes, extent.crc32c)
-            self._extents.append(replace(extent, pack=pack, frame=frame))
+        found = extents_of(content, runs, frame_offset=0)
+        extents = tuple(replace(extent, pack=pack, frame=frame) for extent in found)
+        self._list(extents)
+        self._part._log.add(self._path, extents, content, stored_bytes)
 
-    def flush(self, index: _IndexWriter) -> None:
+    def adopt(self, frames: Sequence[PackedFrame]) -> None:
+        """List what lies in a pack that ``PartWriter.adopt`` is called for next."""
+        for frame in frames:
+            if self._runs + len(frame.extents) > RUNS_MAX:
+                self.flush(self._part._index)
+            self.content_bytes += frame.content_bytes
+            self.stored_bytes += frame.stored_bytes
+            self._runs += len(frame.extents)
+            self._list(frame.extents)
+
+    def _list(self, extents: Sequence[Extent]) -> None:
+        for extent in extents:
+            self._crc.add(extent.offset, extent.size_bytes, extent.crc32c)
+            self._extents.append(extent)
+
+    def flush(self, index: IndexWriter) -> None:
         """List what lies in the pack that is being closed."""
         if self._extents:
             index.add(IndexFileMore(self._path, tuple(self._extents)))
@@ -290,7 +307,7 @@ class _SharedFile:
     parent_bytes: int | None
 
 
-def _extents_of(content: bytes | memoryview, runs: Sequence[Run], *, frame_offset: int) -> tuple[Extent, ...]:
+def extents_of(content: bytes | memoryview, runs: Sequence[Run], *, frame_offset: int) -> tuple[Extent, ...]:
     """Return where ``runs`` lie in a frame whose number is not known yet.  They fill ``content``."""
     view, at, extents = memoryview(content), 0, []
     for run in runs:
@@ -300,97 +317,3 @@ def _extents_of(content: bytes | memoryview, runs: Sequence[Run], *, frame_offse
     if at != len(view):
         raise ValueError(f"{len(view)} bytes in runs of {at}")
     return tuple(extents)
-
-
-class _IndexWriter:
-    """Gathers lines into frames, and frames into objects, of whole lines each."""
-
-    def __init__(self, objects: _ContainerSeries) -> None:
-        self._objects = objects
-        self._lines = bytearray()
-
-    def add(self, line: IndexLine) -> None:
-        encoded = encode_line(line)
-        if len(self._lines) + len(encoded) > FRAME_CONTENT_BYTES:
-            self._flush()
-        self._lines += encoded
-
-    def finish(self) -> None:
-        self._flush()
-        if self._objects.frames:
-            self._objects.finish()
-
-    def _flush(self) -> None:
-        if self._lines:
-            self._objects.add_frame(compress_frame(memoryview(self._lines)))
-            self._lines.clear()
-        if self._objects.size_bytes >= _INDEX_BYTES:
-            self._objects.finish()
-
-
-class _ContainerSeries:
-    """Containers one after the other, each sealed as its frames come.
-
-    The seal marks the last frame, so the newest frame waits until the next one, or the end, is there.
-    """
-
-    def __init__(
-        self, kind: PartKind, part: int, data_key: DataKey, context: PartContext, sink: PartSink
-    ) -> None:
-        self._kind: PartKind = kind
-        self._part = part
-        self._data_key = data_key
-        self._context = context
-        self._sink = sink
-        self._scratch = memoryview(bytearray(LENGTH.size + frame_bytes_max(FRAME_CONTENT_BYTES) + TAG_BYTES))
-        self.number = 0
-        self._sealer: Sealer | None = None
-        self._body = io.BytesIO()
-        self._places: list[FramePlace] = []
-        self._waiting: bytes | None = None
-
-    @property
-    def frames(self) -> int:
-        """Frames in the container that is being built."""
-        return len(self._places) + (self._waiting is not None)
-
-    @property
-    def size_bytes(self) -> int:
-        """Its size so far, without the frame that waits."""
-        return self._body.tell()
-
-    def add_frame(self, compressed: bytes) -> int:
-        """Add a compressed frame; return its number."""
-        if self._waiting is not None:
-            self._seal(self._waiting, last=False)
-        self._waiting = compressed
-        return len(self._places)
-
-    def finish(self) -> tuple[FramePlace, ...]:
-        """Hand the container over and begin the next; return where its frames lie."""
-        if self._waiting is None:
-            raise ValueError("a container has at least one frame")
-        self._seal(self._waiting, last=True)
-        places = tuple(self._places)
-        # BytesIO hands its buffer over without a copy, which a pack would notice.
-        body = self._body.getvalue()
-        part = SealedPart(self._kind, self._part, self.number, body, BodyDigest.of(body), len(places))
-        self.number += 1
-        self._begin()
-        self._sink(part)
-        return places
-
-    def _begin(self) -> None:
-        self._sealer = None
-        self._body = io.BytesIO()
-        self._places = []
-        self._waiting = None
-
-    def _seal(self, compressed: bytes, *, last: bool) -> None:
-        if self._sealer is None:
-            self._sealer = Sealer(self._data_key, self._context(self._kind, self._part, self.number))
-            self._body.write(self._sealer.header)
-        offset = self._body.tell()
-        written = self._sealer.seal_frame_into(compressed, self._scratch, last=last)
-        self._body.write(self._scratch[:written])
-        self._places.append(FramePlace(offset, written - LENGTH.size))

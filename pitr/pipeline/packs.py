@@ -2,7 +2,7 @@
 
 Lines of JSON, written and read one by one, so that neither side holds the index of a large cluster.
 All lines that name frames of a pack stand right before the pack's own line; a reader can fetch a pack
-when it comes to that line, and then forget both.
+when it comes to that line, and then forget both.  Packs may come in any order, each once.
 
 Reference: docs/format.md §8.
 """
@@ -192,7 +192,9 @@ class _Checker:
     """What must hold between the lines of one part."""
 
     def __init__(self) -> None:
+        # The pack of the lines since the last pack's.
         self._pack: int | None = None
+        self._seen: set[int] = set()
         self._frames_used = 0
         self._open: bytes | None = None
         self._crc = FileCrc32c()
@@ -215,8 +217,8 @@ class _Checker:
             raise MalformedValue("an index ends before the line of its last pack")
 
     def _check_pack(self, pack: IndexPack) -> None:
-        if self._pack is not None and pack.number != self._pack:
-            raise MalformedValue(f"pack {pack.number} of an index is out of order")
+        if self._pack not in {None, pack.number} or pack.number in self._seen:
+            raise MalformedValue(f"pack {pack.number} of an index is not the one that comes next")
         if not self._frames_used <= len(pack.frames) <= PACK_FRAMES_MAX or not pack.frames:
             raise MalformedValue(f"pack {pack.number} of an index has a wrong number of frames")
         end = HEADER_BYTES
@@ -226,7 +228,8 @@ class _Checker:
             end += LENGTH.size + frame.sealed_bytes
             if frame.sealed_bytes <= TAG_BYTES or end > PACK_BYTES_MAX:
                 raise MalformedValue(f"pack {pack.number} of an index has an impossible frame")
-        self._pack = pack.number + 1
+        self._seen.add(pack.number)
+        self._pack = None
         self._frames_used = 0
 
     def _check_more(self, file: IndexFileMore) -> None:

@@ -17,8 +17,8 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.pipeline.compress import compress_frame
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_writer import SealedPart
 from pitr.pipeline.packs import IndexFile
+from pitr.pipeline.part_objects import SealedPart
 from pitr.pipeline.seal import iter_frames, seal_frames
 from pitr.restore_files import ChainLink, FileProgress, FileRestorer
 from storage.memory import MemoryStore

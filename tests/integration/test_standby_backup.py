@@ -11,7 +11,7 @@ from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_
 from fix_restore import Judge
 from fix_standby import caught_up, make_standby
 
-from pitr.backup_copy import BackupProgress
+from pitr.backup_tally import BackupProgress
 from pitr.errors import BackupFailed
 from storage.local import DirectoryStore
 

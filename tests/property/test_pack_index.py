@@ -18,10 +18,8 @@ from pitr.pipeline.pack_writer import (
     RUNS_MAX,
     SMALL_BYTES_MAX,
     FileStatus,
-    PartKind,
     PartWriter,
     Run,
-    SealedPart,
 )
 from pitr.pipeline.packs import (
     LINE_BYTES_MAX,
@@ -35,6 +33,7 @@ from pitr.pipeline.packs import (
     encode_line,
     iter_index,
 )
+from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import Context, Opener, iter_frames
 
 DATA_KEY = DataKey(bytes(range(32)))
@@ -301,6 +300,14 @@ def test_a_good_index_is_accepted() -> None:
         crc32c(b"0123456789"),
         (Extent(0, 10, 0, 0, 0, crc32c(b"0123456789")),),
     )
+
+
+def test_packs_may_come_in_any_order_with_numbers_left_out() -> None:
+    places = [[88, 50]]
+    later = [file_line(path="a", extents=[[*EXTENT[:2], 9, *EXTENT[3:]]]), {"pack": 9, "frames": places}]
+    assert len(lines_of(*later, file_line(), PACK)) == 4
+    with pytest.raises(MalformedValue, match="comes next"):
+        lines_of(*later, file_line(), PACK, *later)
 
 
 @pytest.mark.parametrize(

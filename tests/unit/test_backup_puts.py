@@ -9,7 +9,7 @@ from fix_stores import FaultyStore
 
 from pitr.backup_puts import PutPool
 from pitr.errors import BackupFailed
-from pitr.pipeline.pack_writer import SealedPart
+from pitr.pipeline.part_objects import SealedPart
 from storage.digest import BodyDigest
 from storage.memory import MemoryStore
 

@@ -10,6 +10,7 @@ import pytest
 from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
+from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.backup_signs import BackupSigns
 from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.catalogue_rebuild import check
@@ -350,3 +351,22 @@ def test_a_hole_inside_the_window_keeps_everything_on_its_way() -> None:
     plan = plan_expiry(survey, window=timedelta(hours=12), minimum_full_backups=1, now=house.now)
     assert plan.is_empty
     assert f"WAL from 0/{0x0F * SEG:X} to 0/{0x10 * SEG:X} is in no region" in plan.holes[0]
+
+
+def test_keys_of_interrupted_attempts_go_and_stay_with_the_backup_that_resumed_them() -> None:
+    house = ExpiryHouse(HOURS)
+    plan = ExpiryHouse(HOURS).expire(WINDOW_H).plan
+    of_gone, of_kept = b"\x01" * 16, b"\x02" * 16
+
+    def resumed(manifest: BackupManifest, key_id: bytes) -> BackupManifest:
+        return replace(manifest, packs=(replace(manifest.packs[0], key_id=key_id),))
+
+    gone, kept = plan.expired[0], plan.kept[-1]
+    plan = replace(
+        plan,
+        expired=(resumed(gone, of_gone), *plan.expired[1:]),
+        kept=(*plan.kept[:-1], replace(kept, backup=resumed(kept.backup, of_kept))),
+    )
+    keys = used_keys(house.repository(), house.archive, plan)
+    assert {of_gone, gone.key_id} <= keys.of_gone - keys.of_kept
+    assert {of_kept, kept.backup.key_id} <= keys.of_kept

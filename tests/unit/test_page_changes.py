@@ -13,7 +13,7 @@ from fix_summaries import relation
 
 from pitr.backup_changes import FilePlan, LeftEmpty, PageLsnFinder, PagesSince, SummaryFinder
 from pitr.backup_checks import check_timeline
-from pitr.backup_copy import runs_of
+from pitr.backup_frames import runs_of
 from pitr.backup_parent import NoteWriter, ParentNote, read_note
 from pitr.errors import BackupFailed
 from pitr.pipeline.pack_writer import Run

@@ -638,3 +638,40 @@ def test_an_impossible_quorum_is_refused(tmp_path: Path, quorum: int, names: str
     regions = [Region(name, MemoryStore()) for name in names]
     with pytest.raises(ValueError, match="impossible"):
         ReplicatedStore(regions, quorum=quorum)
+
+
+def held(house: House) -> list[str]:
+    return [info.key for info in house.store.list_held("packs/")]
+
+
+def test_what_a_quorum_has_is_held_and_what_others_lack_is_queued(house: House) -> None:
+    for name, keys in {"a": "1235", "b": "125", "c": "1"}.items():
+        for key in keys:
+            house.faulty[name].inner.put(f"packs/{key}", key.encode())
+    house.faulty["c"].inner.put("packs/5", b"other size")
+    assert held(house) == ["packs/1", "packs/2"]
+    assert house.store.wait_idle(IDLE_S)
+    assert house.faulty["c"].inner.get("packs/2") == b"2"
+    # Nothing was put at quorum there, so nothing has to be brought to it.
+    with pytest.raises(ObjectMissing):
+        house.faulty["b"].inner.get("packs/3")
+
+
+def test_a_region_that_cannot_be_listed_gets_what_a_quorum_has_later(house: House) -> None:
+    for name in "ab":
+        house.faulty[name].inner.put("packs/1", b"1")
+    house.faulty["c"].go_down()
+    assert held(house) == ["packs/1"]
+    assert house.queue.pending("c") == 1
+    house.faulty["c"].heal()
+    house.store.retry_now()
+    assert house.store.wait_idle(IDLE_S)
+    assert house.faulty["c"].inner.get("packs/1") == b"1"
+
+
+def test_without_a_quorum_nobody_says_what_is_held(house: House) -> None:
+    house.faulty["a"].inner.put("packs/1", b"1")
+    for name in "bc":
+        house.faulty[name].go_down()
+    with pytest.raises(StoreUnavailable):
+        held(house)
