@@ -118,7 +118,12 @@ class _Run:
         self._databases: dict[int, str] = {}
         self._note = NoteWriter()
         self._continuation = Continuation(
-            request.notes_dir, writer, request.archive, clock=clock, note=self._tally.note
+            request.notes_dir,
+            writer,
+            request.archive,
+            clock=clock,
+            random=random,
+            note=self._tally.note,
         )
         self._parts = BackupParts(
             writer.repository,
@@ -259,7 +264,7 @@ class _Run:
         self._crew = CopyCrew(
             readers,
             [
-                self._parts.part(number, digest=already.digest)
+                self._parts.part(number, mac=already.mac)
                 for number, _ in enumerate(readers, already.first_part)
             ],
             copier,

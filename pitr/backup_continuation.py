@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +20,8 @@ from pitr.backup_request import BackupWriter
 from pitr.backup_resume import Resume
 from pitr.catalogue.backup_record import BackupType, StoredObject
 from pitr.layout import ArchiveId
-from pitr.pipeline.keys import content_hmac, content_key
-from pitr.pipeline.pack_contents import ContentDigest
+from pitr.pipeline.content_mac import ContentMac
+from pitr.pipeline.keys import content_key
 from pitr.pipeline.pack_writer import PartWriter
 from pitr.pipeline.part_objects import SealedPart
 from pitr.postgres.basebackup import FileReader
@@ -40,6 +39,7 @@ class Continuation:
         archive: ArchiveId,
         *,
         clock: Callable[[], datetime],
+        random: Callable[[int], bytes],
         note: Callable[[str], None],
     ) -> None:
         self._folder = folder
@@ -48,6 +48,7 @@ class Continuation:
         self._clock = clock
         self._note = note
         self._key = content_key(writer.signer, writer.repository.repository_id)
+        self._mac = ContentMac(self._key, random)
         self._journal: JournalWriter | None = None
         self._backup = ""
         self.phase = "copying"
@@ -83,11 +84,9 @@ class Continuation:
             self._journal = JournalWriter(path, head, self._key, note=self._note)
 
     @property
-    def digest(self) -> ContentDigest | None:
+    def mac(self) -> ContentMac | None:
         """What the packs' contents are noted by; None: they are not."""
-        if self._journal is None or not self._journal.is_open:
-            return None
-        return partial(content_hmac, self._key)
+        return None if self._journal is None or not self._journal.is_open else self._mac
 
     @property
     def first_part(self) -> int:
@@ -135,7 +134,7 @@ class Continuation:
             self.resume.close()
 
     def _journals(self, folder: Path) -> JournalFolder:
-        return JournalFolder(folder, self._repository, self._key, self._note)
+        return JournalFolder(folder, self._repository, self._key, self._mac, self._note)
 
 
 def _size(size_bytes: int) -> str:

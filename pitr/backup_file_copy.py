@@ -93,7 +93,7 @@ class FileCopier:
                 return
             frames = self._going(whole_frames(opened))
             assert self._resume is not None
-            found = compare_frames(stored, frames, self._resume.digest)
+            found = compare_frames(stored, frames, self._resume.mac)
             if found.match is not Match.BEGINS or found.next_frame is None:
                 yield None
                 return
@@ -118,7 +118,7 @@ class FileCopier:
             if opened is None or isinstance(plan, LeftEmpty):
                 return False
             stored = chain.from_iterable(piece.frames for piece in known)
-            found = compare_frames(stored, self._going(frames_of(opened, plan)), resume.digest).match
+            found = compare_frames(stored, self._going(frames_of(opened, plan)), resume.mac).match
             if found is Match.BEGINS and plan is None:
                 return resume.put_off(PutOff(file, known))
             if found is not Match.SAME:

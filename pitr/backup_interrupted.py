@@ -18,6 +18,7 @@ from pitr.backup_resume import Resume
 from pitr.catalogue.backup_record import KEYS_MAX, BackupType
 from pitr.errors import BackupFailed, MalformedValue
 from pitr.layout import ArchiveId, backup_prefix, envelope_key, manifest_key
+from pitr.pipeline.content_mac import ContentMac
 from pitr.repository import Repository
 from storage.held import list_held
 
@@ -41,10 +42,13 @@ class WantedBackup:
 class JournalFolder:
     """The journals below a host's state directory, of this archive and of others that were here before."""
 
-    def __init__(self, folder: Path, repository: Repository, key: bytes, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, repository: Repository, key: bytes, mac: ContentMac, note: Callable[[str], None]
+    ) -> None:
         self._folder = folder
         self._repository = repository
         self._key = key
+        self._mac = mac
         self._note = note
 
     def find(self, wanted: WantedBackup, now: datetime) -> Resume | None:
@@ -95,7 +99,7 @@ class JournalFolder:
         store = self._repository.store
         if any(True for _ in store.list_objects(manifest_key(first.archive, first.backup))):
             raise _Useless("it is complete, or nearly was")
-        resume = Resume(first.backup, self._folder / _NOTES_NAME, self._key)
+        resume = Resume(first.backup, self._folder / _NOTES_NAME, self._mac)
         try:
             last_at = first.begun_at
             for path in paths:

@@ -25,7 +25,7 @@ _VERSION: Final = 1
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 # In hex.
 MAC_BYTES: Final = 64
-# Under the same key lie digests of content, which never begins so and has this length.
+# Under the same key lie digests of WAL, which never begins so and has this length.
 _MAC_PREFIX: Final = b"pitr/v1/journal-line\0"
 
 
@@ -131,7 +131,7 @@ def frames_fields(file: PackedFile) -> list[object]:
             frame.extents[0].frame,
             frame.extents[0].frame_offset,
             frame.stored_bytes,
-            frame.digest.hex(),
+            frame.mac.hex(),
             [[each.offset, each.size_bytes, each.crc32c] for each in frame.extents],
         ]
         for frame in file.frames
@@ -141,12 +141,12 @@ def frames_fields(file: PackedFile) -> list[object]:
 def read_frames(path: bytes, items: Sequence[Sequence[Any]], pack: int) -> PackedFile:
     """Read what ``frames_fields`` gave.  Raises ValueError, TypeError."""
     frames = []
-    for number, frame_offset, stored_bytes, digest, runs in items:
+    for number, frame_offset, stored_bytes, mac, runs in items:
         at, extents = frame_offset, []
         for offset, size_bytes, crc in runs:
             extents.append(Extent(offset, size_bytes, pack, number, at, crc))
             at += size_bytes
-        frames.append(PackedFrame(tuple(extents), bytes.fromhex(digest), stored_bytes))
+        frames.append(PackedFrame(tuple(extents), bytes.fromhex(mac), stored_bytes))
     return PackedFile(path, tuple(frames))
 
 

@@ -10,8 +10,8 @@ from pitr.backup_puts import PATIENCE_S, Acknowledged, PutPool
 from pitr.catalogue.backup_record import BackupManifest, BackupType, StoredObject
 from pitr.layout import ArchiveId, index_key, pack_key
 from pitr.patience import with_patience
+from pitr.pipeline.content_mac import ContentMac
 from pitr.pipeline.keys import DataKey, Recipient, seal_envelope
-from pitr.pipeline.pack_contents import ContentDigest
 from pitr.pipeline.pack_writer import PACK_BYTES_DEFAULT, PartWriter
 from pitr.pipeline.part_objects import PartKind
 from pitr.pipeline.seal import Context
@@ -84,7 +84,7 @@ class BackupParts:
         """Go on with the id of an interrupted attempt, instead of ``name``."""
         self.backup = backup
 
-    def part(self, number: int, *, digest: ContentDigest | None = None, first_pack: int = 0) -> PartWriter:
+    def part(self, number: int, *, mac: ContentMac | None = None, first_pack: int = 0) -> PartWriter:
         """Return the writer of a part; see PartWriter."""
         assert self.backup, "a part's objects are named by the backup"
         return PartWriter(
@@ -93,7 +93,7 @@ class BackupParts:
             self._context,
             self._puts.put,
             pack_bytes=self._pack_bytes,
-            digest=digest,
+            mac=mac,
             first_pack=first_pack,
         )
 

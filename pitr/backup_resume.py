@@ -13,15 +13,14 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pitr.backup_journal_line import JournaledPack, frames_fields, read_frames
 from pitr.catalogue.backup_record import StoredObject
 from pitr.errors import BackupFailed
-from pitr.pipeline.keys import content_hmac
-from pitr.pipeline.pack_contents import ContentDigest, PackedFile
+from pitr.pipeline.content_mac import ContentMac
+from pitr.pipeline.pack_contents import PackedFile
 from pitr.pipeline.pack_writer import FileStatus
 from pitr.pipeline.packs import FramePlace
 from pitr.postgres.datadir import DataFile
@@ -86,9 +85,9 @@ class Resume:
     Everything may raise BackupFailed: the notes could not be kept.
     """
 
-    def __init__(self, backup: str, path: Path, key: bytes) -> None:
+    def __init__(self, backup: str, path: Path, mac: ContentMac) -> None:
         self.backup: Final = backup
-        self.digest: Final[ContentDigest] = partial(content_hmac, key)
+        self.mac: Final = mac
         self._path = path
         self._lock = threading.Lock()
         self._put_off: dict[bytes, PutOff] = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from pitr.backup_frames import FrameContent
-from pitr.pipeline.pack_contents import ContentDigest, PackedFrame
+from pitr.pipeline.content_mac import ContentMac
+from pitr.pipeline.pack_contents import PackedFrame
 from pitr.pipeline.pack_writer import extents_of
 
 
@@ -29,21 +29,21 @@ class Comparison:
 
 
 def compare_frames(
-    stored: Iterable[PackedFrame], frames: Iterator[FrameContent], digest: ContentDigest
+    stored: Iterable[PackedFrame], frames: Iterator[FrameContent], mac: ContentMac
 ) -> Comparison:
     """Compare what is stored of a file with its frames, in order.  Only bytes count, no size and no time."""
     for known in stored:
         frame = next(frames, None)
-        if frame is None or not _is_same(known, frame, digest):
+        if frame is None or not _is_same(known, frame, mac):
             return Comparison(Match.DIFFERS)
     rest = next(frames, None)
     return Comparison(Match.SAME if rest is None else Match.BEGINS, rest)
 
 
-def _is_same(known: PackedFrame, frame: FrameContent, digest: ContentDigest) -> bool:
+def _is_same(known: PackedFrame, frame: FrameContent, mac: ContentMac) -> bool:
     # The sums are compared too: they are what a restore will be told of these bytes.
     found = extents_of(frame.content, frame.runs, frame_offset=known.extents[0].frame_offset)
     places = [(each.offset, each.size_bytes, each.frame_offset, each.crc32c) for each in known.extents]
     if places != [(each.offset, each.size_bytes, each.frame_offset, each.crc32c) for each in found]:
         return False
-    return hmac.compare_digest(known.digest, digest(frame.content))
+    return mac.holds(known.mac, frame.content)

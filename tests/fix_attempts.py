@@ -110,7 +110,7 @@ class Attempts:
         stop, tally = threading.Event(), Tally()
         writer = BackupWriter(self.house.repository, self.house.signer, [self.house.identity.recipient()])
         continuation = Continuation(
-            self.journals, writer, ARCHIVE, clock=lambda: self.now, note=self.notes.append
+            self.journals, writer, ARCHIVE, clock=lambda: self.now, random=os.urandom, note=self.notes.append
         )
         parts = BackupParts(
             self.house.repository,
@@ -160,7 +160,7 @@ class Attempts:
         changes = None if plans is None else PlansByPath(plans)
         copier = FileCopier(tally, stop, changes=changes, resume=continuation.resume)
         writers = [
-            parts.part(number, digest=continuation.digest)
+            parts.part(number, mac=continuation.mac)
             for number, _ in enumerate(readers, continuation.first_part)
         ]
         crew = CopyCrew(readers, writers, copier, tally, stop)

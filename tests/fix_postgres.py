@@ -36,7 +36,9 @@ SUMMARIES_SINCE = 17
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with the argument ``pg_installation`` on each major version."""
     if "pg_installation" in metafunc.fixturenames:
-        metafunc.parametrize("pg_installation", majors(), indirect=True, ids=lambda major: f"pg{major}")
+        slow = [] if metafunc.definition.get_closest_marker("mostly_17") is None else [18]
+        found = majors(slow=slow)
+        metafunc.parametrize("pg_installation", found, indirect=True, ids=lambda major: f"pg{major}")
 
 
 def majors(*, slow: Sequence[int] = ()) -> list[object]:

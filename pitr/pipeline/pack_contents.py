@@ -1,29 +1,25 @@
-"""What lies in a pack, as its writer knows it: whose bytes each frame holds, and a digest of them.
+"""What lies in a pack, as its writer knows it: whose bytes each frame holds, and a MAC of them.
 
 Of this a host that cannot open the pack can still tell whether a file holds the same bytes now.  Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
+from pitr.pipeline.content_mac import ContentMac
 from pitr.pipeline.packs import Extent, FramePlace
-
-# Gives a digest that nobody makes two contents for.
-ContentDigest: TypeAlias = Callable[[bytes | memoryview], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class PackedFrame:
-    """A file's bytes in one frame: where they belong in the file, and their digest.
+    """A file's bytes in one frame: where they belong in the file, and their MAC.
 
     ``stored_bytes`` is the compressed size where nothing else is in the frame, else 0.
     """
 
     extents: tuple[Extent, ...]
-    digest: bytes
+    mac: bytes
     stored_bytes: int
 
     @property
@@ -53,17 +49,17 @@ class PackContents:
 
 @dataclass(slots=True)
 class ContentLog:
-    """Gathers what goes into a pack; ``digest`` None: nobody wants to know."""
+    """Gathers what goes into a pack; ``mac`` None: nobody wants to know."""
 
-    digest: ContentDigest | None
+    mac: ContentMac | None
     _files: dict[bytes, list[PackedFrame]] = field(default_factory=dict)
 
     def add(
         self, path: bytes, extents: tuple[Extent, ...], content: bytes | memoryview, stored_bytes: int
     ) -> None:
         """Note a file's bytes; those of one file come in order, and not between another's."""
-        if self.digest is not None and extents:
-            frame = PackedFrame(extents, self.digest(content), stored_bytes)
+        if self.mac is not None and extents:
+            frame = PackedFrame(extents, self.mac.make(content), stored_bytes)
             self._files.setdefault(path, []).append(frame)
 
     def take(self) -> tuple[PackedFile, ...]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pitr.pipeline.compress import compress_frame, frame_bytes_max
+from pitr.pipeline.content_mac import ContentMac
 from pitr.pipeline.crc import FileCrc32c, crc32c
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.pack_contents import ContentDigest, ContentLog, PackedFrame
+from pitr.pipeline.pack_contents import ContentLog, PackedFrame
 from pitr.pipeline.packs import (
     PACK_BYTES_MAX,
     PACK_FRAMES_MAX,
@@ -65,7 +66,7 @@ class Run:
 class PartWriter:
     """Packs and index of one part.  Not thread-safe.  ``finish`` must be called, or nothing is listed.
 
-    With ``digest`` the sink is told what is in each pack.  Packs are numbered from ``first_pack`` on; smaller
+    With ``mac`` the sink is told what is in each pack.  Packs are numbered from ``first_pack`` on; smaller
     numbers are those of packs that were stored before and are adopted.
     """
 
@@ -77,13 +78,13 @@ class PartWriter:
         sink: PartSink,
         *,
         pack_bytes: int = PACK_BYTES_DEFAULT,
-        digest: ContentDigest | None = None,
+        mac: ContentMac | None = None,
         first_pack: int = 0,
     ) -> None:
         if not 0 < pack_bytes <= PACK_BYTES_MAX - PACK_BYTES_ROOM:
             raise ValueError(f"a pack of {pack_bytes} bytes is too large")
         self._packs = ContainerSeries("pack", part, data_key, context, sink, first=first_pack)
-        self._log = ContentLog(digest)
+        self._log = ContentLog(mac)
         self._index = IndexWriter(ContainerSeries("index", part, data_key, context, sink))
         self._pack_bytes = pack_bytes
         self._pack_entries = 0

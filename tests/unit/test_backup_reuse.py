@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,17 +11,15 @@ import pytest
 
 from pitr.backup_frames import FrameContent
 from pitr.backup_reuse import Match, compare_frames
+from pitr.pipeline.content_mac import ContentMac
 from pitr.pipeline.crc import crc32c
 from pitr.pipeline.pack_contents import PackedFrame
 from pitr.pipeline.pack_writer import Run, extents_of
 
 # CRC-32C's own polynomial, its highest power first as bits go through it: adding it changes no sum.
 _POLYNOMIAL = (1 | 0x82F63B78 << 1).to_bytes(5, "little")
+MAC = ContentMac(bytes(32), os.urandom)
 CONTENTS = [random.Random(number).randbytes(1000) for number in range(3)]
-
-
-def digest(content: bytes | memoryview) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 def frames_of(contents: Sequence[bytes], start: int = 0) -> Iterator[FrameContent]:
@@ -36,7 +34,7 @@ def stored(contents: Sequence[bytes]) -> list[PackedFrame]:
                 replace(each, pack=4, frame=7)
                 for each in extents_of(frame.content, frame.runs, frame_offset=0)
             ),
-            digest(frame.content),
+            MAC.make(frame.content),
             500,
         )
         for frame in frames_of(contents)
@@ -56,12 +54,12 @@ def stored(contents: Sequence[bytes]) -> list[PackedFrame]:
     ],
 )
 def test_what_is_stored_is_compared_frame_by_frame(now: list[bytes], match: Match) -> None:
-    assert compare_frames(stored(CONTENTS), frames_of(now), digest).match is match
+    assert compare_frames(stored(CONTENTS), frames_of(now), MAC).match is match
 
 
 def test_the_frame_behind_what_is_stored_is_given_back() -> None:
     frames = frames_of([*CONTENTS, b"next", b"last"])
-    found = compare_frames(stored(CONTENTS), frames, digest)
+    found = compare_frames(stored(CONTENTS), frames, MAC)
     assert found.next_frame is not None
     assert [found.next_frame.content, *(frame.content for frame in frames)] == [b"next", b"last"]
 
@@ -72,14 +70,14 @@ def test_other_bytes_of_the_same_sum_differ() -> None:
         forged[at] ^= byte
     assert crc32c(bytes(forged)) == crc32c(CONTENTS[1])
     now = [CONTENTS[0], bytes(forged), CONTENTS[2]]
-    assert compare_frames(stored(CONTENTS), frames_of(now), digest).match is Match.DIFFERS
+    assert compare_frames(stored(CONTENTS), frames_of(now), MAC).match is Match.DIFFERS
 
 
 def test_the_same_bytes_elsewhere_in_the_file_differ() -> None:
-    assert compare_frames(stored(CONTENTS), frames_of(CONTENTS, 1000), digest).match is Match.DIFFERS
+    assert compare_frames(stored(CONTENTS), frames_of(CONTENTS, 1000), MAC).match is Match.DIFFERS
 
 
 def test_a_digest_that_somebody_changed_matches_nothing() -> None:
     known = stored(CONTENTS)
-    known[1] = replace(known[1], digest=digest(b"else"))
-    assert compare_frames(known, frames_of(CONTENTS), digest).match is Match.DIFFERS
+    known[1] = replace(known[1], mac=MAC.make(b"else"))
+    assert compare_frames(known, frames_of(CONTENTS), MAC).match is Match.DIFFERS
