@@ -127,6 +127,8 @@ def test_what_is_used_is_backed_up_and_not_what_an_earlier_restore_left(
     stored = debian.stored(server_tmp_path / "data")
     assert (stored / "conf.d/10-memory.conf").read_text() == FILES["conf.d/10-memory.conf"]
     assert (stored / "notes of an admin").read_text() == "kept"
+    # The server is everybody's.
+    shutil.rmtree(history.server.data_dir / "pitr-config")
 
 
 def test_configuration_in_the_data_directory_is_no_matter_of_ours(

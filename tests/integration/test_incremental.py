@@ -46,6 +46,7 @@ def prepare(server: RunningPostgres) -> None:
     server.execute("CHECKPOINT")
 
 
+@pytest.mark.mostly_17
 @pytest.mark.parametrize("compare_pages", [False, True], ids=["summaries", "pages"])
 def test_a_chain_restores_every_shape_exactly(
     pg_installation: Installation,

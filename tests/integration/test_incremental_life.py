@@ -136,6 +136,7 @@ def test_a_database_that_was_dropped_and_made_anew_under_its_number_is_the_new_o
     assert expected["twin.public.who"] == expected["after.public.who"] != expected["before.public.who"]
 
 
+@pytest.mark.mostly_17
 def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
     pg_installation: Installation,
     postgres_factory: PostgresFactory,

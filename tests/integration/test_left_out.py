@@ -159,6 +159,7 @@ def over_the_protocol(chain: Chain) -> BackupManifest:
     )
 
 
+@pytest.mark.mostly_17
 @pytest.mark.parametrize("source", ["files", "protocol"])
 def test_a_restored_directory_holds_what_the_servers_own_base_backup_holds(
     pg_installation: Installation,

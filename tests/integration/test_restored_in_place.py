@@ -21,7 +21,7 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 from storage.local import DirectoryStore
 
-MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18")]
+MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18", marks=pytest.mark.slow)]
 
 
 def restore_in_place(site: Site, target: object, *more: object) -> Done:

@@ -41,7 +41,7 @@ def questions(draw: st.DrawFn, *, is_aligned: bool) -> Question:
     return Question(world, near + draw(st.sampled_from([0, 1, -1, 7, 40])))
 
 
-_SLOW = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+_SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def _plan(world: World, target: RecoveryTarget) -> RestorePlan | TargetRefused:
