@@ -39,6 +39,7 @@ from pitr.postgres.replication import ReplicationConnection
 from pitr.spool import DirectorySpool
 from storage.repair import RepairQueue, RepairQueueDamaged
 from storage.store import StoreUnavailable
+from verifiers.gone_keys import what_is_gone
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pitr.backup_choice import BackupKind
     from pitr.backup_tally import BackupProgress
     from pitr.layout import ArchiveId
+    from storage.replicated import Reconciliation
 
 OBSERVE_EVERY_S = 0.25
 START_PAUSE_S = 2.0
@@ -126,6 +128,10 @@ class Daemon:
         ticket = self._backups.ask_for(label, kind)
         self._timetable.run_soon(BACKUP_TASK)
         return self._backups.wait(ticket, self._settings.backup.deadline_s, look)
+
+    def compare_regions(self) -> Reconciliation:
+        """Queue what a region lacks and has not expired.  Raises StoreError."""
+        return self.store.reconcile(is_gone=what_is_gone(self._repository))
 
     def _open_queue(self) -> RepairQueue:
         path = self._settings.daemon.repair_queue_path

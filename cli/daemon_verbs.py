@@ -71,7 +71,7 @@ class Verbs:
         return {"rate_limit": pace.limits.rate, "workers": pace.limits.workers}
 
     def _repair(self) -> Mapping[str, Any]:
-        found = self._daemon.store.reconcile()
+        found = self._daemon.compare_regions()
         return {
             "objects": found.objects,
             "missing_copies": found.missing_copies,

@@ -10,6 +10,7 @@ from pitr.catalogue.sqlite import Catalogue, RegionState
 from pitr.errors import PitrError
 from pitr.postgres.replication import ReplicationConnection
 from storage.store import StoreError
+from verifiers.gone_keys import what_is_gone
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -82,7 +83,7 @@ class Watch:
         if not self._queue.must_reconcile and not is_due:
             return
         try:
-            found = self._store.reconcile()
+            found = self._store.reconcile(is_gone=what_is_gone(self._repository))
         except (PitrError, StoreError) as error:
             self._log.warning("the regions cannot be compared now", reason=str(error))
             return

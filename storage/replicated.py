@@ -236,11 +236,14 @@ class ReplicatedStore:
         """Return which copies reads fell back past, listings saw to differ and puts met as other bytes."""
         return self._faults.report()
 
-    def reconcile(self, prefix: str = "") -> Reconciliation:
+    def reconcile(
+        self, prefix: str = "", *, is_gone: Callable[[str], bool] = lambda _key: False
+    ) -> Reconciliation:
         """Compare the regions' listings below ``prefix``, and queue the copies that are missing.
 
         For when the repair queue was lost, or a region was replaced.  Objects with one of the
-        ``after_all_prefixes`` come last, in descending key order (newer heads sort first).  May be repeated.
+        ``after_all_prefixes`` come last, in descending key order (newer heads sort first).  What ``is_gone``
+        names is missing nowhere: some regions delete it later than others.  May be repeated.
         """
         check_prefix(prefix)
         _, queue = self._writable()
@@ -253,7 +256,7 @@ class ReplicatedStore:
             objects += 1
             is_late = copy.key.startswith(self._after_all_prefixes)
             for region, size in zip(self._regions, copy.sizes_bytes, strict=True):
-                if size is None and region.name not in unreached:
+                if size is None and region.name not in unreached and not is_gone(copy.key):
                     repair = Repair(region.name, 0, copy.key, copy.size_bytes, None, is_late)
                     (late if is_late else batch).append(repair)
                     missing += 1

@@ -1,17 +1,21 @@
 """What an expire record names, by key: a region that has deleted it lacks nothing, whoever still holds it.
 
 A region that was down, or whose objects are locked, deletes later than the others.  Reference:
-docs/format.md §6.6.  Pure.
+docs/format.md §6.6.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 from pitr.catalogue.expiry_record import ExpireRecord
-from pitr.errors import MalformedValue
+from pitr.errors import MalformedValue, PitrError
 from pitr.layout import envelope_key, parse_wal_key, wal_index_range
+from pitr.repository import Repository
+from storage.store import StoreError
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,18 @@ class GoneKeys:
     @cached_property
     def _envelopes(self) -> frozenset[str]:
         return frozenset(envelope_key(self.record.archive, gone.key_id) for gone in self.record.envelopes)
+
+
+def what_is_gone(repository: Repository) -> Callable[[str], bool]:
+    """Return what tells whether a key has expired, of whichever archive.
+
+    Where an archive's records cannot be read nothing of it is gone: a copy more does no harm, one less might.
+    """
+    found: list[GoneKeys] = []
+    with suppress(PitrError, StoreError):
+        for archive in repository.archives():
+            with suppress(PitrError, StoreError):
+                newest = repository.expiry.newest(archive)
+                if newest is not None:
+                    found.append(GoneKeys(newest.record))
+    return lambda key: any(gone.holds(key) for gone in found)

@@ -407,6 +407,15 @@ def test_reconciling_sends_heads_last_and_the_newest_of_them_at_the_end(house: H
     assert puts == ["wal/1", "zzz", "heads/2", "heads/1"]
 
 
+def test_reconciling_brings_nothing_back_that_is_gone(house: House) -> None:
+    for key in ("backups/kept", "backups/gone"):
+        house.faulty["a"].inner.put(key, key.encode())
+    found = house.store.reconcile(is_gone=lambda key: key.endswith("gone"))
+    assert (found.objects, found.missing_copies) == (2, 2)
+    house.wait(lambda: len(house.holds("c")) == 1)
+    assert house.holds("b") == house.holds("c") == ["backups/kept"]
+
+
 def test_reconciling_says_which_region_it_could_not_reach(house: House) -> None:
     house.faulty["a"].inner.put("k", b"body")
     house.faulty["b"].go_down()
