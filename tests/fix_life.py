@@ -21,7 +21,7 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.consolidate import ConsolidateRequest, consolidate
 from pitr.datakeys import DataKeys
 from pitr.postgres.server_user import ServerUser
-from pitr.survey import chain_of
+from pitr.survey import KnownBackups, chain_of
 from pitr.wal.lsn import LSN
 from storage.store import ObjectStore
 
@@ -238,7 +238,7 @@ class Life:
         if not built:
             return None
         newest = sorted(built, key=lambda manifest: manifest.backup)[step.pick % len(built)]
-        parents = chain_of(newest, known)
+        parents = chain_of(newest, KnownBackups(known.values()))
         assert not isinstance(parents, str), parents
         scratch = self.folder / f"scratch-{self._number()}"
         scratch.mkdir()

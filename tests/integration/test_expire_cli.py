@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from fix_cli import MakeSite, Site, end_servers, wait_until
 from fix_postgres import table_digests
 
@@ -118,6 +119,7 @@ def test_expiry_is_frozen_while_a_region_lacks_a_copy(make_site: MakeSite) -> No
     site.regions[2].give_back()
 
 
+@pytest.mark.slow
 def test_a_backup_that_runs_while_others_expire_is_whole(make_site: MakeSite) -> None:
     site = make_site()
     server = site.server

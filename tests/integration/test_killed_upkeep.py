@@ -176,9 +176,13 @@ def prepare(upkeep: Upkeep, verb: str) -> int:
     return upkeep.totals[verb]
 
 
-def test_upkeep_killed_at_some_step_harms_nothing(upkeep: Upkeep, seed: int) -> None:
-    # The first seed is for what need not wait until the window has moved.
-    verb = "consolidate" if seed % 2 else "expire"
+# The first is what need not wait until the window has moved.
+@pytest.mark.parametrize("verb", ["consolidate", "expire"])
+def test_upkeep_killed_at_some_step_harms_nothing(
+    request: pytest.FixtureRequest, upkeep: Upkeep, verb: str
+) -> None:
+    seed = request.config.getoption("first_seed")
+    print(f"repeat it with --first-seed {seed}")
     steps = prepare(upkeep, verb)
     kill_at = random.Random(f"{verb} {seed}").randint(1, steps)
     print(f"step {kill_at} of {steps}")

@@ -94,5 +94,6 @@ def test_a_second_host_is_told_who_takes_a_backup_and_a_killed_daemon_goes_on_at
     assert any(region.objects(LEASE_PREFIX) for region in site.regions)
 
     # It let the lease go, and so another host may take one.
+    second_host(site)
     taken = site.program("-c", other, "backup", "--standalone", "--label", "elsewhere", "--json")
     assert taken.data["backup"]["label"] == "elsewhere"
