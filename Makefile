@@ -64,9 +64,10 @@ check: $(VENV)/.test-ready
 s3-server: $(VENV)/.test-ready
 	@$(BIN)/python tests/versitygw.py
 
-# A file's tests share servers, so a worker takes whole files.
+# A file's tests share servers, so a worker takes whole files, in their order: those of few and long tests are
+# not the last then, with one worker at them and the other idle.
 test: check s3-server
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # --- the full counts -----------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ test-all: check s3-server
 	  if [ -e "$$stamp" ]; then echo "test-all: $$part passed before at this commit"; continue; fi; \
 	  echo "test-all: $$part"; \
 	  if [ $$part = apt ]; then set -- tests -m needs_apt; else set -- "tests/$$part" -m 'not needs_apt'; fi; \
-	  $(BIN)/python -m pytest "$$@" -n $(WORKERS) --dist loadfile $(FULL) || exit 1; \
+	  $(BIN)/python -m pytest "$$@" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(FULL) || exit 1; \
 	  touch "$$stamp"; \
 	done; echo "test-all: every part passed"
 

@@ -77,7 +77,9 @@ def hide_histories(site: Site, one: ArchiveId) -> list[tuple[Path, Path]]:
 
 
 @pytest.mark.parametrize("major", MAJORS)
-@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize(
+    "is_known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["known", "unknown"]
+)
 def test_two_restores_to_one_target_are_two_branches(make_site: MakeSite, major: int, is_known: bool) -> None:
     site = make_site(major, settings={"autovacuum": "off"})
     site.server.execute("CREATE TABLE a (v text)")
