@@ -123,6 +123,8 @@ def test_a_second_start_is_refused(stopped: Instance) -> None:
     with pytest.raises(ServerRefused, match="already running"):
         again.start({})
     again.stop()
+    # Its file of the process id goes a moment before the process.
+    stopped.wait_stopped(20.0)
     assert not stopped.is_running
 
 
