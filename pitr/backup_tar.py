@@ -77,6 +77,7 @@ class TarCopier:
                 for member in members:
                     self._member(archive, member, members)
                     # tarfile keeps every header that it has read, though a stream cannot go back to it.
+                    # The list has been public for ever, and typeshed does not know it.
                     members.members.clear()  # type: ignore[attr-defined]
         except tarfile.TarError as cause:
             raise MalformedValue(f"what the server sent is no tar archive: {cause}") from cause

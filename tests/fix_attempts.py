@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from fix_backup import BackupHouse
 from fix_chain import ARCHIVE, BEGAN, MIB, restore_chain
@@ -87,11 +88,11 @@ class Attempts:
         """Return the packs that were put since ``store.calls`` was cleared."""
         return sorted(key for operation, key in self.store.calls if operation == "put" and "/pack-" in key)
 
-    def fail(self, packs: int, **options: object) -> None:
+    def fail(self, packs: int, **options: Any) -> None:
         """Make an attempt that fails when ``packs`` packs are stored; it may also end before that."""
         self.store.left = packs
         try:
-            self.attempt(is_final=False, **options)  # type: ignore[arg-type]
+            self.attempt(is_final=False, **options)
         except (BackupFailed, StoreRefused):
             pass
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fix_postgres import RunningPostgres
 
@@ -71,10 +72,10 @@ class BackupHouse:
         wait_for_wal: WalGate = wal_is_there,
         cancel: threading.Event | None = None,
         on_progress: Callable[[BackupProgress], None] | None = None,
-        **options: object,
+        **options: Any,
     ) -> BackupManifest:
         """Take a backup of the server at ``dsn``; ``options`` are those of BackupRequest."""
-        request = BackupRequest(dsn, self.archive, "a test", **options)  # type: ignore[arg-type]
+        request = BackupRequest(dsn, self.archive, "a test", **options)
         recipients: list[Recipient] = [self.identity.recipient()]
         return take_backup(
             request,

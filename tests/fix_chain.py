@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,7 @@ class LayerMaker:
     def finish(self, **changes: object) -> ChainLink:
         for writer in self._writers.values():
             writer.finish()
-        fields: dict[str, object] = {
+        fields: dict[str, Any] = {
             "repository": REPOSITORY,
             "archive": ARCHIVE,
             "backup": self.backup,
@@ -153,7 +154,7 @@ class LayerMaker:
             "indexes": tuple(self.indexes),
             **changes,
         }
-        return ChainLink(BackupManifest(**fields), self.key)  # type: ignore[arg-type]
+        return ChainLink(BackupManifest(**fields), self.key)
 
     def _count(self, size_bytes: int) -> None:
         self.files += 1
@@ -177,9 +178,9 @@ class ChainMaker:
     store: MemoryStore = field(default_factory=MemoryStore)
     links: list[ChainLink] = field(default_factory=list)
 
-    def layer(self, **options: object) -> LayerMaker:
+    def layer(self, **options: Any) -> LayerMaker:
         parent = self.links[-1].manifest.backup if self.links else None
-        return LayerMaker(self.store, len(self.links), parent, **options)  # type: ignore[arg-type]
+        return LayerMaker(self.store, len(self.links), parent, **options)
 
     def add(self, layer: LayerMaker) -> ChainLink:
         self.links.append(layer.finish())

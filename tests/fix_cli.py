@@ -364,6 +364,10 @@ def on_small_disk(folder: Path, size_bytes: int) -> list[str]:
     return [*alone, "sh", "-c", script, str(folder)]
 
 
+def _wait_gone(pid_file: Path) -> None:
+    wait_until(lambda: not pid_file.exists(), f"{pid_file.parent} has stopped", timeout_s=30)
+
+
 def end_servers(directories: list[Path]) -> None:
     """End the servers that restores have left running, however the test ended."""
     for directory in directories:
@@ -374,7 +378,7 @@ def end_servers(directories: list[Path]) -> None:
                 os.kill(pid, signal.SIGQUIT)
             except ProcessLookupError:
                 continue
-            wait_until(lambda gone=pid_file: not gone.exists(), f"{directory} has stopped", timeout_s=30)  # type: ignore[misc]
+            _wait_gone(pid_file)
 
 
 MakeSite = Callable[..., Site]
