@@ -19,6 +19,7 @@ from pitr.layout import ArchiveId
 from pitr.postgres.server_user import ServerUser
 from pitr.recovery import RecoveryTarget
 from pitr.wal.lsn import LSN
+from storage.local import DirectoryStore
 from storage.store import ObjectStore
 
 SUMMARIES = {"summarize_wal": "on", "wal_keep_size": "4GB", "autovacuum": "off"}
@@ -45,6 +46,11 @@ class Chain:
     # Where the files are read, if not on the server itself.
     source: RunningPostgres | None = None
     moments: list[Moment] = field(default_factory=list)
+
+    @classmethod
+    def below(cls, folder: Path, server: RunningPostgres, user: ServerUser | None) -> Chain:
+        """Return one with its store and its notes in ``folder``."""
+        return cls(server, DirectoryStore.create(folder / "store"), user, folder / "notes")
 
     def __post_init__(self) -> None:
         self.house = BackupHouse(self.store, archive_of(self.server))

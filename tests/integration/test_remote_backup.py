@@ -16,7 +16,6 @@ from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import hand_over
 from pitr.rot_signals import is_alarming, rot_signals
-from storage.local import DirectoryStore
 
 
 def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
@@ -30,12 +29,7 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
     space = server_tmp_path / "space"
     space.mkdir()
     hand_over(space, postgres_house.user)
-    chain = Chain(
-        server,
-        DirectoryStore.create(server_tmp_path / "store"),
-        postgres_house.user,
-        server_tmp_path / "notes",
-    )
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
     server.execute(f"CREATE TABLESPACE fast LOCATION '{space}'")
     server.execute(
         "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 20) AS t FROM generate_series(1, 20000) g"
@@ -68,12 +62,7 @@ def test_without_the_servers_manifest_of_the_parent_the_backup_is_full(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
 ) -> None:
     server = postgres_factory(17, settings=SUMMARIES, name="forgetful")
-    chain = Chain(
-        server,
-        DirectoryStore.create(server_tmp_path / "store"),
-        postgres_house.user,
-        server_tmp_path / "notes",
-    )
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
     chain.back_up_remote()
     shutil.rmtree(chain.notes_dir)
     assert chain.back_up_remote().type == "full"
@@ -84,12 +73,7 @@ def test_another_cluster_is_refused(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
 ) -> None:
     server = postgres_factory(17, settings=SUMMARIES, name="other")
-    chain = Chain(
-        server,
-        DirectoryStore.create(server_tmp_path / "store"),
-        postgres_house.user,
-        server_tmp_path / "notes",
-    )
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
     with pytest.raises(ServerRefused, match="another cluster"):
         chain.take_remote(None, ArchiveId(12345, 1))
 
@@ -98,12 +82,7 @@ def test_without_wal_summaries_the_backup_is_full_and_says_why(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
 ) -> None:
     server = postgres_factory(17, settings=SUMMARIES, name="unsummarized")
-    chain = Chain(
-        server,
-        DirectoryStore.create(server_tmp_path / "store"),
-        postgres_house.user,
-        server_tmp_path / "notes",
-    )
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
     chain.back_up_remote()
     server.stop()
     server.start({**SUMMARIES, "summarize_wal": "off"})
@@ -117,12 +96,7 @@ def test_pages_of_noise_and_files_of_nobody_are_seen_over_the_protocol(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
 ) -> None:
     server = postgres_factory(17, settings=SUMMARIES, name="attacked")
-    chain = Chain(
-        server,
-        DirectoryStore.create(server_tmp_path / "store"),
-        postgres_house.user,
-        server_tmp_path / "notes",
-    )
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
     server.execute("CREATE TABLE letters AS SELECT g, repeat('patient', 60) FROM generate_series(1, 20000) g")
     server.execute("CHECKPOINT")
     file = server.data_dir / str(server.value("SELECT pg_relation_filepath('letters')"))

@@ -9,19 +9,13 @@ from fix_increment import SUMMARIES, Chain
 from fix_postgres import PostgresFactory, PostgresHouse
 
 from pitr.rot_signals import Level, is_alarming, rot_signals
-from storage.local import DirectoryStore
 
 
 def test_what_an_attacker_does_to_a_cluster_shows_in_the_next_backup(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
 ) -> None:
     server = postgres_factory(17, settings=SUMMARIES, name="attacked")
-    chain = Chain(
-        server,
-        DirectoryStore.create(server_tmp_path / "store"),
-        postgres_house.user,
-        server_tmp_path / "notes",
-    )
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
     server.execute("CREATE EXTENSION pgcrypto")
     for table in ("notes", "letters"):
         # Room in each page, so that an update stays in the file that it is in.
