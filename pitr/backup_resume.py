@@ -19,6 +19,7 @@ from typing import Final
 from pitr.backup_journal_line import JournaledPack, frames_fields, read_frames
 from pitr.catalogue.backup_record import StoredObject
 from pitr.errors import BackupFailed
+from pitr.notes_database import open_notes
 from pitr.pipeline.content_mac import ContentMac
 from pitr.pipeline.pack_contents import PackedFile
 from pitr.pipeline.pack_writer import FileStatus
@@ -37,7 +38,6 @@ _SCHEMA: Final = """
     CREATE TABLE taken (path BLOB PRIMARY KEY, part INTEGER NOT NULL, last INTEGER NOT NULL,
                         size INTEGER, mode INTEGER, mtime INTEGER, parent INTEGER) WITHOUT ROWID;
 """
-_CACHE_KIB: Final = 16 * 1024
 # Each part has one file that was not ended, and there may be gaps; more are copied anew, by all workers.
 PUT_OFF_MAX: Final = 256
 
@@ -92,15 +92,8 @@ class Resume:
         self._lock = threading.Lock()
         self._put_off: dict[bytes, PutOff] = {}
         self.taken_bytes = 0
-        path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
         with _mapped():
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            # Nothing of it outlives this backup.
-            self._database.execute("PRAGMA journal_mode = OFF")
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            self._database.executescript(_SCHEMA)
+            self._database = open_notes(path, _SCHEMA)
 
     def close(self) -> None:
         """Forget everything.  May be repeated."""

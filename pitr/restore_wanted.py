@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.errors import MalformedValue, NotAuthentic, RestoreRefused
+from pitr.notes_database import open_notes
 from pitr.pipeline.crc import FileCrc32c
 from pitr.pipeline.packs import Extent, IndexFile
 
@@ -34,7 +35,6 @@ _SCHEMA: Final = """
                         crc INTEGER NOT NULL, PRIMARY KEY (file, start)) WITHOUT ROWID;
 """
 _BATCH_PIECES: Final = 10_000
-_CACHE_KIB: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +102,12 @@ class WantedFiles:
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
-        path.unlink(missing_ok=True)
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
         # Of the backup that is being read; 0 is the newest.
         self._depth = 0
         with _mapped():
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            # Nothing of it outlives this restore.
-            self._database.execute("PRAGMA journal_mode = OFF")
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            self._database.executescript(_SCHEMA)
+            self._database = open_notes(path, _SCHEMA)
             # One transaction to the end: nobody else reads the file, and each statement by itself would write
             # its pages: 40 µs of CPU for each file and backup of a chain.
             self._database.execute("BEGIN")
