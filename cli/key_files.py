@@ -12,6 +12,7 @@ from cli.errors import UsageRefused
 from pitr.errors import KeyMissing
 from pitr.pipeline.keys import IdentityFile
 from pitr.pipeline.sign import Signer
+from storage.synced_file import sync_directory
 
 SECRET_BYTES_MAX = 64 * 1024
 _STAGED = ".part-"
@@ -46,15 +47,6 @@ def remove_staged(path: Path) -> None:
     """Remove what a killed ``write_secret`` left beside ``path``: a key with no name, or a second copy."""
     for left in path.parent.glob(f"{glob.escape(path.name)}{_STAGED}*"):
         left.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def is_private(path: Path) -> bool:

@@ -21,7 +21,6 @@ from cli.errors import UsageRefused
 from cli.key_files import (
     read_identity,
     remove_staged,
-    sync_directory,
     write_secret,
 )
 from cli.regions import create_regions, open_reading, open_regions
@@ -37,6 +36,7 @@ from pitr.repository import Repository
 from pitr.wal.lsn import LSN
 from storage.regions import Region
 from storage.store import StoreError
+from storage.synced_file import sync_directory
 
 
 def set_up(

@@ -11,8 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.key_files import read_signing_key, remove_staged, sync_directory, write_secret
+from cli.key_files import read_signing_key, remove_staged, write_secret
 from pitr.pipeline.sign import Signer
+from storage.synced_file import sync_directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""The journal of a base backup: what each pack that the store has acknowledged holds, as digests.
+"""The journal of a base backup: what each pack that the store has acknowledged holds, as MACs.
 
 One file for each attempt, in the host's state directory.  It holds neither keys nor content: what it says
-of the bytes are HMACs under the host's content key (docs/format.md §5), and each line ends in one over itself
-and the line before, so a line that is damaged, cut, moved or from elsewhere ends what is believed.
+of the bytes are MACs with keys of the host (docs/adr/0008), and each line ends in one over itself and the
+line before, so a line that is damaged, cut, moved or from elsewhere ends what is believed.
 
 Losing it costs that the next attempt begins anew, and nothing else.
 """
@@ -29,6 +29,7 @@ from pitr.backup_journal_line import (
 )
 from pitr.catalogue.backup_record import check_backup_id
 from pitr.errors import MalformedValue
+from storage.synced_file import sync_directory
 
 # About 130 bytes for each MiB of files, and 200 for each small file: 8 TiB.
 JOURNAL_BYTES_MAX: Final = 1 << 30
@@ -78,7 +79,7 @@ class JournalWriter:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             self._file = os.fdopen(descriptor, "wb", buffering=0)
             self._append(encode_head(head))
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except OSError as cause:
             self._give_up(cause)
 
@@ -182,12 +183,4 @@ def remove_journals(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
     if paths:
-        _sync_directory(paths[0].parent)
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_directory(paths[0].parent)

@@ -20,6 +20,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from pitr.errors import AlreadyRunning, RestoreRefused
 from pitr.fetch_desk import Desk
 from pitr.postgres.server_user import ServerUser, hand_over
+from storage.synced_file import sync_directory
 
 # files: staged files are incomplete.  placing: they are complete, and on their way to their place.
 # recovering, promoting: the server may have run.  refusing: what must not be used is on its way aside.
@@ -182,12 +183,3 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,8 @@ from typing import Final
 from pitr.errors import RestoreRefused
 from pitr.postgres.processes import postmaster_pid
 from pitr.postgres.server_user import ServerUser, hand_over
-from pitr.restore_journal import WorkDirectory, remove_tree, sync_directory
+from pitr.restore_journal import WorkDirectory, remove_tree
+from storage.synced_file import sync_directory
 
 # What mkfs leaves in the top of a new filesystem.
 IGNORED: Final = frozenset({"lost+found"})

@@ -32,7 +32,7 @@ from storage.store import (
     StoreRefused,
     StoreUnavailable,
 )
-from storage.synced_file import write_synced
+from storage.synced_file import sync_directory, write_synced
 
 MARKER = "pitr-region"
 _MARKER_TEXT = b"This directory is a region of a pitr repository.  Do not change anything in it.\n"
@@ -92,7 +92,7 @@ class DirectoryStore:
                     marker.flush()
                     os.fsync(marker.fileno())
             for directory in (root, *made):
-                _sync_directory(directory)
+                sync_directory(directory)
         return store
 
     @staticmethod
@@ -156,7 +156,7 @@ class DirectoryStore:
             # A name that is, or is below, something else than a directory and a file is no object either.
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 path.unlink()
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
             for parent in path.parents:
                 if parent == self._objects:
                     break
@@ -197,7 +197,7 @@ class DirectoryStore:
             return False
         # Also when the bytes were there already: whoever linked them may not have synced yet.
         try:
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
             self._make_parents(target)
         except FileNotFoundError:
             return False
@@ -243,7 +243,7 @@ class DirectoryStore:
             with suppress(FileExistsError):
                 parent.mkdir()
             # Not only if this call made it: another thread may have, and not yet have synced.
-            _sync_directory(parent.parent)
+            sync_directory(parent.parent)
             with self._lock:
                 if len(self._durable) >= _KNOWN_DIRECTORIES_MAX:
                     self._durable.clear()
@@ -328,11 +328,3 @@ def _missing_parents(root: Path) -> list[Path]:
             break
         changed.append(directory.parent)
     return changed
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Writing a new file so that it is on disk, past the page cache where the file system allows it.
+"""Writing a new file, and its name, so that they are on disk: past the page cache where that is allowed.
 
 What is stored here is read again in a restore at the earliest.  Kept in the page cache it would push out
 the database's own pages; and to copy megabytes there costs more CPU than to hand them to the disk.
@@ -12,6 +12,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 # Of a smaller file the page cache holds little, and one write to it is quicker than one to the disk.
 DIRECT_BYTES_MIN = 128 * 1024
@@ -31,6 +32,15 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 Write = Callable[[int, memoryview, int], int]
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are on disk.  Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_synced(descriptor: int, *parts: bytes, pwrite: Write = os.pwrite) -> None:
