@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.harness import peak_of
+from cli.memory import settle_memory
 from pitr.backup import take_backup
 from pitr.backup_parent import ParentBackup, read_note
 from pitr.backup_request import BackupRequest, BackupWriter
@@ -82,6 +83,7 @@ def _wal_is_left_out(timeline: TimelineId, start: LSN, end: LSN, timeout_s: floa
 
 def main() -> None:
     _, dsn, url, folder = sys.argv
+    settle_memory()
     host = Host(dsn, url, Path(folder))
     _tell(cpu_s=time.process_time())
     for line in sys.stdin:

@@ -25,15 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_cli(words: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
+    from cli.memory import settle_memory
+
+    settle_memory()
     import click
 
     from cli.commands import pitr
     from cli.context import App
     from cli.errors import UsageRefused, describe
-    from cli.memory import give_back_large_blocks
     from cli.output import Output
 
-    give_back_large_blocks()
     app = App(output=Output(is_json="--json" in words))
     _die_like_interrupted()
     try:

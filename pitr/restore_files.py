@@ -36,7 +36,7 @@ from pitr.pipeline.packs import (
 )
 from pitr.restore_keep import NotKept, OldDirectory, PackKeeper, PackTask
 from pitr.restore_layer import Fetching, Layer
-from pitr.restore_pages import PageBatch, PageJudge
+from pitr.restore_pages import PageJudge, RestoredPages
 from pitr.restore_paths import BackupPaths, OpenFile
 from pitr.restore_uses import HeldExtent, PartReader, Use
 from pitr.restore_wanted import Piece, Span, WantedFiles
@@ -264,17 +264,18 @@ class FileRestorer:
 
     def _work(self, wanted: WantedFiles) -> None:
         """Write packs until there are none: one worker's life."""
+        pages = RestoredPages()
         while (task := self._tasks.get()) is not None:
             if self._shared.stopping.is_set():
                 continue
             try:
-                self._write_pack(task, wanted)
+                self._write_pack(task, wanted, pages)
             except Exception as cause:  # noqa: BLE001 - the top of a thread; raised again by ``run``
                 with self._shared.lock:
                     self._shared.failure = self._shared.failure or cause
                 self._shared.stopping.set()
 
-    def _write_pack(self, task: _PackTask, wanted: WantedFiles) -> None:
+    def _write_pack(self, task: _PackTask, wanted: WantedFiles, pages: RestoredPages) -> None:
         layer = self._layers[task.depth]
         by_frame: dict[int, list[Use]] = {}
         for use in task.uses:
@@ -283,7 +284,7 @@ class FileRestorer:
             pack = PackTask(task.part, task.pack, task.stored, task.held, frozenset(by_frame))
             written = _Written()
             try:
-                self._write_frames(self._keeper.frames(layer, pack), by_frame, task.depth, written)
+                self._write_frames(self._keeper.frames(layer, pack), by_frame, task.depth, written, pages)
                 self._settle(written, wanted)
             except (NotKept, NotAuthentic):
                 # Whatever was written of it is written again.
@@ -293,7 +294,7 @@ class FileRestorer:
         frames = layer.frames(task.part, task.pack, task.stored, sorted(by_frame))
         written = _Written()
         fetched = ((number, content, False) for number, content in frames)
-        self._write_frames(fetched, by_frame, task.depth, written)
+        self._write_frames(fetched, by_frame, task.depth, written, pages)
         self._settle(written, wanted)
 
     def _write_frames(
@@ -302,8 +303,9 @@ class FileRestorer:
         by_frame: Mapping[int, Sequence[Use]],
         depth: int,
         written: _Written,
+        pages: RestoredPages,
     ) -> None:
-        judge = PageBatch(self._judges[depth])
+        pages.begin(self._judges[depth])
         with OpenFile(self._places) as file:
             for number, content, is_kept in frames:
                 if self._shared.stopping.is_set():
@@ -311,14 +313,15 @@ class FileRestorer:
                     return
                 for use in by_frame[number]:
                     part = _checked(use, content)
+                    before = written.size_bytes
                     for span in use.spans:
                         at = span.start - use.extent.offset
                         piece = part[at : at + span.end - span.start]
-                        judge.judge(use.path, span.start, piece)
+                        pages.add(use.path, span.start, piece)
                         file.write(use.path, piece, span.start)
                         written.add(use, span, piece, is_kept=is_kept)
-                        self._on_progress(self._count_written(len(piece)))
-        judge.flush()
+                    self._on_progress(self._count_written(written.size_bytes - before))
+        pages.flush()
 
     def _settle(self, written: _Written, wanted: WantedFiles) -> None:
         """Note what was written of a pack once all of it is known to be right."""

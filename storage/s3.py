@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import random
 import threading
 import time
@@ -274,21 +275,20 @@ class S3Store:
     def _read(self, key: str, answer: Any, bytes_max: int) -> bytes:
         deadline = self._clock() + self._timeouts.body_s
         stream = answer["Body"]
-        parts: list[bytes] = []
-        size_bytes = 0
+        # Grows in place and gives its bytes away; pieces kept for a join would be fresh memory each.
+        body = io.BytesIO()
         try:
             if answer.get("ContentLength", 0) > bytes_max:
                 raise CopyDamaged(f"{self._name(key)} has more than {bytes_max} bytes")
             while part := stream.read(_READ_BYTES):
-                parts.append(part)
-                size_bytes += len(part)
-                if size_bytes > bytes_max:
+                body.write(part)
+                if body.tell() > bytes_max:
                     raise CopyDamaged(f"{self._name(key)} has more than {bytes_max} bytes")
                 if self._clock() > deadline:
                     raise StoreUnavailable(f"{self._name(key)}: not read in {self._timeouts.body_s:g} s")
         finally:
             stream.close()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return body.getvalue()
 
     def _listing(self, prefix: str, start_after: str | None) -> Iterator[ObjectInfo]:
         what = f"listing of {prefix!r} in bucket {self._bucket}"

@@ -20,7 +20,7 @@ from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, PartWriter
 from pitr.pipeline.packs import IndexFile
 from pitr.pipeline.part_objects import PartKind, SealedPart
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context
-from pitr.postgres.page import PAGE_BYTES, blocks_from, page_checksums, page_words
+from pitr.postgres.page import PAGE_BYTES, blocks_from, page_checksums
 from pitr.restore_files import ChainLink, FileRestorer, RestoredFiles
 from pitr.restore_keep import OldDirectory
 from pitr.wal.lsn import LSN
@@ -51,7 +51,7 @@ def real_page(block: int, lsn: int, fill: int = 1) -> bytes:
     content = bytearray(bytes([fill]) * PAGE_BYTES)
     header = np.array([lsn >> 32, lsn & 0xFFFF_FFFF, 0, 24 | 8192 << 16, 8192 | 8196 << 16, 0], "<u4")
     content[:24] = header.tobytes()
-    (checksum,) = page_checksums(page_words(memoryview(content)), blocks_from(block, 1))
+    (checksum,) = page_checksums(memoryview(content), blocks_from(block, 1))
     content[8:10] = int(checksum).to_bytes(2, "little")
     return bytes(content)
 

@@ -21,7 +21,7 @@ from pitr.postgres.basebackup import (
     read_control_file,
 )
 from pitr.postgres.datadir import DataFile, RelationFile, parse_relation_path
-from pitr.postgres.page import PAGE_BYTES, blocks_from, page_checksums, page_words
+from pitr.postgres.page import PAGE_BYTES, blocks_from, page_checksums
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -34,9 +34,10 @@ def pages(count: int, lsn: int, first_block: int = 0) -> bytearray:
     for index in range(count):
         head = (lsn >> 32, lsn & 0xFFFFFFFF, 0, 0, 24, 8000, 8192, 0x2004)
         struct.pack_into("<IIHHHHHH", content, index * PAGE_BYTES, *head)
-    words = page_words(memoryview(content))
-    for index, checksum in enumerate(page_checksums(words, blocks_from(first_block, len(words))).tolist()):
-        struct.pack_into("<H", content, index * PAGE_BYTES + 8, checksum)
+    for index in range(count):
+        page = memoryview(content)[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+        (checksum,) = page_checksums(page, blocks_from(first_block + index, 1)).tolist()
+        struct.pack_into("<H", page, 8, checksum)
     return content
 
 

@@ -15,7 +15,6 @@ from pitr.postgres.page import (
     check_pages,
     page_checksums,
     page_lsn,
-    page_words,
 )
 from pitr.wal.lsn import LSN
 
@@ -70,7 +69,7 @@ def test_checksums_of_many_pages_are_those_of_the_book(count: int) -> None:
     source = random.Random(SEED + count)
     first = source.randrange(1 << 32) - count
     pages = [source.randbytes(PAGE_BYTES) for _ in range(count)]
-    found = page_checksums(page_words(memoryview(b"".join(pages))), blocks_from(first, len(pages)))
+    found = page_checksums(memoryview(b"".join(pages)), blocks_from(first, len(pages)))
     assert found.tolist() == [checksum_by_the_book(page, first + n) for n, page in enumerate(pages)]
 
 
