@@ -21,7 +21,12 @@ _RUNS_MAX = 1024
 
 def crc32c(content: bytes | memoryview, start: int = 0) -> int:
     """Return the CRC32C of ``content``, going on from ``start``, the CRC of what came before it."""
-    return int(google_crc32c.extend(start, bytes(content) if isinstance(content, memoryview) else content))
+    if isinstance(content, memoryview):
+        whole = content.obj
+        # Only bytes are taken, and a view of all of them needs no copy.
+        is_all = isinstance(whole, bytes) and content.c_contiguous and len(whole) == content.nbytes
+        content = whole if isinstance(whole, bytes) and is_all else bytes(content)
+    return int(google_crc32c.extend(start, content))
 
 
 def crc32c_combine(first: int, second: int, second_bytes: int) -> int:
