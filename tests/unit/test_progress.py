@@ -1,0 +1,62 @@
+"""How far a long run is: a bar where a person looks, now and then a line elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+from contextlib import closing
+
+import pytest
+
+from cli.output import Output
+from cli.progress import ProgressReport
+
+MIB = 1 << 20
+
+
+def shown_on_a_terminal(**choices: object) -> str:
+    """Return what a terminal is sent while a run goes from a quarter to three quarters."""
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    with closing(os.fdopen(theirs, "w")) as terminal:
+        with ProgressReport(Output(stderr=terminal, **choices)) as report:  # type: ignore[arg-type]  # its fields
+            for part in (1, 3):
+                report.update("copying files", part * MIB, 4 * MIB)
+        terminal.flush()
+        shown = os.read(ours, 65_536).decode()
+    os.close(ours)
+    return shown
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    shown = shown_on_a_terminal()
+    assert "copying files" in shown
+    assert "━" in shown
+    assert "3.0/4.0 MiB" in shown
+
+
+def test_who_wants_plain_lines_gets_no_bar_on_a_terminal_either() -> None:
+    assert shown_on_a_terminal(progress="plain") == "copying files 1.0 MiB of 4.0 MiB (0.0 s)\r\n"
+
+
+@pytest.mark.parametrize(
+    ("choices", "lines"),
+    [
+        ({}, ["copying files 1.0 MiB of 4.0 MiB (0.0 s)", "copying files 3.0 MiB of 4.0 MiB (10.0 s)"]),
+        ({"progress": "none"}, []),
+        ({"is_quiet": True}, []),
+    ],
+    ids=["auto", "none", "quiet"],
+)
+def test_a_file_gets_one_line_each_ten_seconds_and_no_bar(
+    choices: dict[str, object], lines: list[str]
+) -> None:
+    times = iter((0.0, 0.0, 9.9, 10.0, 19.9))
+    file = io.StringIO()
+    output = Output(stderr=file, **choices)  # type: ignore[arg-type]  # they are its fields
+    with ProgressReport(output, clock=times.__next__) as report:
+        for part in (1, 2, 3, 4):
+            report.update("copying files", part * MIB, 4 * MIB)
+    assert file.getvalue().splitlines() == lines
