@@ -197,6 +197,18 @@ def test_what_a_superseded_epoch_wrote_after_the_fork_is_ignored() -> None:
     assert old.backup == backup_at(5)
 
 
+def test_a_timeline_is_the_newest_the_backups_own_or_the_one_that_was_asked_for() -> None:
+    units = [whole(n) for n in (2, 3, 4)] + [whole(n, timeline=2) for n in (4, 5)]
+    known = survey(units, [backup_at(2)], histories=failover(at=seg(4.5)))
+    ends = {
+        asked: (plan.timeline.number, plan.wal_end)
+        for asked in ("latest", "current", TimelineId(1), TimelineId(2))
+        for plan in [plan_restore(replace(LATEST, timeline=asked), known)]
+    }
+    old, new = (1, seg(5)), (2, seg(6))
+    assert ends == {"latest": new, "current": old, TimelineId(1): old, TimelineId(2): new}
+
+
 def test_a_missing_history_file_or_epoch_is_refused_and_never_guessed() -> None:
     known = survey([whole(2)], [backup_at(2)])
     with pytest.raises(TargetRefused, match="history file of timeline 00000010 is missing"):
