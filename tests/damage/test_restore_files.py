@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,22 @@ def test_whoever_interrupts_a_restore_does_not_wait_for_whole_packs(tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         restorer.run()
     assert written == [MIB]
+
+
+def test_several_packs_are_fetched_at_the_same_time(backup: SmallBackup, tmp_path: Path) -> None:
+    store = FaultyStore(backup.store)
+    gates = [store.hold("get", pack.key) for pack in backup.packs]
+    restoring = threading.Thread(target=restore, args=(backup, tmp_path, store))
+    restoring.start()
+    # Three workers, and nothing has come yet of what any of them asked for.
+    deadline = time.monotonic() + 30
+    while sum(gate.entered.is_set() for gate in gates) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    under_way = sum(gate.entered.is_set() for gate in gates)
+    store.heal()
+    restoring.join(30)
+    assert under_way == 3
+    assert (tmp_path / "root" / "base/5/16384").exists()
 
 
 def test_a_missing_object_is_named(backup: SmallBackup, tmp_path: Path) -> None:
