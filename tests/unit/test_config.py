@@ -84,7 +84,8 @@ def test_a_short_configuration_gets_the_defaults(write: Callable[[str], Path], t
     assert settings.regions[1].credentials_file == tmp_path / "us.credentials"
     assert settings.keys.signing_key_file == tmp_path / "signing.key"
     assert settings.keys.recipients == (RECIPIENT,)
-    assert settings.wal.piece_age_s == 1.0
+    assert (settings.wal.piece_bytes, settings.wal.piece_age_s) == (4 << 20, 1.0)
+    assert 2 <= settings.wal.puts_in_flight <= 4
     assert settings.backup.full_every_s == 86_400
     assert (settings.retention.window_s, settings.retention.minimum_backups) == (35 * 86_400, 2)
     assert (settings.daemon.metrics_host, settings.daemon.metrics_port) == ("127.0.0.1", 9187)
