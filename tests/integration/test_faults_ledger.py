@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fix_cli import MakeSite, Site, end_servers
+from fix_cli import MakeSite, Site
 from fix_ledger import (
     Commit,
     CommittedRow,
@@ -47,10 +47,10 @@ class Restored:
 
 
 def restore_rows(site: Site, target: str, into: Path, *more: object) -> Restored:
-    """Restore as on a bare machine, read the ledger, and end the restored server."""
+    """Restore as on a bare machine, read the ledger, and let PostgreSQL judge the cluster."""
     done = site.restore(target, into, "--start", *more)
     rows = read_rows(done.data["dsn"])
-    end_servers([into])
+    site.examine(into)
     following = done.data["plan"]["stop"]["next_commit"]
     return Restored(
         rows,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_cli import MakeSite, Region, Site, end_servers, on_small_disk, wait_until
+from fix_cli import MakeSite, Region, Site, on_small_disk, wait_until
 from fix_ledger import Ledger, judge_end, judge_quorum, read_rows
 from fix_postgres import table_digests
 from fix_s3 import S3Server
@@ -44,7 +44,7 @@ def check_whole(site: Site, name: str) -> None:
     into = site.folder / name
     done = site.restore("latest", into, "--start")
     assert table_digests(done.data["dsn"]) == table_digests(site.server.dsn)
-    end_servers([into])
+    site.examine(into)
 
 
 def check_holds(site: Site, held: LSN, *, for_s: float) -> None:
@@ -204,7 +204,7 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
             assert not into.exists()
         done = site.restore(f"lsn:{ends[region.name]}", into, "--start", regions=(region,))
         rows = read_rows(done.data["dsn"])
-        end_servers([into])
+        site.examine(into)
         judge_end(rows, commits, ends[region.name])
         if region is good:
             judge_quorum(rows, at_quorum)

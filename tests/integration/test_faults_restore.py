@@ -5,6 +5,7 @@ One archive is made by the real daemon; each test damages a copy of its regions.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fix_cli import COMMAND_TIMEOUT_S, MakeSite, Region, Site, end_servers, on_small_disk, wait_until
+from fix_cli import COMMAND_TIMEOUT_S, MakeSite, Region, Site, on_small_disk, wait_until
 from fix_ports import free_port
 from fix_postgres import START_TIMEOUT_S, server_settings, table_digests
 
@@ -149,7 +150,7 @@ def test_the_moment_before_a_hole_is_restored_exactly(
     end = SegmentName.parse(archive.steps[HOLE_AT - 1].segment).start_offset(SEGMENT_BYTES)
     done = archive.site.restore(LSN(end), into, "--start", regions=regions)
     assert step_numbers(done.data["dsn"]) == list(range(1, HOLE_AT))
-    end_servers([into])
+    archive.site.examine(into)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +242,30 @@ def test_a_hole_made_after_the_plan_stops_recovery_and_nothing_is_promoted(
 # -- flipped bytes
 
 
-def test_a_region_of_flipped_bytes_is_passed_over(
+def spoil(paths: list[Path]) -> None:
+    """Flip, cut, swap or rename each of these objects, in turn."""
+    for path in paths[len(paths) // 5 * 5 :]:
+        flip(path)
+    for flipped, cut, one, other, renamed in zip(*(paths[at::5] for at in range(5)), strict=False):
+        flip(flipped)
+        os.truncate(cut, cut.stat().st_size // 2)
+        one.rename(one.with_name("aside"))
+        other.rename(one)
+        one.with_name("aside").rename(other)
+        # Still a good name, of something else.
+        renamed.rename(renamed.with_name(renamed.name[:-1] + ("0" if renamed.name[-1] != "0" else "1")))
+
+
+def test_a_region_of_flipped_cut_swapped_and_renamed_objects_is_passed_over(
     archive: Archive, regions: tuple[Region, ...], server_tmp_path: Path
 ) -> None:
-    for path in regions[0].objects().values():
-        flip(path)
+    paths = list(regions[0].objects().values())
+    assert len(paths) > 20
+    spoil(paths)
     into = server_tmp_path / "restored"
     done = archive.site.restore("latest", into, "--start", regions=regions)
     assert table_digests(done.data["dsn"]) == archive.digests
-    end_servers([into])
+    archive.site.examine(into)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +328,7 @@ def test_flipped_wal_in_every_region_is_never_replayed_and_a_good_copy_lets_the_
         path.write_bytes(content)
     done = archive.site.restore("latest", into, "--start", regions=regions)
     assert table_digests(done.data["dsn"]) == archive.digests
-    end_servers([into])
+    archive.site.examine(into)
 
 
 # -- keys
