@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -76,6 +77,11 @@ TARGETS: dict[str, tuple[Aim, Expect]] = {
         lambda h: h.moments[1].tables,
     ),
     "latest": (lambda h: RecoveryTarget("latest"), lambda h: h.end),
+    # PostgreSQL by itself would end in an error: no transaction comes that it could stop before.
+    "after the last commit": (
+        lambda h: RecoveryTarget("time", instant=h.moments[-1].at + timedelta(days=1)),
+        lambda h: h.end,
+    ),
     "immediate": (lambda h: RecoveryTarget("immediate"), lambda h: h.base),
 }
 
