@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from fix_cli import CHECKOUT, MakeSite, PitrProgram, Site, wait_until
 from cli.commands import COMMANDS
 from pitr.pipeline.keys import IdentityFile
 from pitr.postgres.instance import Instance
+from pitr.wal.lsn import LSN
 
 REGIONS = 3
 
@@ -74,6 +78,14 @@ def test_doctor_finds_the_running_set_up_good(site: Site) -> None:
     assert findings["keys.round_trip"] == "ok"
     assert findings["region.ap.create-only"] == "ok"
     assert findings["region.ap.place"] == "ok"
+    for checked in (
+        "server.wal_level",
+        "server.grant.backup",
+        "server.clock",
+        "keys.signing",
+        "host.postgres",
+    ):
+        assert findings[checked] == "ok", checked
     assert "fail" not in findings.values()
 
 
@@ -169,7 +181,14 @@ def test_restore_needs_an_identity_and_a_yes(site: Site, tmp_path: Path) -> None
     words = ["restore", "--to", "latest", "--into", into, "--identity", site.identity]
     assert "must be confirmed" in site(*words, exit_code=2).stderr
     done = site(*words, "--dry-run", "--json")
-    assert done.data["plan"]["stop"]["replay_end"]
+    end = done.data["plan"]["stop"]["replay_end"]
+    # Of what happens later "latest" would say another end.
+    words[2] = f"lsn:{end}"
+    shown = site("--tz", "Asia/Kolkata", *words, "--dry-run").stdout
+    assert f"replay ends at {end}" in shown
+    assert f"into      {into}" in shown
+    # When the backup was complete, in UTC and on the reader's clock.
+    assert re.search(r"backup .*, complete 20\S+Z = .*Asia/Kolkata", shown), shown
     assert not into.exists()
 
 
@@ -219,12 +238,37 @@ def test_metrics_have_the_names_of_the_document(site: Site) -> None:
     }
     assert values["pitr_wal_streaming"] == 1
     assert values["pitr_wal_durable_lsn_bytes"] > 0
-    assert values['pitr_region_healthy{region="eu"}'] == 1
+    assert values["pitr_wal_received_lsn_bytes"] >= values["pitr_wal_shipped_lsn_bytes"]
+    assert values["pitr_wal_shipped_lsn_bytes"] >= values["pitr_wal_durable_lsn_bytes"]
+    assert values["pitr_wal_lag_bytes"] >= 0
+    assert 0 <= values["pitr_rpo_seconds"] < 60
+    for region in ("eu", "us", "ap"):
+        assert values[f'pitr_region_healthy{{region="{region}"}}'] == 1
+        assert values[f'pitr_region_rpo_seconds{{region="{region}"}}'] >= 0
+        assert values[f'pitr_region_repairs_pending{{region="{region}"}}'] >= 0
     assert values["pitr_backup_last_success"] == 1
+    assert 0 < time.time() - values["pitr_backup_last_completed_timestamp_seconds"] < 3600
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     document = (CHECKOUT / "docs/metrics.md").read_text()
     missing = [name for name in names if f"`{name}`" not in document]
     assert not missing
+
+
+def test_a_daemon_that_was_stopped_answers_in_json_too(make_site: MakeSite) -> None:
+    other = make_site()
+    answer = other.folder / "answer"
+    process = other.program.begin("-c", other.config, "--json", "-q", "daemon", log=answer)
+    try:
+        wait_until(lambda: other.flush_lsn() is not None, "the daemon streams")
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait(30)
+    (line,) = [line for line in answer.read_text().splitlines() if line.startswith("{")]
+    said = json.loads(line)
+    assert (said["command"], said["ok"], said["data"]["is_complete"]) == ("daemon", True, True)
+    assert said["data"]["durable_lsn"] == said["data"]["received_lsn"]
 
 
 def test_the_control_socket_stops_the_daemon(make_site: MakeSite) -> None:
@@ -241,7 +285,11 @@ def test_the_control_socket_stops_the_daemon(make_site: MakeSite) -> None:
 def test_a_backup_without_a_daemon_streams_its_own_wal(make_site: MakeSite) -> None:
     other = make_site()
     assert "pitr backup --standalone" in other("backup", exit_code=10).stderr
-    assert other("backup", "--standalone", "--json").data["lagging_regions"] == []
+    # The slot is there first, so nothing of what the backup needs can be gone.
+    kept_from = other.restart_lsn()
+    done = other("backup", "--standalone", "--json").data
+    assert done["lagging_regions"] == []
+    assert kept_from <= LSN.parse(done["backup"]["start_lsn"])
     assert other("plan", "immediate", "--identity", other.identity).exit_code == 0
 
 
