@@ -20,8 +20,8 @@ This page is made from the commands' own help (`python -m cli.help_page > docs/c
 the two. Exit codes: [exit-codes.md](exit-codes.md). Targets: [targets.md](targets.md). Configuration:
 [config.md](config.md).
 
-Results go to standard output; log, progress and errors to standard error. Every command but `wal fetch`
-takes `--json`: standard output then has one object, also when it fails: `{"schema": "pitr/1", "command",
+Results go to standard output; log, progress and errors to standard error. Every command takes
+`--json`: standard output then has one object, also when it fails: `{"schema": "pitr/1", "command",
 "ok", "data", "warnings", "error"}`. Every option can be set as an environment variable,
 `PITR_COMMAND_OPTION`, such as `PITR_RESTORE_WORKERS=8`; `PITR_CONFIG` names the configuration.
 """

@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if at is not None and not {"-h", "--help"} & set(words):
         from cli.wal_fetch import run
 
-        sys.exit(run(words[at + 2 :]))
+        sys.exit(run([*(word for word in words[:at] if word == "--json"), *words[at + 2 :]]))
     sys.exit(run_cli(words))
 
 

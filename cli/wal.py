@@ -30,7 +30,8 @@ def wal() -> None:
 @click.option(
     "--standby", is_flag=True, help="For a standby: doubt is 'not now', and nothing padded is served."
 )
-def fetch(name: str, destination: Path, plan_file: Path, standby: bool) -> int:
+@click.option("--json", "is_json", is_flag=True, help="One JSON object as result.")
+def fetch(name: str, destination: Path, plan_file: Path, standby: bool, is_json: bool) -> int:
     """Hand PostgreSQL the file NAME as DESTINATION: its restore_command.
 
     Exit codes are PostgreSQL's, not those of the other commands: 0 the file is there; 1 the name is outside
@@ -40,7 +41,8 @@ def fetch(name: str, destination: Path, plan_file: Path, standby: bool) -> int:
     from cli.wal_fetch import run
 
     # Reached only with options before the words "wal fetch"; main() takes the usual call by itself.
-    return run([name, str(destination), "--plan", str(plan_file), *(["--standby"] if standby else [])])
+    flags = [*(["--standby"] if standby else []), *(["--json"] if is_json else [])]
+    return run([name, str(destination), "--plan", str(plan_file), *flags])
 
 
 @wal.command("list")

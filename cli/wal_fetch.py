@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _PLAN_VARIABLE = "PITR_WAL_FETCH_PLAN"
 _STANDBY_VARIABLE = "PITR_WAL_FETCH_STANDBY"
+_JSON_VARIABLE = "PITR_WAL_FETCH_JSON"
+_YES = frozenset({"1", "true", "yes", "on"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class WrongUsage(Exception):
 def parse_arguments(words: Sequence[str], environment: Mapping[str, str]) -> WalFetchArguments:
     """Read the words after ``pitr wal fetch``.  Raises WrongUsage."""
     plan = environment.get(_PLAN_VARIABLE)
-    is_standby = environment.get(_STANDBY_VARIABLE, "").lower() in {"1", "true", "yes", "on"}
+    is_standby = environment.get(_STANDBY_VARIABLE, "").lower() in _YES
     places: list[str] = []
     rest = list(words)
     while rest:
@@ -70,6 +73,18 @@ def run(words: Sequence[str]) -> int:
     """Deliver one file to PostgreSQL; return the exit code that it must see."""
     # The server ends its restore_command by SIGTERM and expects it to die of it (xlogarchive.c).
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    rest = [word for word in words if word != "--json"]
+    lines: list[str] = []
+    code = _deliver(rest, lines)
+    for line in lines:
+        print_line(f"pitr wal fetch: {line}")
+    if len(rest) < len(words) or os.environ.get(_JSON_VARIABLE, "").lower() in _YES:
+        _write_object(code, lines)
+    return code
+
+
+def _deliver(words: Sequence[str], lines: list[str]) -> int:
+    """Return the exit code, and put into ``lines`` what is to be told."""
     is_standby = "--standby" in words
     regions = _Regions()
     try:
@@ -86,13 +101,25 @@ def run(words: Sequence[str]) -> int:
         return EXIT_DOUBT
     except Exception as error:  # noqa: BLE001 — the top of the command; silence would be exit code 1
         # A standby is shut down by a code above 125, and never promotes by itself: doubt is 1 there.
-        print_line(f"pitr wal fetch: {error}")
+        lines.append(str(error))
         return EXIT_OUTSIDE_PATH if is_standby else EXIT_DOUBT
-    for line in regions.fault_lines():
-        print_line(f"pitr wal fetch: {arguments.name}: {line}")
+    lines += [f"{arguments.name}: {line}" for line in regions.fault_lines()]
     if outcome.message is not None:
-        print_line(f"pitr wal fetch: {outcome.message}")
+        lines.append(outcome.message)
     return outcome.exit_code
+
+
+def _write_object(code: int, lines: Sequence[str]) -> None:
+    """Write the object that every command writes with ``--json``; it never changes the exit code."""
+    import json
+
+    warnings, message = (lines[:-1], "".join(lines[-1:])) if code else (lines, "")
+    error = {"code": None, "exit": code, "message": message, "why": None, "next": None} if code else None
+    answer = {"schema": "pitr/1", "command": "wal fetch", "ok": code == 0}
+    answer |= {"data": {"exit": code}, "warnings": warnings, "error": error}
+    # Past Python's buffers: what they could not write when it ends would make the exit code 120.
+    with suppress(OSError):
+        os.write(1, json.dumps(answer).encode() + b"\n")
 
 
 def print_line(text: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -416,6 +417,24 @@ def test_any_doubt_of_wal_fetch_is_200_and_for_a_standby_1(tmp_path: Path, words
     assert pitr("wal", "fetch", *words, exit_code=200).stderr
     assert pitr("-q", "wal", "fetch", *words, exit_code=200).stderr
     assert pitr("wal", "fetch", "--standby", *words, exit_code=1).stderr
+
+
+def test_wal_fetch_answers_in_json_too_and_its_exit_code_stays(tmp_path: Path) -> None:
+    pitr = PitrProgram(tmp_path)
+    name, got = "000000010000000000000001", tmp_path / "got"
+    (tmp_path / "spool").mkdir()
+    for words in (["wal", "fetch", name, got, "--json"], ["--json", "wal", "fetch", name, got]):
+        (tmp_path / "spool" / name).write_bytes(b"wal")
+        answer = pitr(*words, "--plan", tmp_path / "plan").object
+        assert (answer["command"], answer["ok"], answer["error"]) == ("wal fetch", True, None)
+    assert got.read_bytes() == b"wal"
+    doubt = pitr("wal", "fetch", name, got, "--plan", "/nonexistent", "--json", exit_code=200)
+    assert (doubt.object["ok"], doubt.error["exit"]) == (False, 200)
+    assert f"pitr wal fetch: {doubt.error['message']}\n" == doubt.stderr
+    closed = (
+        f"exec {shlex.join(pitr.words('wal', 'fetch', name, got, '--plan', '/nonexistent', '--json'))} >&-"
+    )
+    assert subprocess.run(["sh", "-c", closed], env=pitr.env(), check=False, timeout=60).returncode == 200
 
 
 def test_wal_fetch_imports_nothing_that_a_spool_hit_does_not_need(tmp_path: Path) -> None:
