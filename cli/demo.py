@@ -94,7 +94,7 @@ def _tell(app: App, result: DemoResult, total_s: float, keep: Path | None) -> No
         "kept": str(keep) if keep is not None else None,
     }
     if not app.output.is_json:
-        _show_report(app, result, total_s)
+        show_report(app, result, total_s)
         if keep is not None:
             app.output.line(f"everything is in {keep}")
     if not verdict.is_right:
@@ -108,7 +108,8 @@ def _tell(app: App, result: DemoResult, total_s: float, keep: Path | None) -> No
     app.output.finish(fields)
 
 
-def _show_report(app: App, result: DemoResult, total_s: float) -> None:
+def show_report(app: App, result: DemoResult, total_s: float) -> None:
+    """Write what a person reads at the end: each step's time, what was measured, and the verdict."""
     from rich.table import Table
 
     table = Table(title="pitr demo", title_justify="left")

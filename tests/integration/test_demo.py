@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,21 @@ from fix_cli import Done, PitrProgram, wait_until
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_s3 import S3Server
 
-from cli.demo_hospital import PATIENTS_AT_FIRST, Clerk, Moment, Verdict, break_things, judge, open_hospital
+from cli.context import App
+from cli.demo import show_report
+from cli.demo_hospital import (
+    PATIENTS_AT_FIRST,
+    Acknowledged,
+    Clerk,
+    Moment,
+    Verdict,
+    break_things,
+    judge,
+    open_hospital,
+)
+from cli.demo_run import DemoResult, DemoStep
 from pitr.postgres.server_user import as_user, hand_over, server_user
+from pitr.wal.lsn import LSN
 
 DEMO_TIMEOUT_S = 240.0
 
@@ -33,6 +48,11 @@ def _check(done: Done) -> None:
     assert (data["missing"], data["unexpected"]) == (0, 0)
     assert 0 < data["rpo_p50_s"] <= data["rpo_max_s"]
     assert data["rto_s"] > 0
+    spent = {step["step"]: step["seconds"] for step in data["steps"]}
+    for part in ("PostgreSQL starts", "pitr backup", "DELETE FROM", "is destroyed", "pitr restore"):
+        (seconds,) = [spent[name] for name in spent if part in name]
+        assert seconds > 0, part
+    assert data["rto_s"] <= sum(spent.values()) <= data["total_s"]
 
 
 def test_the_demo_restores_every_acknowledged_commit_and_keeps_all_in_its_folder(
@@ -145,6 +165,20 @@ def test_a_bad_day_deletes_a_table_and_drops_another(postgres_factory: PostgresF
     end = break_things(server.dsn)
     assert server.value("SELECT to_regclass('billing') IS NULL") is True
     assert server.value("SELECT %s::pg_lsn <= pg_current_wal_flush_lsn()", str(end)) is True
+
+
+def test_the_report_shows_each_steps_time_and_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    at = datetime(2026, 11, 23, 13, 5, tzinfo=UTC)
+    steps = (DemoStep("pitr daemon starts", 1.2, "2 of 3"), DemoStep("pitr restore", 61.0, "accepted"))
+    verdict = Verdict(70, 70, 0, 0, 0, PATIENTS_AT_FIRST)
+    moment = Moment(at, Acknowledged(70, LSN(8), 0.0), 70)
+    show_report(App(), DemoResult(steps, moment, verdict, 90, 0.5, 1.03, 61.0, {}), 75.0)
+    shown = capsys.readouterr().out
+    expected = [r"pitr daemon starts .* 1\.2 s .* 2 of 3", r"pitr restore .* 1 min 01 s"]
+    expected += [r"RPO.* 1\.03 s .* 0\.50 s", r"RTO.* 1 min 01 s"]
+    for line in expected:
+        assert re.search(line, shown), f"{line}\n{shown}"
+    assert "2026-11-23T13:05:00+00:00: every acknowledged commit before it is there" in shown
 
 
 def test_the_demo_works_for_whoever_is_not_root(server_tmp_path: Path) -> None:
