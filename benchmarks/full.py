@@ -1,5 +1,5 @@
 """Full base backups to S3 over TLS: ours (pages checked, encrypted, signed) beside pgBackRest, barman-cloud
-and ``pg_basebackup``.
+and ``pg_basebackup``, and beside ``tar | zstd -1``.
 
 PostgreSQL 15 for the pairs with pgBackRest, since Debian's knows no later one; 17 for those with PostgreSQL's
 own tool.  WAL is left out by all.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import barman_cloud, basebackup, limits, pgbackrest
+from benchmarks import barman_cloud, basebackup, limits, pgbackrest, plain_tar
 from benchmarks.barman_cloud import BarmanCloud
 from benchmarks.basebackup import BaseBackups
 from benchmarks.harness import GIB, MIB, Row, compare
@@ -60,12 +60,17 @@ def _on_17(place: Place, own: OwnBackups) -> list[Row]:
     sides = [
         Side("ours", lambda: own.back_up("full")),
         Side("pg_basebackup and curl, not encrypted", lambda: peer.back_up("full"), basebackup.missing()),
+        Side(
+            plain_tar.PACKED,
+            lambda: plain_tar.pack(place.cluster.instance.data_dir, place.work / "plain.tar.zst"),
+            plain_tar.missing(),
+        ),
     ]
-    ours, other = in_turn(_REPEATS, sides)
+    ours, other, plain = in_turn(_REPEATS, sides)
     assert ours is not None
     size, name = own.size_bytes, "full PG17"
     _tell(name, size, ours.stored_bytes)
-    return side_rows(name, size, ours, sides[1], other)
+    return side_rows(name, size, ours, sides[1], other) + side_rows(name, size, ours, sides[2], plain)
 
 
 def _tell(name: str, size_bytes: int, stored_bytes: int) -> None:

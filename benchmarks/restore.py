@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import basebackup, limits, pgbackrest
+from benchmarks import basebackup, limits, pgbackrest, plain_tar
 from benchmarks.basebackup import BaseBackups
 from benchmarks.changes import Notes
 from benchmarks.harness import GIB, MIB, Row, Usage, run
@@ -71,7 +71,11 @@ def _figures(place: Place, notes: Notes, edits: int) -> list[Row]:
         return cleared_first
 
     side = Side(side.name, cleared(side.run), side.missing)
-    mine, other = in_turn(_REPEATS, [Side("ours", cleared(ours)), side])
+    archive = place.work / "plain.tar.zst"
+    if plain_tar.missing() is None:
+        plain_tar.pack(cluster.instance.data_dir, archive)
+    plain = Side(plain_tar.UNPACKED, cleared(lambda: plain_tar.unpack(archive, into)), plain_tar.missing())
+    mine, other, unpacked = in_turn(_REPEATS, [Side("ours", cleared(ours)), side, plain])
     assert mine is not None
     clear()
     size = _size_of(cluster.instance.data_dir / "base")
@@ -79,6 +83,7 @@ def _figures(place: Place, notes: Notes, edits: int) -> list[Row]:
     name = f"restore PG{major}, a full and 3 incremental"
     print(f"{name}: {size / GIB:.2f} GiB of relations, {stored / GIB:.2f} GiB stored", file=sys.stderr)
     rows = side_rows(name, size, mine, side, other, goals)
+    rows += side_rows(name, size, mine, plain, unpacked)
     if major >= 17:
         limit_url = place.server.url(place.server.make_bucket("limits"))
         limits.measure("put", limit_url, str(stored), env=keys, work=place.work)

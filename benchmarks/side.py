@@ -79,7 +79,7 @@ class Goals:
 def side_rows(
     name: str, size_bytes: int, ours: Usage, side: Side, peer: Usage | None, goals: Goals = Goals()
 ) -> list[Row]:
-    """Return the rows of one pair: CPU, wall, memory peak, and bytes stored where something was."""
+    """Return the rows of one pair: CPU, wall, speed, memory peak, and bytes stored where something was."""
     peer_name = side.name if side.missing is None else f"{side.name} {side.missing}"
     if peer is None and side.missing is None:
         peer_name = f"{side.name} failed"
@@ -97,6 +97,7 @@ def side_rows(
     rows = [
         row("CPU", "s/GiB", lambda one: one.cpu_s / gib, goals.cpu),
         row("wall", "s", lambda one: one.wall_s, goals.wall),
+        row("speed", "MB/s", lambda one: size_bytes / 1e6 / one.wall_s),
     ]
     peak = row("memory peak", "MiB", lambda one: one.peak_bytes / MIB)
     bound = f"<= {MEMORY_GOAL_MIB} MiB"
