@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -169,7 +169,7 @@ def _examine_regions(
             sound.append(region)
     yield from probe_places(sound, key, os.urandom)
     for setting in settings.regions:
-        yield from _probe_clock(setting.name, setting.url)
+        yield from probe_clock(setting.name, setting.url, now=lambda: datetime.now(UTC))
     archive = None
     if system_identifier is not None:
         store = open_reading(regions, settings.repository.quorum, answers_min=1)
@@ -196,7 +196,7 @@ def _examine_regions(
     yield from probe_repository(regions, settings.repository.repository, root, archive, writer)
 
 
-def _probe_clock(name: str, url: str) -> Iterator[Finding]:
+def probe_clock(name: str, url: str, *, now: Callable[[], datetime]) -> Iterator[Finding]:
     """Compare our clock with the Date of an S3 server's answer, whatever it answers."""
     from storage.url import S3Location, parse_region_url
     from verifiers.probes import clock_finding
@@ -205,7 +205,7 @@ def _probe_clock(name: str, url: str) -> Iterator[Finding]:
     if not isinstance(location, S3Location):
         return
     endpoint = location.endpoint_url or f"https://s3.{location.region_name or 'us-east-1'}.amazonaws.com"
-    before = datetime.now(UTC)
+    before = now()
     try:
         with urllib.request.urlopen(endpoint, timeout=CLOCK_TIMEOUT_S) as answer:
             date = answer.headers.get("Date")
@@ -215,7 +215,7 @@ def _probe_clock(name: str, url: str) -> Iterator[Finding]:
         return
     if date is None:
         return
-    middle = before + (datetime.now(UTC) - before) / 2
+    middle = before + (now() - before) / 2
     skew_s = (parsedate_to_datetime(date) - middle).total_seconds()
     # The header has whole seconds, so half a second of what is seen may be rounding.
     yield clock_finding(f"region.{name}.clock", name, skew_s + 0.5)

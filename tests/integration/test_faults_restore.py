@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from fix_cli import COMMAND_TIMEOUT_S, MakeSite, Region, Site, on_small_disk, wait_until
@@ -472,6 +473,11 @@ def test_an_unclear_time_is_refused_with_its_readings(
 
 
 def test_the_future_is_refused(archive: Archive, server_tmp_path: Path) -> None:
-    target = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    refused = archive.site.restore(target, server_tmp_path / "restored", exit_code=4)
-    assert "future" in refused.error["message"] + refused.error["why"]
+    at = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
+    site = archive.site
+    site.program.environment = {**site.program.environment, "TZ": "Asia/Kolkata"}
+    refused = site.restore(at.isoformat(), server_tmp_path / "restored", exit_code=4)
+    # As it was read, in UTC and on the reader's clock: a wrong zone is the usual reason.
+    local = at.astimezone(ZoneInfo("Asia/Kolkata")).isoformat(" ")
+    assert f"{at:%Y-%m-%dT%H:%M:%SZ} = {local} Asia/Kolkata is in the future" in refused.error["message"]
+    assert not (server_tmp_path / "restored").exists()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_s3 import S3Server
+from fix_s3_script import ScriptedS3, error
 
+from cli.doctor import probe_clock
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import Identity, best_suite
@@ -22,7 +24,12 @@ from storage.regions import Region
 from storage.s3 import S3Credentials, S3Store
 from storage.s3_dialects import PROFILES
 from verifiers.base import Finding, Severity, worst
-from verifiers.host_probes import probe_identity_absent, probe_signing_key, probe_state_directory
+from verifiers.host_probes import (
+    probe_identity_absent,
+    probe_installation,
+    probe_signing_key,
+    probe_state_directory,
+)
 from verifiers.probes import judge_data_directory, probe_server
 from verifiers.store_probes import probe_envelope, probe_key, probe_places, probe_region, probe_repository
 
@@ -98,6 +105,17 @@ def test_a_clock_that_is_off_is_seen(server: RunningPostgres) -> None:
     assert _by_id(findings)["server.clock"].severity is Severity.FAIL
 
 
+@pytest.mark.parametrize(("behind_s", "severity"), [(0, Severity.OK), (300, Severity.FAIL)])
+def test_the_clock_of_an_s3_region_is_compared_though_it_refuses(
+    scripted_s3: ScriptedS3, behind_s: int, severity: Severity
+) -> None:
+    scripted_s3.script(error(403, "AccessDenied"))
+    url = f"s3://bucket?endpoint={scripted_s3.endpoint}&region=us-east-1"
+    (found,) = probe_clock("eu", url, now=lambda: _now() - timedelta(seconds=behind_s))
+    assert (found.id, found.severity) == ("region.eu.clock", severity)
+    assert list(probe_clock("eu", "file:///srv/eu", now=_now)) == []
+
+
 def test_a_server_without_wal_for_us_fails(postgres_factory: PostgresFactory) -> None:
     settings = {"wal_level": "minimal", "max_wal_senders": "0", "summarize_wal": "off"}
     server = postgres_factory(settings=settings)
@@ -170,6 +188,16 @@ def test_an_identity_on_the_host_is_warned_of(tmp_path: Path) -> None:
     assert probe_identity_absent([tmp_path]).severity is Severity.OK
     (tmp_path / "forgotten.txt").write_text(Identity.generate(os.urandom).text())
     assert probe_identity_absent([tmp_path]).severity is Severity.WARN
+
+
+def test_postgresqls_programs_are_looked_for(tmp_path: Path) -> None:
+    assert probe_installation(17, None).severity is Severity.OK
+    other = probe_installation(97, None)
+    assert other.severity is Severity.WARN
+    assert "install PostgreSQL 97" in (other.hint or "")
+    named = probe_installation(17, tmp_path)
+    assert (named.id, named.severity) == ("host.postgres", Severity.FAIL)
+    assert f"{tmp_path} holds no PostgreSQL server" in named.message
 
 
 def test_a_key_that_others_can_read_fails(tmp_path: Path) -> None:
