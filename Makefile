@@ -62,7 +62,7 @@ check: $(VENV)/.test-ready
 
 # Built once per machine and kept in the user's cache; here, so that no test's own time limit counts it.
 s3-server: $(VENV)/.test-ready
-	@$(BIN)/python tests/versitygw.py
+	@$(BIN)/python -m cli.demo_versitygw
 
 # A file's tests share servers, so a worker takes whole files, in their order: those of few and long tests are
 # not the last then, with one worker at them and the other idle.

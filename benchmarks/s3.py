@@ -10,7 +10,6 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,15 +17,14 @@ from pathlib import Path
 
 from benchmarks.certificates import HOST, Certificates, make_certificates
 from benchmarks.harness import RunFailed
+from cli.demo_versitygw import versitygw
+from pitr.errors import NotInitialised
 from storage.s3 import S3Credentials, S3Store, S3Timeouts
 from storage.s3_dialects import PROFILES
 from storage.store import StoreError
 
 REGION_NAME = "us-east-1"
 _START_TIMEOUT_S = 30.0
-# The first run on a machine builds it.
-_BUILD_TIMEOUT_S = 2400.0
-_BUILDER = Path(__file__).parents[1] / "tests" / "versitygw.py"
 
 
 class S3Server:
@@ -142,12 +140,10 @@ def _list_once(store: S3Store) -> None:
 
 
 def _program() -> Path:
-    done = subprocess.run(
-        [sys.executable, str(_BUILDER)], capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False
-    )
-    if done.returncode != 0:
-        raise RunFailed(done.stderr.strip()[-800:])
-    return Path(done.stdout.strip())
+    try:
+        return versitygw()
+    except NotInitialised as failure:
+        raise RunFailed(f"{failure.message}: {failure.detail}") from failure
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -11,48 +11,20 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pitr.errors import NotInitialised, PitrError
+from cli.demo_versitygw import versitygw
+from pitr.errors import PitrError
 
-VERSION = "v1.8.0"
-MODULE = f"github.com/versity/versitygw/cmd/versitygw@{VERSION}"
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
-# Two and a half minutes of CPU; a slow line and a busy machine take longer.
-BUILD_TIMEOUT_S = 1500.0
 REGION_NAME = "us-east-1"
 
 
 def find_program() -> Path:
-    """Return the server's program; built by Go if this machine has Go and not the program."""
-    named = os.environ.get("PITR_VERSITYGW")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    places = [named, shutil.which("versitygw"), str(cache / "pitr-tests" / f"versitygw-{VERSION}")]
-    places.append(str(cache / "pitr" / "versitygw"))
-    for place in places:
+    """Return the server's program: the one that is named or on the path, else one that is built once."""
+    for place in (os.environ.get("PITR_VERSITYGW"), shutil.which("versitygw")):
         if place is not None and Path(place).is_file():
             return Path(place)
-    go = shutil.which("go")
-    if go is None:
-        raise NotInitialised(
-            "no S3 server was found for the demo",
-            detail="versitygw is not on the path, in $PITR_VERSITYGW or the cache, and there is no Go",
-            hint="install versitygw or Go, or leave --s3 out: the regions are directories then",
-        )
-    folder = cache / "pitr"
-    folder.mkdir(parents=True, exist_ok=True)
-    built = subprocess.run(
-        [go, "install", MODULE],
-        env={**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-        check=False,
-        cwd="/",
-    )
-    if built.returncode != 0:
-        raise NotInitialised("the S3 server could not be built", detail=built.stderr.strip()[-500:])
-    return folder / "versitygw"
+    return versitygw()
 
 
 class DemoS3:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from fix_ports import HOST, free_port
-from versitygw import versitygw
+
+from cli.demo_versitygw import versitygw
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0

