@@ -39,6 +39,15 @@ def test_every_option_that_may_be_repeated_says_so() -> None:
     assert [(path, one.name) for path, one in options if "may be repeated" not in (one.help or "")] == []
 
 
+def test_every_command_takes_json() -> None:
+    without = [
+        path
+        for path, command in walk("pitr", pitr)
+        if not isinstance(command, click.Group) and not any("--json" in one.opts for one in command.params)
+    ]
+    assert without == []
+
+
 def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:
     for name, lazy in COMMANDS.items():
         assert (lazy.load().help or "").split("\n")[0].strip() == lazy.short_help, name

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_postgres import PostgresFactory, PostgresHouse
+from fix_postgres import PostgresFactory, PostgresHouse, majors
 from fix_restore import (
     HISTORY_SETTINGS,
     RESTORE_POINT,
@@ -32,14 +32,7 @@ from pitr.wal_plan_file import read_header
 from storage.memory import MemoryStore
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(17, id="pg17"),
-        pytest.param(18, id="pg18"),
-        pytest.param(15, id="pg15", marks=pytest.mark.needs_apt),
-    ],
-)
+@pytest.fixture(scope="module", params=majors(), ids=lambda major: f"pg{major}")
 def history(
     request: pytest.FixtureRequest, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse
 ) -> History:
