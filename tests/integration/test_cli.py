@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import pwd
 import re
 import shlex
@@ -16,6 +17,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -191,6 +193,43 @@ def test_restore_needs_an_identity_and_a_yes(site: Site, tmp_path: Path) -> None
     # When the backup was complete, in UTC and on the reader's clock.
     assert re.search(r"backup .*, complete 20\S+Z = .*Asia/Kolkata", shown), shown
     assert not into.exists()
+
+
+def on_a_terminal(pitr: PitrProgram, words: list[object], answer: str) -> tuple[int, str]:
+    """Run a command as a person does who answers once; return its exit code and what the terminal showed."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        pitr.words(*words),
+        cwd=pitr.folder,
+        env={**pitr.env(), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    os.write(ours, answer.encode())
+    shown = b""
+    # The read fails once the command has ended and nobody else has the terminal.
+    with suppress(OSError):
+        while part := os.read(ours, 65_536):
+            shown += part
+    os.close(ours)
+    return process.wait(60), shown.decode()
+
+
+def test_a_person_is_asked_before_a_restore_and_sees_how_far_it_is(site: Site) -> None:
+    into = site.folder / "asked"
+    words = site.restore_words("latest", into, "--action", "none", "--no-verify")
+    words = [word for word in words if word not in {"--yes", "--json"}]
+    exit_code, shown = on_a_terminal(site.program, words, "n\n")
+    assert f"Restore into {into}? [y/N]" in shown
+    assert exit_code == 130, shown
+    assert not into.exists()
+    exit_code, shown = on_a_terminal(site.program, words, "y\n")
+    assert exit_code == 0, shown
+    assert "━" in shown
+    assert (into / "PG_VERSION").exists()
 
 
 def test_roots_restore_tells_before_it_begins_whose_the_files_will_be(site: Site) -> None:
