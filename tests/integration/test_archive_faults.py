@@ -22,6 +22,7 @@ from fix_wal_archive import (
 
 from pitr.archive_values import ArchiveEventKind
 from pitr.errors import ArchiveDiverged
+from pitr.layout import history_key, timeline_prefix
 from pitr.postgres.server_user import hand_over
 from pitr.spool import DirectorySpool, SpoolFull
 from pitr.wal.lsn import LSN
@@ -63,7 +64,8 @@ def test_a_promotion_is_followed_to_the_new_timeline(
     postgres_factory: PostgresFactory, tmp_path: Path
 ) -> None:
     server = postgres_factory(18, KEEP_WAL)
-    house = WalHouse(MemoryStore(), system_identifier(server))
+    store = FaultyStore(MemoryStore())
+    house = WalHouse(store, system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, standby.dsn, tmp_path / "spool") as running:
         running.wait_streaming()
@@ -81,6 +83,12 @@ def test_a_promotion_is_followed_to_the_new_timeline(
         )
         running.wait_durable(end)
         assert running.told.has(ArchiveEventKind.TIMELINE_SWITCHED)
+    put = [key for call, key in store.calls if call == "put"]
+    # History first: WAL of a timeline that nobody can place is of no use.
+    switched = next(
+        at for at, key in enumerate(put) if key.startswith(timeline_prefix(house.archive, TimelineId(2)))
+    )
+    assert history_key(house.archive, TimelineId(2)) in put[:switched]
     first, second = house.wal(1), house.wal(2)
     (history,) = house.repository.histories(house.archive)
     assert first.end == history.end_of(TimelineId(1))
