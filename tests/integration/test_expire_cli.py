@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from fix_cli import MakeSite, Site, end_servers, wait_until
+from fix_cli import MakeSite, Site, wait_until
 from fix_postgres import table_digests
 
 WINDOW_S = 60
@@ -83,7 +83,7 @@ def test_a_shrunken_window_drops_a_chain_and_all_that_stays_is_restored(make_sit
     into = site.folder / "latest"
     restored = site.restore("latest", into, "--start")
     assert table_digests(restored.data["dsn"]) == latest
-    end_servers([into])
+    site.examine(into)
     end = restored.data["plan"]["wal_end"]
     alone = site.folder / "alone"
     restored = site.restore(f"lsn:{end}", alone, "--start", regions=site.regions[2:])
@@ -156,5 +156,5 @@ def test_a_backup_that_runs_while_others_expire_is_whole(make_site: MakeSite) ->
     restored = site.restore("latest", into, "--start")
     assert restored.data["plan"]["backup"] == newest
     assert table_digests(restored.data["dsn"]) == expected
-    end_servers([into])
+    site.examine(into)
     assert site.daemon.stop() == 0, site.daemon.tail()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from fix_cli import MakeSite, end_servers
+from fix_cli import MakeSite
 from fix_postgres import table_digests
 
 
@@ -41,7 +41,7 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     assert done.data["plan"]["backup"] == parent["backup"]
     assert len(done.data["plan"]["parents"]) == 3
     assert table_digests(done.data["dsn"]) == expected
-    end_servers([into])
+    site.examine(into)
 
     # A chain becomes a full backup on any host, and the next incremental one is still built on its newest.
     site("backups", "consolidate", "--scratch", site.folder / "scratch", exit_code=2)
@@ -111,5 +111,5 @@ def test_a_daemon_that_cannot_read_the_files_backs_up_over_the_protocol(make_sit
     into = site.folder / "restored"
     done = site.restore("latest", into, "--start", regions=site.regions)
     assert table_digests(done.data["dsn"]) == expected
-    end_servers([into])
+    site.examine(into)
     assert site.daemon.stop() == 0, site.daemon.tail()

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from fix_cli import REGION_NAMES, MakeSite, Region, Site, end_servers, wait_until
+from fix_cli import REGION_NAMES, MakeSite, Region, Site, wait_until
 from fix_postgres import table_digests
 
 from cli.key_files import read_signing_key
@@ -72,7 +72,7 @@ def test_a_restore_that_another_region_covered_for_is_done_and_says_so(
     into = server_tmp_path / "restored"
     done = site.restore("latest", into, "--start", regions=regions)
     assert table_digests(done.data["dsn"]) == table_digests(site.server.dsn)
-    end_servers([into])
+    site.examine(into)
     damaged, missing = done.data["copy_faults"]
     assert (damaged["region"], damaged["reason"], damaged["objects"]) == (near.url, "damaged", 1)
     assert [one["key"] for one in damaged["named"]] == [packs[0]]

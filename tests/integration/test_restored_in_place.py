@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_cli import Done, MakeSite, Site, end_servers
+from fix_cli import Done, MakeSite, Site
 from fix_postgres import table_digests
 
 from cli.key_files import read_signing_key
@@ -122,14 +122,14 @@ def test_two_restores_to_one_target_are_two_branches(make_site: MakeSite, major:
     into = site.folder / "there"
     done = site.restore(f"lsn:{in_branch_1}", into, "--start")
     assert "branch 1" not in rows(done.data["dsn"])
-    end_servers([into])
+    site.examine(into)
     for one, into, expected in (
         (2, site.folder / "first", ["branch 1"]),
         (3, site.folder / "second", ["branch 2"]),
     ):
         done = site.restore("latest", into, "--start", "--archive", archive(site, one))
         assert rows(done.data["dsn"]) == expected
-        end_servers([into])
+        site.examine(into)
 
 
 @pytest.mark.parametrize("major", MAJORS)

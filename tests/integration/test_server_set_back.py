@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from fix_cli import MakeSite, end_servers, wait_until
+from fix_cli import MakeSite, wait_until
 from fix_postgres import table_digests
 
 
@@ -54,5 +54,5 @@ def test_no_incremental_backup_is_built_on_the_branch_that_was_left(make_site: M
     into = site.folder / "restored"
     done = site.restore("latest", into, "--start")
     assert table_digests(done.data["dsn"]) == expected
-    end_servers([into])
+    site.examine(into)
     assert site.daemon.stop() == 0, site.daemon.tail()
