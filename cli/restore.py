@@ -36,6 +36,7 @@ class Chosen(TypedDict):
     owner: str | None
     workers: int
     superuser: str
+    certificate: Path | None
     no_verify: bool
 
 
@@ -86,6 +87,12 @@ class Chosen(TypedDict):
     "--workers", type=click.IntRange(1, _WORKERS_MAX), default=4, show_default=True, help="Parallel fetches."
 )
 @click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write what was replayed, and that nothing lacked, here; default: beside --into.",
+)
 @click.option("--no-verify", is_flag=True, help="Leave out pg_verifybackup before the first start.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, check the target directory, write nothing.")
 @common_options
@@ -239,6 +246,7 @@ def _request(
         tablespace_mapping=read_mapping(chosen["tablespace_map"]),
         user=user,
         superuser=chosen["superuser"],
+        certificate=None if chosen["certificate"] is None else chosen["certificate"].absolute(),
         verify_files=not chosen["no_verify"],
         keep_running=chosen["start"],
         workers=chosen["workers"],
@@ -291,6 +299,8 @@ def _tell(app: App, result: RestoreResult, plan_s: float, fields: dict[str, obje
     for step, seconds in timings.items():
         output.line(f"{step.ljust(9)} {format_seconds(seconds)}")
     output.line(f"{'total'.ljust(9)} {format_seconds(sum(timings.values()))}")
+    if result.certificate is not None:
+        output.line(f"certified {result.certificate}")
     if result.dsn is not None:
         output.line(f"running   {result.dsn}")
     for step in result.next_steps:
@@ -308,6 +318,7 @@ def _tell(app: App, result: RestoreResult, plan_s: float, fields: dict[str, obje
             "fetched_bytes": result.fetched_bytes,
             "kept_bytes": result.kept_bytes,
             "wal_bytes": result.wal_bytes,
+            "certificate": str(result.certificate) if result.certificate is not None else None,
             "has_paused": result.has_paused,
             "seconds": timings,
             "recovery_time_s": sum(timings.values()),

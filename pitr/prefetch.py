@@ -12,13 +12,25 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from pitr.errors import PitrError
 from pitr.fetch_desk import Desk, Note
+from pitr.layout import SegmentKey
 from pitr.patience import with_patience
 from pitr.postgres.server_user import ServerUser, hand_over
-from pitr.wal_assembly import ReadWal, assemble_segment
-from pitr.wal_path import EXIT_DOUBT, EXIT_OUTSIDE_PATH, OutsidePath, ServeHistory, ServeSegment, decide
+from pitr.wal.segment import SegmentName
+from pitr.wal_assembly import ReadWal, SegmentFile, assemble_segment
+from pitr.wal_deliveries import Delivery, DeliveryNotes, notes_file
+from pitr.wal_path import (
+    EXIT_DOUBT,
+    EXIT_OUTSIDE_PATH,
+    OutsidePath,
+    ServeHistory,
+    ServeSegment,
+    WalPath,
+    decide,
+)
 from pitr.wal_plan_file import PlanSegments
 from storage.store import StoreError
 
@@ -65,6 +77,7 @@ class Prefetcher:
         self._spooled: set[int] = set()
         self._doubts: dict[int, str] = {}
         self._fetched_bytes = 0
+        self.notes: Final = DeliveryNotes(notes_file(plan_file))
 
     def __enter__(self) -> Prefetcher:
         for folder in (self._spool, self._desk.ask, self._desk.answers):
@@ -90,6 +103,12 @@ class Prefetcher:
         self._desk.feeder.unlink(missing_ok=True)
         for thread in self._threads:
             thread.join(_JOIN_TIMEOUT_S)
+        self.notes.close()
+
+    @property
+    def path(self) -> WalPath:
+        """Return the way whose WAL is delivered."""
+        return self._path
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -154,6 +173,8 @@ class Prefetcher:
                 stopping=self._stopping,
             )
             hand_over(part, self._user)
+            # Before the name is there: what recovery takes is always noted.
+            self.notes.add(_delivery(self._segments.name(number), made))
             part.rename(self._file(number))
             doubt, wal_bytes = None, made.wal_bytes
         except (PitrError, StoreError, OSError) as cause:
@@ -230,6 +251,11 @@ class Prefetcher:
             if not self._wanted <= number < self._wanted + self._window:
                 self._file(number).unlink(missing_ok=True)
                 self._spooled.discard(number)
+
+
+def _delivery(name: SegmentName, made: SegmentFile) -> Delivery:
+    whole = sum(isinstance(source.key, SegmentKey) for source in made.sources)
+    return Delivery(name, made.wal_bytes, made.sha256.hex(), whole, len(made.sources) - whole)
 
 
 def _words(cause: Exception) -> str:

@@ -28,6 +28,7 @@ from pitr.postgres.datadir import CONTROL_PATH
 from pitr.postgres.instance import Instance
 from pitr.postgres.replay import ReplayMonitor, ReplayState
 from pitr.prefetch import Prefetcher
+from pitr.recovery_certificate import Certifier, Promoted
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 
@@ -140,6 +141,7 @@ class Recovery:
         arrival: Arrival,
         *,
         superuser: str,
+        certifier: Certifier,
         on_progress: Callable[[ReplayProgress], None],
         cancel: threading.Event,
         stall_timeout_s: float = STALL_TIMEOUT_S,
@@ -149,6 +151,7 @@ class Recovery:
         self._feeder = feeder
         self._arrival = arrival
         self._superuser = superuser
+        self._certifier = certifier
         self._on_progress = on_progress
         self._cancel = cancel
         self._stall_timeout_s = stall_timeout_s
@@ -170,6 +173,7 @@ class Recovery:
             arrived = self._monotonic()
             if state.is_in_recovery:
                 self._check_arrival(state)
+                self._certifier.arrived(state.last_xact_at)
             if action == "pause" and state.is_in_recovery:
                 return Recovered(
                     self._arrival.replay_end, state.last_xact_at, old, arrived - begun, 0.0, has_paused=True
@@ -178,6 +182,10 @@ class Recovery:
                 self._promote()
             timeline = monitor.checkpoint()
         self._check_new_timeline(old, timeline)
+        if not state.is_in_recovery:
+            # It was opened by itself, for it let nobody in before its target; where is known only now.
+            self._certifier.arrived(state.last_xact_at)
+        self._certifier.promoted(Promoted(timeline, self._arrival.replay_end))
         return Recovered(
             self._arrival.replay_end,
             state.last_xact_at,

@@ -34,6 +34,7 @@ from pitr.recover import (
     is_promotion_cut,
     private_settings,
 )
+from pitr.recovery_certificate import Certifier, check_writable
 from pitr.repository import Repository
 from pitr.restore_config import config_steps
 from pitr.restore_directory import (
@@ -47,9 +48,16 @@ from pitr.restore_files import ChainLink, RestoredFiles
 from pitr.restore_instance import private_instance
 from pitr.restore_journal import Journal, Phase
 from pitr.restore_place import check_place, find_place, tablespace_locations
-from pitr.restore_plan import StopPoint
 from pitr.restore_replace import OldCluster, find_old
-from pitr.restore_request import Progress, RestoreRequest, RestoreResult, StepTiming, identify, next_steps
+from pitr.restore_request import (
+    Progress,
+    RestoreRequest,
+    RestoreResult,
+    StepTiming,
+    exact_stop,
+    identify,
+    next_steps,
+)
 from pitr.restore_staged import RestorePlace
 from pitr.restore_wal import write_wal_plan
 
@@ -81,16 +89,6 @@ def check_restore(request: RestoreRequest, repository: Repository, data_keys: Da
     _Run(request, repository, data_keys, lambda _progress: None, threading.Event(), time.monotonic).check()
 
 
-def _exact_stop(request: RestoreRequest) -> StopPoint:
-    """Return the plan's stop.  Raises RestoreRefused if the request lacks what it needs."""
-    stop = request.plan.stop
-    if stop is None:
-        raise RestoreRefused("the plan has no exact stop yet", hint="resolve it with the identity first")
-    if request.installation is None and (request.action != "none" or request.verify_files):
-        raise RestoreRefused("PostgreSQL's programs are needed", hint="install the backup's major version")
-    return stop
-
-
 class _PromotionCut(Exception):
     """The server of an earlier run ended in the midst of its promotion."""
 
@@ -108,7 +106,7 @@ class _Run:
         monotonic: Callable[[], float],
     ) -> None:
         self._request = request
-        self._stop = _exact_stop(request)
+        self._stop = exact_stop(request)
         self._backup = request.plan.backup
         self._repository = repository
         self._data_keys = data_keys
@@ -171,6 +169,8 @@ class _Run:
 
     def _check(self, *, is_claimed: bool) -> None:
         segment_bytes = self._backup.segment_bytes
+        if self._request.action != "none":
+            check_writable(self._request.certificate_file)
         if self._place.kept:
             raise RestoreRefused(
                 f"{self._place.kept[0]} holds what an earlier restore replaced",
@@ -300,6 +300,7 @@ class _Run:
                     feeder,
                     self._arrival(),
                     superuser=request.superuser,
+                    certifier=self._certifier(feeder, is_resumed=is_resumed),
                     on_progress=self._on_progress,
                     cancel=self._cancel,
                     stall_timeout_s=request.stall_timeout_s,
@@ -333,6 +334,10 @@ class _Run:
         elif not is_kept:
             self._place.work.remove()
         return self._result(done, instance if is_kept else None)
+
+    def _certifier(self, feeder: Prefetcher, *, is_resumed: bool) -> Certifier:
+        file, plan = self._request.certificate_file, self._request.plan
+        return Certifier(file, plan, self._stop, feeder.path, feeder.notes, is_resumed=is_resumed)
 
     def _arrival(self) -> Arrival:
         target = self._request.plan.target
@@ -382,6 +387,7 @@ class _Run:
             fetched_bytes=0 if files is None else files.fetched_bytes,
             kept_bytes=0 if files is None else files.kept_bytes,
             wal_bytes=self._wal_bytes,
+            certificate=None if done is None else request.certificate_file,
             timings=tuple(self._timings),
             has_paused=done is not None and done.has_paused,
             instance=instance,

@@ -20,6 +20,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from pitr.errors import AlreadyRunning, RestoreRefused
 from pitr.fetch_desk import Desk
 from pitr.postgres.server_user import ServerUser, hand_over
+from pitr.wal_deliveries import notes_file
 from storage.synced_file import sync_directory
 
 # files: staged files are incomplete.  placing: they are complete, and on their way to their place.
@@ -175,6 +176,7 @@ class WorkDirectory:
         desk = self.desk
         for entry in (self.plan_file, desk.script, desk.feeder, desk.spool, desk.ask, desk.answers):
             remove_tree(entry)
+        notes_file(self.plan_file).unlink(missing_ok=True)
 
 
 def remove_tree(path: Path) -> None:

@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from pitr.errors import RestoreRefused
 from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
 from pitr.prefetch import AHEAD_BYTES_MAX, PATIENCE_S
 from pitr.recover import STALL_TIMEOUT_S, Recovered, ReplayProgress, RestoreAction
 from pitr.restore_files import WORKERS, FileProgress
-from pitr.restore_plan import RestorePlan
+from pitr.restore_plan import RestorePlan, StopPoint
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from pitr.wal_plan_file import RegionAddress
 
+CERTIFICATE_SUFFIX: Final = ".recovery-certificate.json"
 Progress: TypeAlias = FileProgress | ReplayProgress
 
 
@@ -32,6 +34,7 @@ class RestoreRequest:
     ``regions`` and ``identity_file`` are for a later fetch without this process, after "none" or "pause".
     ``tablespace_mapping``: oid, name or old location, to the new place.  ``wal_dir``: what pg_wal becomes
     a link to.  ``superuser`` is the cluster's.
+    ``certificate``: where the recovery certificate is written, None: beside the target.
     ``installation`` None only for the action "none" without ``verify_files``.
     ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
     the backup's system identifier, or be the one that ``replaced_cluster`` names.
@@ -55,8 +58,14 @@ class RestoreRequest:
     patience_s: float = PATIENCE_S
     stall_timeout_s: float = STALL_TIMEOUT_S
     server_settings: Mapping[str, str] = field(default_factory=dict)
+    certificate: Path | None = None
     is_delta: bool = False
     replaced_cluster: int | None = None
+
+    @property
+    def certificate_file(self) -> Path:
+        """Return where the recovery certificate is written."""
+        return self.certificate or self.target.with_name(f"{self.target.name}{CERTIFICATE_SUFFIX}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,8 @@ class RestoreResult:
     """A restore that ended as planned.
 
     ``timeline`` is the cluster's now: a new one after promotion.  ``fetched_bytes`` are sealed bytes
-    of the backup, ``kept_bytes`` content of an old directory, ``wal_bytes`` opened WAL.  ``instance`` is the
+    of the backup, ``kept_bytes`` content of an old directory, ``wal_bytes`` opened WAL.  ``certificate`` says
+    what was replayed; None if nothing was.  ``instance`` is the
     running one, if it was kept: it is the caller's now.
     """
 
@@ -87,6 +97,7 @@ class RestoreResult:
     fetched_bytes: int
     kept_bytes: int
     wal_bytes: int
+    certificate: Path | None
     timings: tuple[StepTiming, ...]
     has_paused: bool
     instance: Instance | None
@@ -101,6 +112,16 @@ class RestoreResult:
     def total_s(self) -> float:
         """Return the time of all steps: the recovery time objective is measured against it."""
         return sum(timing.seconds for timing in self.timings)
+
+
+def exact_stop(request: RestoreRequest) -> StopPoint:
+    """Return the plan's stop.  Raises RestoreRefused if the request lacks what it needs."""
+    stop = request.plan.stop
+    if stop is None:
+        raise RestoreRefused("the plan has no exact stop yet", hint="resolve it with the identity first")
+    if request.installation is None and (request.action != "none" or request.verify_files):
+        raise RestoreRefused("PostgreSQL's programs are needed", hint="install the backup's major version")
+    return stop
 
 
 def next_steps(

@@ -7,6 +7,7 @@ them for the end of WAL.  A file appears under its name complete and checked, or
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,11 +28,16 @@ ReadWal = Callable[[PieceKey | SegmentKey], bytes]
 
 @dataclass(frozen=True, slots=True)
 class SegmentFile:
-    """A segment's file on disk; ``wal_bytes`` of it are WAL, what follows is zero."""
+    """A segment's file on disk; ``wal_bytes`` of it are WAL, what follows is zero.
+
+    ``sha256`` is that of the WAL, ``sources`` are the objects it was made of.
+    """
 
     path: Path
     wal_bytes: int
     segment_bytes: int
+    sha256: bytes
+    sources: tuple[WalSource, ...]
 
     @property
     def is_padded(self) -> bool:
@@ -48,7 +54,7 @@ def assemble_segment(segment: PathSegment, path: WalPath, read: ReadWal, target:
     staged = target.with_name(f".{target.name}.{os.getpid()}")
     descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        wal_bytes = _fill(descriptor, segment, path, read)
+        filled = _fill(descriptor, segment, path, read)
         os.ftruncate(descriptor, path.segment_bytes)
         check_first_page(os.pread(descriptor, LONG_HEADER_BYTES, 0), segment, path)
         staged.rename(target)
@@ -57,7 +63,7 @@ def assemble_segment(segment: PathSegment, path: WalPath, read: ReadWal, target:
         raise
     finally:
         os.close(descriptor)
-    return SegmentFile(target, wal_bytes, path.segment_bytes)
+    return SegmentFile(target, filled.wal_bytes, path.segment_bytes, filled.sha256, filled.sources)
 
 
 def check_first_page(start: bytes, segment: PathSegment, path: WalPath) -> None:
@@ -76,11 +82,20 @@ def check_first_page(start: bytes, segment: PathSegment, path: WalPath) -> None:
         raise MalformedValue(f"segment {segment.name} begins with WAL of timeline {header.timeline}")
 
 
-def _fill(descriptor: int, segment: PathSegment, path: WalPath, read: ReadWal) -> int:
-    """Write WAL from the segment's start up to its needed end, or further; return how many bytes."""
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    wal_bytes: int
+    sha256: bytes
+    sources: tuple[WalSource, ...]
+
+
+def _fill(descriptor: int, segment: PathSegment, path: WalPath, read: ReadWal) -> _Filled:
+    """Write WAL from the segment's start up to its needed end, or further."""
     origin = segment.name.start_offset(path.segment_bytes)
     position = origin
     untried = list(segment.sources)
+    used: list[WalSource] = []
+    digest = hashlib.sha256()
     causes: list[str] = []
     may_be_repeated = False
     while position < segment.needed_end.offset:
@@ -104,8 +119,10 @@ def _fill(descriptor: int, segment: PathSegment, path: WalPath, read: ReadWal) -
         _check_overlap(descriptor, source, content, origin, position)
         part = memoryview(content)[position - source.start.offset : source.until - source.start]
         _write_all(descriptor, part, position - origin)
+        digest.update(part)
+        used.append(source)
         position = source.until.offset
-    return position - origin
+    return _Filled(position - origin, digest.digest(), tuple(used))
 
 
 def _best(untried: list[WalSource], position: int) -> WalSource | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_postgres import PostgresFactory, PostgresHouse, majors
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, majors
 from fix_restore import (
     HISTORY_SETTINGS,
     RESTORE_POINT,
@@ -26,6 +28,8 @@ from pitr.postgres.instance import readable_installation, server_user
 from pitr.postgres.replay import ReplayMonitor
 from pitr.prefetch import Prefetcher
 from pitr.recovery import RecoveryTarget
+from pitr.restore_plan import RestorePlan
+from pitr.restore_request import RestoreResult
 from pitr.wal.timeline import TimelineId
 from pitr.wal_fetch import WalFetchRequest, fetch_wal
 from pitr.wal_plan_file import read_header
@@ -88,6 +92,27 @@ def wait_for_pause(dsn: str) -> None:
             time.sleep(0.05)
 
 
+def check_certificate(result: RestoreResult, plan: RestorePlan, server: RunningPostgres) -> None:
+    """The statement names each segment of the way, with the digest of what the server itself wrote."""
+    assert result.certificate is not None
+    assert plan.stop is not None
+    stated = json.loads(result.certificate.read_text())
+    assert stated["holes"] == "none"
+    assert stated["replay"] == {"planned_end": str(plan.stop.replay_end), "end": str(result.replay_end)}
+    assert stated["promoted"] == {"timeline": "00000002", "left_at": str(result.replay_end)}
+    last = plan.stop.last_commit
+    assert (stated["last_commit"] is None) == (last is None)
+    if last is not None:
+        assert stated["last_commit"]["xid"] == last.xid
+    (span,) = stated["timelines"]
+    segments = stated["wal"]["delivered"]
+    assert span["segments"] == stated["wal"]["segments"] == len(segments) == plan.segments
+    assert (segments[0]["segment"], segments[-1]["segment"]) == (span["first_segment"], span["last_segment"])
+    for segment in segments:
+        written = (server.data_dir / "pg_wal" / segment["segment"]).read_bytes()[: segment["bytes"]]
+        assert segment["sha256"] == hashlib.sha256(written).hexdigest()
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_each_kind_of_target_gives_exactly_what_was_there(
     history: History, server_tmp_path: Path, judge: Judge, name: str
@@ -103,6 +128,7 @@ def test_each_kind_of_target_gives_exactly_what_was_there(
     assert result.replay_end == plan.stop.replay_end
     assert result.timeline == TimelineId(2)
     assert result.has_paused
+    check_certificate(result, plan, history.server)
 
 
 def test_postgresqls_own_tools_accept_what_was_restored_to_a_time(
@@ -115,8 +141,9 @@ def test_postgresqls_own_tools_accept_what_was_restored_to_a_time(
     steps = ["prepare", "fetch", "place", "verify", "recover", "promote", "stop"]
     assert [timing.step for timing in result.timings] == steps
     assert b"restore_command" not in (result.target / "postgresql.auto.conf").read_bytes()
-    # Nothing of ours stays: neither beside the cluster nor in it.
-    assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log"}
+    # Nothing of ours stays in the cluster, and beside it only the certificate.
+    certified = "data.recovery-certificate.json"
+    assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log", certified}
 
 
 def test_a_restore_may_stop_and_wait_before_promotion(
