@@ -82,6 +82,15 @@ def _duration_or_never(value: object) -> float | None:
     return duration_s
 
 
+def _heartbeat(value: object) -> float | None:
+    if value == "off":
+        return None
+    duration_s = _duration(value)
+    if not 0.5 <= duration_s <= 3600:
+        raise ValueError("expected 'off', or at least 500ms and at most 1h")
+    return duration_s
+
+
 def _rate(value: object) -> float | None:
     if not isinstance(value, str):
         raise ValueError(f"expected a rate such as '200 MiB/s', or '{NO_LIMIT}'")
@@ -183,6 +192,7 @@ class _Wal(_Table):
     piece_age_s: Annotated[float, Field(ge=0.05, le=3600)] = 1.0
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
+    heartbeat: Annotated[float | None, BeforeValidator(_heartbeat)] = None
 
 
 class _Backup(_Table):
@@ -352,7 +362,9 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.daemon.drain,
             config.daemon.spool_bytes_max,
         ),
-        wal=WalSettings(config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight),
+        wal=WalSettings(
+            config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight, config.wal.heartbeat
+        ),
         backup=BackupSettings(
             config.backup.workers,
             config.backup.full_every,

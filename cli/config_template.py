@@ -102,6 +102,8 @@ recipients = [
 piece_age_s = 1.0
 piece_bytes = {4 << 20}
 puts_in_flight = 4
+# On a database that is idle for so long, commit an empty message, so that a moment then has a time.
+heartbeat = "off"      # or "1s"
 
 {_BACKUP}
 {_RETENTION}

@@ -25,6 +25,7 @@ from cli.daemon_events import DaemonEvents
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
+from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.timetable import Task, Timetable
@@ -232,6 +233,12 @@ class Daemon:
         control = ControlServer(settings.daemon.control_path, Verbs(self))
         control.start()
         ending.callback(control.stop)
+        if settings.wal.heartbeat_s is not None:
+            heart = HeartbeatKeeper(
+                settings.cluster.dsn, settings.wal.heartbeat_s, self._log, self.state.count
+            )
+            heart.start()
+            ending.callback(heart.stop)
         if settings.daemon.metrics_port is not None:
             from cli.metrics import MetricsServer
 

@@ -56,11 +56,12 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class WalSettings:
-    """When a piece is cut and how many are on their way at once."""
+    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat."""
 
     piece_age_s: float = 1.0
     piece_bytes: int = 4 << 20
     puts_in_flight: int = 4
+    heartbeat_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
