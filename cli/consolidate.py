@@ -62,11 +62,15 @@ def consolidate_backup(
         raise UsageRefused("a backup is written to every region", hint="leave out --region")
     fields: dict[str, object] = {}
     app.partial_result = fields
-    with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
+    # The place first: what a killed run left there goes even if nothing is left to do.
+    with (
+        scratch_place(scratch) as place,
+        open_source(app, source) as reader,
+        telling_faults(app.output, reader.store, fields),
+    ):
         archive = choose_archive(reader.repository, source.archive)
         chain = _chain(reader, archive, backup)
         with (
-            scratch_place(scratch) as place,
             _writing(reader, archive, place) as store,
             telling_faults(app.output, store, fields),
         ):

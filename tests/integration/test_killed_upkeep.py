@@ -46,6 +46,10 @@ class Upkeep:
         return self.site.folder / "pristine"
 
     @property
+    def scratch(self) -> Path:
+        return self.site.folder / "scratch"
+
+    @property
     def reader(self) -> RestoreReader:
         """Whoever has the identity and all regions."""
         regions = [Region(one.name, DirectoryStore(one.path)) for one in self.site.regions]
@@ -66,13 +70,12 @@ class Upkeep:
         return {region.name: set(region.objects()) for region in self.site.regions}
 
     def words(self, verb: str) -> list[str]:
-        """Return the command; a killed consolidation leaves its scratch directory behind."""
+        """Return the command: the same one each time, though a killed one left its scratch directory."""
         identity = ["--identity", str(self.site.identity)]
         if verb == "expire":
             words = ["expire", *identity, "--confirm", "--yes", "--grace", "0s"]
         else:
-            scratch = self.site.folder / f"scratch-{self.rounds}-{time.monotonic_ns()}"
-            words = ["backups", "consolidate", "--scratch", str(scratch), *identity]
+            words = ["backups", "consolidate", "--scratch", str(self.scratch), *identity]
         return ["-c", str(self.site.config), *words]
 
     def run(self, verb: str, kill_at: int) -> Fate:
@@ -144,6 +147,7 @@ def kill_consolidation(upkeep: Upkeep, kill_at: int) -> Fate:
     assert len(made) <= 1
     assert made or fate.was_killed
     upkeep.site.program(*upkeep.words("consolidate"), exit_code=None if made else 0)
+    assert not upkeep.scratch.exists()
     assert len(upkeep.check_readable() - upkeep.old - upkeep.kept) == 1
     return fate
 
