@@ -11,6 +11,7 @@ import pytest
 from fix_increment import SUMMARIES, Chain, Moment
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
 from fix_restore import Judge
+from fix_resume import Interruptions
 
 from pitr.backup_remote import RemoteRequest, take_remote_backup
 from pitr.backup_request import BackupWriter
@@ -20,7 +21,6 @@ from pitr.datakeys import DataKeys
 from pitr.postgres.server_user import hand_over
 from pitr.restore_request import RestoreResult
 from pitr.wal.lsn import LSN
-from storage.local import DirectoryStore
 
 NOISE = """
     CREATE TABLE {} AS SELECT g AS n, (SELECT string_agg(sha512((g * 10 + i)::text::bytea), '')
@@ -29,10 +29,10 @@ NOISE = """
 
 
 @pytest.fixture
-def chain(
+def noisy(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
-) -> tuple[Chain, Path]:
-    """A server with a table of noise, another one in a tablespace, and no backup yet."""
+) -> tuple[RunningPostgres, Path]:
+    """A server with a table of noise, and another one in a tablespace."""
     server = postgres_factory(17, settings=SUMMARIES, name="chains")
     space = server_tmp_path / "space"
     space.mkdir()
@@ -42,8 +42,16 @@ def chain(
     server.execute(NOISE.format("spaced"))
     server.execute("ALTER TABLE spaced SET TABLESPACE fast")
     server.execute("VACUUM (FREEZE, ANALYZE)")
-    store = DirectoryStore.create(server_tmp_path / "store")
-    return Chain(server, store, postgres_house.user, server_tmp_path / "notes"), space
+    return server, space
+
+
+@pytest.fixture
+def chain(
+    noisy: tuple[RunningPostgres, Path], postgres_house: PostgresHouse, server_tmp_path: Path
+) -> tuple[Chain, Path]:
+    """Its archive, and no backup yet."""
+    server, space = noisy
+    return Chain.below(server_tmp_path, server, postgres_house.user), space
 
 
 def back_up_from_afar(chain: Chain, parent: BackupManifest | None) -> BackupManifest:
@@ -171,3 +179,35 @@ def test_a_chain_that_was_taken_over_the_protocol_is_restored_over_what_came_of_
         result = restore_over(made, space, moment, server_tmp_path / f"over{number}", parents)
         assert result.kept_bytes > result.size_bytes * 0.5
         assert judge.examine(made.server, result.target) == moment.tables
+
+
+def test_backups_that_went_on_where_others_were_killed_are_restored_over_what_came_of_them(
+    noisy: tuple[RunningPostgres, Path], postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    server, space = noisy
+    it = Interruptions(server, postgres_house, server_tmp_path, judge)
+    # All packs of the first are there: what is kept of the cluster is kept by packs under another key.
+    it.interrupt(10_000)
+    server.execute("UPDATE spaced SET bytes = 'in between' WHERE n = 500")
+    server.execute("CHECKPOINT")
+    full = it.back_up()
+    server.execute("UPDATE noise SET bytes = sha512(bytes) || bytes WHERE n > 12000")
+    server.execute("CHECKPOINT")
+    it.interrupt(3, parent=full.backup)
+    server.execute("UPDATE noise SET bytes = 'after the kill' WHERE n = 14000")
+    incr = it.back_up()
+    server.stop()
+    for manifest in (full, incr):
+        sealed = dict.fromkeys(manifest.key_ids, 0)
+        for pack in manifest.packs:
+            sealed[pack.key_id or manifest.key_id] += pack.size_bytes
+        assert len(sealed) == 2
+        assert min(sealed.values()) > 0
+    own = sum(pack.size_bytes for pack in full.packs if pack.key_id is None)
+    for number, (moment, parents) in enumerate(
+        zip(it.chain.moments, ([], [full.backup]), strict=True),
+    ):
+        result = restore_over(it.chain, space, moment, server_tmp_path / f"over{number}", parents)
+        assert result.kept_bytes > result.size_bytes * 0.4
+        assert result.fetched_bytes < own + sum(pack.size_bytes for pack in incr.packs) + 2 * 1024 * 1024
+        assert judge.examine(server, result.target) == moment.tables
