@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from cli.chain_keeper import ChainKeeper
 from cli.lease_holder import own_holder
 from cli.settings import Settings
 from pitr.backup import take_backup
-from pitr.backup_choice import BackupKind, NewestChain, choose, followed_by, newest_chain
+from pitr.backup_choice import BackupKind, choose
 from pitr.backup_parent import ParentBackup, read_note
 from pitr.backup_request import BackupRequest, BackupWriter
 from pitr.catalogue.backup_record import BackupManifest
@@ -36,7 +37,7 @@ _POLL_S: Final = 0.5
 
 
 class BackupTaker:
-    """Knows the newest chain of this archive.  One backup at a time."""
+    """One backup at a time, of this archive; ``chains`` knows what it may be built on."""
 
     def __init__(
         self,
@@ -53,11 +54,7 @@ class BackupTaker:
         self._writer = writer
         self._archiver = archiver
         self._keeper = keeper
-        self._chain: NewestChain | None = None
-
-    def remember(self, manifests: Iterable[BackupManifest]) -> None:
-        """Learn what there is, before the first backup."""
-        self._chain = newest_chain(manifests)
+        self.chains = ChainKeeper(writer.repository, archive, keeper.record)
 
     def take(
         self,
@@ -77,9 +74,10 @@ class BackupTaker:
         held = newest_record(self._writer.repository, self._archive, backup_lease(self._archive))
         check_free(held, holder, LeaseTerms(), datetime.now(UTC))
         self._wait_for_streaming(cancel)
+        self.chains.look_for_others()
         choice = choose(
             kind,
-            self._chain,
+            self.chains.newest,
             now=datetime.now(UTC),
             full_every_s=settings.backup.full_every_s,
             wal_since=self._archiver.status().durable_since,
@@ -95,7 +93,7 @@ class BackupTaker:
             manifest = self._take_remote(label, choice.parent, holder, cancel, progress)
         else:
             manifest = self._take_local(label, parent, holder, cancel, progress)
-        self._chain = followed_by(self._chain, manifest)
+        self.chains.follow(manifest)
         listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
         self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
         self._archiver.request_head()

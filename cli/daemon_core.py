@@ -272,7 +272,7 @@ class Daemon:
             return
         for refused in listing.refused:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
-        self._taker.remember(one.manifest for one in listing.backups)
+        self._taker.chains.remember(one.manifest for one in listing.backups)
         if listing.backups:
             newest = max(listing.backups, key=lambda one: one.manifest.stopped_at)
             self._backups.remember(newest.manifest)

@@ -7,6 +7,9 @@ import shutil
 from fix_cli import MakeSite
 from fix_postgres import table_digests
 
+from pitr.catalogue.sqlite import Catalogue
+from pitr.layout import ArchiveId
+
 
 def _is_read(key: str, backup: str) -> bool:
     """Tell whether it is the manifest, read to choose the chain, or a pack, where the files come from."""
@@ -65,6 +68,12 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     assert not (site.folder / "scratch").exists()
     after = site("backup", "--json").data["backup"]
     assert (after["type"], after["parent"]) == ("incr", parent["backup"])
+    # The daemon has learned of it: its catalogue has it without a rebuild.
+    own = Catalogue(site.state_dir / "catalogue.sqlite", create=False)
+    archive = ArchiveId.parse(site("status", "--json").data["archive"])
+    known = [one.manifest.backup for one in own.backups(archive)]
+    own.close()
+    assert made["backup"]["backup"] in known
     plan = site("plan", "latest", "--json", "--identity", site.identity).data["plan"]
     assert plan["parents"] == [made["backup"]["backup"]]
     site("catalogue", "check")
