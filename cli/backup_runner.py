@@ -148,6 +148,12 @@ class BackupRunner:
             return self._last_duration_s
 
     @property
+    def last_notes(self) -> tuple[str, ...]:
+        """Return what a person should see of the last attempt of this process."""
+        with self._changed:
+            return () if self._outcome is None else self._outcome.notes
+
+    @property
     def last_result(self) -> str | None:
         """Return ``done`` or ``failed`` for the last attempt of this process; None before it."""
         with self._changed:

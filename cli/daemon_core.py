@@ -296,6 +296,9 @@ class Daemon:
 
     def _report_task(self, name: str, event: str, error: str | None) -> None:
         self.state.count(f"task-{name}-{event}")
+        # Nobody waits for one of the timetable: why it was full, or what it went on with, is said here.
+        for note in self._backups.last_notes if event in {"done", "failed"} else ():
+            self._log.info("backup note", task=name, note=note)
         if event == "done":
             backup = self._backups.last
             self._log.info("task done", task=name, backup=None if backup is None else backup.backup)
