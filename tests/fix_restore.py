@@ -295,6 +295,8 @@ class History:
     end: dict[str, str]
 
 
+# Every database, each index against its table, and each page of an index against the one above it.
+AMCHECK = ("--all", "--install-missing", "--heapallindexed", "--parent-check", "-d", "postgres")
 RESTORE_POINT = "before-the-fall"
 HISTORY_SETTINGS = {**KEEP_WAL, "track_commit_timestamp": "on"}
 
@@ -398,10 +400,8 @@ class Judge:
         """Let PostgreSQL's own tools judge a stopped cluster; return its tables."""
         self._run(origin, "pg_checksums", "--check", "-D", str(target))
         instance = self.start(origin, target)
-        with psycopg.connect(instance.dsn, autocommit=True) as connection:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
-        where = ["-h", str(instance.socket_dir), "-p", str(instance.port), "-U", "postgres", "postgres"]
-        self._run(origin, "pg_amcheck", "--heapallindexed", *where)
+        where = ["-h", str(instance.socket_dir), "-p", str(instance.port), "-U", "postgres"]
+        self._run(origin, "pg_amcheck", *AMCHECK, *where)
         digests = table_digests(instance.dsn)
         instance.stop()
         return digests

@@ -15,6 +15,7 @@ import pytest
 from fix_backup import BackupHouse, fill, house_for, in_thread, threads_left
 from fix_ports import free_port
 from fix_postgres import PostgresFactory, RunningPostgres, server_settings, table_digests
+from fix_restore import AMCHECK
 from fix_stores import FaultyStore
 
 from pitr.catalogue.backup_record import BackupManifest
@@ -121,11 +122,7 @@ def check_clean(instance: Instance, user: ServerUser | None) -> None:
         instance.installation,
         user,
         "pg_amcheck",
-        "--heapallindexed",
-        "--all",
-        "--install-missing",
-        "-d",
-        "postgres",
+        *AMCHECK,
         "-h",
         str(instance.socket_dir),
         "-p",
