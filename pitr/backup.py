@@ -19,7 +19,13 @@ from typing import Final
 
 from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_changes import ChangeFinder, find_changes
-from pitr.backup_checks import check_label, check_server, check_timeline, name_findings
+from pitr.backup_checks import (
+    check_checksums_stayed,
+    check_label,
+    check_server,
+    check_timeline,
+    name_findings,
+)
 from pitr.backup_config import add_config, config_of, without_config
 from pitr.backup_continuation import Continuation
 from pitr.backup_copy import CopyCrew, copy_directory
@@ -155,6 +161,7 @@ class _Run:
             self._enter(self._continuation.phase)
             self._copy(start_lsn)
             tablespaces |= {space.oid: space for space in self._server.tablespaces()}
+            check_checksums_stayed(self._facts, self._server.data_checksums())
             stopped = self._server.stop_backup()
             stopped_at = self._clock()
             self._enter("uploading")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
+from pitr.backup_checks import switched_checksums
 from pitr.backup_parent import ParentBackup, ParentNote
 from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.datadir import DataFile
@@ -132,9 +133,9 @@ def find_changes(
         raise NotIncremental(f"backup {manifest.backup} is of another cluster")
     if manifest.server_version // 10_000 != facts.major:
         raise NotIncremental(f"backup {manifest.backup} is of PostgreSQL {manifest.server_version // 10_000}")
-    if manifest.page_checksums != facts.has_checksums:
-        was = "on" if manifest.page_checksums else "off"
-        raise NotIncremental(f"data checksums were {was} at backup {manifest.backup}, and are not now")
+    switched = switched_checksums(manifest, facts)
+    if switched is not None:
+        raise NotIncremental(switched)
     history = _read_history(data_dir, facts.timeline)
     way = way_from(manifest.timeline, manifest.start_lsn, manifest.stop_lsn, history, start)
     has_summaries = dict(facts.settings).get("summarize_wal") == "on"

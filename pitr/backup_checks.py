@@ -7,11 +7,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pitr.catalogue.backup_record import FINDINGS_MAX, PageFinding
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding
 from pitr.errors import BackupFailed, ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.basebackup import FoundPage, parse_backup_label, read_control_file
-from pitr.postgres.server import Server, ServerFacts, StoppedBackup
+from pitr.postgres.server import Server, ServerFacts, StoppedBackup, have_checksums
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -59,6 +59,27 @@ def check_timeline(asked: TimelineId, actual: TimelineId) -> None:
         raise BackupFailed(
             "the server was promoted while the incremental backup began",
             detail=f"What changed was asked on timeline {asked}, and the backup starts on timeline {actual}.",
+            hint="take it again",
+        )
+
+
+def switched_checksums(parent: BackupManifest, facts: ServerFacts) -> str | None:
+    """Return why nothing can be built on ``parent``: switching them changes pages that no WAL names."""
+    if parent.page_checksums == facts.has_checksums:
+        return None
+    was = "on" if parent.page_checksums else "off"
+    return f"data checksums were {was} at backup {parent.backup}, and are not now"
+
+
+def check_checksums_stayed(facts: ServerFacts, data_checksums: str) -> None:
+    """Raise BackupFailed if they were on when the backup began, and are not now: pages look bad that are not.
+
+    The other way, all pages were judged as those of a cluster without.
+    """
+    if facts.has_checksums and not have_checksums(data_checksums):
+        raise BackupFailed(
+            "data checksums were switched while the files were read",
+            detail=f"They were on when the backup began, and are {data_checksums} now.",
             hint="take it again",
         )
 

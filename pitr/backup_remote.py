@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Final
 
 from pitr.backup_attempt import await_wal, backup_attempt
-from pitr.backup_checks import check_cluster, check_label, name_findings
+from pitr.backup_checks import (
+    check_checksums_stayed,
+    check_cluster,
+    check_label,
+    name_findings,
+    switched_checksums,
+)
 from pitr.backup_parent import keep_server_manifest, read_server_manifest
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
@@ -130,6 +136,7 @@ class _Run:
                 copied = self._copy(stream, start, is_incremental=parent is not None)
                 stop_lsn = stream.finish(self._watch)
                 server_manifest = bytes(stream.manifest)
+            check_checksums_stayed(self._facts, self._server.data_checksums())
             stopped = StoppedBackup(stop_lsn, copied.label, copied.tablespace_map)
             stopped_at = self._clock()
             self._enter("uploading")
@@ -166,7 +173,11 @@ class _Run:
         It refuses the parent's manifest (before 17), or, once it looks, WAL summaries that are not there.
         """
         parent = self._request.parent
-        if parent is not None:
+        # Of this the server knows nothing, and would leave pages to the parent that are other ones now.
+        switched = None if parent is None else switched_checksums(parent, self._facts)
+        if switched is not None:
+            self._tally.note(f"a full backup and no incremental one: {switched}")
+        elif parent is not None:
             try:
                 known = read_server_manifest(self._request.notes_dir, parent.backup)
                 return *self._start(known), parent

@@ -59,6 +59,11 @@ _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
 _REFUSED_TEXTS = ("authentication", "pg_hba.conf", "does not exist", "no password", "not permitted")
 
 
+def have_checksums(data_checksums: str) -> bool:
+    """Tell whether every page has a checksum: not while they are being switched (``inprogress-…``, 19)."""
+    return data_checksums == "on"
+
+
 @dataclass(frozen=True, slots=True)
 class ServerTablespace:
     """A tablespace outside the data directory."""
@@ -195,7 +200,7 @@ class Server:
             segment_bytes=check_segment_bytes(int(str(row[2]))),
             relation_segment_blocks=int(str(row[3])),
             data_directory=Path(settings["data_directory"]),
-            has_checksums=settings["data_checksums"] == "on",
+            has_checksums=have_checksums(settings["data_checksums"]),
             wal_level=settings["wal_level"],
             max_wal_senders=int(settings["max_wal_senders"]),
             is_in_recovery=is_in_recovery,
@@ -220,6 +225,10 @@ class Server:
             " WHERE pg_tablespace_location(oid) <> '' ORDER BY oid"
         )
         return tuple(ServerTablespace(int(str(row[0])), str(row[1]), str(row[2])) for row in rows)
+
+    def data_checksums(self) -> str:
+        """Return the setting as it is now."""
+        return str(self._row("SELECT current_setting('data_checksums')")[0])
 
     def insert_lsn(self) -> LSN:
         """Return the end of the WAL that exists: nothing that a page shows can be later."""

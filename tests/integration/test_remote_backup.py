@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fix_restore import Judge
 from pitr.errors import ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
-from pitr.postgres.server_user import hand_over
+from pitr.postgres.server_user import as_user, hand_over
 from pitr.rot_signals import is_alarming, rot_signals
 
 
@@ -90,6 +91,34 @@ def test_without_wal_summaries_the_backup_is_full_and_says_why(
     assert chain.back_up_remote().type == "full"
     notes = chain.house.progress[-1].notes
     assert any("no incremental one" in note and "summar" in note for note in notes), notes
+
+
+def test_after_checksums_were_switched_the_backup_is_full_and_says_why(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    """The server builds on any parent, and its WAL names none of the pages that pg_checksums changed."""
+    server = postgres_factory(17, settings=SUMMARIES, name="switched")
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
+    server.execute("CREATE TABLE wide AS SELECT g AS id, md5(g::text) AS t FROM generate_series(1, 20000) g")
+
+    def switch(option: str) -> None:
+        server.stop()
+        prefix, options = as_user(postgres_house.user)
+        tool = str(server.instance.installation.tool("pg_checksums"))
+        words = [*prefix, tool, option, "-D", str(server.data_dir)]
+        subprocess.run(words, check=True, capture_output=True, timeout=120, cwd="/", **options)
+        server.start(SUMMARIES)
+
+    switch("--disable")
+    assert not chain.back_up_remote().page_checksums
+    switch("--enable")
+    taken = chain.back_up_remote()
+    assert (taken.type, taken.page_checksums) == ("full", True)
+    assert any("data checksums were off at backup" in note for note in chain.house.progress[-1].notes)
+    moment, target = chain.moments[-1], server_tmp_path / "restored"
+    plan = chain.restores.plan(chain.target(moment), backup=taken.backup)
+    chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
+    assert judge.examine(server, target) == moment.tables
 
 
 def test_pages_of_noise_and_files_of_nobody_are_seen_over_the_protocol(

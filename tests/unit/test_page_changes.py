@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import fix_archive as fix
 import pytest
 from fix_chain import PAGE_BYTES, real_page
 from fix_summaries import relation
 
 from pitr.backup_changes import FilePlan, LeftEmpty, PageLsnFinder, PagesSince, SummaryFinder
-from pitr.backup_checks import check_timeline
+from pitr.backup_checks import check_checksums_stayed, check_timeline, switched_checksums
 from pitr.backup_frames import runs_of
 from pitr.backup_parent import NoteWriter, ParentNote, read_note
 from pitr.errors import BackupFailed
@@ -20,6 +22,7 @@ from pitr.pipeline.pack_writer import Run
 from pitr.postgres.basebackup import ChangedPages, FileReader, OpenedFile, PageRules
 from pitr.postgres.datadir import DataFile
 from pitr.postgres.page import blocks_from, changed_pages
+from pitr.postgres.server import ServerFacts, have_checksums
 from pitr.postgres.summaries import ChangedPart, Changes
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -98,10 +101,59 @@ def test_a_page_of_the_parents_start_or_later_has_changed_and_so_has_a_new_one()
     assert changed_pages(memoryview(b"".join(pages)), SINCE).tolist() == [1, 2, 3, 4]
 
 
+def facts_of(data_checksums: str) -> ServerFacts:
+    return ServerFacts(
+        version_num=190000,
+        system_identifier=7,
+        segment_bytes=16 << 20,
+        relation_segment_blocks=131072,
+        data_directory=Path("/nowhere"),
+        has_checksums=have_checksums(data_checksums),
+        wal_level="replica",
+        max_wal_senders=10,
+        is_in_recovery=False,
+        timeline=TimelineId(1),
+        tablespaces=(),
+        settings=(),
+    )
+
+
 def test_a_promotion_between_the_question_and_the_start_fails_the_backup() -> None:
     check_timeline(TimelineId(2), TimelineId(2))
     with pytest.raises(BackupFailed, match="promoted"):
         check_timeline(TimelineId(1), TimelineId(2))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_good"),
+    [
+        ("on", "on", True),
+        ("on", "inprogress-off", False),
+        ("on", "off", False),
+        # Judged as pages without: nothing that was read looks bad for it.
+        ("off", "inprogress-on", True),
+        ("inprogress-on", "on", True),
+        ("inprogress-off", "off", True),
+    ],
+)
+def test_checksums_that_are_switched_off_while_files_are_read_fail_the_backup(
+    before: str, now: str, is_good: bool
+) -> None:
+    facts = facts_of(before)
+    assert facts.has_checksums == (before == "on")
+    if is_good:
+        check_checksums_stayed(facts, now)
+    else:
+        with pytest.raises(BackupFailed, match="switched while the files were read"):
+            check_checksums_stayed(facts, now)
+
+
+@pytest.mark.parametrize("now", ["on", "off", "inprogress-on", "inprogress-off"])
+def test_nothing_is_built_on_a_backup_of_before_checksums_were_switched(now: str) -> None:
+    parent = fix.backup_of(LSN(1), LSN(2), stopped_at=fix.at_second(1), number=1)
+    for had in (True, False):
+        reason = switched_checksums(replace(parent, page_checksums=had), facts_of(now))
+        assert (reason is None) == (had == (now == "on"))
 
 
 def test_blocks_side_by_side_are_one_run() -> None:
