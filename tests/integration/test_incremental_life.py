@@ -15,6 +15,7 @@ from fix_postgres import SUMMARIES_SINCE, PostgresFactory, PostgresHouse, Runnin
 from fix_restore import Judge
 
 from pitr.backup_parent import ParentBackup, read_note
+from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import ServerUser, as_user, hand_over
 from pitr.recovery import RecoveryTarget
@@ -172,6 +173,12 @@ def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
     other = ParentBackup(replace(chain.moments[-1].backup, page_checksums=not across.page_checksums), note)
     assert chain.back_up(parent=other).type == "full"
     assert "data checksums were" in notes_of(chain)
+    older = ParentBackup(replace(chain.moments[-1].backup, server_version=140000), note)
+    assert chain.back_up(parent=older).type == "full"
+    assert "is of PostgreSQL 14" in notes_of(chain)
+    foreign = replace(chain.moments[-1].backup, archive=ArchiveId(7, 1), packs=(), indexes=())
+    assert chain.back_up(parent=ParentBackup(foreign, note)).type == "full"
+    assert "is of another cluster" in notes_of(chain)
 
     # Without summaries there is a hole; it is named, and the next one is incremental again.
     if pg_installation.major >= SUMMARIES_SINCE:
@@ -199,6 +206,30 @@ def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
         assert len(plan.parents) == 2
         chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
         assert table_digests(judge.start(server, target).dsn) == moment.tables
+
+
+def test_after_wal_level_minimal_the_backup_is_full_and_says_why(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    """What is written then is in no WAL, so no summary tells of it."""
+    server = postgres_factory(17, settings=SUMMARIES)
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 9000) g"
+    )
+    chain = chain_of(server, postgres_house, server_tmp_path)
+    assert chain.back_up().type == "full"
+    server.stop()
+    server.start({"wal_level": "minimal", "max_wal_senders": "0", "summarize_wal": "off"})
+    server.execute("CREATE TABLE silent AS SELECT * FROM wide")
+    server.execute("CHECKPOINT")
+    server.stop()
+    server.start(SUMMARIES)
+    assert chain.back_up().type == "full"
+    assert "WAL summaries of timeline 00000001 have a hole" in notes_of(chain)
+    moment, target = chain.moments[-1], server_tmp_path / "restored"
+    plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
+    chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
+    assert judge.examine(server, target) == moment.tables
 
 
 @pytest.mark.slow
@@ -239,4 +270,38 @@ def test_a_table_of_more_than_one_segment_is_cut_and_grows_again(
         plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
         chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
         assert judge.examine(server, target) == moment.tables
+        shutil.rmtree(target)
+
+
+@pytest.mark.slow
+def test_a_chain_of_forty_restores_at_many_lengths(
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+) -> None:
+    """Longer than any that the daemon makes; its pages are all over it, and it is cut and grows."""
+    server = postgres_factory(pg_installation.major, settings=SUMMARIES)
+    server.execute("CREATE TABLE rows (id int PRIMARY KEY, text text)")
+    server.execute("INSERT INTO rows SELECT g, repeat(md5(g::text), 9) FROM generate_series(1, 8000) g")
+    server.execute("VACUUM (FREEZE, ANALYZE) rows")
+    chain = chain_of(server, postgres_house, server_tmp_path)
+    assert chain.back_up().type == "full"
+    for number in range(1, 41):
+        server.execute(
+            "UPDATE rows SET text = %s WHERE id %% 40 = %s AND id %% 7 = 0", str(number), number % 40
+        )
+        server.execute("INSERT INTO rows SELECT 10000 * %s + g, 'new' FROM generate_series(1, 50) g", number)
+        if number % 10 == 5:
+            server.execute("DELETE FROM rows WHERE id > 10000 * %s", number - 3)
+            server.execute("VACUUM (TRUNCATE true) rows")
+        assert chain.back_up().type == "incr", notes_of(chain)
+    for number in (1, 2, 4, 8, 15, 16, 25, 30, 40):
+        moment = chain.moments[number]
+        target = server_tmp_path / f"restored-{number}"
+        plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
+        assert len(plan.parents) == number
+        chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
+        assert judge.examine(server, target) == moment.tables, number
         shutil.rmtree(target)

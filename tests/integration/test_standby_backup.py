@@ -13,6 +13,7 @@ from fix_standby import caught_up, make_standby
 
 from pitr.backup_tally import BackupProgress
 from pitr.errors import BackupFailed
+from pitr.wal.timeline import TimelineId
 from storage.local import DirectoryStore
 
 
@@ -50,7 +51,10 @@ def test_a_chain_taken_on_a_standby_restores_what_the_primary_has(
 
 
 def test_a_promotion_in_the_middle_fails_the_backup_and_the_next_one_is_good(
-    pair: tuple[RunningPostgres, RunningPostgres], postgres_house: PostgresHouse, server_tmp_path: Path
+    pair: tuple[RunningPostgres, RunningPostgres],
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
 ) -> None:
     primary, standby = pair
     store = DirectoryStore.create(server_tmp_path / "store")
@@ -69,3 +73,13 @@ def test_a_promotion_in_the_middle_fails_the_backup_and_the_next_one_is_good(
         chain.back_up(on_progress=promote)
     assert is_promoted.is_set()
     assert chain.house.listed() == []
+
+    chain.archiver.follow(TimelineId(2), standby)
+    standby.execute("UPDATE wide SET t = 'after the promotion' WHERE id % 300 = 5")
+    chain.server, chain.source = standby, None
+    taken = chain.back_up()
+    assert (taken.type, taken.timeline) == ("full", TimelineId(2))
+    moment, target = chain.moments[-1], server_tmp_path / "restored"
+    plan = chain.restores.plan(chain.target(moment), backup=taken.backup)
+    chain.restores.restore(chain.restores.request(plan, target, standby, verify_files=True))
+    assert judge.examine(standby, target) == moment.tables
