@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import struct
@@ -76,6 +78,35 @@ class Place:
 def test_a_file_is_read_as_it_is(tmp_path: Path, count: int, direct: bool) -> None:
     content = bytes(pages(count, 0x5000))
     assert Place(tmp_path, content).read(direct=direct) == (content, [])
+
+
+@pytest.mark.parametrize("refused", ["open", "preadv"])
+def test_a_file_system_without_direct_reads_is_read_all_the_same_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    content = bytes(pages(1300, 0x5000))
+    place = Place(tmp_path, content)
+    asked: list[bool] = []
+    open_file, read_file = os.open, os.preadv
+
+    def open_or_refuse(path: bytes, flags: int) -> int:
+        asked.append(bool(flags & os.O_DIRECT))
+        if asked[-1] and refused == "open":
+            raise OSError(errno.EINVAL, "no direct reads")
+        return open_file(path, flags)
+
+    def read_or_refuse(descriptor: int, views: list[memoryview], offset: int) -> int:
+        is_direct = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT
+        # Only now and in the middle, as a device of larger sectors does.
+        if is_direct and refused == "preadv" and offset:
+            raise OSError(errno.EINVAL, "no direct reads")
+        return read_file(descriptor, views, offset)
+
+    monkeypatch.setattr(os, "open", open_or_refuse)
+    monkeypatch.setattr(os, "preadv", read_or_refuse)
+    assert place.read() == (content, [])
+    assert asked == ([True, False] if refused == "open" else [True])
+    assert place.notes == ["no O_DIRECT here: reading through the page cache"]
 
 
 def test_a_later_segments_blocks_count_from_the_first(tmp_path: Path) -> None:
