@@ -290,3 +290,9 @@ def test_killed_at_any_step_and_repeated_it_ends_as_if_nothing_had_been(site: Si
     assert done.returncode == 0, done.stderr[-4000:]
     # Directories, two keys, three regions, their records and epochs, the configuration.
     assert int(done.stdout) > 30
+
+
+def test_what_incremental_backups_need_of_the_server_is_said(make_site: MakeSite) -> None:
+    """A server without WAL summaries is no mistake, but each of its backups reads all."""
+    site = make_site(settings={"summarize_wal": "off"}, init=False)
+    assert "next: ALTER SYSTEM SET summarize_wal = on" in site.init().stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -144,6 +145,31 @@ def test_postgresqls_own_tools_accept_what_was_restored_to_a_time(
     # Nothing of ours stays in the cluster, and beside it only the certificate.
     certified = "data.recovery-certificate.json"
     assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log", certified}
+
+
+def test_all_files_are_durable_before_they_come_to_their_place(
+    history: History, server_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must leave a whole cluster there or none; the page cache would hide that there is not."""
+    seen: list[tuple[str, bool]] = []
+
+    class Library(ctypes.CDLL):
+        """The C library, which tells what is synced, and whether anything is in its place by then."""
+
+        def __init__(self, name: str | None, **options: bool) -> None:
+            super().__init__(name, **options)
+            self._sync = self["syncfs"]
+
+        def syncfs(self, descriptor: int) -> int:
+            staged = Path(f"/proc/self/fd/{descriptor}").readlink()
+            assert (staged / "global" / "pg_control").stat().st_size == 8192
+            seen.append((staged.parent.name, (server_tmp_path / "data" / "PG_VERSION").exists()))
+            return int(self._sync(descriptor))
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    result = restore_to(history, RecoveryTarget("latest"), server_tmp_path, action="none")
+    assert (result.target / "PG_VERSION").exists()
+    assert seen == [("data.pitr", False)]
 
 
 def test_a_restore_may_stop_and_wait_before_promotion(

@@ -1,0 +1,62 @@
+"""A daemon on a standby: it archives, takes full and incremental backups, and lives through a promotion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fix_cli import MakeSite, Site, wait_until
+from fix_postgres import PostgresFactory, RunningPostgres, table_digests
+from fix_standby import caught_up, make_standby
+
+from pitr.wal.lsn import LSN
+
+SETTINGS = {"summarize_wal": "on", "wal_keep_size": "1GB", "autovacuum": "off"}
+
+
+def flushed(server: RunningPostgres) -> LSN:
+    return LSN.parse(str(server.value("SELECT pg_current_wal_flush_lsn()")))
+
+
+def is_copying(site: Site) -> bool:
+    return site("status", "--json").data["backup"]["running_step"] == "copying"
+
+
+def test_a_daemon_on_a_standby_backs_up_and_takes_a_backup_again_after_a_promotion(
+    make_site: MakeSite, postgres_factory: PostgresFactory
+) -> None:
+    made = make_site(settings=SETTINGS, init=False)
+    primary = made.server
+    primary.execute(
+        "CREATE TABLE wide AS SELECT g AS id, sha512(g::text::bytea) AS t FROM generate_series(1, 60000) g"
+    )
+    standby = make_standby(postgres_factory, primary, SETTINGS)
+    caught_up(primary, standby)
+    site = replace(made, server=standby)
+    site.init()
+    site.start_daemon()
+    primary.execute("UPDATE wide SET t = 'changed' WHERE id % 300 = 5")
+    caught_up(primary, standby)
+    taken = site("backup", "--type", "incr", "--json").data
+    assert taken["backup"]["type"] == "incr", taken["notes"]
+
+    # Promoted in the middle: the backup fails, says so, and is taken again by itself.
+    site("backup", "limit", "--rate", "512KiB/s")
+    log = site.folder / "backup.log"
+    waiting = site.program.begin("-c", site.config, "backup", "--type", "full", log=log)
+    wait_until(lambda: is_copying(site), "the backup copies", every_s=0.2)
+    before = len(site.backups())
+    standby.instance.promote()
+    site("backup", "limit", "--rate", "none")
+    assert waiting.wait(60) != 0
+    assert "promoted" in log.read_text()
+    wait_until(lambda: len(site.backups()) > before, "it is taken again", timeout_s=120)
+    newest = site("backups", "show", "latest", "--json").data["backup"]
+    assert newest["timeline"] in {2, "00000002"}
+
+    standby.execute("INSERT INTO wide VALUES (0, 'after the promotion')")
+    site.wait_durable(flushed(standby))
+    expected = table_digests(standby.dsn)
+    restored = site.restore("latest", site.folder / "restored", "--start")
+    assert restored.data["plan"]["backup"] == newest["backup"]
+    assert table_digests(restored.data["dsn"]) == expected
+    assert site.daemon.stop() == 0, site.daemon.tail()
