@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 
-from fix_cli import MakeSite
+import pytest
+from fix_cli import MakeSite, wait_until
 from fix_postgres import table_digests
 
 from pitr.catalogue.sqlite import Catalogue
@@ -121,4 +122,22 @@ def test_a_daemon_that_cannot_read_the_files_backs_up_over_the_protocol(make_sit
     done = site.restore("latest", into, "--start", regions=site.regions)
     assert table_digests(done.data["dsn"]) == expected
     site.examine(into)
+    assert site.daemon.stop() == 0, site.daemon.tail()
+
+
+# The shortest times that a configuration may have.
+@pytest.mark.slow
+def test_the_timetable_takes_incremental_backups_and_a_full_one_when_it_is_due(make_site: MakeSite) -> None:
+    site = make_site(settings={"summarize_wal": "on"})
+    site.set_option('full_every = "24h"', 'full_every = "90s"')
+    site.set_option('incr_every = "1h"', 'incr_every = "60s"')
+    site.start_daemon()
+
+    def taken() -> list[tuple[str, str]]:
+        listed = site("backups", "list", "--json").data["backups"]
+        return [(one["type"], one["label"]) for one in listed]
+
+    full, incr = ("full", "scheduled backup"), ("incr", "scheduled backup")
+    wait_until(lambda: taken().count(full) > 1, "a second full one is taken", timeout_s=240, every_s=2)
+    assert taken() == [full, incr, full]
     assert site.daemon.stop() == 0, site.daemon.tail()
