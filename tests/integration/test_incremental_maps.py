@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from fix_increment import SUMMARIES, Chain
-from fix_postgres import PostgresFactory, PostgresHouse
+from fix_postgres import SUMMARIES_SINCE, PostgresFactory, PostgresHouse
 from fix_restore import Judge
 
 from pitr.postgres.installation import Installation
@@ -56,15 +56,19 @@ def test_a_restored_map_promises_no_more_than_the_heap_holds(
     assert back_up().type == "full"
     server.execute("DELETE FROM held WHERE id % 100 = 0")
     server.execute("VACUUM fresh")
-    assert back_up().type == "incr", chain.house.progress[-1].notes
+    # Before 17 the server sends no changes.
+    kind = "full" if how == "protocol" and major < SUMMARIES_SINCE else "incr"
+    assert back_up().type == kind, chain.house.progress[-1].notes
     moment = chain.moments[-1]
     plan = chain.restores.plan(chain.target(moment))
     target = server_tmp_path / "restored"
     chain.restores.restore(chain.restores.request(plan, target, server))
     instance = judge.start(server, target)
     with psycopg.connect(instance.dsn, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION pg_visibility")
-        assert [count for (count,) in connection.execute(_BROKEN_PROMISES)] == [0, 0, 0, 0]
+        # The package of 16 has no extension, and shows only what is found by the index.
+        if major != 16:
+            connection.execute("CREATE EXTENSION pg_visibility")
+            assert [count for (count,) in connection.execute(_BROKEN_PROMISES)] == [0, 0, 0, 0]
         connection.execute("DELETE FROM fresh WHERE id % 100 = 0")
         for table in ("held", "fresh"):
             connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")

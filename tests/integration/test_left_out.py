@@ -59,7 +59,7 @@ KEPT = {
     "visibility maps": r"base/\d+/{mapped}_vm",
     "the list of logs": r"current_logfiles",
     "prepared transactions": r"pg_twophase/\w+",
-    "what a stranger left": r"base/\d+/stranger\.txt",
+    "what a stranger left": r"base/\d+/stranger",
 }
 
 
@@ -128,7 +128,8 @@ def leave_behind(server: RunningPostgres, user: ServerUser | None) -> None:
         "postgresql.auto.conf.tmp",
         "current_logfiles.tmp",
         f"{folder}/pg_internal.init.4711",
-        f"{folder}/stranger.txt",
+        # Before 17 pg_basebackup takes what follows a dot for the number of a segment, and fails.
+        f"{folder}/stranger",
     ):
         path = server.data_dir / name
         path.write_bytes(b"left behind")
