@@ -169,6 +169,26 @@ def test_the_manifest_says_what_was_copied(postgres_factory: PostgresFactory) ->
     assert len({file.path for file in files}) == len(files)
 
 
+def test_the_control_file_is_read_last(
+    postgres_factory: PostgresFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of a standby's recovery must not be from before any other file (do_pg_backup_stop)."""
+    source = postgres_factory()
+    fill(source, 1000)
+    opened: list[str] = []
+    open_file = os.open
+
+    def note(path: bytes | str, *options: int, **named: int) -> int:
+        opened.append(os.fsdecode(path))
+        return open_file(path, *options, **named)
+
+    monkeypatch.setattr(os, "open", note)
+    house_for(source).back_up(source.dsn)
+    read = [path for path in opened if path.startswith(f"{source.data_dir}/")]
+    assert read[-1] == f"{source.data_dir}/global/pg_control"
+    assert str(relation_path(source, "notes")) in read[:-1]
+
+
 def test_tablespaces_come_back(
     pg_installation: Installation,
     postgres_factory: PostgresFactory,
