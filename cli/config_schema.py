@@ -210,7 +210,7 @@ class _Backup(_Table):
 
 
 class _Retention(_Table):
-    window: Annotated[
+    pitr_window: Annotated[
         float, BeforeValidator(_duration), Field(ge=60, le=3660 * 86_400, allow_inf_nan=False)
     ] = 35 * 86_400.0
     minimum_backups: Annotated[int, Field(ge=1, le=1000)] = 2
@@ -375,7 +375,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             priority=Priority(config.backup.nice, config.backup.io_class),
             strain=StrainBounds(*config.backup.pause_lag, config.backup.pause_latency),
         ),
-        retention=RetentionSettings(config.retention.window, config.retention.minimum_backups),
+        retention=RetentionSettings(config.retention.pitr_window, config.retention.minimum_backups),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )

@@ -38,7 +38,7 @@ class NewConfig:
 _RETENTION = """\
 [retention]
 # What "pitr expire" keeps: whatever leads to a moment in this window, and so many full backups at least.
-window = "35d"
+pitr_window = "35d"
 minimum_backups = 2
 """
 

@@ -38,7 +38,7 @@ def test_a_shrunken_window_drops_a_chain_and_all_that_stays_is_restored(make_sit
     plan = _expire(site)
     assert plan["expired"] == []
     assert site("expire", "--json").data["is_confirmed"] is False
-    site.set_option('window = "35d"', f'window = "{WINDOW_S}s"')
+    site.set_option('pitr_window = "35d"', f'pitr_window = "{WINDOW_S}s"')
     site.set_option("minimum_backups = 2", "minimum_backups = 1")
     # The window moves past the second full backup, but not past the incremental one that comes now.
     while time.monotonic() - kept_from < WINDOW_S + 2:
@@ -130,7 +130,7 @@ def test_a_backup_that_runs_while_others_expire_is_whole(make_site: MakeSite) ->
     site.start_daemon()
     site("backup", "--type", "full")
     old = site.backups()
-    site.set_option('window = "35d"', 'window = "60s"')
+    site.set_option('pitr_window = "35d"', 'pitr_window = "60s"')
     site.set_option("minimum_backups = 2", "minimum_backups = 1")
     begun = time.monotonic()
     while time.monotonic() - begun < WINDOW_S + 2:

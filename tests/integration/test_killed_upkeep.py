@@ -119,7 +119,7 @@ def upkeep(module_make_site: MakeSite) -> Upkeep:
     site.server.execute(
         "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 5) AS text FROM generate_series(1, 5000) g"
     )
-    site.set_option('window = "35d"', f'window = "{WINDOW_S}s"')
+    site.set_option('pitr_window = "35d"', f'pitr_window = "{WINDOW_S}s"')
     site.set_option("minimum_backups = 2", "minimum_backups = 1")
     site.start_daemon()
     taken = [name.rpartition("/")[2] for name in site.backups()]

@@ -104,11 +104,11 @@ def test_durations_are_numbers_with_units(write: Callable[[str], Path]) -> None:
 def test_a_window_is_a_minute_at_least_and_some_full_backup_always_stays(
     write: Callable[[str], Path],
 ) -> None:
-    settings = load_settings(write(GOOD + '[retention]\nwindow = "400d"\nminimum_backups = 1\n'))
+    settings = load_settings(write(GOOD + '[retention]\npitr_window = "400d"\nminimum_backups = 1\n'))
     assert settings.retention.window_s == 400 * 86_400
     with pytest.raises(ConfigRefused) as caught:
-        load_settings(write(GOOD + '[retention]\nwindow = "5s"\nminimum_backups = 0\n'))
-    assert "retention.window" in str(caught.value.detail)
+        load_settings(write(GOOD + '[retention]\npitr_window = "5s"\nminimum_backups = 0\n'))
+    assert "retention.pitr_window" in str(caught.value.detail)
     assert "retention.minimum_backups" in str(caught.value.detail)
 
 
