@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import pwd
 import re
 import shlex
@@ -17,11 +16,11 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fix_cli import CHECKOUT, MakeSite, PitrProgram, Site, wait_until
+from fix_terminal import on_a_terminal
 
 from cli.commands import COMMANDS
 from pitr.pipeline.keys import IdentityFile
@@ -193,29 +192,6 @@ def test_restore_needs_an_identity_and_a_yes(site: Site, tmp_path: Path) -> None
     # When the backup was complete, in UTC and on the reader's clock.
     assert re.search(r"backup .*, complete 20\S+Z = .*Asia/Kolkata", shown), shown
     assert not into.exists()
-
-
-def on_a_terminal(pitr: PitrProgram, words: list[object], answer: str) -> tuple[int, str]:
-    """Run a command as a person does who answers once; return its exit code and what the terminal showed."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        pitr.words(*words),
-        cwd=pitr.folder,
-        env={**pitr.env(), "TERM": "xterm"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    os.write(ours, answer.encode())
-    shown = b""
-    # The read fails once the command has ended and nobody else has the terminal.
-    with suppress(OSError):
-        while part := os.read(ours, 65_536):
-            shown += part
-    os.close(ours)
-    return process.wait(60), shown.decode()
 
 
 def test_a_person_is_asked_before_a_restore_and_sees_how_far_it_is(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from fix_cli import REGION_NAMES, DaemonProcess, MakeSite, PitrProgram, Region, Site
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_s3 import S3Server
+from fix_terminal import on_a_terminal
 
 from cli.config import load_settings
 from cli.key_files import read_identity, write_secret
@@ -274,6 +276,60 @@ def test_an_identity_is_not_joined_where_nothing_is(site: Site) -> None:
     line = [str(word).replace("/regions/", "/wrong/") for word in line]
     error = refused(site, line, 10, "PITR-0001")
     assert "check the regions' URLs" in error["next"]
+
+
+def asked_words(site: Site) -> list[object]:
+    """Return a command that says neither the server nor the regions."""
+    line: list[object] = ["init", "--dir", site.config.parent, "--identity-out", site.identity]
+    return [*line, "--metrics", "off", "--create-directories"]
+
+
+def test_a_person_is_asked_for_the_server_and_the_regions(site: Site) -> None:
+    (site.folder / "vault").mkdir()
+    regions = [f"{region.name}={region.path}" for region in site.regions]
+    # The first region cannot be left out: it is asked for again.
+    answers = "\n".join([site.server.dsn, "", *regions, "", ""])
+    exit_code, shown = on_a_terminal(site.program, asked_words(site), answers)
+    assert exit_code == 0, shown
+    asked = re.findall(r"(PostgreSQL|Region \d) (\[.*?\]|as NAME=URL(?: \(.*?\))?): ", shown)
+    first = ("Region 1", "as NAME=URL")
+    assert asked[:3] == [("PostgreSQL", "[host=/var/run/postgresql dbname=postgres]"), first, first]
+    assert asked[3:6] == [(f"Region {number}", "as NAME=URL (empty: no more)") for number in (2, 3, 4)]
+    assert "RECOVERY SHEET" in shown
+    settings = load_settings(site.config)
+    assert settings.cluster.dsn == site.server.dsn
+    assert [(one.name, one.url) for one in settings.regions] == [(one.name, one.url) for one in site.regions]
+    assert settings.repository.quorum == 2
+    assert "slot pitr" in made(site)
+
+
+@pytest.mark.parametrize(
+    ("answers", "exit_code", "told"),
+    [
+        ("host=/nonexistent user=postgres\neu\n\n", 2, "NAME=URL"),
+        # Ctrl-D in the midst of the questions.
+        ("host=/nonexistent user=postgres\n\x04", 130, "Region 1"),
+    ],
+    ids=["mistake", "end"],
+)
+def test_who_answers_wrongly_or_goes_away_has_made_nothing(
+    site: Site, answers: str, exit_code: int, told: str
+) -> None:
+    before = made(site)
+    ended, shown = on_a_terminal(site.program, asked_words(site), answers)
+    assert ended == exit_code, shown
+    assert told in shown
+    assert "Traceback" not in shown
+    assert made(site) == before
+
+
+@pytest.mark.parametrize("option", ["--non-interactive", "--json"])
+def test_a_program_on_a_terminal_is_asked_nothing(site: Site, option: str) -> None:
+    before = made(site)
+    exit_code, shown = on_a_terminal(site.program, [*asked_words(site), option], "")
+    assert exit_code == 2, shown
+    assert "--pg DSN is missing" in shown
+    assert made(site) == before
 
 
 def test_killed_at_any_step_and_repeated_it_ends_as_if_nothing_had_been(site: Site, seed: int) -> None:
