@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
+from fix_restore import examine_running
 from fix_s3 import S3Server
 
 from pitr.layout import parse_wal_key
-from pitr.postgres.server_user import as_user
+from pitr.postgres.instance import Instance
 from pitr.wal.lsn import LSN
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -355,27 +356,21 @@ class Site:
             *self.restore_words(target, into, *more, regions=regions), exit_code=exit_code, timeout_s=180
         )
 
-    def examine(self, into: Path) -> None:
+    def examine(self, into: Path, *only: str) -> None:
         """Let PostgreSQL's own tools judge a restored cluster that runs; it is stopped in between."""
         pid_file = (into / "postmaster.pid").read_text().splitlines()
-        where = ["-p", pid_file[3], "-h", pid_file[4], "-U", "postgres", "-d", "postgres"]
-        self._run_tool("pg_amcheck", "--heapallindexed", "--install-missing", *where)
-        end_servers([into], signal.SIGINT)
-        self._run_tool("pg_checksums", "--check", "-D", str(into))
-
-    def _run_tool(self, name: str, *words: str) -> None:
-        prefix, options = as_user(self.server.instance.user)
-        done = subprocess.run(
-            [*prefix, str(self.server.instance.installation.tool(name)), *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_TIMEOUT_S,
-            check=False,
-            cwd="/",
-            **options,
+        own = self.server.instance
+        examine_running(
+            Instance(
+                own.installation,
+                into,
+                user=own.user,
+                socket_dir=Path(pid_file[4]),
+                port=int(pid_file[3]),
+                log_path=into.parent / "judge.log",
+            ),
+            *only,
         )
-        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
 
 def on_small_disk(folder: Path, size_bytes: int) -> list[str]:
@@ -391,14 +386,14 @@ def _wait_gone(pid_file: Path) -> None:
     wait_until(lambda: not pid_file.exists(), f"{pid_file.parent} has stopped", timeout_s=30)
 
 
-def end_servers(directories: list[Path], how: signal.Signals = signal.SIGQUIT) -> None:
-    """End the servers that restores have left running, however the test ended; by SIGINT cleanly."""
+def end_servers(directories: list[Path]) -> None:
+    """End the servers that restores have left running, however the test ended."""
     for directory in directories:
         pid_file = directory / "postmaster.pid"
         if pid_file.exists():
             pid = int(pid_file.read_text().split("\n", 1)[0])
             try:
-                os.kill(pid, how)
+                os.kill(pid, signal.SIGQUIT)
             except ProcessLookupError:
                 continue
             _wait_gone(pid_file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from pitr.pipeline.headed import encode_headed, split_headed
 from pitr.pipeline.keys import Identity, content_hmac, content_key
 from pitr.pipeline.seal import seal
 from pitr.pipeline.sign import payload_sha256
+from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser, as_user
 from pitr.recovery import RecoveryTarget
@@ -44,6 +45,8 @@ from storage.local import DirectoryStore
 from storage.store import ObjectStore
 
 PIECE_BYTES = 4 * 1024 * 1024
+# pg_amcheck reads every table and every index of a cluster; the largest has 3 GiB.
+TOOL_TIMEOUT_S = 600.0
 # A restore must not lose what it needs between shipments: there is no slot here.
 KEEP_WAL = {"wal_keep_size": "2GB"}
 
@@ -372,12 +375,11 @@ class Judge:
         self._user = user
         self._instances: list[Instance] = []
 
-    def tables(self, result: RestoreResult) -> dict[str, str]:
-        """Return the tables of a cluster that the restore kept running, and end it."""
-        assert result.instance is not None
-        self._instances.append(result.instance)
-        digests = table_digests(result.instance.dsn)
-        result.instance.kill()
+    def tables(self, result: RestoreResult, databases: Sequence[str] = ("postgres",)) -> dict[str, str]:
+        """Let PostgreSQL's own tools judge a cluster that the restore kept running; return its tables."""
+        instance = self.adopt(result)
+        digests = table_digests(instance.dsn, databases)
+        examine_running(instance)
         return digests
 
     def adopt(self, result: RestoreResult) -> Instance:
@@ -421,9 +423,35 @@ class Judge:
             instance.kill()
 
     def _run(self, origin: Origin, name: str, *words: str) -> None:
-        prefix, options = as_user(self._user)
-        tool = _server(origin).instance.installation.tool(name)
-        subprocess.run([*prefix, str(tool), *words], check=True, timeout=120, cwd="/", **options)
+        _run_tool(_server(origin).instance.installation, self._user, name, *words)
+
+
+def examine_running(instance: Instance, *only: str) -> None:
+    """Let PostgreSQL's own tools judge a restored cluster that runs; it is stopped in between.
+
+    ``only`` are pg_amcheck's words for some tables, where all would take too long.
+    """
+    if has_amcheck(instance):
+        where = ["-h", str(instance.socket_dir), "-p", str(instance.port), "-U", "postgres"]
+        _run_tool(instance.installation, instance.user, "pg_amcheck", *AMCHECK, *only, *where)
+    instance.stop()
+    checked = ["--check", "-D", str(instance.data_dir)]
+    _run_tool(instance.installation, instance.user, "pg_checksums", *checked)
+
+
+def _run_tool(installation: Installation, user: ServerUser | None, name: str, *words: str) -> None:
+    prefix, options = as_user(user)
+    done = subprocess.run(
+        [*prefix, str(installation.tool(name)), *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TOOL_TIMEOUT_S,
+        check=False,
+        cwd="/",
+        **options,
+    )
+    assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
 
 @pytest.fixture

@@ -73,7 +73,6 @@ def main() -> None:
         installation=installation,
         fetch_command=(),
         user=user,
-        verify_files=False,
         server_settings={"fsync": "off"},
         is_delta="delta" in more,
         tablespace_mapping=dict(spaces),

@@ -153,7 +153,7 @@ class Doomed:
         time.sleep(wait_s + 0.01)
 
     def check_restored(self, judge: Judge) -> None:
-        """Restore the newest backup and all WAL; PostgreSQL judges the files, and the rows are compared."""
+        """Restore the newest backup and all WAL; PostgreSQL judges the cluster, and the rows are compared."""
         self.server.switch_wal()
         expected = table_digests(self.server.dsn)
         self.archiver.ship()

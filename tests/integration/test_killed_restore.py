@@ -16,7 +16,7 @@ import pytest
 from fix_increment import SUMMARIES, Chain
 from fix_kill import Fate, run_child
 from fix_postgres import PostgresFactory, PostgresHouse, table_digests
-from fix_restore import Judge
+from fix_restore import Judge, examine_running
 
 from pitr.errors import RestoreRefused
 from pitr.postgres.server_user import hand_over
@@ -118,7 +118,10 @@ def kill_and_repeat(
     if is_done:
         with pytest.raises(RestoreRefused, match=r"earlier restore|holds a PostgreSQL cluster"):
             restorable.restore(folder, kind, judge)
-        tables = table_digests(judge.start(restorable.chain.server, folder / "data").dsn)
+        # It was killed once it had promoted, and may not have stopped its server cleanly.
+        instance = judge.start(restorable.chain.server, folder / "data")
+        tables = table_digests(instance.dsn)
+        examine_running(instance)
     else:
         tables = restorable.restore(folder, kind, judge)
     assert tables == restorable.end

@@ -120,9 +120,7 @@ def test_each_kind_of_target_gives_exactly_what_was_there(
 ) -> None:
     aim, expect = TARGETS[name]
     plan = history.restores.plan(aim(history))
-    request = history.restores.request(
-        plan, server_tmp_path / "data", history.server, keep_running=True, verify_files=False
-    )
+    request = history.restores.request(plan, server_tmp_path / "data", history.server, keep_running=True)
     result = history.restores.restore(request)
     assert judge.tables(result) == expect(history)
     assert plan.stop is not None

@@ -64,7 +64,7 @@ def copy(server: RunningPostgres, to: Path) -> Path:
 
 def delta(history: History, target: Path, aim: RecoveryTarget = LATEST, **options: object) -> RestoreRequest:
     house = history.restores
-    options = {"is_delta": True, "keep_running": True, "verify_files": False, **options}
+    options = {"is_delta": True, "keep_running": True, **options}
     return house.request(house.plan(aim), target, history.server, **options)
 
 
@@ -94,7 +94,7 @@ def packs_bytes(history: History) -> int:
 def test_a_cluster_that_is_as_the_backup_left_it_is_kept_and_next_to_nothing_is_fetched(
     history: History, old: Path, server_tmp_path: Path, judge: Judge
 ) -> None:
-    result = history.restores.restore(delta(history, old, keep_running=False, verify_files=True))
+    result = history.restores.restore(delta(history, old, keep_running=False))
     # Bulk and catalogues have changed since; the noise has not.
     assert result.fetched_bytes < packs_bytes(history) * 0.05
     assert result.kept_bytes > result.size_bytes * 0.8
@@ -174,7 +174,7 @@ def test_links_out_of_the_old_directory_are_neither_followed_nor_written_through
         (old / folder).symlink_to(outside / Path(folder).name)
     (old / "global" / "all").symlink_to("/")
     before = tree(outside)
-    result = history.restores.restore(delta(history, old, keep_running=False, verify_files=True))
+    result = history.restores.restore(delta(history, old, keep_running=False))
     assert (outside / "largest").stat().st_size <= result.size_bytes - result.kept_bytes
     assert tree(outside) == before
     assert not any(path.is_symlink() for path in old.rglob("*"))
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_the_old_cluster_as_it_is_and_the_restore_can_be_repe
     )
     assert "RestoreRefused: could not write base" in done.stderr
     assert tree(old) == before
-    request = delta(history, old, action="none", keep_running=False, verify_files=True)
+    request = delta(history, old, action="none", keep_running=False)
     assert history.restores.restore(request).kept_bytes > 0
 
 

@@ -45,6 +45,7 @@ def test_the_plan_says_what_is_kept_and_the_restore_keeps_it(make_site: MakeSite
     assert 0.99 < done["kept_bytes"] / planned["delta"]["kept_bytes"] <= 1
     assert 0.9 < done["fetched_bytes"] / planned["delta"]["fetched_bytes"] < 1.1
     assert table_digests(done["dsn"]) == expected
+    site.examine(into)
 
 
 def test_a_run_that_was_killed_when_it_had_its_files_goes_on_whatever_lies_there(make_site: MakeSite) -> None:

@@ -56,9 +56,7 @@ def faulty(history: History) -> FaultyStore:
 @pytest.fixture
 def request_latest(history: History, faulty: FaultyStore, server_tmp_path: Path) -> RestoreRequest:
     plan = history.restores.plan(LATEST)
-    return history.restores.request(
-        plan, server_tmp_path / "data", history.server, keep_running=True, verify_files=False
-    )
+    return history.restores.request(plan, server_tmp_path / "data", history.server, keep_running=True)
 
 
 def run(history: History, request: RestoreRequest, on_progress: Callable[[Progress], None]) -> RestoreResult:
@@ -215,7 +213,7 @@ def test_a_restore_never_writes_over_anything(
 
 
 def test_a_recovery_that_arrives_elsewhere_is_set_aside_and_not_promoted(
-    history: History, request_latest: RestoreRequest
+    history: History, request_latest: RestoreRequest, judge: Judge
 ) -> None:
     plan = history.restores.plan(RecoveryTarget("name", name=RESTORE_POINT))
     assert plan.stop is not None
@@ -229,8 +227,9 @@ def test_a_recovery_that_arrives_elsewhere_is_set_aside_and_not_promoted(
     refused = target.with_name("data.pitr") / "refused"
     assert_not_promoted(refused)
     # The next restore into the same place begins anew.
-    again = history.restores.restore(replace(request, plan=plan, keep_running=False))
+    again = history.restores.restore(replace(request, plan=plan))
     assert again.replay_end == plan.stop.replay_end
+    assert judge.tables(again) == history.moments[1].tables
 
 
 def test_a_directory_that_pg_verifybackup_refuses_is_set_aside(
@@ -242,12 +241,12 @@ def test_a_directory_that_pg_verifybackup_refuses_is_set_aside(
             version.write_text("71\n")
 
     with pytest.raises(RecoveryFailed, match="pg_verifybackup"):
-        run(history, replace(request_latest, verify_files=True), spoil)
+        run(history, request_latest, spoil)
     assert not request_latest.target.exists()
 
 
 def test_a_second_restore_into_the_same_place_is_refused_while_the_first_runs(
-    history: History, request_latest: RestoreRequest
+    history: History, request_latest: RestoreRequest, judge: Judge
 ) -> None:
     refusals: list[PitrError] = []
 
@@ -258,5 +257,6 @@ def test_a_second_restore_into_the_same_place_is_refused_while_the_first_runs(
             except PitrError as refusal:
                 refusals.append(refusal)
 
-    run(history, replace(request_latest, keep_running=False), start_another)
+    result = run(history, request_latest, start_another)
     assert isinstance(refusals[0], AlreadyRunning)
+    assert judge.tables(result) == history.end

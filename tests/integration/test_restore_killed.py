@@ -43,8 +43,8 @@ def run_and_die(history: History, region: Path, target: Path, point: str) -> Non
     assert done.returncode == -9, f"{point} was never reached: {done.returncode} {done.stderr[-2000:]}"
 
 
-# In the files; between prepare, fetch, place and recover; in replay; before, in and after promotion.
-POINTS = ["file:1", "file:3", "clock:3", "clock:5", "clock:6", "replay:1", "answered:1"]
+# In the files; between prepare, fetch, place, verify and recover; in replay; before, in and after promotion.
+POINTS = ["file:1", "file:3", "clock:3", "clock:5", "clock:6", "clock:8", "replay:1", "answered:1"]
 POINTS += ["arrived:1", "arrived:2", "arrived:3", "arrived:4"]
 
 
@@ -56,7 +56,7 @@ def test_a_killed_restore_is_repeated_with_the_same_outcome(
     run_and_die(history, region, target, point)
     house = history.restores
     plan = house.plan(RecoveryTarget("latest"))
-    request = house.request(plan, target, history.server, keep_running=True, verify_files=False)
+    request = house.request(plan, target, history.server, keep_running=True)
     result = house.restore(request)
     assert judge.tables(result) == history.end
     assert plan.stop is not None
@@ -69,15 +69,13 @@ def test_an_interrupted_restore_is_not_gone_on_with_to_another_target(
     target = server_tmp_path / "data"
     run_and_die(history, region, target, "clock:6")
     house = history.restores
-    other = house.request(house.plan(RecoveryTarget("immediate")), target, history.server, verify_files=False)
+    other = house.request(house.plan(RecoveryTarget("immediate")), target, history.server)
     with pytest.raises(RestoreRefused, match="another plan"):
         house.restore(other)
     # What was only staged is nobody's loss: another target begins anew.
     second = server_tmp_path / "second"
     run_and_die(history, region, second, "file:2")
-    begun = house.request(
-        house.plan(RecoveryTarget("immediate")), second, history.server, verify_files=False, keep_running=True
-    )
+    begun = house.request(house.plan(RecoveryTarget("immediate")), second, history.server, keep_running=True)
     assert judge.tables(house.restore(begun)) == history.base
 
 
@@ -90,7 +88,7 @@ def test_a_server_that_somebody_started_meanwhile_is_left_alone(
     judge.instance(history, target).stop("immediate")
     foreign = judge.start(history, target)
     house = history.restores
-    request = house.request(house.plan(RecoveryTarget("latest")), target, history.server, verify_files=False)
+    request = house.request(house.plan(RecoveryTarget("latest")), target, history.server)
     with pytest.raises(RestoreRefused, match="not the restore's"):
         house.restore(request)
     assert foreign.is_running
