@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -56,6 +56,7 @@ class RemoteRequest:
     holder: Holder | None = None
     fast_checkpoint: bool = True
     wal_timeout_s: float = 600.0
+    lease: LeaseTerms = field(default_factory=LeaseTerms)
 
 
 def take_remote_backup(
@@ -81,7 +82,7 @@ def take_remote_backup(
             writer,
             request.archive,
             request.holder,
-            terms=LeaseTerms(),
+            terms=request.lease,
             clock=clock,
             random=random,
             cancel=cancel,

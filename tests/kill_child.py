@@ -11,9 +11,10 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def regions_of(fields: dict[str, Any], count: KillCount) -> Iterator[ReplicatedS
 def back_up(fields: dict[str, Any], count: KillCount) -> None:
     from pitr.backup import take_backup
     from pitr.backup_parent import ParentBackup, read_note
+    from pitr.backup_remote import RemoteRequest, take_remote_backup
     from pitr.backup_request import BackupRequest, BackupWriter
     from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
@@ -77,25 +79,41 @@ def back_up(fields: dict[str, Any], count: KillCount) -> None:
     with regions_of(fields, count) as store:
         repository = Repository.open(store, Verifier.parse(fields["root"]))
         archive = ArchiveId.parse(fields["archive"])
-        parent = None
+        based_on = None
         if fields["parent"] is not None:
-            note = read_note(notes, fields["parent"])
-            assert note is not None
-            parent = ParentBackup(repository.get_manifest(archive, fields["parent"]).manifest, note)
-        request = BackupRequest(
-            fields["dsn"],
-            archive,
-            "to be killed",
-            parent=parent,
-            notes_dir=notes,
-            holder=Holder.parse(fields["holder"]),
-            lease=LeaseTerms(*fields["lease"]),
+            based_on = repository.get_manifest(archive, fields["parent"]).manifest
+        holder, lease = Holder.parse(fields["holder"]), LeaseTerms(*fields["lease"])
+        writer = BackupWriter(
+            repository, Signer.parse(fields["signer"]), [Recipient.parse(fields["recipient"])]
         )
+        take: Callable[..., object]
+        if fields["is_protocol"]:
+            take = partial(
+                take_remote_backup,
+                RemoteRequest(fields["dsn"], archive, "to be killed", notes, based_on, holder, lease=lease),
+            )
+        else:
+            parent = None
+            if based_on is not None:
+                note = read_note(notes, fields["parent"])
+                assert note is not None
+                parent = ParentBackup(based_on, note)
+            take = partial(
+                take_backup,
+                BackupRequest(
+                    fields["dsn"],
+                    archive,
+                    "to be killed",
+                    parent=parent,
+                    notes_dir=notes,
+                    holder=holder,
+                    lease=lease,
+                ),
+            )
         count.watch_files(notes, *(Path(path) for path in fields["watched"]))
         count.is_armed = True
-        take_backup(
-            request,
-            BackupWriter(repository, Signer.parse(fields["signer"]), [Recipient.parse(fields["recipient"])]),
+        take(
+            writer,
             wait_for_wal,
             clock=lambda: datetime.now(UTC),
             random=os.urandom,

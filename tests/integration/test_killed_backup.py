@@ -20,7 +20,7 @@ from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_
 from fix_restore import HandArchiver, Judge, RestoreHouse, archive_of
 
 from pitr.backup_choice import choose, newest_chain
-from pitr.backup_parent import read_note
+from pitr.backup_parent import read_note, read_server_manifest
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.lease_record import Holder
 from pitr.errors import AlreadyRunning
@@ -44,6 +44,8 @@ SUCCESSOR = Holder("db1", 11, "1" * 16)
 STRANGER = Holder("db2", 20, "2" * 16)
 IDLE_S = 30.0
 RESTORE_EVERY = 10
+# From the files of the data directory, and over the replication protocol.
+KINDS = ("full", "incr", "protocol full", "protocol incr")
 
 
 @dataclass
@@ -84,15 +86,17 @@ class Doomed:
 
     def back_up(self, kind: str, holder: Holder, kill_at: int = 0, kill_on: str = "") -> Fate:
         """Take a backup in another process, built on what a host would build it on."""
+        is_protocol = kind.startswith("protocol")
         choice = choose(
-            "full" if kind == "full" else "incr",
+            "full" if kind.endswith("full") else "incr",
             newest_chain(self.manifests()),
             now=datetime.now(UTC),
             full_every_s=None,
             wal_since=LSN(1),
         )
         parent = None if choice.parent is None else choice.parent.backup
-        if parent is not None and read_note(self.folder / "notes", parent) is None:
+        read = read_server_manifest if is_protocol else read_note
+        if parent is not None and read(self.folder / "notes", parent) is None:
             parent = None
         fields: dict[str, object] = {
             "dsn": self.server.dsn,
@@ -104,6 +108,7 @@ class Doomed:
             "signer": self.house.signer.text(),
             "recipient": str(self.house.identity.recipient()),
             "parent": parent,
+            "is_protocol": is_protocol,
             "holder": str(holder),
             "lease": [TERMS.length_s, TERMS.renew_s, TERMS.skew_s],
             # One region's files stand for all.
@@ -226,9 +231,9 @@ def kill_and_go_on(doomed: Doomed, kind: str, kill_at: int, kill_on: str = "") -
 
 
 def test_a_backup_killed_at_some_step_harms_nothing(doomed: Doomed, judge: Judge, seed: int) -> None:
-    kind = "incr" if seed % 2 else "full"
+    kind = KINDS[seed % len(KINDS)]
     if kind not in doomed.totals:
-        doomed.back_up("full", HOLDER)
+        doomed.back_up(kind.replace("incr", "full"), HOLDER)
         doomed.live()
         doomed.totals[kind] = doomed.back_up(kind, HOLDER).steps
     steps = doomed.totals[kind]
@@ -249,9 +254,9 @@ def test_a_backup_killed_at_its_manifest_is_whole_or_not_listed(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "incr"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_backup_killed_at_each_step_harms_nothing(doomed: Doomed, judge: Judge, kind: str) -> None:
-    doomed.back_up("full", HOLDER)
+    doomed.back_up(kind.replace("incr", "full"), HOLDER)
     kill_at, was_killed = 0, True
     while was_killed:
         kill_at += 1
