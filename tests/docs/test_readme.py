@@ -1,4 +1,4 @@
-"""README.md names only commands, options and pages that there are."""
+"""README.md names only commands and options that there are; and the links of every page lead somewhere."""
 
 from __future__ import annotations
 
@@ -63,7 +63,13 @@ def test_the_make_targets_of_the_readme_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.stem
+    "page",
+    [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *sorted((ROOT / "examples").rglob("*.md")),
+    ],
+    ids=lambda page: f"{page.parent.name}-{page.stem}",
 )
 def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     links = _LINK.findall(page.read_text(encoding="utf-8"))
