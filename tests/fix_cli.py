@@ -257,7 +257,7 @@ class Site:
         words += ["--dir", self.config.parent, "--identity-out", self.identity, "--metrics", "off"]
         for name, url in zip(REGION_NAMES, self.region_urls, strict=False):
             words += ["--region", f"{name}={url}"]
-        if not self.urls:
+        if any(url.startswith("file:") for url in self.region_urls):
             words.append("--create-directories")
         return self.program(*words, *more)
 
@@ -406,7 +406,8 @@ MakeSite = Callable[..., Site]
 def make_site(postgres_factory: PostgresFactory, server_tmp_path: Path) -> Iterator[MakeSite]:
     """Return a callable that makes a server with three directory regions and runs ``pitr init``.
 
-    ``make_site(major=17, settings={…}, s3=None)``; with an ``S3Server`` the regions are three buckets.
+    ``make_site(major=17, settings={…}, s3=None, far=None)``; with an ``S3Server`` the regions are three
+    buckets, or, if it is ``far``, the last one is.
     """
     with _Sites(postgres_factory, server_tmp_path) as make:
         yield make
@@ -443,6 +444,7 @@ class _Sites:
         major: int = 17,
         settings: Mapping[str, str] | None = None,
         s3: S3Server | None = None,
+        far: S3Server | None = None,
         quorum: int = 2,
         init: bool = True,
     ) -> Site:
@@ -450,11 +452,14 @@ class _Sites:
         folder.mkdir()
         all_settings = {"track_commit_timestamp": "on", **(settings or {})}
         server = self._factory(major, all_settings)
-        program = PitrProgram(folder, _s3_environment(s3))
+        program = PitrProgram(folder, _s3_environment(s3 or far))
         regions = tuple(Region(name, folder / "regions" / name) for name in REGION_NAMES)
         urls: tuple[str, ...] = ()
         if s3 is not None:
             urls = tuple(_bucket_url(s3, f"{folder.parent.name}-{name}".lower()) for name in REGION_NAMES)
+        if far is not None:
+            last = _bucket_url(far, f"{folder.parent.name}-{REGION_NAMES[-1]}".lower())
+            urls = (*(region.url for region in regions[:-1]), last)
         config = folder / "pitr" / "pitr.toml"
         daemon = DaemonProcess(program, config, folder / "daemon.log")
         site = Site(server, folder, program, regions, daemon, quorum, urls, all_settings)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,14 @@ class S3Server:
     access_key: str = "pitr-tests"
     secret_key: str = "not-a-secret-of-anybody"
     region_name: str = "us-east-1"
+    host: str = HOST
+    # Words before the server's own, which must exec it.
+    prefix: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def is_running(self) -> bool:
@@ -80,9 +83,10 @@ class S3Server:
         versions.mkdir(exist_ok=True)
         # Both paths must be absolute, or the server refuses to start.
         command = [
+            *self.prefix,
             str(self.program),
             "--port",
-            f"{HOST}:{self.port}",
+            f"{self.host}:{self.port}",
             "--region",
             self.region_name,
             "--quiet",
