@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 from fix_apt import AptProgram
-from fix_cli import CHECKOUT, PitrProgram
+from fix_cli import CHECKOUT, MakeSite, PitrProgram
 
 from cli.daemon_core import CLOSE_STORE_S
 from cli.errors import ExitCode
 from cli.units import parse_duration
+from pitr.postgres.server_user import ServerUser, as_user, hand_over
 
 pytestmark = pytest.mark.needs_apt
 
@@ -91,3 +93,36 @@ def test_the_unit_lets_the_daemon_write_where_the_configuration_says() -> None:
 def test_the_unit_does_not_repeat_what_only_a_person_mends() -> None:
     codes = {int(word) for word in setting("RestartPreventExitStatus").split()}
     assert codes == {ExitCode.USAGE, ExitCode.KEY, ExitCode.NOT_INITIALISED}
+
+
+def confined(user: ServerUser, *writable: Path) -> list[str]:
+    """Return words that exec a command as the unit would: by a user without rights, who writes little."""
+    script = 'for kept in $0; do mount --bind "$kept" "$kept"; done; mount -o remount,bind,ro / && exec "$@"'
+    places = " ".join(map(str, writable))
+    rights = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
+    if user.is_mapped:
+        # Root may not take another number without this right (user_namespaces(7)), and has none after that.
+        rights += ["--bounding-set=-all,+setfcap", *as_user(user)[0]]
+    else:
+        rights += ["--bounding-set=-all", f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups"]
+    return ["unshare", "--mount", "sh", "-c", script, places, *rights]
+
+
+def test_the_daemon_needs_no_more_than_the_unit_allows(
+    make_site: MakeSite, server_user_or_none: ServerUser | None
+) -> None:
+    if server_user_or_none is None:
+        pytest.fail("only root can take a file system's writing away: run this as root", pytrace=False)
+    site = make_site()
+    hand_over(site.folder, server_user_or_none)
+    # In the unit's words: StateDirectory=, and a ReadWritePaths= for each region that is a directory.
+    site.daemon.prefix = confined(server_user_or_none, site.state_dir, *(one.path for one in site.regions))
+    elsewhere = [*site.daemon.prefix, "touch", str(site.folder / "elsewhere")]
+    refused = subprocess.run(elsewhere, capture_output=True, text=True, timeout=60, check=False)
+    assert "Read-only file system" in refused.stderr
+    site.start_daemon()
+    site.server.execute("CREATE TABLE visits (id int PRIMARY KEY)")
+    site("backup")
+    site.wait_durable()
+    assert site.daemon.stop() == 0, site.daemon.tail()
+    assert "all WAL received is durable" in site.daemon.tail()
