@@ -17,8 +17,6 @@ from cli.errors import ExitCode
 from cli.units import parse_duration
 from pitr.postgres.server_user import ServerUser, as_user, hand_over
 
-pytestmark = pytest.mark.needs_apt
-
 UNIT = CHECKOUT / "examples" / "systemd" / "pitr.service"
 TEXT = UNIT.read_text(encoding="utf-8")
 CONFIG = tomllib.loads((CHECKOUT / "examples" / "pitr.toml").read_text(encoding="utf-8"))
@@ -44,10 +42,12 @@ def runnable(text: str, folder: Path) -> Path:
     return unit
 
 
+@pytest.mark.needs_apt
 def test_systemd_accepts_the_unit_without_a_word(tmp_path: Path, systemd_analyze: AptProgram) -> None:
     assert systemd_analyze.must("verify", runnable(TEXT, tmp_path)) == ""
 
 
+@pytest.mark.needs_apt
 @pytest.mark.parametrize(
     ("line", "wrong", "words"),
     [
@@ -108,6 +108,7 @@ def confined(user: ServerUser, *writable: Path) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, places, *rights]
 
 
+@pytest.mark.needs_apt
 def test_the_daemon_needs_no_more_than_the_unit_allows(
     make_site: MakeSite, server_user_or_none: ServerUser | None
 ) -> None:
