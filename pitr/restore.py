@@ -169,8 +169,6 @@ class _Run:
 
     def _check(self, *, is_claimed: bool) -> None:
         segment_bytes = self._backup.segment_bytes
-        if self._request.action != "none":
-            check_writable(self._request.certificate_file)
         if self._place.kept:
             raise RestoreRefused(
                 f"{self._place.kept[0]} holds what an earlier restore replaced",
@@ -190,6 +188,8 @@ class _Run:
             is_claimed=is_claimed,
             replaced={} if self._old is None else self._old.replaced,
         )
+        if self._request.action != "none":
+            check_writable(self._request.certificate_file)
 
     def _phase(self, found: Journal | None) -> Phase | None:
         """Return where to go on; None for a new restore.  Raises RestoreRefused."""
