@@ -14,7 +14,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
-WORKERS ?= 2
+# One more than CI has cores: many a test waits for a server, a lease or a clock.
+WORKERS ?= 3
 SEEDS ?= 50
 UV := uv==0.13.9
 

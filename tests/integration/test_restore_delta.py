@@ -99,7 +99,8 @@ def test_a_cluster_that_is_as_the_backup_left_it_is_kept_and_next_to_nothing_is_
     assert result.fetched_bytes < packs_bytes(history) * 0.05
     assert result.kept_bytes > result.size_bytes * 0.8
     assert judge.examine(history, old) == history.end
-    assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log"}
+    certified = "data.recovery-certificate.json"
+    assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log", certified}
 
 
 def test_a_chain_is_restored_over_what_came_of_it(

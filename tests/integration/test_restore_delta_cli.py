@@ -43,7 +43,9 @@ def test_the_plan_says_what_is_kept_and_the_restore_keeps_it(make_site: MakeSite
     done = site.restore("latest", into, "--delta", "--start").data
     # The plan compares, the restore proves: a frame that zstd makes otherwise today is fetched.
     assert 0.99 < done["kept_bytes"] / planned["delta"]["kept_bytes"] <= 1
-    assert 0.9 < done["fetched_bytes"] / planned["delta"]["fetched_bytes"] < 1.1
+    assert done["fetched_bytes"] > planned["delta"]["fetched_bytes"] * 0.9
+    # What lies between frames that are near to each other is fetched with them, and not planned.
+    assert done["fetched_bytes"] < planned["delta"]["fetched_bytes"] * 1.1 + 512 * 1024
     assert table_digests(done["dsn"]) == expected
     site.examine(into)
 

@@ -15,6 +15,7 @@ from pitr.errors import RestoreRefused
 from pitr.prefetch import Prefetcher
 from pitr.recover import Arrival, ArrivedElsewhere, Recovery
 from pitr.recovery import RecoveryTarget
+from pitr.recovery_certificate import Certifier
 from pitr.wal.timeline import TimelineId
 from storage.local import DirectoryStore
 
@@ -102,7 +103,8 @@ def test_a_cluster_that_was_promoted_elsewhere_than_planned_is_refused(
     instance = judge.instance(history, target)
     instance.stop("immediate")
     house = history.restores
-    stop = house.plan(RecoveryTarget("latest")).stop
+    plan = house.plan(RecoveryTarget("latest"))
+    stop = plan.stop
     assert stop is not None
     plan_file = target.with_name("data.pitr") / "wal-plan.json"
     settings = server_settings(instance.installation)
@@ -114,6 +116,9 @@ def test_a_cluster_that_was_promoted_elsewhere_than_planned_is_refused(
                 feeder,
                 Arrival(end),
                 superuser="postgres",
+                certifier=Certifier(
+                    server_tmp_path / "said.json", plan, stop, feeder.path, feeder.notes, is_resumed=True
+                ),
                 on_progress=lambda _progress: None,
                 cancel=threading.Event(),
             )
