@@ -184,9 +184,9 @@ def test_restore_needs_an_identity_and_a_yes(site: Site, tmp_path: Path) -> None
     assert "must be confirmed" in site(*words, exit_code=2).stderr
     done = site(*words, "--dry-run", "--json")
     end = done.data["plan"]["stop"]["replay_end"]
-    # Of what happens later "latest" would say another end.
+    # Of what happens later "latest" would say another end; and inclusive is the record that begins there.
     words[2] = f"lsn:{end}"
-    shown = site("--tz", "Asia/Kolkata", *words, "--dry-run").stdout
+    shown = site("--tz", "Asia/Kolkata", *words, "--exclusive", "--dry-run").stdout
     assert f"replay ends at {end}" in shown
     assert f"into      {into}" in shown
     # When the backup was complete, in UTC and on the reader's clock.
