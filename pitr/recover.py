@@ -172,8 +172,8 @@ class Recovery:
             state = self._wait_for_target(monitor)
             arrived = self._monotonic()
             if state.is_in_recovery:
-                self._check_arrival(state)
-                self._certifier.arrived(state.last_xact_at)
+                replayed = self._check_arrival(state)
+                self._certifier.arrived(replayed, state.last_xact_at)
             if action == "pause" and state.is_in_recovery:
                 return Recovered(
                     self._arrival.replay_end, state.last_xact_at, old, arrived - begun, 0.0, has_paused=True
@@ -181,11 +181,11 @@ class Recovery:
             if state.is_in_recovery:
                 self._promote()
             timeline = monitor.checkpoint()
-        self._check_new_timeline(old, timeline)
+        left_at = self._check_new_timeline(old, timeline)
         if not state.is_in_recovery:
             # It was opened by itself, for it let nobody in before its target; where is known only now.
-            self._certifier.arrived(state.last_xact_at)
-        self._certifier.promoted(Promoted(timeline, self._arrival.replay_end))
+            self._certifier.arrived(left_at, state.last_xact_at)
+        self._certifier.promoted(Promoted(timeline, left_at))
         return Recovered(
             self._arrival.replay_end,
             state.last_xact_at,
@@ -217,9 +217,10 @@ class Recovery:
                 raise self._failed(f"recovery has not moved for {self._stall_timeout_s:g} s", None)
             self._cancel.wait(_LOOK_S)
 
-    def _check_arrival(self, state: ReplayState) -> None:
+    def _check_arrival(self, state: ReplayState) -> LSN:
+        """Return where replay stands, if that is where it was to go."""
         planned, reached = self._arrival.replay_end, state.replay_lsn
-        if reached != planned:
+        if reached is None or reached != planned:
             raise self._failed(
                 "recovery stopped elsewhere than planned", f"at {reached}, not at {planned}", ArrivedElsewhere
             )
@@ -228,6 +229,7 @@ class Recovery:
             raise self._failed(
                 "recovery replayed a transaction too many", f"it ended at {last}, after {latest}"
             )
+        return reached
 
     def _promote(self) -> None:
         try:
@@ -235,8 +237,8 @@ class Recovery:
         except PitrError as cause:
             raise self._failed("the server was not promoted", cause.detail) from cause
 
-    def _check_new_timeline(self, old: TimelineId, new: TimelineId) -> None:
-        """Compare where the new timeline left the old one with the plan."""
+    def _check_new_timeline(self, old: TimelineId, new: TimelineId) -> LSN:
+        """Return where the new timeline left the old one, if that is where the plan ends."""
         file = self._instance.data_dir / "pg_wal" / history_file_name(new)
         try:
             history = TimelineHistory.parse(new, file.read_bytes())
@@ -251,6 +253,7 @@ class Recovery:
                 f"timeline {new} left {old} at {left_at}, not at {self._arrival.replay_end}",
                 ArrivedElsewhere,
             )
+        return left_at
 
     def _failed(
         self, message: str, detail: str | None, kind: type[RecoveryFailed] = RecoveryFailed

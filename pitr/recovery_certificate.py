@@ -62,10 +62,11 @@ class Certifier:
         self._path = path
         self._notes = notes
         self._is_resumed = is_resumed
+        self._replayed: LSN | None = None
         self._last_xact_at: datetime | None = None
 
-    def arrived(self, last_xact_at: datetime | None) -> None:
-        """State that replay stands at the planned LSN; to be called before promotion.
+    def arrived(self, replayed: LSN, last_xact_at: datetime | None) -> None:
+        """State that replay stands at ``replayed``, which is the planned LSN; to be called before promotion.
 
         Raises RecoveryFailed if WAL came from elsewhere than the plan, or the file cannot be written: either
         way the cluster must not be opened.
@@ -78,7 +79,7 @@ class Certifier:
                 detail=f"{len(absent)} segments were not delivered by this restore: {shown}",
                 hint="do not use this cluster; something else answered the server's questions: restore again",
             )
-        self._last_xact_at = last_xact_at
+        self._replayed, self._last_xact_at = replayed, last_xact_at
         self._write(None)
 
     def promoted(self, promoted: Promoted) -> None:
@@ -86,7 +87,9 @@ class Certifier:
         self._write(promoted)
 
     def _write(self, promoted: Promoted | None) -> None:
-        statement = certificate(self._plan, self._stop, self._path, self._notes, self._last_xact_at, promoted)
+        statement = certificate(
+            self._plan, self._stop, self._path, self._notes, self._replayed, self._last_xact_at, promoted
+        )
         staged = self._file.with_name(f".{self._file.name}.new")
         try:
             with staged.open("w", encoding="utf-8") as stream:
@@ -119,6 +122,7 @@ def certificate(
     stop: StopPoint,
     path: WalPath,
     notes: DeliveryNotes,
+    replayed: LSN | None,
     last_xact_at: datetime | None,
     promoted: Promoted | None,
 ) -> Mapping[str, object]:
@@ -152,7 +156,7 @@ def certificate(
             "fetched_alone_after_a_crash": [str(name) for name, one in deliveries if one is None],
         },
         "holes": "none",
-        "replay": {"planned_end": str(stop.replay_end), "end": str(stop.replay_end)},
+        "replay": {"planned_end": str(stop.replay_end), "end": str(replayed)},
         "last_commit": None
         if last is None
         else {"at": instant_text(last.at), "xid": last.xid, "lsn": str(last.end)},

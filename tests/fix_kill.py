@@ -93,10 +93,10 @@ class KillCount:
         sys.addaudithook(look)
 
 
-def _whole(path: object, folder_fd: int | None) -> str:
+def _whole(path: Any, folder_fd: int | None) -> str:
     if isinstance(path, int):
         return str(Path(f"/proc/self/fd/{path}").readlink())
-    text = os.fsdecode(path)  # type: ignore[arg-type]
+    text = os.fsdecode(path)
     if text.startswith("/") or folder_fd is None or folder_fd < 0:
         return text
     return f"{Path(f'/proc/self/fd/{folder_fd}').readlink()}/{text}"
@@ -171,13 +171,14 @@ def run_child(
     )
     assert running.stdin is not None
     assert running.stdout is not None
-    assert running.stderr is not None
+    stderr = running.stderr
+    assert stderr is not None
     timer = threading.Timer(CHILD_TIMEOUT_S, running.kill)
     timer.start()
     said: list[str] = []
     errors: list[str] = []
     # A child that says much must not wait for us.
-    reader = threading.Thread(target=lambda: errors.append(running.stderr.read()))  # type: ignore[union-attr]
+    reader = threading.Thread(target=lambda: errors.append(stderr.read()))
     reader.start()
     steps = 0
     try:

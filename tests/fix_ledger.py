@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import psycopg
 
@@ -181,7 +182,7 @@ class Ledger:
                 except psycopg.OperationalError:
                     self._stopping.wait(_RECONNECT_S)
 
-    def _recover(self, connection: psycopg.Connection, client: int, number: int, log: object) -> int:
+    def _recover(self, connection: psycopg.Connection, client: int, number: int, log: IO[str]) -> int:
         """Return the last number that is committed.  Fails if an acknowledged one is gone."""
         rows = connection.execute(
             "SELECT number, xid FROM ledger WHERE client = %s ORDER BY number DESC LIMIT 1", [client]
@@ -193,7 +194,7 @@ class Ledger:
         return int(last)
 
     def _commit_rows(
-        self, connection: psycopg.Connection, client: int, number: int, chance: random.Random, log: object
+        self, connection: psycopg.Connection, client: int, number: int, chance: random.Random, log: IO[str]
     ) -> int:
         while not self._stopping.is_set():
             if self._paused.is_set():
@@ -215,13 +216,13 @@ class Ledger:
         return number
 
     def _note(
-        self, connection: psycopg.Connection, row: Row, xid: int, after: LSN | None, log: object
+        self, connection: psycopg.Connection, row: Row, xid: int, after: LSN | None, log: IO[str]
     ) -> None:
         found = connection.execute(_AFTER).fetchone()
         assert found is not None
         commit = Commit(row, xid, after, LSN.parse(found[0]), found[1], time.monotonic())
-        log.write(json.dumps(asdict(commit), default=str) + "\n")  # type: ignore[attr-defined]
-        log.flush()  # type: ignore[attr-defined]
+        log.write(json.dumps(asdict(commit), default=str) + "\n")
+        log.flush()
         with self._lock:
             self._commits.append(commit)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 import pytest
@@ -243,7 +243,7 @@ class RestoreHouse(RestoreReader):
         self.user = user
 
     def request(
-        self, plan: RestorePlan, target: Path, server: RunningPostgres, **options: object
+        self, plan: RestorePlan, target: Path, server: RunningPostgres, **options: Any
     ) -> RestoreRequest:
         """Return a request with the tests' defaults; ``options`` are its fields."""
         request = RestoreRequest(
@@ -256,7 +256,7 @@ class RestoreHouse(RestoreReader):
             patience_s=0.5,
             server_settings={"fsync": "off"},
         )
-        return replace(request, **options)  # type: ignore[arg-type]
+        return replace(request, **options)
 
     def restore(self, request: RestoreRequest) -> RestoreResult:
         return restore(request, self.repository, self.data_keys)

@@ -63,10 +63,11 @@ def test_what_was_delivered_is_stated_before_promotion_and_the_new_timeline_afte
 ) -> None:
     file = tmp_path / "data.json"
     maker = certifier(file, deliver(notes, *range(FIRST, LAST + 1)))
-    maker.arrived(AT)
+    maker.arrived(END, AT)
     stated = json.loads(file.read_text())
     assert stated["promoted"] is None
     assert stated["holes"] == "none"
+    assert stated["replay"] == {"planned_end": str(END), "end": str(END)}
     assert stated["last_transaction_at"] == "2026-11-25T12:00:00Z"
     sums = [one["sha256"] for one in stated["wal"]["delivered"]]
     assert sums == [f"{number:064x}" for number in range(FIRST, LAST + 1)]
@@ -81,11 +82,11 @@ def test_wal_that_came_from_elsewhere_is_no_recovery_of_ours(tmp_path: Path, not
     file = tmp_path / "data.json"
     deliver(notes, FIRST, LAST)
     with pytest.raises(RecoveryFailed) as failed:
-        certifier(file, notes).arrived(AT)
+        certifier(file, notes).arrived(END, AT)
     assert str(segment_name(FIRST + 1, 2)) in str(failed.value.detail)
     assert not file.exists()
     # After a crash the server may have fetched some alone; then it is said which.
-    certifier(file, notes, is_resumed=True).arrived(AT)
+    certifier(file, notes, is_resumed=True).arrived(END, AT)
     stated = json.loads(file.read_text())
     alone = stated["wal"]["fetched_alone_after_a_crash"]
     assert alone == [str(segment_name(number, 2)) for number in (FIRST + 1, FIRST + 2)]
@@ -117,4 +118,4 @@ def test_a_disk_that_fails_keeps_the_cluster_closed(tmp_path: Path, notes: Deliv
     folder = tmp_path / "gone"
     deliver(notes, *range(FIRST, LAST + 1))
     with pytest.raises(RecoveryFailed, match="certificate"):
-        certifier(folder / "data.json", notes).arrived(AT)
+        certifier(folder / "data.json", notes).arrived(END, AT)
