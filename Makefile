@@ -72,8 +72,8 @@ test: check s3-server
 
 # --- the full counts -----------------------------------------------------------------------------------------
 
-# A part that passed leaves a stamp under the commit's name and is not run again; a changed tree has no name
-# to keep a stamp under, so its parts always run.
+# A part that passed leaves a stamp under the commit's name and is not run again, and of a part that was stopped
+# only what has not passed; a changed tree has no name to keep a stamp under, so all of it always runs.
 COMMIT := $(shell git describe --always --dirty --abbrev=16 --exclude '*' 2>/dev/null || echo unknown-dirty)
 FULL := --seeds $(SEEDS) --hypothesis-profile=full --timeout 3600
 PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
@@ -86,7 +86,7 @@ test-all: check s3-server
 	  if [ -e "$$stamp" ]; then echo "test-all: $$part passed before at this commit"; continue; fi; \
 	  echo "test-all: $$part"; \
 	  if [ $$part = apt ]; then set -- tests -m needs_apt; else set -- "tests/$$part" -m 'not needs_apt'; fi; \
-	  $(BIN)/python -m pytest "$$@" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(FULL) || exit 1; \
+	  $(BIN)/python -m pytest "$$@" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(FULL) --passed "$$stamp-passed" || exit 1; \
 	  touch "$$stamp"; \
 	done; echo "test-all: every part passed"
 
