@@ -184,6 +184,21 @@ def expiry_sequence(key: str) -> int:
     return _HEAD_TOP - int(match[1], 16)
 
 
+def event_key(archive: ArchiveId, sequence: int) -> str:
+    """Return the key of signed event ``sequence`` (from 1); newer ones sort first."""
+    if not 0 < sequence < _HEAD_TOP:
+        raise MalformedValue(f"event's sequence out of range: {sequence}")
+    return f"events/{archive}/{_HEAD_TOP - sequence:016x}"
+
+
+def event_sequence(key: str) -> int:
+    """Return the sequence that an event's key stands for."""
+    match = re.fullmatch(r"events/[0-9]+/[0-9]{8}/([0-9a-f]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not an event's key: {key!r}")
+    return _HEAD_TOP - int(match[1], 16)
+
+
 def backup_prefix(archive: ArchiveId, backup: str) -> str:
     """Return the prefix of all packs and index parts of a base backup."""
     return f"backups/{archive}/{backup}/"

@@ -9,6 +9,7 @@ from datetime import timedelta
 import fix_archive as fix
 
 from pitr.catalogue.backup_record import BackupManifest
+from pitr.catalogue.event_record import EventKind, EventRecord, Happening
 from pitr.catalogue.records import EpochParent, EpochRecord, HistoryRecord, RepositoryRecord
 from pitr.catalogue.wal_records import (
     IndexedHeader,
@@ -19,11 +20,11 @@ from pitr.catalogue.wal_records import (
     indexed,
 )
 from pitr.datakeys import HostKeys
-from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.layout import ArchiveId, PieceKey, SegmentKey, event_key
 from pitr.pipeline.headed import encode_headed, split_headed
 from pitr.pipeline.keys import Identity
 from pitr.pipeline.seal import seal
-from pitr.pipeline.sign import Signer, payload_sha256
+from pitr.pipeline.sign import Signer, payload_sha256, sign_record
 from pitr.repository import ListedBackup, Repository, backups_sha256
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -63,11 +64,22 @@ class RepositoryHouse:
         self.keys = HostKeys(self.repository, self.archive, self.host, [recipient], random=self.random)
         self.sequence = 0
         self.digest: bytes | None = None
+        self.events = 0
+        self.event_digest: bytes | None = None
         self.heads = 0
         self.head_digest: bytes | None = None
         self.backups: list[ListedBackup] = []
         self.headers: dict[PieceKey | SegmentKey, IndexedHeader] = {}
         self.wal_end: LSN | None = None
+
+    def event(self) -> None:
+        """Put the next signed event."""
+        self.events += 1
+        happening = Happening.of(fix.BEGIN, EventKind.WAL_LOST, f"event {self.events}")
+        record = EventRecord(fix.REPOSITORY, self.archive, self.events, self.event_digest, happening)
+        body = sign_record(record.to_payload(), self.host)
+        self.store.put(event_key(self.archive, self.events), body)
+        self.event_digest = payload_sha256(body)
 
     def add_epoch(self, epoch: int, parent: EpochParent | None = None) -> ArchiveId:
         archive = fix.archive_of(epoch)

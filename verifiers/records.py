@@ -8,14 +8,22 @@ from __future__ import annotations
 import hashlib
 
 from pitr.errors import MalformedValue, PitrError
-from pitr.layout import REPOSITORY_KEY, ArchiveId, expiry_sequence, head_sequence, parse_wal_key
+from pitr.event_reader import EventReader
+from pitr.layout import (
+    REPOSITORY_KEY,
+    ArchiveId,
+    event_sequence,
+    expiry_sequence,
+    head_sequence,
+    parse_wal_key,
+)
 from pitr.repository import Repository
 from pitr.repository_record import read_repository_record
 from pitr.wal.timeline import TimelineId
 from storage.store import CopyDamaged
 
 # Small and signed, and read in every region by each check; the others are large or many.
-RECORD_PREFIXES = ("envelopes", "expired", "history", "manifests")
+RECORD_PREFIXES = ("envelopes", "events", "expired", "history", "manifests")
 
 
 def verify_record(repository: Repository, key: str) -> bytes:
@@ -46,6 +54,8 @@ def _read(repository: Repository, key: str) -> object:
     match kind:
         case "envelopes":
             return repository.get_envelope(archive, bytes.fromhex(name))
+        case "events":
+            return EventReader(repository).get(archive, event_sequence(key)).record
         case "expired":
             return repository.expiry.get(archive, expiry_sequence(key))
         case "history":

@@ -19,6 +19,7 @@ from pitr.layout import (
     REPOSITORY_KEY,
     envelope_key,
     epoch_key,
+    event_key,
     expiry_key,
     head_key,
     history_key,
@@ -48,7 +49,7 @@ SEG = fix.SEGMENT_BYTES
 START = LSN(SEG)
 NAMES = ("eu", "us", "ap")
 # What is large or many is read in full only when asked to.
-SMALL = ("repository", "epoch", "envelope", "history", "manifest", "head", "expired")
+SMALL = ("repository", "epoch", "envelope", "history", "manifest", "head", "expired", "event")
 LARGE = ("walindex", "piece", "segment", "pack", "index")
 
 
@@ -87,6 +88,8 @@ class ThreeRegions:
         self.expired = 0
         for _ in range(2):
             self.expire(store)
+        house.event()
+        house.event()
         keys_of_envelopes = [info.key for info in store.list_objects("envelopes/")]
         assert len(keys_of_envelopes) >= 2
         assert envelope_key(archive, house.headers[pieces[0]].header.key_id) in keys_of_envelopes
@@ -96,6 +99,7 @@ class ThreeRegions:
             "epoch": [epoch_key(archive), epoch_key(fix.archive_of(2))],
             "envelope": keys_of_envelopes[:2],
             "expired": [expiry_key(archive, number) for number in (1, 2)],
+            "event": [event_key(archive, number) for number in (1, 2)],
             "history": [history_key(archive, TimelineId(number)) for number in (2, 3)],
             "manifest": [manifest_key(archive, one.backup) for one in backups],
             "head": [head_key(archive, 1), head_key(archive, 2)],

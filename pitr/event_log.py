@@ -1,0 +1,229 @@
+"""The event log: what happens is noted on disk at once; later it is signed, chained and put in the store.
+
+An event is worth most when the regions are away, and just then it cannot be put.  So a note is durable
+before ``note`` returns, and a thread puts the notes in their order when it can; a crash between the put and
+the removal of the note finds the event in the store, and does not put it twice.
+Reference: docs/format.md §6.7.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pitr.catalogue.event_record import EventRecord, Happening
+from pitr.errors import MalformedValue, PitrError
+from pitr.event_reader import EventReader, ListedEvent
+from pitr.layout import ArchiveId, event_key
+from pitr.pipeline.sign import Signer, decode_time, encode_time, payload_sha256, sign_record
+from pitr.repository import Repository
+from storage.store import ObjectConflict, StoreError
+from storage.synced_file import sync_directory, write_synced
+
+# Transitions come by the minute at most; so many that wait are days of a store that is away.
+NOTES_MAX: Final = 1000
+_LINE_BYTES_MAX: Final = 1 << 16
+_FIRST_PAUSE_S: Final = 0.5
+_PAUSE_S_MAX: Final = 30.0
+
+
+class NotesFailed(PitrError):
+    """A note could not be made durable.  Whatever it was about must not be done unsaid."""
+
+
+class NotesFile:
+    """The notes that wait, in a small file that is replaced whole.  Thread-safe; one process has it."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what an earlier run left; lines that cannot be read are ``damaged``.  Raises NotesFailed."""
+        self._path: Final = path
+        self._lock = threading.Lock()
+        self._notes, self.damaged = _read_notes(path)
+
+    def add(self, note: Happening) -> None:
+        """Return once the note is on disk.  Raises NotesFailed, also when NOTES_MAX notes wait already."""
+        with self._lock:
+            if len(self._notes) >= NOTES_MAX:
+                raise NotesFailed(f"{NOTES_MAX} events wait to be put already")
+            self._replace([*self._notes, note])
+
+    def first(self) -> Happening | None:
+        """Return the oldest note that waits."""
+        with self._lock:
+            return self._notes[0] if self._notes else None
+
+    def remove_first(self) -> None:
+        """Forget the oldest note: it is in the store.  Raises NotesFailed; it is then found there again."""
+        with self._lock:
+            self._replace(self._notes[1:])
+
+    @property
+    def count(self) -> int:
+        """How many notes wait."""
+        with self._lock:
+            return len(self._notes)
+
+    def _replace(self, notes: list[Happening]) -> None:
+        new = self._path.with_name(f"{self._path.name}.new")
+        try:
+            with new.open("wb", buffering=0) as out:
+                write_synced(out.fileno(), *map(_encode, notes))
+            new.replace(self._path)
+            sync_directory(self._path.parent)
+        except OSError as cause:
+            raise NotesFailed(f"events cannot be noted in {self._path}: {cause.strerror or cause}") from cause
+        self._notes = notes
+
+
+def _encode(note: Happening) -> bytes:
+    fields = {
+        "at": encode_time(note.at),
+        "event": note.event,
+        "message": note.message,
+        "facts": dict(note.facts),
+    }
+    return json.dumps(fields, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+
+
+def _read_notes(path: Path) -> tuple[list[Happening], int]:
+    try:
+        body = path.read_bytes()
+    except FileNotFoundError:
+        return [], 0
+    except OSError as cause:
+        raise NotesFailed(f"events noted in {path} cannot be read: {cause.strerror}") from cause
+    notes: list[Happening] = []
+    damaged = 0
+    for line in body.splitlines()[:NOTES_MAX]:
+        try:
+            notes.append(_decode(line))
+        except (ValueError, KeyError, TypeError, AttributeError, MalformedValue):
+            damaged += 1
+    return notes, damaged
+
+
+def _decode(line: bytes) -> Happening:
+    if len(line) > _LINE_BYTES_MAX:
+        raise MalformedValue("a note is too long")
+    fields = json.loads(line)
+    facts = tuple(sorted((str(name), str(text)) for name, text in fields["facts"].items()))
+    return Happening(decode_time(fields["at"]), str(fields["event"]), str(fields["message"]), facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signed:
+    record: EventRecord
+    body: bytes
+
+
+class EventLog:
+    """The events of one archive.  ``note`` may be called from any thread; one thread puts."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        archive: ArchiveId,
+        signer: Signer,
+        notes: NotesFile,
+        *,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._repository: Final = repository
+        self._archive: Final = archive
+        self._signer: Final = signer
+        self._notes: Final = notes
+        self._on_failure: Final = on_failure
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._put_notes, name="event-log", daemon=True)
+        self._last: ListedEvent | None = None
+        self._knows_last = False
+        self._told: str | None = None
+
+    def start(self) -> None:
+        """Begin to put what is noted, also by an earlier run."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End, having put what can be put within the time; what is left stays noted.  False if any is."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(timeout_s)
+        return self._notes.count == 0
+
+    def note(self, happening: Happening) -> None:
+        """Return once it is on disk; it is signed and put soon after.  Raises NotesFailed."""
+        self._notes.add(happening)
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many events are noted and not yet at quorum."""
+        return self._notes.count
+
+    def _put_notes(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            self._wake.clear()
+            note = self._notes.first()
+            if note is None:
+                if self._stopping.is_set():
+                    return
+                self._wake.wait()
+                continue
+            if self._try_put(note):
+                pause_s = _FIRST_PAUSE_S
+            elif self._stopping.wait(pause_s):
+                return
+            else:
+                pause_s = min(pause_s * 2, _PAUSE_S_MAX)
+
+    def _try_put(self, note: Happening) -> bool:
+        try:
+            if not self._knows_last:
+                self._last, self._knows_last = EventReader(self._repository).newest(self._archive), True
+                if self._last is not None and self._last.record.happening == note:
+                    # An earlier run put it, in one region at least, and did not get to say so.
+                    self._put(self._signed(self._last.record))
+                    self._notes.remove_first()
+                    return True
+            last = self._last
+            self._put(
+                self._signed(
+                    EventRecord(
+                        self._repository.repository_id,
+                        self._archive,
+                        1 if last is None else last.record.sequence + 1,
+                        None if last is None else last.payload_sha256,
+                        note,
+                    )
+                )
+            )
+            self._notes.remove_first()
+        except ObjectConflict:
+            # Another writer of this archive, or an event that only a region had which did not answer.
+            self._knows_last = False
+            self._say("an event's name is taken; the newest is looked up again")
+            return False
+        except (StoreError, PitrError) as failure:
+            self._say(str(failure))
+            return False
+        self._told = None
+        return True
+
+    def _signed(self, record: EventRecord) -> _Signed:
+        return _Signed(record, sign_record(record.to_payload(), self._signer))
+
+    def _put(self, signed: _Signed) -> None:
+        key = event_key(signed.record.archive, signed.record.sequence)
+        self._repository.store.put(key, signed.body)
+        self._last = ListedEvent(signed.record, payload_sha256(signed.body))
+
+    def _say(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            self._on_failure(f"an event cannot be put, and is tried again: {text}")
