@@ -132,7 +132,7 @@ class WalArchiver:
             machine.pipeline.stop()
             machine.pipeline.join(_JOIN_S)
             recording.join(_JOIN_S)
-            machine.flow.close()
+            machine.flow.waker.close()
         machine.pipeline.check()
         return self._result(machine)
 
@@ -146,7 +146,7 @@ class WalArchiver:
             self._retry.give_up()
             return
         machine.flow.drain()
-        machine.flow.wake()
+        machine.flow.waker.wake()
         giving_up = threading.Timer(deadline_s, machine.pipeline.stop)
         giving_up.daemon = True
         giving_up.start()
@@ -185,6 +185,9 @@ class WalArchiver:
             last_head_at=machine.recorder.last_head_at,
             last_error=stream.last_error or self._retry.last_error,
             durable_since=None if durable is None else durable.start,
+            acknowledged=flow.flushed,
+            is_synchronous=flow.is_synchronous,
+            puts=flow.puts,
         )
 
     def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
@@ -237,7 +240,7 @@ class WalArchiver:
     def _resume(self) -> Resumed:
         self._repository.check_signer(self._archive, self._signer)
         put_spooled(self._repository, self._spool, self._resent.append)
-        return find_end(self._repository, self._archive, puts_in_flight=self._settings.puts_in_flight)
+        return find_end(self._repository, self._archive, puts_in_flight=self._settings.puts_in_flight_max)
 
     def _record_resumed(self, resumed: Resumed) -> None:
         """Tell what an earlier run left for this one to bring to quorum; it may be told twice."""
@@ -272,7 +275,7 @@ class WalArchiver:
             last_sha256=None if end is None else end.piece_sha256,
         )
         pipeline = Pipeline(
-            parts, flow, Intake(writer, sealer, resumed.known), puts_in_flight=settings.puts_in_flight
+            parts, flow, Intake(writer, sealer, resumed.known), puts_in_flight=settings.puts_in_flight_max
         )
         recorder = Recorder(
             parts,

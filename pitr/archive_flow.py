@@ -9,58 +9,31 @@ the lock.  Everything is bounded by the backlog: what was received and is not ye
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
+from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
 from pitr.archive_values import ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, indexed
 from pitr.errors import WalMissing
+from pitr.wake_pipe import WakePipe
+from pitr.wal.cutting import Cutting
 from pitr.wal.follow import ReceivedEnd
 from pitr.wal.lsn import LSN
+from pitr.wal.pacing import GroupCommit
 from pitr.wal.pieces import AcknowledgeWindow, PieceCutter, RawPiece, RunStart
 from pitr.wal.timeline import TimelineId
 
+# Pieces that lie in the spool alone while no region answers and commits must not wait: a few KiB each.
+_SPOOLED_WAITING_MAX: Final = 4096
 # Segments that wait for their put hold their compressed frames.
 _SEGMENTS_WAITING_MAX: Final = 3
 # What is still to be recorded: headers only.
 _RECORDED_WAITING_MAX: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A piece or a segment that is at quorum; ``end`` is the archive's with the piece, None for a segment."""
-
-    entry: IndexedHeader
-    end: DurableEnd | None
-
-
-@dataclass(frozen=True, slots=True)
-class FlowStatus:
-    """The flow at a moment; times are monotonic."""
-
-    received: ReceivedEnd | None
-    sealed: LSN | None
-    durable: DurableEnd | None
-    received_bytes: int
-    durable_bytes: int
-    backlog_bytes: int
-    pieces_waiting: int
-    segments_waiting: int
-    oldest_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    piece: SealedPiece
-    size_bytes: int
-    finishes: SegmentBuilder | None
 
 
 class Flow:
@@ -83,59 +56,33 @@ class Flow:
         self._segment_changed = threading.Condition(self._lock)
         self._record_changed = threading.Condition(self._lock)
         self._shipped_changed = threading.Condition(self._lock)
-        self._cutter = PieceCutter(
-            segment_bytes=segment_bytes,
-            piece_bytes=settings.piece_bytes,
-            piece_age_s=settings.piece_age_s,
-        )
+        age_s = settings.piece_age_s
+        cutter = PieceCutter(segment_bytes=segment_bytes, piece_bytes=settings.piece_bytes, piece_age_s=age_s)
+        pacing = GroupCommit(puts_max=settings.sync_puts_in_flight, spacing_s=settings.sync_spacing_s)
+        self._cutter: Final = cutter
+        self._cutting: Final = Cutting(cutter, pacing, piece_age_s=age_s, now_s=monotonic())
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
         self._sealed = None if end is None else end.end
         self._durable = end
         self._window = AcknowledgeWindow(
-            settings.puts_in_flight, 1 if end is None else end.piece_sequence + 1
+            settings.puts_in_flight_max, 1 if end is None else end.piece_sequence + 1
         )
+        self._counts_spooled = False
+        # The server was told so once, and may have let go of the WAL before it.
+        self._flushed: LSN | None = None
+        self._puts = 0
         self._to_put: deque[SealedPiece] = deque()
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, WaitingPiece] = {}
         self._segments: deque[SegmentBuilder] = deque()
         self._segments_open = 0
         self._recorded: deque[Recorded] = deque()
         self._backlog_bytes = self._received_bytes = self._durable_bytes = 0
         self._is_draining = self._is_stopped = self._is_cut = False
         self._wants_record = False
-        self._wake_lock = threading.Lock()
-        self._is_closed = False
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        # Wakes the receiver: WAL has become durable, or the flow is stopped.
+        self.waker: Final = WakePipe()
 
     # The receiver's side.
-
-    @property
-    def wake_fd(self) -> int:
-        """Readable when WAL has become durable, or the flow is stopped; see ``clear_wake``."""
-        return self._wake_read
-
-    def clear_wake(self) -> None:
-        """Forget what has woken the receiver so far."""
-        with suppress(BlockingIOError):
-            while os.read(self._wake_read, 4096):
-                pass
-
-    def wake(self) -> None:
-        """Wake the receiver."""
-        # Under a lock of its own: the number of a closed pipe may be another file's by now.  A full
-        # pipe wakes as well as one byte more would.
-        with self._wake_lock, suppress(BlockingIOError):
-            if not self._is_closed:
-                os.write(self._wake_write, b"w")
-
-    def close(self) -> None:
-        """Give the pipe back, when the receiver has ended; others may still call ``wake``."""
-        with self._wake_lock:
-            if not self._is_closed:
-                self._is_closed = True
-                os.close(self._wake_read)
-                os.close(self._wake_write)
 
     def begin(self, run: RunStart) -> None:
         """Start a run of WAL; what was received before is cut where it ends."""
@@ -191,14 +138,13 @@ class Flow:
             while not self._is_stopped:
                 timeout_s: float | None = None
                 if self._has_room_for_sealed():
-                    now_s = self._monotonic()
-                    raw = self._cutter.take(now_s)
-                    if raw is not None:
-                        return raw
-                    ready_at = self._cutter.ready_at()
-                    if ready_at is None and self._is_draining:
+                    under_way = 0 if self._counts_spooled else len(self._waiting)
+                    cut = self._cutting.take(self._monotonic(), under_way)
+                    if cut.piece is not None:
+                        return cut.piece
+                    if cut.is_empty and self._is_draining:
                         break
-                    timeout_s = None if ready_at is None else max(ready_at - now_s, 0.001)
+                    timeout_s = cut.wait_s
                 self._cut_changed.wait(timeout_s)
             self._is_cut = True
             self._put_changed.notify_all()
@@ -206,8 +152,9 @@ class Flow:
 
     def _has_room_for_sealed(self) -> bool:
         """When puts do not keep up, WAL waits uncut: so that it then goes in larger pieces."""
+        waiting_max = _SPOOLED_WAITING_MAX if self._counts_spooled else 2 * self._settings.puts_in_flight_max
         return (
-            len(self._waiting) < 2 * self._settings.puts_in_flight
+            len(self._waiting) < waiting_max
             and self._segments_open < _SEGMENTS_WAITING_MAX
             and len(self._recorded) < _RECORDED_WAITING_MAX
         )
@@ -217,15 +164,20 @@ class Flow:
         with self._lock:
             self._backlog_bytes -= raw.end - raw.start
             self._shipped_changed.notify_all()
-        self.wake()
+        self.waker.wake()
 
     def add_sealed(self, raw: RawPiece, sealed: Sealed) -> None:
         """Note that a piece is sealed and in the spool."""
         with self._lock:
             piece = sealed.piece
-            self._waiting[piece.header.sequence] = _Waiting(piece, raw.end - raw.start, sealed.finishes)
+            self._waiting[piece.header.sequence] = WaitingPiece(
+                piece, raw.end - raw.start, sealed.finishes, self._monotonic()
+            )
             self._to_put.append(piece)
             self._sealed = raw.end
+            if self._counts_spooled:
+                self._flushed = raw.end
+                self.waker.wake()
             self._put_changed.notify_all()
 
     # The putters' and the segment thread's side.
@@ -234,12 +186,16 @@ class Flow:
         """Wait for the next piece to be put; no more than the window admits are under way."""
         with self._lock:
             while not self._is_stopped:
-                if self._to_put and self._window.admits(self._to_put[0].header.sequence):
+                if self._to_put and self._window.admits(self._to_put[0].header.sequence, self._puts_max()):
                     return self._to_put.popleft()
                 if self._is_cut and not self._to_put:
                     return None
                 self._put_changed.wait()
             return None
+
+    def _puts_max(self) -> int:
+        settings = self._settings
+        return settings.sync_puts_in_flight if self._cutting.is_synchronous else settings.puts_in_flight
 
     def finish_piece(self, piece: SealedPiece) -> None:
         """Note that a piece is at quorum, and count as durable what is so in order."""
@@ -249,10 +205,12 @@ class Flow:
             self._put_changed.notify_all()
             self._cut_changed.notify()
             self._shipped_changed.notify_all()
-        self.wake()
+        self.waker.wake()
 
-    def _count(self, waiting: _Waiting) -> None:
+    def _count(self, waiting: WaitingPiece) -> None:
         piece, before = waiting.piece, self._durable
+        self._puts += 1
+        self._cutting.pacing.note_put(self._monotonic() - waiting.since_s)
         start = None if before is None or piece.begins_gap else before.start
         self._durable = DurableEnd(
             piece.header.timeline,
@@ -286,6 +244,7 @@ class Flow:
         """Note that a segment is at quorum."""
         with self._lock:
             self._segments_open -= 1
+            self._puts += 1
             self._recorded.append(Recorded(entry, None))
             self._record_changed.notify()
             self._cut_changed.notify()
@@ -320,6 +279,35 @@ class Flow:
 
     # Control.
 
+    def set_synchronous(self, *, is_synchronous: bool) -> None:
+        """Say whether commits wait for what is received: then it is cut at once, as group commits."""
+        with self._lock:
+            self._cutting.set_synchronous(is_synchronous=is_synchronous)
+            self._cut_changed.notify()
+            self._put_changed.notify_all()
+
+    def count_spooled(self, *, counts: bool) -> None:
+        """Say whether what lies fsynced in the spool counts as flushed, or only what is at quorum."""
+        with self._lock:
+            self._counts_spooled = counts
+            if counts:
+                self._flushed = self._sealed
+            self._cut_changed.notify()
+        self.waker.wake()
+
+    @property
+    def flushed(self) -> LSN | None:
+        """What the server may be told is flushed; it does not go back when only the quorum counts again."""
+        with self._lock:
+            return self._flushed_end()
+
+    def _flushed_end(self) -> LSN | None:
+        durable = None if self._durable is None else self._durable.end
+        if self._flushed is not None and (durable is None or durable < self._flushed):
+            return self._flushed
+        self._flushed = None
+        return durable
+
     def drain(self) -> None:
         """Cut and ship what has arrived; nothing is added from now on."""
         with self._lock:
@@ -339,7 +327,7 @@ class Flow:
                 self._shipped_changed,
             ):
                 changed.notify_all()
-        self.wake()
+        self.waker.wake()
 
     @property
     def is_stopped(self) -> bool:
@@ -396,4 +384,7 @@ class Flow:
                 len(self._waiting),
                 self._segments_open,
                 oldest_s,
+                self._flushed_end(),
+                self._cutting.is_synchronous,
+                self._puts,
             )

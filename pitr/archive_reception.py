@@ -79,8 +79,8 @@ class Reception:
             self._connection.end_streaming()
             return StreamEnd(None, None)
         wait_s = _STOPPING_WAIT_S if is_stopping else self._settings.status_interval_s
-        if self._connection.wait(wait_s, wake_fd=self._flow.wake_fd, is_reading=may_read):
-            self._flow.clear_wake()
+        if self._connection.wait(wait_s, wake_fd=self._flow.waker.fd, is_reading=may_read):
+            self._flow.waker.clear()
         return None
 
     def _take_messages(self) -> StreamEnd | None:
@@ -130,12 +130,11 @@ class Reception:
         return self._contiguous.next if known_to is None else max(known_to, self._contiguous.next)
 
     def _flushed(self) -> LSN | None:
-        """Return what is at quorum; None while that is before this run, or nothing has come yet.
+        """Return what counts as flushed; None while that is before this run, or nothing has come yet.
 
         The server moves the slot to wherever it is told, also back to WAL that it no longer has.
         """
-        durable = self._flow.durable
-        is_before = durable is None or durable.end is None or durable.end < self._run.start
-        if durable is None or is_before or self.server_end is None:
+        flushed = self._flow.flushed
+        if flushed is None or flushed < self._run.start or self.server_end is None:
             return None
-        return durable.end
+        return flushed

@@ -9,7 +9,8 @@ import threading
 from datetime import datetime
 from typing import Final
 
-from pitr.archive_flow import Flow, Recorded
+from pitr.archive_flow import Flow
+from pitr.archive_flow_values import Recorded
 from pitr.archive_heads import BackupList, HeadWriter, IndexWriter
 from pitr.archive_pipeline import Parts
 from pitr.archive_values import ArchiveEvents, DurableEnd

@@ -22,6 +22,7 @@ MIB = 1 << 20
 class ArchiveSettings:
     """How WAL is streamed and shipped.  A piece is put at ``piece_bytes`` or ``piece_age_s``.
 
+    While commits wait, ``sync_puts_in_flight`` are put at a time, ``sync_spacing_s`` apart at least.
     ``quorum`` is what heads say of the regions; None for a store that is one place.
     ``backlog_bytes_max`` bounds what is received and not yet at quorum: at that point the socket is
     no longer read, and the slot keeps the WAL.  ``silence_s_max``: a server that says nothing for so
@@ -32,6 +33,8 @@ class ArchiveSettings:
     piece_bytes: int = 4 * MIB
     piece_age_s: float = 1.0
     puts_in_flight: int = 3
+    sync_puts_in_flight: int = 8
+    sync_spacing_s: float = 0.005
     backlog_bytes_max: int = 64 * MIB
     head_interval_s: float = 30.0
     status_interval_s: float = 10.0
@@ -41,13 +44,19 @@ class ArchiveSettings:
 
     def __post_init__(self) -> None:
         # More frames than 16 MiB of incompressible WAL must never meet the limit of an object.
-        if not 8192 <= self.piece_bytes <= 16 * MIB or not 1 <= self.puts_in_flight <= 16:
+        puts = (self.puts_in_flight, self.sync_puts_in_flight)
+        if not 8192 <= self.piece_bytes <= 16 * MIB or not 1 <= min(puts) <= max(puts) <= 16:
             raise MalformedValue("pieces have 8 KiB to 16 MiB, and 1 to 16 of them are put at a time")
         if self.backlog_bytes_max < 2 * self.piece_bytes:
             raise MalformedValue("the backlog must have room for two pieces")
         times = (self.head_interval_s, self.status_interval_s, self.silence_s_max, self.retry_pause_s_max)
-        if self.piece_age_s < 0 or min(times) <= 0:
+        if min(self.piece_age_s, self.sync_spacing_s) < 0 or min(times) <= 0:
             raise MalformedValue("intervals must be positive")
+
+    @property
+    def puts_in_flight_max(self) -> int:
+        """How many puts a crash may leave half done."""
+        return max(self.puts_in_flight, self.sync_puts_in_flight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,8 @@ class ArchiveStatus:
 
     ``received`` is in memory, ``sealed`` in the spool as well, ``durable`` at quorum; all are
     exclusive ends.  ``durable_since`` is where the WAL begins that reaches ``durable`` without a hole.
-    ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.
+    ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.  ``acknowledged`` is what the
+    server is told is flushed: ``durable``, or more where the owner's policy says so.  ``puts``: objects.
     """
 
     is_streaming: bool
@@ -89,6 +99,9 @@ class ArchiveStatus:
     last_head_at: datetime | None
     last_error: str | None
     durable_since: LSN | None = None
+    acknowledged: LSN | None = None
+    is_synchronous: bool = False
+    puts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +143,11 @@ class ArchiveEventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveEvent:
-    """Something that happened, in words that never hold a secret."""
+    """Something that happened, in words that never hold a secret, and in facts: short texts by name."""
 
     kind: ArchiveEventKind
     message: str
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 class ArchiveEvents(Protocol):

@@ -89,7 +89,10 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of all regions.  ``changed`` guards their state and is notified of every change."""
+    """The lanes of all regions.  ``changed`` guards their state and is notified of every change.
+
+    ``quorum`` may be changed under that lock, also for puts that wait.
+    """
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class Lanes:
         ]
         self.is_closing = False
         self._queue = queue
-        self._quorum = quorum
+        self.quorum = quorum
         self._put_timeout_s = put_timeout_s
         self._clock = clock
         self._on_event = on_event
@@ -209,10 +212,10 @@ class Lanes:
                 raise ObjectConflict(
                     _causes(f"object {put.key} already holds other bytes", put)
                 ) from conflict
-            if len(put.stored) >= self._quorum:
+            if len(put.stored) >= self.quorum:
                 return
-            if len(self.lanes) - len(put.errors) < self._quorum:
-                raise _too_few(put, len(self.lanes), self._quorum)
+            if len(self.lanes) - len(put.errors) < self.quorum:
+                raise _too_few(put, len(self.lanes), self.quorum)
             self._hand_out(put)
             remaining_s = deadline - self._clock()
             if remaining_s <= 0:
@@ -225,7 +228,7 @@ class Lanes:
         """Queue the put wherever it may go now.  A region that just failed is spared if it is not needed."""
         answered = len(put.stored) + len(put.errors)
         sent = len(self.lanes) - answered - len(put.unsent)
-        wanted = self._quorum - len(put.stored) - sent
+        wanted = self.quorum - len(put.stored) - sent
         for lane in sorted(self.lanes, key=lambda lane: lane.health.is_cooling):
             if lane.region.name not in put.unsent or not lane.has_room(len(put.body)):
                 continue
@@ -289,7 +292,7 @@ class Lanes:
 
     def _late(self, put: PendingPut) -> str:
         text = (
-            f"object {put.key} is in {len(put.stored)} of the {self._quorum} regions it needs "
+            f"object {put.key} is in {len(put.stored)} of the {self.quorum} regions it needs "
             f"after {self._put_timeout_s:g} s"
         )
         if put.after_all and self._queue.must_reconcile:

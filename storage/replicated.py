@@ -124,6 +124,26 @@ class ReplicatedStore:
         """How many regions have an object when put returns."""
         return self._quorum
 
+    def require(self, quorum: int) -> None:
+        """Let puts return when ``quorum`` regions have the object, also those that wait now.
+
+        Lowered, the store promises less, and a listing needs more regions to be sure; the other regions
+        get their copies by repair as always.  Raises ValueError.
+        """
+        if not 1 <= quorum <= len(self._regions):
+            raise ValueError(f"a quorum of {quorum} of {len(self._regions)} regions is impossible")
+        lanes, _ = self._writable()
+        with lanes.changed:
+            self._quorum = lanes.quorum = quorum
+            self._answers_min = len(self._regions) - quorum + 1
+            lanes.changed.notify_all()
+
+    def complete_regions(self) -> int:
+        """Return how many regions answer and lack nothing that is on record."""
+        return sum(
+            1 for one in self.status() if one.is_healthy and not one.pending_repairs and not one.stuck_repairs
+        )
+
     def view(self, region_name: str) -> ObjectStore:
         """Return one region's store alone.  Raises KeyError."""
         for region in self._regions:

@@ -117,6 +117,10 @@ class PieceCutter:
         if self._runs:
             self._runs[-1].is_closed = True
 
+    def hasten(self, piece_age_s: float) -> None:
+        """Cut at another age from now on, 0 for at once."""
+        self._piece_age_s = piece_age_s
+
     def ready_at(self) -> float | None:
         """Return when the next piece is ready (monotonic), ``-inf`` for now; None if nothing is held."""
         for run in self._runs:
@@ -191,9 +195,9 @@ class AcknowledgeWindow:
         """The sequence of the oldest piece that is not durable."""
         return self._next
 
-    def admits(self, sequence: int) -> bool:
-        """Say whether the piece may be put now."""
-        return sequence < self._next + self._size
+    def admits(self, sequence: int, at_once: int | None = None) -> bool:
+        """Say whether the piece may be put now, with at most ``at_once`` on their way (default: ``size``)."""
+        return sequence < self._next + min(self._size, at_once or self._size)
 
     def finish(self, sequence: int) -> range:
         """Note that a piece is at quorum; return the sequences that thereby become durable, in order."""

@@ -170,3 +170,9 @@ def test_no_order_of_puts_makes_a_later_piece_durable_first(order: list[int], si
         durable += window.finish(sequence)
         assert set(durable) <= finished
     assert durable == list(range(1, 9))
+
+
+def test_a_window_may_be_narrower_for_a_while() -> None:
+    window = AcknowledgeWindow(3, 5)
+    assert [window.admits(sequence, 2) for sequence in (5, 6, 7)] == [True, True, False]
+    assert not window.admits(8, 9)
