@@ -26,6 +26,7 @@ from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import PieceSealer, Writer
 from pitr.archive_stream import WalStream, ensure_slot
 from pitr.archive_values import (
+    Acknowledgement,
     ArchiveEvent,
     ArchiveEventKind,
     ArchiveEvents,
@@ -57,6 +58,10 @@ class _Machine:
     pipeline: Pipeline
     recorder: Recorder
     stream: WalStream
+
+    def acknowledge(self, how: Acknowledgement) -> None:
+        self.flow.acknowledge(how)
+        self.recorder.set_quorum(how.quorum)
 
 
 class WalArchiver:
@@ -93,6 +98,7 @@ class WalArchiver:
         self._deadline_s: float | None = None
         self._lock = threading.Lock()
         self._machine: _Machine | None = None
+        self._how = Acknowledgement(quorum=settings.quorum)
         self._start_error: str | None = None
         self._resent: list[str] = []
 
@@ -120,6 +126,7 @@ class WalArchiver:
             return DrainResult(None, None, None)
         with self._lock:
             self._machine = machine
+            machine.acknowledge(self._how)
         recording = threading.Thread(
             target=machine.pipeline.guard, args=(machine.recorder.run,), name="wal-record", daemon=True
         )
@@ -158,6 +165,14 @@ class WalArchiver:
         if machine is not None:
             machine.recorder.request_head()
 
+    def acknowledge(self, how: Acknowledgement) -> None:
+        """Change what the server is told is flushed, from now on and when it is connected again."""
+        with self._lock:
+            self._how = how
+            machine = self._machine
+        if machine is not None:
+            machine.acknowledge(how)
+
     def status(self) -> ArchiveStatus:
         """Return how archiving does at this moment."""
         with self._lock:
@@ -179,9 +194,8 @@ class WalArchiver:
             spool_bytes=self._spool.held_bytes,
             pieces_waiting=flow.pieces_waiting,
             segments_waiting=flow.segments_waiting,
-            oldest_unshipped_age_s=None
-            if flow.oldest_s is None
-            else max(self._monotonic() - flow.oldest_s, 0.0),
+            oldest_unshipped_age_s=self._age_s(flow.oldest_s),
+            oldest_unflushed_age_s=self._age_s(flow.oldest_unflushed_s),
             last_head_at=machine.recorder.last_head_at,
             last_error=stream.last_error or self._retry.last_error,
             durable_since=None if durable is None else durable.start,
@@ -189,6 +203,9 @@ class WalArchiver:
             is_synchronous=flow.is_synchronous,
             puts=flow.puts,
         )
+
+    def _age_s(self, since_s: float | None) -> float | None:
+        return None if since_s is None else max(self._monotonic() - since_s, 0.0)
 
     def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
         """Wait until the WAL from ``start`` to ``end`` is at quorum; False if it is not after ``timeout_s``.

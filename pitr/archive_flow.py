@@ -17,7 +17,7 @@ from typing import Final
 from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
-from pitr.archive_values import ArchiveSettings, DurableEnd
+from pitr.archive_values import Acknowledgement, ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, indexed
 from pitr.errors import WalMissing
 from pitr.wake_pipe import WakePipe
@@ -279,20 +279,15 @@ class Flow:
 
     # Control.
 
-    def set_synchronous(self, *, is_synchronous: bool) -> None:
-        """Say whether commits wait for what is received: then it is cut at once, as group commits."""
+    def acknowledge(self, how: Acknowledgement) -> None:
+        """Change what counts as flushed, and how soon it does."""
         with self._lock:
-            self._cutting.set_synchronous(is_synchronous=is_synchronous)
-            self._cut_changed.notify()
-            self._put_changed.notify_all()
-
-    def count_spooled(self, *, counts: bool) -> None:
-        """Say whether what lies fsynced in the spool counts as flushed, or only what is at quorum."""
-        with self._lock:
-            self._counts_spooled = counts
-            if counts:
+            self._cutting.set_synchronous(is_synchronous=how.is_synchronous)
+            self._counts_spooled = how.counts_spooled
+            if how.counts_spooled:
                 self._flushed = self._sealed
             self._cut_changed.notify()
+            self._put_changed.notify_all()
         self.waker.wake()
 
     @property
@@ -373,7 +368,8 @@ class Flow:
         """Return the flow at this moment."""
         with self._lock:
             waiting_s = [waiting.piece.received_s for waiting in self._waiting.values()]
-            oldest_s = min(waiting_s) if waiting_s else self._cutter.oldest_s
+            uncut_s = self._cutter.oldest_s
+            oldest_s = min(waiting_s) if waiting_s else uncut_s
             return FlowStatus(
                 self._received,
                 self._sealed,
@@ -384,6 +380,7 @@ class Flow:
                 len(self._waiting),
                 self._segments_open,
                 oldest_s,
+                uncut_s if self._counts_spooled else oldest_s,
                 self._flushed_end(),
                 self._cutting.is_synchronous,
                 self._puts,

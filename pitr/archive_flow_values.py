@@ -32,6 +32,7 @@ class FlowStatus:
     pieces_waiting: int
     segments_waiting: int
     oldest_s: float | None
+    oldest_unflushed_s: float | None
     flushed: LSN | None
     is_synchronous: bool
     puts: int

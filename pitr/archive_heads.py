@@ -46,7 +46,8 @@ class HeadWriter:
         self._writer: Final = writer
         self._store: Final = store
         self._spool: Final = spool
-        self._quorum: Final = quorum
+        # What heads say from now on; others change it, and a head is written by one thread.
+        self.quorum = quorum
         self._last = last
         self._pending: _Pending | None = None
 
@@ -75,7 +76,7 @@ class HeadWriter:
             piece_sha256=end.piece_sha256,
             backups_count=len(backups),
             backups_sha256=backups_sha256(backups),
-            quorum=self._quorum,
+            quorum=self.quorum,
         )
         pending = _Pending(head, sign_record(head.to_payload(), self._writer.signer))
         key, digest = head_key(head.archive, head.sequence), hashlib.sha256(pending.body).digest()

@@ -16,6 +16,7 @@ from pitr.archive_pipeline import Parts
 from pitr.archive_values import ArchiveEvents, DurableEnd
 from pitr.catalogue.wal_records import PieceHeader
 from pitr.layout import PieceKey
+from pitr.quorum import WriteQuorum
 from pitr.repository import ListedHead
 from pitr.wal.timeline import TimelineId
 
@@ -64,6 +65,13 @@ class Recorder:
             self._backups.forget()
             self._head_due_s = self._parts.monotonic()
         self._flow.nudge()
+
+    def set_quorum(self, quorum: WriteQuorum | None) -> None:
+        """Let heads say another quorum, the next one soon."""
+        if self._heads.quorum != quorum:
+            self._heads.quorum = quorum
+            self._hasten_head()
+            self._flow.nudge()
 
     def end(self) -> None:
         """Record what is left, write the last index and head, and return from ``run``."""

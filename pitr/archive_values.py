@@ -23,7 +23,7 @@ class ArchiveSettings:
     """How WAL is streamed and shipped.  A piece is put at ``piece_bytes`` or ``piece_age_s``.
 
     While commits wait, ``sync_puts_in_flight`` are put at a time, ``sync_spacing_s`` apart at least.
-    ``quorum`` is what heads say of the regions; None for a store that is one place.
+    ``quorum`` is what heads say of the regions, None for a store that is one place; see ``Acknowledgement``.
     ``backlog_bytes_max`` bounds what is received and not yet at quorum: at that point the socket is
     no longer read, and the slot keeps the WAL.  ``silence_s_max``: a server that says nothing for so
     long is gone.
@@ -57,6 +57,19 @@ class ArchiveSettings:
     def puts_in_flight_max(self) -> int:
         """How many puts a crash may leave half done."""
         return max(self.puts_in_flight, self.sync_puts_in_flight)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What the server is told is flushed, and what heads say of it.
+
+    ``is_synchronous``: commits wait for us, so what comes is cut at once.  ``counts_spooled``: what lies
+    fsynced in the spool counts, not only what is at quorum.  ``quorum`` is the one in force.
+    """
+
+    is_synchronous: bool = False
+    counts_spooled: bool = False
+    quorum: WriteQuorum | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,7 @@ class ArchiveStatus:
     last_head_at: datetime | None
     last_error: str | None
     durable_since: LSN | None = None
+    oldest_unflushed_age_s: float | None = None
     acknowledged: LSN | None = None
     is_synchronous: bool = False
     puts: int = 0
