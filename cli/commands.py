@@ -21,6 +21,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
+    "log": LazyCommand("cli.event_list", "log", "Show the signed events of an archive."),
     "wal": LazyCommand("cli.wal", "wal", "List archived WAL, or fetch a segment for PostgreSQL."),
     "catalogue": LazyCommand("cli.catalogue", "catalogue", "Rebuild or check the catalogue."),
 }

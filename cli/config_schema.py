@@ -41,6 +41,7 @@ from pitr.errors import MalformedValue, PitrError
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.sign import Verifier
 from pitr.priority import Priority
+from pitr.protection import Protect, ProtectionPolicy
 from pitr.strain import StrainBounds
 from storage.url import parse_region_url
 
@@ -193,6 +194,11 @@ class _Wal(_Table):
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
     heartbeat: Annotated[float | None, BeforeValidator(_heartbeat)] = None
+    sync_puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 8
+    sync_spacing: Annotated[float, BeforeValidator(_duration), Field(ge=0.001, le=10)] = 0.005
+    protect: Literal["data", "primary"] = "data"
+    lower_after: Annotated[float, BeforeValidator(_duration), Field(ge=1, le=3600)] = 30.0
+    put_price: Annotated[float, Field(ge=0, le=1000)] = 0.005
 
 
 class _Backup(_Table):
@@ -287,6 +293,19 @@ def check_tables(tables: dict[str, Any], *, base: Path, path: Path) -> Settings 
     return _settings(config, recipients or tuple(config.keys.recipients), base, path)
 
 
+def _wal_settings(wal: _Wal) -> WalSettings:
+    return WalSettings(
+        wal.piece_age_s,
+        wal.piece_bytes,
+        wal.puts_in_flight,
+        wal.heartbeat,
+        sync_puts_in_flight=wal.sync_puts_in_flight,
+        sync_spacing_s=wal.sync_spacing,
+        protection=ProtectionPolicy(Protect(wal.protect), wal.lower_after),
+        put_price=wal.put_price,
+    )
+
+
 # pydantic's words for these are a programmer's.
 _EXPECTED = {
     "string_type": "text in quotes",
@@ -362,9 +381,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.daemon.drain,
             config.daemon.spool_bytes_max,
         ),
-        wal=WalSettings(
-            config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight, config.wal.heartbeat
-        ),
+        wal=_wal_settings(config.wal),
         backup=BackupSettings(
             config.backup.workers,
             config.backup.full_every,

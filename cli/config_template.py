@@ -104,6 +104,16 @@ piece_bytes = {4 << 20}
 puts_in_flight = 4
 # On a database that is idle for so long, commit an empty message, so that a moment then has a time.
 heartbeat = "off"      # or "1s"
+# Where synchronous_standby_names names "pitr", commits wait until their WAL is in the quorum of regions:
+# so many puts are then on their way at a time, and begin so far apart (docs/synchronous.md).
+sync_puts_in_flight = 8
+sync_spacing = "5ms"
+# When the quorum is lost: "data" lets commits wait for it, "primary" lets them go on with less, step by step,
+# after so long.
+protect = "data"
+lower_after = "30s"
+# What 1,000 puts into one region cost, for the forecast in `pitr status`.
+put_price = 0.005
 
 {_BACKUP}
 {_RETENTION}

@@ -26,8 +26,11 @@ from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
 from cli.heartbeat_keeper import HeartbeatKeeper
+from cli.protection_keeper import ProtectionKeeper, ProtectionMark
+from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
+from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
 from cli.wiring import host_identity, host_repository, own_archive
 from pitr.archive import WalArchiver
@@ -36,6 +39,7 @@ from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
 from pitr.datakeys import HostKeys
 from pitr.errors import BackupFailed, ServerUnavailable
+from pitr.event_log import EventLog, NotesFile
 from pitr.postgres.replication import ReplicationConnection
 from pitr.spool import DirectorySpool
 from storage.repair import RepairQueue, RepairQueueDamaged
@@ -77,6 +81,7 @@ class Daemon:
             settings.repository.quorum,
             self._queue,
             on_event=self._events.on_store_event,
+            puts_in_flight=max(settings.wal.puts_in_flight, settings.wal.sync_puts_in_flight),
         )
         self._repository = host_repository(settings, self.store)
         self.workers_max = settings.backup.workers
@@ -88,6 +93,9 @@ class Daemon:
         self._taker: BackupTaker
         self._archive: ArchiveId
         self._archiver: WalArchiver
+        self._signed: EventLog
+        self._server: SyncServerSession
+        self._protection: ProtectionKeeper
         self._timetable: Timetable
         self.state: DaemonState
         self.drained: DrainResult | None = None
@@ -173,11 +181,38 @@ class Daemon:
                 piece_bytes=settings.wal.piece_bytes,
                 piece_age_s=settings.wal.piece_age_s,
                 puts_in_flight=settings.wal.puts_in_flight,
+                sync_puts_in_flight=settings.wal.sync_puts_in_flight,
+                sync_spacing_s=settings.wal.sync_spacing_s,
                 quorum=settings.write_quorum,
             ),
             clock=_now,
             random=os.urandom,
         )
+        self._signed = EventLog(
+            self._repository,
+            self._archive,
+            self._host.signer,
+            NotesFile(settings.daemon.events_path),
+            on_failure=lambda text: self._log.warning(text),
+        )
+        self._events.connect_log(self._signed.note, _now)
+        self._server = SyncServerSession(
+            lambda: settings.cluster.dsn, ReleaseNote(settings.daemon.release_path)
+        )
+        self._protection = ProtectionKeeper(
+            settings.wal.protection,
+            settings.write_quorum,
+            ProtectionMark(settings.daemon.protection_path),
+            self._server,
+            self.store,
+            self._archiver,
+            note=self._signed.note,
+            now=_now,
+            monotonic=time.monotonic,
+            log=self._log,
+            count=lambda kind: self.state.count(kind),
+        )
+        self._protection.begin()
         self._taker = BackupTaker(
             settings,
             self._archive,
@@ -208,6 +243,9 @@ class Daemon:
             regions=self.store.status,
             tasks=self._timetable.states,
             is_catalogue_complete=lambda: self._keeper.is_complete,
+            put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
+            events_waiting=lambda: self._signed.waiting,
+            level=lambda: self._protection.level,
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
@@ -216,6 +254,11 @@ class Daemon:
         settings = self._settings
         self._keeper.start()
         ending.callback(self._keeper.stop)
+        self._signed.start()
+        ending.callback(self._signed.stop, CLOSE_STORE_S)
+        self._protection.start()
+        ending.callback(self._server.close)
+        ending.callback(self._protection.stop)
         epoch = self._repository.epoch(self._archive)
         self._keeper.record(lambda catalogue: catalogue.record_epoch(epoch))
         watch = Watch(

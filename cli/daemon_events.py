@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind
+from pitr.catalogue.event_record import EventKind, Happening
+from pitr.event_log import NotesFailed
 from storage.regions import StoreEvent, StoreEventKind
 
 if TYPE_CHECKING:
@@ -24,6 +27,11 @@ _GOOD = frozenset(
         ArchiveEventKind.TIMELINE_SWITCHED,
     }
 )
+# What an auditor must find: docs/format.md §6.7.
+_SIGNED = {
+    ArchiveEventKind.WAL_LOST: EventKind.WAL_LOST,
+    ArchiveEventKind.DIVERGED: EventKind.WRITERS_CONFLICT,
+}
 _GOOD_STORE = frozenset({StoreEventKind.REGION_RECOVERED, StoreEventKind.COPY_REPAIRED})
 # Repairs come by thousands after an outage; the counters and the status tell of them.
 _QUIET_STORE = frozenset({StoreEventKind.COPY_REPAIRED, StoreEventKind.COPY_MISSING})
@@ -35,6 +43,8 @@ class DaemonEvents:
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
         self._keeper: CatalogueKeeper | None = None
+        self._note: Callable[[Happening], None] | None = None
+        self._now: Callable[[], datetime] | None = None
         self._count: Callable[[str], None] = lambda _kind: None
         self._ask_for_backup: Callable[[str], None] = lambda _reason: None
 
@@ -45,6 +55,20 @@ class DaemonEvents:
         self._keeper = keeper
         self._count = count
         self._ask_for_backup = ask_for_backup
+
+    def connect_log(self, note: Callable[[Happening], None], now: Callable[[], datetime]) -> None:
+        """Say where what changes the archive's promises is signed."""
+        self._note, self._now = note, now
+
+    def note(self, happening: Happening) -> None:
+        """Note a signed event; where that cannot be, the log at least has it."""
+        if self._note is None:
+            return
+        try:
+            self._note(happening)
+        except NotesFailed as failure:
+            self._count("event-unsigned")
+            self._log.error("an event cannot be noted", reason=failure.message, message=happening.message)
 
     def on_history(self, history: HistoryRecord) -> None:
         if self._keeper is not None:
@@ -65,6 +89,9 @@ class DaemonEvents:
 
     def on_event(self, event: ArchiveEvent) -> None:
         self._count(str(event.kind))
+        signed = _SIGNED.get(event.kind)
+        if signed is not None and self._now is not None:
+            self.note(Happening.of(self._now(), signed, event.message, **dict(event.facts)))
         tell = self._log.info if event.kind in _GOOD else self._log.warning
         tell(event.message, kind=str(event.kind))
 

@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from cli.backup_runner import BackupRunner
+from cli.put_bill import PutBill
 from cli.rpo import RecoveryPoint
-from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, TaskSnapshot
+from cli.snapshot import BackupSnapshot, DaemonSnapshot, ProtectionSnapshot, RegionSnapshot, TaskSnapshot
+from pitr.protection import Level
 
 if TYPE_CHECKING:
     from cli.timetable import TaskState
@@ -46,6 +48,9 @@ class DaemonState:
     regions: Callable[[], Sequence[RegionStatus]]
     tasks: Callable[[], Sequence[TaskState]]
     is_catalogue_complete: Callable[[], bool]
+    put_bill: PutBill
+    events_waiting: Callable[[], int]
+    level: Callable[[], Level]
     slot_retained_bytes: int | None = None
     last_error: str | None = None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
@@ -65,6 +70,7 @@ class DaemonState:
             self._recovery_point.observe(
                 self.monotonic(), status.server_end, status.durable, is_streaming=status.is_streaming
             )
+            self.put_bill.note(self.monotonic(), status.puts)
 
     def snapshot(self) -> DaemonSnapshot:
         """Return how everything is now."""
@@ -96,6 +102,7 @@ class DaemonState:
             head_at=status.last_head_at,
             is_catalogue_complete=self.is_catalogue_complete(),
             regions=tuple(_region(region, rpo_s, at) for region in self.regions()),
+            protection=self._protection(status),
             backup=self._backup(tasks),
             tasks=tuple(
                 TaskSnapshot(
@@ -111,6 +118,21 @@ class DaemonState:
             ),
             events=events,
             last_error=status.last_error or self.last_error,
+        )
+
+    def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:
+        level, now_s = self.level(), self.monotonic()
+        with self._lock:
+            rate = self.put_bill.puts_per_s(now_s, status.puts)
+            cost = self.put_bill.per_month(now_s, status.puts)
+        return ProtectionSnapshot(
+            is_synchronous=status.is_synchronous,
+            level=int(level),
+            worth=level.described,
+            acknowledged_lsn=status.acknowledged,
+            events_waiting=self.events_waiting(),
+            puts_per_s=rate,
+            puts_cost_per_month=cost,
         )
 
     def _backup(self, tasks: Sequence[TaskState]) -> BackupSnapshot:

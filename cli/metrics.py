@@ -40,6 +40,26 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
     ("pitr_slot_retained_bytes", "WAL that the slot keeps on the server.", lambda s: s.slot_retained_bytes),
     ("pitr_head_age_seconds", "Age of the last signed end of the archive.", lambda s: s.head_age_s),
     (
+        "pitr_synchronous",
+        "1 while commits on the server wait for this daemon.",
+        lambda s: float(s.protection.is_synchronous),
+    ),
+    (
+        "pitr_protection_level",
+        "What acknowledged commits are worth: 0 the quorum, 1 one region, 2 this host's disk, 3 released.",
+        lambda s: float(s.protection.level),
+    ),
+    (
+        "pitr_events_waiting",
+        "Signed events that wait for the regions.",
+        lambda s: float(s.protection.events_waiting),
+    ),
+    (
+        "pitr_puts_cost_per_month",
+        "Forecast of what a month of puts costs, by put_price.",
+        lambda s: s.protection.puts_cost_per_month,
+    ),
+    (
         "pitr_catalogue_complete",
         "1 if the catalogue holds everything, 0 while it is made anew.",
         lambda s: float(s.is_catalogue_complete),

@@ -58,12 +58,21 @@ def open_writing(
     queue: RepairQueue,
     *,
     on_event: Callable[[StoreEvent], None] | None = None,
+    puts_in_flight: int = 1,
 ) -> ReplicatedStore:
-    """Return the regions as one store that acknowledges at ``quorum``.  Close it before the queue."""
-    from storage.replicated import ReplicatedStore
+    """Return the regions as one store that acknowledges at ``quorum``.  Close it before the queue.
+
+    ``puts_in_flight``: how many puts of WAL are to be under way in each region at a time.
+    """
+    from storage.replicated import WORKERS_PER_REGION, ReplicatedStore
 
     return ReplicatedStore(
-        regions, quorum=quorum, queue=queue, after_all_prefixes=AFTER_ALL_PREFIXES, on_event=on_event
+        regions,
+        quorum=quorum,
+        queue=queue,
+        after_all_prefixes=AFTER_ALL_PREFIXES,
+        on_event=on_event,
+        workers_per_region=max(WORKERS_PER_REGION, puts_in_flight),
     )
 
 

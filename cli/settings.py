@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pitr.priority import Priority
+from pitr.protection import ProtectionPolicy
 from pitr.quorum import WriteQuorum
 from pitr.strain import StrainBounds
 
@@ -56,12 +57,19 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class WalSettings:
-    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat."""
+    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat.
+
+    ``sync_…`` hold while commits wait for us.  ``put_price``: of 1,000 puts into one region, in any currency.
+    """
 
     piece_age_s: float = 1.0
     piece_bytes: int = 4 << 20
     puts_in_flight: int = 4
     heartbeat_s: float | None = None
+    sync_puts_in_flight: int = 8
+    sync_spacing_s: float = 0.005
+    protection: ProtectionPolicy = ProtectionPolicy()  # noqa: RUF009 - a frozen value
+    put_price: float = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,18 @@ class DaemonSettings:
     @property
     def spool_dir(self) -> Path:
         return self.state_dir / SPOOL_NAME
+
+    @property
+    def protection_path(self) -> Path:
+        return self.state_dir / "protection.json"
+
+    @property
+    def release_path(self) -> Path:
+        return self.state_dir / "released.json"
+
+    @property
+    def events_path(self) -> Path:
+        return self.state_dir / "events.notes"
 
     @property
     def catalogue_path(self) -> Path:

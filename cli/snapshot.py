@@ -52,6 +52,22 @@ class BackupSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtectionSnapshot:
+    """What an acknowledged commit is worth.  ``level`` 0 is the quorum; ``acknowledged_lsn`` is what counts.
+
+    ``puts_per_s`` objects, and what a month of them costs in all regions; None while too little was seen.
+    """
+
+    is_synchronous: bool
+    level: int
+    worth: str
+    acknowledged_lsn: LSN | None
+    events_waiting: int
+    puts_per_s: float | None
+    puts_cost_per_month: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSnapshot:
     """One task of the timetable."""
 
@@ -89,6 +105,7 @@ class DaemonSnapshot:
     head_at: datetime | None
     is_catalogue_complete: bool
     regions: tuple[RegionSnapshot, ...]
+    protection: ProtectionSnapshot
     backup: BackupSnapshot
     tasks: tuple[TaskSnapshot, ...]
     events: dict[str, int]
@@ -119,6 +136,8 @@ class DaemonSnapshot:
 
 
 def _encode(value: Any) -> Any:
+    if isinstance(value, LSN):
+        return str(value)
     if isinstance(value, datetime):
         return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, dict):

@@ -86,6 +86,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     if seen["slot_retained_bytes"] is not None:
         output.line(f"slot     keeps {format_bytes(int(seen['slot_retained_bytes']))} on the server")
+    _show_protection(output, seen["protection"])
     backup = seen["backup"]
     if backup["last_backup"] is None:
         output.line("backup   none yet")
@@ -121,6 +122,21 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_protection(output: Output, protection: Mapping[str, Any]) -> None:
+    """Say what commits wait for, where they do, and what that costs."""
+    if protection["is_synchronous"] or protection["level"]:
+        output.line(f"commits  acknowledged ones are {protection['worth']}")
+    if protection["level"]:
+        output.warn("protection is lowered; pitr log tells since when, and it ends by itself with the quorum")
+    if protection["puts_cost_per_month"] is not None:
+        output.line(
+            f"puts     {protection['puts_per_s']:.2f} objects/s:"
+            f" about {protection['puts_cost_per_month']:.2f} a month in all regions"
+        )
+    if protection["events_waiting"]:
+        output.line(f"events   {protection['events_waiting']} are noted here and wait for the regions")
 
 
 def _show_bad_copies(output: Output, region: Mapping[str, Any]) -> None:

@@ -216,7 +216,13 @@ class WalStream:
         )
         self._wants_new_run = False
         reason = f"WAL from {lost_from} to {run.start} is lost: the server no longer has it"
-        self._tell(ArchiveEventKind.WAL_LOST, reason)
+        self._tell(
+            ArchiveEventKind.WAL_LOST,
+            reason,
+            timeline=str(run.timeline),
+            lost_from=str(lost_from),
+            lost_to=str(run.start),
+        )
         self._events.request_full_backup(reason)
         return run
 
@@ -305,5 +311,5 @@ class WalStream:
             f"timeline {run.timeline} ended at {end.next_start}; {end.next_timeline} follows",
         )
 
-    def _tell(self, kind: ArchiveEventKind, message: str) -> None:
-        self._events.on_event(ArchiveEvent(kind, message))
+    def _tell(self, kind: ArchiveEventKind, message: str, **facts: str) -> None:
+        self._events.on_event(ArchiveEvent(kind, message, tuple(sorted(facts.items()))))
