@@ -87,6 +87,7 @@ class Flow:
             segment_bytes=segment_bytes,
             piece_bytes=settings.piece_bytes,
             piece_age_s=settings.piece_age_s,
+            piece_bytes_max=settings.piece_bytes_max,
         )
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
         self._sealed = None if end is None else end.end
@@ -156,7 +157,8 @@ class Flow:
             end, before = self._cutter.received, self._received
             if end is not None and before is not None and before.end < end:
                 self._received = ReceivedEnd(before.timeline, end)
-            if not held or held + len(content) >= self._settings.piece_bytes:
+            # Once for what is new: whoever takes a piece looks again at what is left.
+            if not held or held < self._settings.piece_bytes <= held + len(content):
                 self._cut_changed.notify()
 
     def close_run(self) -> None:

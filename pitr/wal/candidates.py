@@ -85,7 +85,7 @@ class _PageWalk:
 class Window:
     """A stretch of WAL that begins with a page, and what can be said about the records in it."""
 
-    def __init__(self, geometry: WalGeometry, start: int, content: bytes) -> None:
+    def __init__(self, geometry: WalGeometry, start: int, content: bytes | memoryview) -> None:
         self.geometry = geometry
         self.start = start
         self.content = content
