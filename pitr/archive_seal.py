@@ -14,6 +14,7 @@ from typing import Final
 
 from pitr.catalogue.wal_records import POINTS_MAX, PieceHeader, SegmentHeader, TimePoint, TransactionTimes
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.pipeline.compress import WAL_MATCH_BYTES_MIN
 from pitr.pipeline.frames import compress_frames
 from pitr.pipeline.headed import HeadedObject, write_headed
 from pitr.pipeline.keys import DataKey, content_hmac
@@ -101,7 +102,8 @@ class Content:
         if scanned.min_at is not None and scanned.max_at is not None:
             times = TransactionTimes(scanned.min_at, scanned.max_at, scanned.is_exact)
         points = tuple(TimePoint(point.lsn, point.at) for point in scanned.points)
-        return cls(start, scanned.content, tuple(compress_frames(scanned.content)), times, points)
+        frames = tuple(compress_frames(scanned.content, match_bytes_min=WAL_MATCH_BYTES_MIN))
+        return cls(start, scanned.content, frames, times, points)
 
 
 class PieceSealer:

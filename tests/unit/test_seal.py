@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import random
 
 import pytest
 
@@ -40,6 +41,18 @@ def test_a_container_has_at_least_one_frame() -> None:
         seal.seal_frames([], KEY, PACK)
     body = seal.seal(b"", KEY, PACK)
     assert len(list(seal.iter_frames(body, KEY, PACK))) == 1
+
+
+def test_short_matches_make_wal_smaller_and_any_reader_opens_it() -> None:
+    # As records do: five bytes that came before, between ones that did not.
+    draw = random.Random(5)
+    known = [draw.randbytes(5) for _ in range(200)]
+    content = b"".join(draw.choice(known) + draw.randbytes(4) for _ in range(20_000))
+    plain = list(frames.compress_frames(content))
+    short = list(frames.compress_frames(content, match_bytes_min=compress.WAL_MATCH_BYTES_MIN))
+    assert sum(map(len, short)) < 0.9 * sum(map(len, plain))
+    opened = [compress.decompress_frame(frame, content_bytes_max=1 << 20) for frame in short]
+    assert b"".join(opened) == content
 
 
 def test_a_container_sealed_into_its_place_is_the_container() -> None:
