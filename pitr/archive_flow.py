@@ -148,7 +148,7 @@ class Flow:
             self._cut_changed.notify()
 
     def add(self, content: bytes | memoryview) -> None:
-        """Take WAL that follows in the run."""
+        """Take WAL that follows in the run; the sealer is woken once, and looks again after each piece."""
         with self._lock:
             held = self._cutter.held_bytes
             self._cutter.add(content, self._monotonic())
@@ -157,7 +157,6 @@ class Flow:
             end, before = self._cutter.received, self._received
             if end is not None and before is not None and before.end < end:
                 self._received = ReceivedEnd(before.timeline, end)
-            # Once for what is new: whoever takes a piece looks again at what is left.
             if not held or held < self._settings.piece_bytes <= held + len(content):
                 self._cut_changed.notify()
 
