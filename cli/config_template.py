@@ -98,7 +98,7 @@ recipients = [
 {recipients}]
 
 [wal]
-# WAL is sent when it is this old, or when there is this much of it.
+# WAL is sent when it is this old, or when there is this much of it (with what else waits by then).
 piece_age_s = 1.0
 piece_bytes = {4 << 20}
 puts_in_flight = 4

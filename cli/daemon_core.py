@@ -34,7 +34,7 @@ from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
 from cli.wiring import host_identity, host_repository, own_archive
 from pitr.archive import WalArchiver
-from pitr.archive_values import ArchiveSettings, DrainResult
+from pitr.archive_values import PIECE_BYTES_MAX, ArchiveSettings, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
 from pitr.datakeys import HostKeys
@@ -180,6 +180,10 @@ class Daemon:
                 slot=settings.cluster.slot,
                 piece_bytes=settings.wal.piece_bytes,
                 piece_age_s=settings.wal.piece_age_s,
+                # Several must fit the spool, or the first that does not shrink would wait for ever.
+                piece_bytes_max=max(
+                    min(PIECE_BYTES_MAX, settings.daemon.spool_bytes_max // 4), settings.wal.piece_bytes
+                ),
                 puts_in_flight=settings.wal.puts_in_flight,
                 sync_puts_in_flight=settings.wal.sync_puts_in_flight,
                 sync_spacing_s=settings.wal.sync_spacing_s,

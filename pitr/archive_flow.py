@@ -57,7 +57,12 @@ class Flow:
         self._record_changed = threading.Condition(self._lock)
         self._shipped_changed = threading.Condition(self._lock)
         age_s = settings.piece_age_s
-        cutter = PieceCutter(segment_bytes=segment_bytes, piece_bytes=settings.piece_bytes, piece_age_s=age_s)
+        cutter = PieceCutter(
+            segment_bytes=segment_bytes,
+            piece_bytes=settings.piece_bytes,
+            piece_age_s=age_s,
+            piece_bytes_max=settings.piece_bytes_max,
+        )
         pacing = GroupCommit(puts_max=settings.sync_puts_in_flight, spacing_s=settings.sync_spacing_s)
         self._cutter: Final = cutter
         self._cutting: Final = Cutting(cutter, pacing, piece_age_s=age_s, now_s=monotonic())
@@ -94,7 +99,7 @@ class Flow:
             self._cut_changed.notify()
 
     def add(self, content: bytes | memoryview) -> None:
-        """Take WAL that follows in the run."""
+        """Take WAL that follows in the run; the sealer is woken once, and looks again after each piece."""
         with self._lock:
             held = self._cutter.held_bytes
             self._cutter.add(content, self._monotonic())
@@ -103,7 +108,7 @@ class Flow:
             end, before = self._cutter.received, self._received
             if end is not None and before is not None and before.end < end:
                 self._received = ReceivedEnd(before.timeline, end)
-            if not held or held + len(content) >= self._settings.piece_bytes:
+            if not held or held < self._settings.piece_bytes <= held + len(content):
                 self._cut_changed.notify()
 
     def close_run(self) -> None:

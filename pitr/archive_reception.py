@@ -21,7 +21,8 @@ from pitr.wal.pieces import RunStart
 
 # A silent server is asked for a sign of life after a quarter of the time that it may be silent.
 _ASK_SHARE: Final = 0.25
-_WRITTEN_STEP_BYTES: Final = 1 << 20
+# A message to the server costs as much as to receive 128 KiB from it.
+_WRITTEN_STEP_BYTES: Final = 4 << 20
 # While the daemon stops, deadlines are looked at this often.
 _STOPPING_WAIT_S: Final = 0.2
 

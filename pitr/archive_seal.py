@@ -14,10 +14,11 @@ from typing import Final
 
 from pitr.catalogue.wal_records import POINTS_MAX, PieceHeader, SegmentHeader, TimePoint, TransactionTimes
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.pipeline.compress import WAL_MATCH_BYTES_MIN
 from pitr.pipeline.frames import compress_frames
-from pitr.pipeline.headed import encode_headed_parts, split_headed
+from pitr.pipeline.headed import HeadedObject, write_headed
 from pitr.pipeline.keys import DataKey, content_hmac
-from pitr.pipeline.seal import HEADER_BYTES, seal_parts
+from pitr.pipeline.seal import HEADER_BYTES, container_bytes, seal_frames_into
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RawPiece
@@ -101,7 +102,8 @@ class Content:
         if scanned.min_at is not None and scanned.max_at is not None:
             times = TransactionTimes(scanned.min_at, scanned.max_at, scanned.is_exact)
         points = tuple(TimePoint(point.lsn, point.at) for point in scanned.points)
-        return cls(start, scanned.content, tuple(compress_frames(scanned.content)), times, points)
+        frames = tuple(compress_frames(scanned.content, match_bytes_min=WAL_MATCH_BYTES_MIN))
+        return cls(start, scanned.content, frames, times, points)
 
 
 class PieceSealer:
@@ -132,10 +134,8 @@ class PieceSealer:
             transactions=content.transactions,
             points=content.points,
         )
-        body = encode_headed_parts(
-            header.to_payload(), seal_parts(content.frames, data_key, wal_context(header)), writer.signer
-        )
-        digest = payload_sha256(split_headed(body).envelope)
+        body, envelope = _seal(header, content.frames, data_key, writer.signer)
+        digest = payload_sha256(envelope)
         self._sequence, self._previous = header.sequence, digest
         key = PieceKey(writer.archive, header.segment, raw.start, raw.end, header.sequence, writer.attempt())
         return SealedPiece(key, header, digest, body, BodyDigest.of(body), raw.received_s, begins_gap)
@@ -217,12 +217,19 @@ class SegmentBuilder:
             transactions=self._times,
             points=_thinned(self._points),
         )
-        body = encode_headed_parts(
-            header.to_payload(), seal_parts(self._frames, data_key, wal_context(header)), writer.signer
-        )
+        body, envelope = _seal(header, self._frames, data_key, writer.signer)
         key = SegmentKey(writer.archive, self.name, writer.attempt())
-        digest = payload_sha256(split_headed(body).envelope)
+        digest = payload_sha256(envelope)
         return SealedSegment(key, header, digest, body, BodyDigest.of(body))
+
+
+def _seal(
+    header: PieceHeader | SegmentHeader, frames: Sequence[bytes], data_key: DataKey, signer: Signer
+) -> HeadedObject:
+    def write(place: memoryview) -> None:
+        seal_frames_into(frames, data_key, wal_context(header), place)
+
+    return write_headed(header.to_payload(), container_bytes(frames), write, signer)
 
 
 def _joined(first: TransactionTimes | None, second: TransactionTimes | None) -> TransactionTimes | None:

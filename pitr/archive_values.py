@@ -16,12 +16,15 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
 MIB = 1 << 20
+PIECE_BYTES_MAX = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSettings:
     """How WAL is streamed and shipped.  A piece is put at ``piece_bytes`` or ``piece_age_s``.
 
+    While more waits than that, a piece takes it along up to ``piece_bytes_max`` (None: ``piece_bytes``):
+    each piece costs a signature, files or requests in each region, and a row, whatever its size.
     While commits wait, ``sync_puts_in_flight`` are put at a time, ``sync_spacing_s`` apart at least.
     ``quorum`` is what heads say of the regions, None for a store that is one place; see ``Acknowledgement``.
     ``backlog_bytes_max`` bounds what is received and not yet at quorum: at that point the socket is
@@ -32,6 +35,7 @@ class ArchiveSettings:
     slot: str
     piece_bytes: int = 4 * MIB
     piece_age_s: float = 1.0
+    piece_bytes_max: int | None = None
     puts_in_flight: int = 3
     sync_puts_in_flight: int = 8
     sync_spacing_s: float = 0.005
@@ -44,8 +48,10 @@ class ArchiveSettings:
 
     def __post_init__(self) -> None:
         # More frames than 16 MiB of incompressible WAL must never meet the limit of an object.
+        largest_bytes = self.piece_bytes if self.piece_bytes_max is None else self.piece_bytes_max
+        is_sized = 8192 <= self.piece_bytes <= largest_bytes <= PIECE_BYTES_MAX
         puts = (self.puts_in_flight, self.sync_puts_in_flight)
-        if not 8192 <= self.piece_bytes <= 16 * MIB or not 1 <= min(puts) <= max(puts) <= 16:
+        if not is_sized or not 1 <= min(puts) <= max(puts) <= 16:
             raise MalformedValue("pieces have 8 KiB to 16 MiB, and 1 to 16 of them are put at a time")
         if self.backlog_bytes_max < 2 * self.piece_bytes:
             raise MalformedValue("the backlog must have room for two pieces")

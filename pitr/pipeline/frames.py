@@ -40,10 +40,12 @@ def cut(content: bytes | memoryview, *, frame_log2: int = FRAME_LOG2) -> Iterato
         yield view[start : start + step]
 
 
-def compress_frames(content: bytes | memoryview, *, level: int = LEVEL_DEFAULT) -> Iterator[bytes]:
-    """Yield the compressed frames of ``content``, in order; at least one."""
+def compress_frames(
+    content: bytes | memoryview, *, level: int = LEVEL_DEFAULT, match_bytes_min: int = 0
+) -> Iterator[bytes]:
+    """Yield the compressed frames of ``content``, in order; at least one.  See ``compress_frame``."""
     for frame in cut(content):
-        yield compress_frame(frame, level=level)
+        yield compress_frame(frame, level=level, match_bytes_min=match_bytes_min)
 
 
 def sealed_bytes_max(frame_log2: int) -> int:

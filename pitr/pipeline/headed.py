@@ -9,17 +9,20 @@ Reference: docs/format.md §4.
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.pipeline.sign import Signer, Verifier, open_record, sign_record
+from pitr.pipeline.sign import Signer, Verifier, open_record, record_bytes, sign_record
 
 _PREFIX = struct.Struct(">8sI")
 PREFIX_BYTES: Final = 12
 _MAGIC = b"PITRH1\0\0"
 ENVELOPE_BYTES_MAX: Final = 1024 * 1024
+# Stands for the body's digest while the header is measured.
+_SHA256_UNKNOWN: Final = "0" * 64
 # A header with 64 points has about 5 KiB; one range read of this size nearly always holds it all.
 HEADER_READ_BYTES: Final = 16 * 1024
 
@@ -29,23 +32,48 @@ def encode_headed(payload: Mapping[str, object], body: bytes | memoryview, signe
 
     Raises MalformedValue if the payload cannot be a record's, has these fields already or is too large.
     """
-    return encode_headed_parts(payload, (body,), signer)
+
+    def write(place: memoryview) -> None:
+        place[:] = body
+
+    return write_headed(payload, len(body), write, signer).object_bytes
 
 
-def encode_headed_parts(
-    payload: Mapping[str, object], body: Sequence[bytes | bytearray | memoryview], signer: Signer
-) -> bytes:
-    """Return the object of a body that comes in parts.  Raises as ``encode_headed``."""
+class HeadedObject(NamedTuple):
+    """An object, and the signed envelope that is in it."""
+
+    object_bytes: bytes
+    envelope: bytes
+
+
+def write_headed(
+    payload: Mapping[str, object], body_bytes: int, write: Callable[[memoryview], None], signer: Signer
+) -> HeadedObject:
+    """Return the object of the ``body_bytes`` that ``write`` puts into the memory that it is given.
+
+    So they are written once, where they stay: an object is megabytes, and to join it of parts costs as
+    much as to encrypt it, with the interpreter held meanwhile.  Raises as ``encode_headed``.
+    """
     if "body_bytes" in payload or "body_sha256" in payload:
         raise MalformedValue("header names its body already")
-    digest = hashlib.sha256()
-    for part in body:
-        digest.update(part)
-    named = {"body_bytes": sum(len(part) for part in body), "body_sha256": digest.hexdigest()}
-    envelope = sign_record({**payload, **named}, signer)
-    if len(envelope) > ENVELOPE_BYTES_MAX:
-        raise MalformedValue(f"header has {len(envelope)} bytes; the limit is {ENVELOPE_BYTES_MAX}")
-    return b"".join((_PREFIX.pack(_MAGIC, len(envelope)), envelope, *body))
+    named = {**payload, "body_bytes": body_bytes, "body_sha256": _SHA256_UNKNOWN}
+    envelope_bytes = record_bytes(named)
+    if envelope_bytes > ENVELOPE_BYTES_MAX:
+        raise MalformedValue(f"header has {envelope_bytes} bytes; the limit is {ENVELOPE_BYTES_MAX}")
+    start = PREFIX_BYTES + envelope_bytes
+    whole = io.BytesIO()
+    # One byte too long, for the last one's writing; the cut gives it back in place.
+    whole.seek(start + body_bytes)
+    whole.write(b"\0")
+    whole.truncate(start + body_bytes)
+    with whole.getbuffer() as view, view[start:] as body:
+        write(body)
+        named["body_sha256"] = hashlib.sha256(body).hexdigest()
+        envelope = sign_record(named, signer)
+        assert len(envelope) == envelope_bytes, "the digest is as long as what stood for it"
+        _PREFIX.pack_into(view, 0, _MAGIC, envelope_bytes)
+        view[PREFIX_BYTES:start] = envelope
+    return HeadedObject(whole.getvalue(), envelope)
 
 
 def header_bytes(object_prefix: bytes | memoryview) -> int:

@@ -16,7 +16,7 @@ import hashlib
 import hmac
 import secrets
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -158,21 +158,30 @@ def seal_frames(frames: Iterable[bytes], data_key: DataKey, context: Context) ->
 
     Raises ValueError if there is none, or as ``Sealer.seal_frame``.
     """
-    return b"".join(seal_parts(frames, data_key, context))
-
-
-def seal_parts(frames: Iterable[bytes], data_key: DataKey, context: Context) -> list[bytes | bytearray]:
-    """Return what ``seal_frames`` does in parts, for who joins more to it: megabytes are copied once."""
     held = list(frames)
-    if not held:
+    container = bytearray(container_bytes(held))
+    seal_frames_into(held, data_key, context, memoryview(container))
+    return bytes(container)
+
+
+def container_bytes(frames: Sequence[bytes]) -> int:
+    """Return the length of the container of ``frames``."""
+    return HEADER_BYTES + sum(LENGTH.size + len(frame) + TAG_BYTES for frame in frames)
+
+
+def seal_frames_into(
+    frames: Sequence[bytes], data_key: DataKey, context: Context, buffer: memoryview
+) -> None:
+    """Write what ``seal_frames`` returns into ``buffer``, of ``container_bytes``.  Raises as that does."""
+    if not frames:
         raise ValueError("a container has at least one frame")
+    if len(buffer) != container_bytes(frames):
+        raise ValueError(f"the container has {container_bytes(frames)} bytes, its place {len(buffer)}")
     sealer = Sealer(data_key, context)
-    parts: list[bytes | bytearray] = [sealer.header]
-    for number, frame in enumerate(held):
-        sealed = bytearray(LENGTH.size + len(frame) + TAG_BYTES)
-        sealer.seal_frame_into(frame, memoryview(sealed), last=number == len(held) - 1)
-        parts.append(sealed)
-    return parts
+    buffer[:HEADER_BYTES] = sealer.header
+    at, last = HEADER_BYTES, len(frames) - 1
+    for number, frame in enumerate(frames):
+        at += sealer.seal_frame_into(frame, buffer[at:], last=number == last)
 
 
 class Opener:

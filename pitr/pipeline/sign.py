@@ -123,17 +123,29 @@ def sign_record(payload: Mapping[str, object], signer: Signer) -> bytes:
     if not isinstance(kind, str) or _KIND.fullmatch(kind) is None:
         raise MalformedValue(f"not a record's kind: {kind!r}")
     content = encode_payload(payload)
-    payload_type = record_type(kind)
-    signature = signer.sign(_pae(payload_type, content))
-    record = b'{"payload":"%b","payloadType":"%b","signatures":[{"keyid":"%b","sig":"%b"}]}' % (
-        base64.b64encode(content),
-        payload_type.encode("ascii"),
-        signer.public.key_id.encode("ascii"),
-        base64.b64encode(signature),
-    )
+    signature = signer.sign(_pae(record_type(kind), content))
+    record = _record(content, kind, signer.public.key_id, signature)
     if len(record) > RECORD_BYTES_MAX:
         raise MalformedValue(f"record has {len(record)} bytes; the limit is {RECORD_BYTES_MAX}")
     return record
+
+
+def record_bytes(payload: Mapping[str, object]) -> int:
+    """Return the length that ``sign_record`` gives ``payload``: that of its values' texts decides it alone.
+
+    Raises MalformedValue as that does.
+    """
+    content = len(encode_payload(payload))
+    return (content + 2) // 3 * 4 + len(_record(b"", str(payload.get("kind")), "0" * 16, bytes(64)))
+
+
+def _record(content: bytes, kind: str, key_id: str, signature: bytes) -> bytes:
+    return b'{"payload":"%b","payloadType":"%b","signatures":[{"keyid":"%b","sig":"%b"}]}' % (
+        base64.b64encode(content),
+        record_type(kind).encode("ascii"),
+        key_id.encode("ascii"),
+        base64.b64encode(signature),
+    )
 
 
 def open_record(body: bytes | memoryview, verifier: Verifier, kind: str) -> dict[str, object]:

@@ -46,11 +46,12 @@ _PREVIOUS_BYTES_MAX = 2 * RECORD_BYTES_MAX
 # Beyond this a CRC is not worth its cost: that it is a record is proved without.
 _CRC_BYTES_MAX = 1024 * 1024
 # Words per step: the temporaries stay in the processor's cache.
-_STEP_WORDS = 64 * 1024
+_STEP_WORDS = 32 * 1024
 # After so many false candidates somebody is writing them on purpose; then all are checked at once.
 _FALSE_MAX = 16
-_PREFIX_MASK = np.uint32(0xFFFF_FF00)
-_PREFIX = np.uint32(RMGR_TRANSACTION << 8)
+# Of whole words: to pick out halves of them would cost half as much again.
+_PREFIX_MASK = np.uint64(0xFFFF_FF00)
+_PREFIX = np.uint64(RMGR_TRANSACTION << 8)
 _IS_END = np.array(
     [info & TRANSACTION_MASK in TRANSACTION_END_INFOS and not info & 0x0C for info in range(256)]
 )
@@ -85,7 +86,7 @@ class _PageWalk:
 class Window:
     """A stretch of WAL that begins with a page, and what can be said about the records in it."""
 
-    def __init__(self, geometry: WalGeometry, start: int, content: bytes) -> None:
+    def __init__(self, geometry: WalGeometry, start: int, content: bytes | memoryview) -> None:
         self.geometry = geometry
         self.start = start
         self.content = content
@@ -281,17 +282,16 @@ def find_ends(window: Window, begin: int) -> FoundEnds:
 
 def _hits(words: npt.NDArray[np.uint64], first: int) -> _Offsets:
     """Return the indexes of the words that can be the third of a transaction-end record's header."""
-    low = words.view(np.uint32)[::2]
-    masked = np.empty(_STEP_WORDS, np.uint32)
+    masked = np.empty(_STEP_WORDS, np.uint64)
     is_hit = np.empty(_STEP_WORDS, np.bool_)
     hits = [np.empty(0, np.int64)]
-    for start in range(first, len(low), _STEP_WORDS):
-        step = low[start : start + _STEP_WORDS]
+    for start in range(first, len(words), _STEP_WORDS):
+        step = words[start : start + _STEP_WORDS]
         np.bitwise_and(step, _PREFIX_MASK, out=masked[: len(step)])
         np.equal(masked[: len(step)], _PREFIX, out=is_hit[: len(step)])
         hits.append(np.flatnonzero(is_hit[: len(step)]) + start)
     found: _Offsets = np.concatenate(hits)
-    ends: _Offsets = found[_IS_END[low[found] & np.uint32(0xFF)]]
+    ends: _Offsets = found[_IS_END[words[found] & np.uint64(0xFF)]]
     return ends
 
 

@@ -70,14 +70,21 @@ class PieceCutter:
     """Takes WAL as it comes, gives it out in pieces.  Not thread-safe.
 
     A piece is ready when it has ``piece_bytes``, when its first byte is ``piece_age_s`` old, when it
-    reaches a segment's end, where known WAL ends, or when its run was closed.
+    reaches a segment's end, where known WAL ends, or when its run was closed.  One that is ready takes
+    all that waits with it, up to ``piece_bytes_max``: whoever is behind pays for fewer pieces.
     """
 
-    def __init__(self, *, segment_bytes: int, piece_bytes: int, piece_age_s: float) -> None:
-        if piece_bytes < 1 or piece_age_s < 0:
-            raise MalformedValue(f"pieces of {piece_bytes} bytes and {piece_age_s} s cannot be cut")
+    def __init__(
+        self, *, segment_bytes: int, piece_bytes: int, piece_age_s: float, piece_bytes_max: int | None = None
+    ) -> None:
+        most_bytes = piece_bytes if piece_bytes_max is None else piece_bytes_max
+        if not 1 <= piece_bytes <= most_bytes or piece_age_s < 0:
+            raise MalformedValue(
+                f"pieces of {piece_bytes} to {most_bytes} bytes and {piece_age_s} s cannot be cut"
+            )
         self._segment_bytes = check_segment_bytes(segment_bytes)
         self._piece_bytes = piece_bytes
+        self._piece_bytes_max = most_bytes
         self._piece_age_s = piece_age_s
         self._runs: deque[_Run] = deque()
 
@@ -125,7 +132,7 @@ class PieceCutter:
         """Return when the next piece is ready (monotonic), ``-inf`` for now; None if nothing is held."""
         for run in self._runs:
             if run.held_bytes:
-                if run.is_closed or run.held_bytes >= self._limit(run):
+                if run.is_closed or run.held_bytes >= min(self._piece_bytes, self._limit(run)):
                     return float("-inf")
                 return run.chunks[0].received_s + self._piece_age_s
         return None
@@ -145,7 +152,7 @@ class PieceCutter:
         known_to = run.begin.known_to
         if known_to is not None and run.next < known_to:
             to_boundary = min(to_boundary, known_to - run.next)
-        return min(self._piece_bytes, to_boundary)
+        return min(self._piece_bytes_max, to_boundary)
 
     def _cut(self, run: _Run) -> RawPiece:
         size_bytes = min(self._limit(run), run.held_bytes)

@@ -18,6 +18,9 @@ from pitr.wal.lsn import LSN
 from pitr.wal.pages import PAGE_BYTES, WalGeometry
 from pitr.wal.transactions import time_at
 
+# The memory for joined WAL grows by so much, so that it seldom does.
+_GROWTH_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class SampledTime:
@@ -34,6 +37,7 @@ class ScanResult:
     ``min_at`` and ``max_at`` are None if there is none.  ``is_exact`` is false if one may be missing,
     because the scan began in mid-record.  ``points`` ascend by LSN, at most POINTS_MAX.
     ``content`` is what was fed, in one: the scan has to join it anyway, and it is copied only once.
+    It is the scanner's own memory, and holds these bytes until the next ``feed`` only.
     """
 
     min_at: datetime | None
@@ -44,11 +48,16 @@ class ScanResult:
 
 
 class TransactionScanner:
-    """Scans one contiguous run of WAL, fed in any cuts.  Holds at most two pages between feeds."""
+    """Scans one contiguous run of WAL, fed in any cuts.
+
+    Keeps the memory of its largest feed and uses it again: of fresh memory each page is a fault, which
+    costs as much as to digest what is in it.
+    """
 
     def __init__(self, segment_bytes: int) -> None:
         self._geometry = WalGeometry(segment_bytes)
         self._fed_to: int | None = None
+        self._buffer = memoryview(bytearray())
         # From a page's start on: what is needed to read a record that later bytes complete.
         self._tail = b""
         self._open: EndCandidate | None = None
@@ -66,13 +75,23 @@ class TransactionScanner:
         self._fed_to = end
         # Before a page has been seen, the bytes up to the next one say nothing.
         skipped = 0 if self._tail else min(-begin % PAGE_BYTES, end - begin)
-        joined = b"".join((self._tail, *chunks))
-        content = memoryview(joined)[len(self._tail) :]
+        joined = self._join(end - begin, chunks)
         window_start = begin + skipped - len(self._tail)
-        window = Window(self._geometry, window_start, joined[skipped:] if skipped else joined)
-        result = self._scan(window, begin, end, content)
-        self._tail = window.content[window.tail_offset :]
+        window = Window(self._geometry, window_start, joined[skipped:])
+        result = self._scan(window, begin, end, joined[len(self._tail) :])
+        self._tail = bytes(window.content[window.tail_offset :])
         return result
+
+    def _join(self, size_bytes: int, chunks: tuple[bytes | memoryview, ...]) -> memoryview:
+        """Return the tail and ``chunks``, in one."""
+        size_bytes += len(self._tail)
+        if len(self._buffer) < size_bytes:
+            self._buffer = memoryview(bytearray(-(-size_bytes // _GROWTH_BYTES) * _GROWTH_BYTES))
+        at = 0
+        for part in (self._tail, *chunks):
+            self._buffer[at : at + len(part)] = part
+            at += len(part)
+        return self._buffer[:size_bytes].toreadonly()
 
     def _scan(self, window: Window, begin: int, end: int, content: memoryview) -> ScanResult:
         if self._synced_at is None:

@@ -84,3 +84,24 @@ def test_some_puts_are_under_way_at_once_and_received_is_not_durable(
         store.heal()
         running.wait_durable(end)
     assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
+def test_what_waits_for_the_store_goes_in_larger_pieces(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17)
+    store = FaultyStore(MemoryStore())
+    house = WalHouse(store, system_identifier(server))
+    settings = quick_settings(piece_bytes=64 << 10, piece_bytes_max=512 << 10, puts_in_flight=1)
+    with archiving(house, server.dsn, tmp_path / "spool", settings=settings) as running:
+        running.wait_streaming()
+        running.wait_durable(flush_lsn(server))
+        store.hold("put")
+        with Load(server, row_bytes=8000) as load:
+            load.wait_commits(400)
+        end = flush_lsn(server)
+        store.heal()
+        running.wait_durable(end)
+    wal = house.wal(1)
+    assert max(header.end - header.start for header, _ in wal.pieces) == 512 << 10
+    assert wal.assert_equals_server(server.data_dir) > 0

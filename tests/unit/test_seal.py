@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import random
 
 import pytest
 
@@ -42,13 +43,34 @@ def test_a_container_has_at_least_one_frame() -> None:
     assert len(list(seal.iter_frames(body, KEY, PACK))) == 1
 
 
-def test_the_parts_of_a_container_are_the_container() -> None:
+def test_short_matches_make_wal_smaller_and_any_reader_opens_it() -> None:
+    # As records do: five bytes that came before, between ones that did not.
+    draw = random.Random(5)
+    known = [draw.randbytes(5) for _ in range(200)]
+    content = b"".join(draw.choice(known) + draw.randbytes(4) for _ in range(20_000))
+    plain = list(frames.compress_frames(content))
+    short = list(frames.compress_frames(content, match_bytes_min=compress.WAL_MATCH_BYTES_MIN))
+    assert sum(map(len, short)) < 0.9 * sum(map(len, plain))
+    opened = [compress.decompress_frame(frame, content_bytes_max=1 << 20) for frame in short]
+    assert b"".join(opened) == content
+
+
+def test_a_container_sealed_into_its_place_is_the_container() -> None:
     frames = [compress.compress_frame(bytes([number]) * 1000) for number in range(3)]
-    parts = seal.seal_parts(frames, KEY, PACK)
-    assert len(parts) == 4
-    assert [bytes(content) for content in seal.iter_frames(b"".join(parts), KEY, PACK)] == [
+    size_bytes = seal.container_bytes(frames)
+    room = bytearray(b"!" * (size_bytes + 2))
+    seal.seal_frames_into(frames, KEY, PACK, memoryview(room)[1:-1])
+    assert room[:1] == room[-1:] == b"!"
+    assert [bytes(content) for content in seal.iter_frames(room[1:-1], KEY, PACK)] == [
         bytes([number]) * 1000 for number in range(3)
     ]
+
+
+@pytest.mark.parametrize("off_by", [-1, 1])
+def test_a_container_is_not_sealed_into_a_place_of_another_size(off_by: int) -> None:
+    frames = [compress.compress_frame(b"content")]
+    with pytest.raises(ValueError, match="its place"):
+        seal.seal_frames_into(frames, KEY, PACK, memoryview(bytearray(seal.container_bytes(frames) + off_by)))
 
 
 def test_sealing_twice_gives_no_equal_bytes_in_header_or_frame() -> None:

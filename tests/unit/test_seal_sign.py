@@ -190,9 +190,26 @@ def test_a_header_opens_from_the_objects_first_bytes() -> None:
             headed.open_header(HEADED[:length], SIGNER.public, "wal-piece")
 
 
-def test_a_body_in_parts_gives_the_same_object() -> None:
-    parts = (b"the ", bytearray(b"bo"), memoryview(b"dy"))
-    assert headed.encode_headed_parts({"kind": "wal-piece", "sequence": 1}, parts, SIGNER) == HEADED
+@pytest.mark.parametrize("body", [b"the body", b"", bytes(range(256)) * 5000])
+def test_a_body_written_into_its_place_gives_the_same_object(body: bytes) -> None:
+    payload = {"kind": "wal-piece", "sequence": 1}
+
+    def write(place: memoryview) -> None:
+        for at in range(len(body)):
+            place[at] = body[at]
+
+    written = headed.write_headed(payload, len(body), write, SIGNER)
+    assert written.object_bytes == headed.encode_headed(payload, body, SIGNER)
+    assert headed.split_headed(written.object_bytes) == (written.envelope, body)
+    assert type(written.object_bytes) is bytes
+
+
+def test_a_body_that_cannot_be_written_gives_no_object() -> None:
+    def write(place: memoryview) -> None:
+        raise ValueError(f"no place of {len(place)} bytes")
+
+    with pytest.raises(ValueError, match="no place of 7"):
+        headed.write_headed({"kind": "wal-piece"}, 7, write, SIGNER)
 
 
 def open_whole(body: bytes) -> None:

@@ -98,6 +98,15 @@ def test_points_are_few_and_ascend() -> None:
     assert points[0].lsn.offset < START + 64 * 1024
 
 
+def test_each_feed_gives_what_was_fed_whatever_its_size_and_the_one_before() -> None:
+    scanner, at = TransactionScanner(MIB), START
+    for number, size_bytes in enumerate((MIB, 10, 3 * MIB + 5, 2 * MIB, 0, 9000)):
+        wal = bytes([number + 1]) * size_bytes
+        content = scanner.feed(LSN(at), wal[: size_bytes // 3], memoryview(wal)[size_bytes // 3 :]).content
+        assert content == wal
+        at += size_bytes
+
+
 def test_wal_that_does_not_join_is_refused() -> None:
     scanner = TransactionScanner(MIB)
     scanner.feed(LSN(START), bytes(100))

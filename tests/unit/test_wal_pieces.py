@@ -16,8 +16,15 @@ START = LSN(16 * MIB)
 ONE = TimelineId(1)
 
 
-def cutter(*, piece_bytes: int = 1000, piece_age_s: float = 1.0) -> PieceCutter:
-    return PieceCutter(segment_bytes=MIB, piece_bytes=piece_bytes, piece_age_s=piece_age_s)
+def cutter(
+    *, piece_bytes: int = 1000, piece_age_s: float = 1.0, piece_bytes_max: int | None = None
+) -> PieceCutter:
+    return PieceCutter(
+        segment_bytes=MIB,
+        piece_bytes=piece_bytes,
+        piece_age_s=piece_age_s,
+        piece_bytes_max=piece_bytes_max,
+    )
 
 
 def run(start: LSN = START, *, known_to: LSN | None = None, follows: bool = True) -> RunStart:
@@ -55,6 +62,27 @@ def test_a_piece_is_cut_when_it_is_large_enough_and_is_no_larger() -> None:
     cut.add(bytes(2500), 0.0)
     assert [piece.end - piece.start for piece in take_all(cut, 0.0)] == [1000, 1000]
     assert cut.held_bytes == 500
+
+
+def test_a_piece_takes_along_what_waits_with_it() -> None:
+    cut = cutter(piece_bytes_max=4000)
+    cut.begin(run())
+    cut.add(bytes(999), 0.0)
+    assert cut.take(0.0) is None
+    cut.add(bytes(8501), 0.0)
+    assert [piece.end - piece.start for piece in take_all(cut, 0.0)] == [4000, 4000, 1500]
+
+
+def test_a_piece_that_takes_along_more_still_ends_with_its_segment_and_where_known_wal_ends() -> None:
+    cut = cutter(piece_bytes_max=2 * MIB)
+    cut.begin(run(known_to=START + 3000))
+    cut.add(bytes(MIB + 1200), 0.0)
+    assert [piece.end.offset - START.offset for piece in take_all(cut, 0.0)] == [3000, MIB, MIB + 1200]
+
+
+def test_a_piece_cannot_grow_to_less_than_it_is() -> None:
+    with pytest.raises(MalformedValue):
+        cutter(piece_bytes_max=999)
 
 
 def test_a_piece_ends_with_its_segment() -> None:
@@ -114,14 +142,15 @@ def test_a_run_begins_on_a_segments_boundary() -> None:
 
 @given(
     st.lists(st.binary(min_size=1, max_size=3000), min_size=1, max_size=40),
-    st.integers(1, 5000),
+    st.tuples(st.integers(1, 5000), st.integers(0, 9000)),
     st.integers(0, 3000),
     st.lists(st.booleans(), min_size=40, max_size=40),
 )
 def test_pieces_are_the_received_wal_whatever_the_chunks(
-    chunks: list[bytes], piece_bytes: int, known_bytes: int, takes: list[bool]
+    chunks: list[bytes], sizes_bytes: tuple[int, int], known_bytes: int, takes: list[bool]
 ) -> None:
-    cut = cutter(piece_bytes=piece_bytes, piece_age_s=3.0)
+    piece_bytes, more_bytes = sizes_bytes
+    cut = cutter(piece_bytes=piece_bytes, piece_age_s=3.0, piece_bytes_max=piece_bytes + more_bytes)
     cut.begin(run(known_to=START + known_bytes if known_bytes else None))
     pieces: list[RawPiece] = []
     for now, (chunk, is_taken) in enumerate(zip(chunks, takes, strict=False)):
@@ -135,7 +164,7 @@ def test_pieces_are_the_received_wal_whatever_the_chunks(
     for piece in pieces:
         assert piece.start == at
         at = piece.end
-        assert 0 < piece.end - piece.start <= piece_bytes
+        assert 0 < piece.end - piece.start <= piece_bytes + more_bytes
         assert piece.is_known == (piece.end <= START + known_bytes)
     assert cut.held_bytes == 0
 
