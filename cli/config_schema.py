@@ -45,8 +45,11 @@ from pitr.strain import StrainBounds
 from storage.url import parse_region_url
 
 REGIONS_MAX = 16
+PATRONI_MEMBERS_MAX = 32
 # A look at the server ends after ten seconds.
 LATENCY_MAX_S = 10.0
+# A DSN with a comma in its hosts, as key and value or as URI.
+_SEVERAL_HOSTS = re.compile(r"(^|[\s?&])host(addr)?\s*=\s*'?[^\s'&]*,|^[a-z0-9+]+://[^/?]*,", re.IGNORECASE)
 _PASSWORD = re.compile(r"(^|[\s?&])password\s*=", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
 
@@ -63,6 +66,23 @@ def _no_password(dsn: str) -> str:
     if _PASSWORD.search(dsn) or _URL_PASSWORD.match(dsn):
         raise ValueError("a password must not stand here; use a password file (passfile=, ~/.pgpass)")
     return dsn
+
+
+def _chosen_host(dsn: str) -> str:
+    if _SEVERAL_HOSTS.search(dsn) and "target_session_attrs" not in dsn:
+        raise ValueError(
+            "of several hosts libpq would take any: add target_session_attrs=read-write for the primary,"
+            " or standby to stream from one"
+        )
+    return dsn
+
+
+def _patroni_url(text: str) -> str:
+    # It imports ssl; only who has Patroni pays for it.
+    from pitr.postgres.patroni import parse_url
+
+    parse_url(text)
+    return text
 
 
 def _known_zone(name: str) -> str:
@@ -165,8 +185,14 @@ class _Table(BaseModel):
 
 class _Cluster(_Table):
     name: Name = "main"
-    dsn: Annotated[str, Field(min_length=1), AfterValidator(_no_password)]
+    dsn: Annotated[str, Field(min_length=1), AfterValidator(_no_password), AfterValidator(_chosen_host)]
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "pitr"
+    patroni: Annotated[
+        list[Annotated[str, _as_value_error(_patroni_url)]], Field(max_length=PATRONI_MEMBERS_MAX)
+    ] = []
+    patroni_ca_file: str | None = None
+    patroni_certificate_file: str | None = None
+    patroni_key_file: str | None = None
 
 
 class _Repository(_Table):
@@ -343,7 +369,20 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
     host, _, port = config.daemon.metrics_listen.rpartition(":")
     return Settings(
         path=path,
-        cluster=ClusterSettings(config.cluster.name, config.cluster.dsn, config.cluster.slot),
+        cluster=ClusterSettings(
+            config.cluster.name,
+            config.cluster.dsn,
+            config.cluster.slot,
+            tuple(config.cluster.patroni),
+            *(
+                None if file is None else _path(base, file)
+                for file in (
+                    config.cluster.patroni_ca_file,
+                    config.cluster.patroni_certificate_file,
+                    config.cluster.patroni_key_file,
+                )
+            ),
+        ),
         repository=RepositorySettings(config.repository.id, config.repository.quorum),
         regions=tuple(
             RegionSettings(

@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cli.adoption import HostJudge
 from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
 from cli.catalogue_keeper import CatalogueKeeper
@@ -29,13 +30,14 @@ from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.timetable import Task, Timetable
-from cli.wiring import host_identity, host_repository, own_archive
+from cli.wiring import host_identity, host_repository, own_archive, server_address
 from pitr.archive import WalArchiver
 from pitr.archive_values import ArchiveSettings, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
 from pitr.datakeys import HostKeys
 from pitr.errors import BackupFailed, ServerUnavailable
+from pitr.postgres.leader import LeaderAddress
 from pitr.postgres.replication import ReplicationConnection
 from pitr.spool import DirectorySpool
 from storage.repair import RepairQueue, RepairQueueDamaged
@@ -70,6 +72,7 @@ class Daemon:
         self._stop_reason = ""
         self._failure: BaseException | None = None
         self._host = host_identity(settings)
+        self._address = server_address(settings.cluster)
         self._queue = self._open_queue()
         self._events = DaemonEvents(log)
         self.store = open_writing(
@@ -147,7 +150,7 @@ class Daemon:
         """Ask the server who it is and the repository what we may write; False if we are to stop first."""
         while not self._stopping.is_set():
             try:
-                with closing(ReplicationConnection.connect(self._settings.cluster.dsn)) as connection:
+                with closing(ReplicationConnection.connect(self._address.find())) as connection:
                     identity = connection.identify()
                 self._archive = own_archive(self._repository, self._host.signer, identity.system_identifier)
                 return True
@@ -159,7 +162,7 @@ class Daemon:
     def _build(self) -> None:
         settings = self._settings
         self._archiver = WalArchiver(
-            dsn=settings.cluster.dsn,
+            address=self._address,
             archive=self._archive,
             repository=self._repository,
             signer=self._host.signer,
@@ -175,6 +178,11 @@ class Daemon:
                 puts_in_flight=settings.wal.puts_in_flight,
                 quorum=settings.write_quorum,
             ),
+            judge=HostJudge(
+                settings.daemon.state_dir,
+                self._archive,
+                self._address if isinstance(self._address, LeaderAddress) else None,
+            ),
             clock=_now,
             random=os.urandom,
         )
@@ -183,6 +191,7 @@ class Daemon:
             self._archive,
             BackupWriter(self._repository, self._host.signer, self._host.recipients),
             self._archiver,
+            self._address,
             self._keeper,
             self.pace,
         )
@@ -227,16 +236,18 @@ class Daemon:
             self.state,
             self._keeper,
             self._log,
+            self._address,
         )
         watch.start()
         ending.callback(watch.stop)
+        if isinstance(self._address, LeaderAddress):
+            self._address.start(self._archiver.look_at_server)
+            ending.callback(self._address.stop)
         control = ControlServer(settings.daemon.control_path, Verbs(self))
         control.start()
         ending.callback(control.stop)
         if settings.wal.heartbeat_s is not None:
-            heart = HeartbeatKeeper(
-                settings.cluster.dsn, settings.wal.heartbeat_s, self._log, self.state.count
-            )
+            heart = HeartbeatKeeper(self._address, settings.wal.heartbeat_s, self._log, self.state.count)
             heart.start()
             ending.callback(heart.stop)
         if settings.daemon.metrics_port is not None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.context import common_options, current
-from cli.errors import DoctorFailed, UsageRefused
+from cli.errors import ConfigRefused, DoctorFailed, UsageRefused
 from cli.findings import finding_fields, show_findings
 from cli.settings import Settings
 from verifiers.base import Finding, Severity, worst
@@ -75,8 +75,8 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
-    from cli.wiring import host_identity, preferred_bin_dir
-    from pitr.errors import KeyMissing
+    from cli.wiring import host_identity, preferred_bin_dir, server_address
+    from pitr.errors import KeyMissing, ServerUnavailable
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -86,8 +86,15 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     )
     from verifiers.probes import probe_server
 
+    try:
+        dsn = server_address(settings.cluster).session()
+    except (ServerUnavailable, ConfigRefused) as error:
+        hint = error.hint or "see the members' state: patronictl list"
+        text = error.message if error.detail is None else f"{error.message}: {error.detail}"
+        yield Finding("server.leader", Severity.FAIL, "Patroni", text, hint)
+        dsn = settings.cluster.dsn
     probe, findings = probe_server(
-        settings.cluster.dsn,
+        dsn,
         settings.cluster.slot,
         now=lambda: datetime.now(UTC),
         reads_files=settings.backup.source == "files",

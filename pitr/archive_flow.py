@@ -89,6 +89,8 @@ class Flow:
             piece_age_s=settings.piece_age_s,
         )
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
+        # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
+        self._left: dict[TimelineId, LSN] = {}
         self._sealed = None if end is None else end.end
         self._durable = end
         self._window = AcknowledgeWindow(
@@ -141,6 +143,8 @@ class Flow:
         """Start a run of WAL; what was received before is cut where it ends."""
         with self._lock:
             self._cutter.begin(run)
+            if self._received is not None and self._received.timeline != run.timeline:
+                self._left[self._received.timeline] = self._received.end
             self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
             if self._durable is None:
                 self._durable = DurableEnd(run.timeline, None, None, 0, None)
@@ -370,6 +374,13 @@ class Flow:
                 raise WalMissing(
                     f"WAL from {start} to {end} will never be complete in the archive",
                     detail=f"After a hole the archive begins at {durable.start}.",
+                    hint="Take a new base backup.",
+                )
+            left_at = self._left.get(timeline)
+            if left_at is not None and left_at < end:
+                raise WalMissing(
+                    f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive",
+                    detail=f"The archive left it at {left_at}, with a server that took over.",
                     hint="Take a new base backup.",
                 )
             return end <= durable.end and timeline <= durable.timeline

@@ -132,10 +132,12 @@ class Reception:
     def _flushed(self) -> LSN | None:
         """Return what is at quorum; None while that is before this run, or nothing has come yet.
 
-        The server moves the slot to wherever it is told, also back to WAL that it no longer has.
+        The server moves the slot to wherever it is told, also back to WAL that it no longer has.  An end on
+        another timeline says nothing of this one: after a failover it may lie beyond the server's own.
         """
         durable = self._flow.durable
         is_before = durable is None or durable.end is None or durable.end < self._run.start
+        is_before = is_before or (durable is not None and durable.timeline != self._run.timeline)
         if durable is None or is_before or self.server_end is None:
             return None
         return durable.end

@@ -12,6 +12,7 @@ from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.errors import MalformedValue
 from pitr.layout import PieceKey, SegmentKey
 from pitr.quorum import WriteQuorum
+from pitr.wal.follow import ArchiveFork
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -126,14 +127,34 @@ class ArchiveEventKind(StrEnum):
     WAL_LOST = "wal-lost"
     SEGMENT_LEFT_IN_PIECES = "segment-left-in-pieces"
     DIVERGED = "diverged"
+    ORPHANED = "orphaned"
+    SLOT_AHEAD = "slot-ahead"
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveEvent:
-    """Something that happened, in words that never hold a secret."""
+    """Something that happened, in words that never hold a secret.  ``fork`` is that of an orphaned end."""
 
     kind: ArchiveEventKind
     message: str
+    fork: ArchiveFork | None = None
+
+
+class ForkJudge(Protocol):
+    """Whoever can say that a server took over in a failover: its past is the archive's from then on."""
+
+    def why_failover(self, fork: ArchiveFork) -> str | None:
+        """Return in words who says that this fork is a failover's; None if nobody does.
+
+        Raises ServerUnavailable if it cannot be known now.
+        """
+
+
+class NoJudge:
+    """Nobody says so: each fork is left to a person."""
+
+    def why_failover(self, fork: ArchiveFork) -> str | None:  # noqa: ARG002
+        return None
 
 
 class ArchiveEvents(Protocol):
