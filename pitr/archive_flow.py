@@ -14,12 +14,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
-from pitr.archive_values import ArchiveSettings, DurableEnd
+from pitr.archive_values import ArchiveSettings, DurableEnd, FlowStatus, Recorded
 from pitr.catalogue.wal_records import IndexedHeader, indexed
 from pitr.errors import WalMissing
 from pitr.wal.follow import ReceivedEnd
@@ -31,29 +31,6 @@ from pitr.wal.timeline import TimelineId
 _SEGMENTS_WAITING_MAX: Final = 3
 # What is still to be recorded: headers only.
 _RECORDED_WAITING_MAX: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A piece or a segment that is at quorum; ``end`` is the archive's with the piece, None for a segment."""
-
-    entry: IndexedHeader
-    end: DurableEnd | None
-
-
-@dataclass(frozen=True, slots=True)
-class FlowStatus:
-    """The flow at a moment; times are monotonic."""
-
-    received: ReceivedEnd | None
-    sealed: LSN | None
-    durable: DurableEnd | None
-    received_bytes: int
-    durable_bytes: int
-    backlog_bytes: int
-    pieces_waiting: int
-    segments_waiting: int
-    oldest_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +68,7 @@ class Flow:
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
         # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
         self._left: dict[TimelineId, LSN] = {}
+        self._run_start: LSN | None = None
         self._sealed = None if end is None else end.end
         self._durable = end
         self._window = AcknowledgeWindow(
@@ -145,6 +123,7 @@ class Flow:
             self._cutter.begin(run)
             if self._received is not None and self._received.timeline != run.timeline:
                 self._left[self._received.timeline] = self._received.end
+            self._run_start = run.start
             self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
             if self._durable is None:
                 self._durable = DurableEnd(run.timeline, None, None, 0, None)
@@ -392,6 +371,18 @@ class Flow:
     def _is_shipped(self) -> bool:
         return not (self._backlog_bytes or self._segments_open)
 
+    def _durable_here(self) -> DurableEnd | None:
+        """Return where the WAL at quorum ends of what is received now.
+
+        An end on the timeline before may be one that the server has left below it.
+        """
+        durable, received, start = self._durable, self._received, self._run_start
+        if durable is None or durable.end is None or received is None or start is None:
+            return durable
+        if durable.timeline == received.timeline or durable.end <= start:
+            return durable
+        return replace(durable, end=start)
+
     def status(self) -> FlowStatus:
         """Return the flow at this moment."""
         with self._lock:
@@ -400,7 +391,7 @@ class Flow:
             return FlowStatus(
                 self._received,
                 self._sealed,
-                self._durable,
+                self._durable_here(),
                 self._received_bytes,
                 self._durable_bytes,
                 self._backlog_bytes,

@@ -9,10 +9,10 @@ import threading
 from datetime import datetime
 from typing import Final
 
-from pitr.archive_flow import Flow, Recorded
+from pitr.archive_flow import Flow
 from pitr.archive_heads import BackupList, HeadWriter, IndexWriter
 from pitr.archive_pipeline import Parts
-from pitr.archive_values import ArchiveEvents, DurableEnd
+from pitr.archive_values import ArchiveEvents, DurableEnd, Recorded
 from pitr.catalogue.wal_records import PieceHeader
 from pitr.layout import PieceKey
 from pitr.repository import ListedHead

@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Protocol
 
 from pitr.catalogue.records import HeadRecord, HistoryRecord
-from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
+from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
 from pitr.errors import MalformedValue
 from pitr.layout import PieceKey, SegmentKey
 from pitr.quorum import WriteQuorum
-from pitr.wal.follow import ArchiveFork
+from pitr.wal.follow import ArchiveFork, ReceivedEnd
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -63,6 +63,29 @@ class DurableEnd:
     end: LSN | None
     piece_sequence: int
     piece_sha256: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A piece or a segment that is at quorum; ``end`` is the archive's with the piece, None for a segment."""
+
+    entry: IndexedHeader
+    end: DurableEnd | None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowStatus:
+    """The flow at a moment; times are monotonic."""
+
+    received: ReceivedEnd | None
+    sealed: LSN | None
+    durable: DurableEnd | None
+    received_bytes: int
+    durable_bytes: int
+    backlog_bytes: int
+    pieces_waiting: int
+    segments_waiting: int
+    oldest_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
