@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -17,6 +16,7 @@ from pydantic import (
     ValidationError,
 )
 
+from cli.config_dsn import chosen_host, no_password, patroni_url
 from cli.config_mistakes import (
     PIECE_BYTES,
     SPOOL_BYTES_MAX,
@@ -48,10 +48,6 @@ REGIONS_MAX = 16
 PATRONI_MEMBERS_MAX = 32
 # A look at the server ends after ten seconds.
 LATENCY_MAX_S = 10.0
-# A DSN with a comma in its hosts, as key and value or as URI.
-_SEVERAL_HOSTS = re.compile(r"(^|[\s?&])host(addr)?\s*=\s*'?[^\s'&]*,|^[a-z0-9+]+://[^/?]*,", re.IGNORECASE)
-_PASSWORD = re.compile(r"(^|[\s?&])password\s*=", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
 
 
 def _duration(value: object) -> float:
@@ -60,29 +56,6 @@ def _duration(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     raise ValueError("expected seconds, or a text such as '24h'")
-
-
-def _no_password(dsn: str) -> str:
-    if _PASSWORD.search(dsn) or _URL_PASSWORD.match(dsn):
-        raise ValueError("a password must not stand here; use a password file (passfile=, ~/.pgpass)")
-    return dsn
-
-
-def _chosen_host(dsn: str) -> str:
-    if _SEVERAL_HOSTS.search(dsn) and "target_session_attrs" not in dsn:
-        raise ValueError(
-            "of several hosts libpq would take any: add target_session_attrs=read-write for the primary,"
-            " or standby to stream from one"
-        )
-    return dsn
-
-
-def _patroni_url(text: str) -> str:
-    # It imports ssl; only who has Patroni pays for it.
-    from pitr.postgres.patroni import parse_url
-
-    parse_url(text)
-    return text
 
 
 def _known_zone(name: str) -> str:
@@ -185,10 +158,10 @@ class _Table(BaseModel):
 
 class _Cluster(_Table):
     name: Name = "main"
-    dsn: Annotated[str, Field(min_length=1), AfterValidator(_no_password), AfterValidator(_chosen_host)]
+    dsn: Annotated[str, Field(min_length=1), AfterValidator(no_password), AfterValidator(chosen_host)]
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "pitr"
     patroni: Annotated[
-        list[Annotated[str, _as_value_error(_patroni_url)]], Field(max_length=PATRONI_MEMBERS_MAX)
+        list[Annotated[str, _as_value_error(patroni_url)]], Field(max_length=PATRONI_MEMBERS_MAX)
     ] = []
     patroni_ca_file: str | None = None
     patroni_certificate_file: str | None = None

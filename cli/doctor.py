@@ -16,7 +16,7 @@ import click
 from cli.context import common_options, current
 from cli.errors import ConfigRefused, DoctorFailed, UsageRefused
 from cli.findings import finding_fields, show_findings
-from cli.settings import Settings
+from cli.settings import ClusterSettings, Settings
 from verifiers.base import Finding, Severity, worst
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         reads_files=settings.backup.source == "files",
     )
     yield from findings
+    yield from _examine_patroni(settings.cluster)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
@@ -117,6 +118,33 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_patroni(cluster: ClusterSettings) -> Iterator[Finding]:
+    """Say whether the slot is declared for every member: after a failover a new one begins too late."""
+    from cli.wiring import server_address
+    from pitr.postgres.leader import LeaderAddress
+
+    try:
+        address = server_address(cluster)
+    except ConfigRefused:
+        return  # told as the leader that cannot be found
+    if not isinstance(address, LeaderAddress):
+        return
+    check, slots = "server.permanent_slot", address.permanent_slots()
+    if slots is None:
+        yield Finding(check, Severity.WARN, cluster.slot, "no member shows the cluster's configuration", None)
+    elif slots.get(cluster.slot) == "physical":
+        yield Finding(check, Severity.OK, cluster.slot, "Patroni keeps it on every member")
+    else:
+        found = "it is of another type" if cluster.slot in slots else "it is not declared"
+        yield Finding(
+            check,
+            Severity.WARN,
+            cluster.slot,
+            f"{found} in Patroni's configuration, so a new leader need not keep WAL that is not archived yet",
+            f"patronictl edit-config --set slots.{cluster.slot}.type=physical",
+        )
 
 
 def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:

@@ -68,7 +68,7 @@ class Flow:
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
         # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
         self._left: dict[TimelineId, LSN] = {}
-        self._run_start: LSN | None = None
+        self._run: RunStart | None = None
         self._sealed = None if end is None else end.end
         self._durable = end
         self._window = AcknowledgeWindow(
@@ -123,7 +123,7 @@ class Flow:
             self._cutter.begin(run)
             if self._received is not None and self._received.timeline != run.timeline:
                 self._left[self._received.timeline] = self._received.end
-            self._run_start = run.start
+            self._run = run
             self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
             if self._durable is None:
                 self._durable = DurableEnd(run.timeline, None, None, 0, None)
@@ -376,12 +376,10 @@ class Flow:
 
         An end on the timeline before may be one that the server has left below it.
         """
-        durable, received, start = self._durable, self._received, self._run_start
-        if durable is None or durable.end is None or received is None or start is None:
+        durable, run = self._durable, self._run
+        if durable is None or durable.end is None or run is None or durable.timeline == run.timeline:
             return durable
-        if durable.timeline == received.timeline or durable.end <= start:
-            return durable
-        return replace(durable, end=start)
+        return replace(durable, end=min(durable.end, run.start))
 
     def status(self) -> FlowStatus:
         """Return the flow at this moment."""

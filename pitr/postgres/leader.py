@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pitr.errors import ServerUnavailable
@@ -44,6 +44,10 @@ class LeaderAddress:
     def leader(self) -> Leader:
         """Ask who leads.  Raises ServerUnavailable."""
         return self._members.find_leader()
+
+    def permanent_slots(self) -> Mapping[str, str] | None:
+        """Return the type of each permanent slot of the cluster; None if no member says."""
+        return self._members.permanent_slots()
 
     @property
     def streaming(self) -> Leader | None:

@@ -84,6 +84,18 @@ class PatroniMembers:
             raise ServerUnavailable(f"{names} both say that they hold Patroni's lock")
         return max(leaders.values(), key=lambda one: 0 if one.timeline is None else one.timeline.number)
 
+    def permanent_slots(self) -> Mapping[str, str] | None:
+        """Return the type of each permanent slot that the cluster declares; None if no member says.
+
+        Patroni makes these on every member.
+        """
+        for place in self._places:
+            with suppress(MalformedValue, OSError, http.client.HTTPException):
+                status, body = self._get(place, "config")
+                if status == 200:
+                    return declared_slots(decode_object(body))
+        return None
+
     def _ask(self, place: _Place) -> Leader | str:
         """Return the leader if this member is it, else why not."""
         try:
@@ -188,6 +200,16 @@ def member_endpoint(cluster: Mapping[str, Any], name: str) -> Endpoint:
         if is_host and isinstance(port, int) and 0 < port < 65_536:
             return Endpoint(str(host), str(port))
     raise MalformedValue("/cluster does not say where the leader's server is")
+
+
+def declared_slots(config: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the name and type of the slots in the cluster's dynamic configuration."""
+    slots = config.get("slots")
+    return {
+        str(name): str(slot.get("type"))
+        for name, slot in (slots.items() if isinstance(slots, dict) else ())
+        if isinstance(slot, dict)
+    }
 
 
 def _timeline(primary: Mapping[str, Any]) -> TimelineId | None:

@@ -9,6 +9,7 @@ import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_standby import make_standby
 from fix_wal_archive import (
+    SLOT,
     Load,
     Told,
     WalHouse,
@@ -114,6 +115,45 @@ def test_the_archive_goes_on_with_the_new_timeline_and_keeps_the_orphaned_end(
         running.wait_durable(flush_lsn(standby))
     assert len(judge.asked) == asked
     assert house.wal(2).assert_equals_server(standby.data_dir) > 0
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_slot_that_begins_too_late_is_told_and_only_wal_that_is_gone_is_lost(
+    postgres_factory: PostgresFactory, tmp_path: Path, is_kept: bool
+) -> None:
+    """A new leader whose slot was made after the failover: nothing kept the WAL that we lack."""
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    standby = make_standby(postgres_factory, server, KEEP_WAL)
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        commit(server)
+        running.wait_durable(flush_lsn(server))
+    settings = KEEP_WAL if is_kept else {"min_wal_size": "32MB", "max_wal_size": "32MB"}
+    end = flush_lsn(server)
+    wait_until(lambda: LSN.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()"))) >= end, "replay")
+    standby.stop()
+    server.kill()
+    promote(standby, settings)
+    for _ in range(4):
+        commit(standby)
+        standby.switch_wal()
+        standby.checkpoint()
+    standby.execute("SELECT pg_create_physical_replication_slot(%s, true)", SLOT)
+    with archiving(house, standby.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        commit(standby)
+        running.wait_durable(flush_lsn(standby))
+    assert running.told.has(ArchiveEventKind.SLOT_AHEAD)
+    assert running.told.has(ArchiveEventKind.WAL_LOST) is not is_kept
+    assert bool(running.told.backups_wanted) is not is_kept
+    if is_kept:
+        assert house.wal(2).assert_equals_server(standby.data_dir) > 0
+    head = house.repository.latest_head(house.archive)
+    assert head is not None
+    assert head.wal_start is not None
+    # What is said to be without a hole begins after it.
+    assert (head.wal_start > end) is not is_kept
 
 
 def test_a_crash_between_the_decision_and_the_first_piece_changes_nothing(
