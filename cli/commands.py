@@ -21,6 +21,12 @@ COMMANDS: dict[str, LazyCommand] = {
     "backups": LazyCommand("cli.backups", "backups", "List and show base backups."),
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
+    "patroni-bootstrap": LazyCommand(
+        "cli.patroni_hooks", "patroni_bootstrap", "Restore a cluster, as Patroni's bootstrap method."
+    ),
+    "patroni-replica": LazyCommand(
+        "cli.patroni_hooks", "patroni_replica", "Seed a replica, as Patroni's method to create one."
+    ),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
     "wal": LazyCommand("cli.wal", "wal", "List archived WAL, or fetch a segment for PostgreSQL."),
     "catalogue": LazyCommand("cli.catalogue", "catalogue", "Rebuild or check the catalogue."),

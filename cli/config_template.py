@@ -79,6 +79,8 @@ def render_config(new: NewConfig) -> str:
 name = {_quote(new.cluster)}
 # libpq's connection string or URI, without a password (~/.pgpass or passfile= holds it).
 dsn = {_quote(new.dsn)}
+# Patroni: the REST addresses of all members; host and port above are then the leader's.
+# patroni = ["http://pg1:8008", "http://pg2:8008"]
 # The physical replication slot that keeps WAL while we are away.
 slot = {_quote(new.slot)}
 
