@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from pitr.archive_intake import Sealed
@@ -55,11 +55,9 @@ class Flow:
         self._monotonic: Final = monotonic
         self._lock = threading.Lock()
         # One condition per kind of waiter: a message of 128 KiB must not wake every thread.
-        self._cut_changed = threading.Condition(self._lock)
-        self._put_changed = threading.Condition(self._lock)
-        self._segment_changed = threading.Condition(self._lock)
-        self._record_changed = threading.Condition(self._lock)
-        self._shipped_changed = threading.Condition(self._lock)
+        self._conditions = tuple(threading.Condition(self._lock) for _ in range(5))
+        self._cut_changed, self._put_changed, self._segment_changed = self._conditions[:3]
+        self._record_changed, self._shipped_changed = self._conditions[3:]
         self._cutter = PieceCutter(
             segment_bytes=segment_bytes,
             piece_bytes=settings.piece_bytes,
@@ -69,6 +67,7 @@ class Flow:
         # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
         self._left: dict[TimelineId, LSN] = {}
         self._run: RunStart | None = None
+        self._is_accepted = False
         self._sealed = None if end is None else end.end
         self._durable = end
         self._window = AcknowledgeWindow(
@@ -124,6 +123,8 @@ class Flow:
             if self._received is not None and self._received.timeline != run.timeline:
                 self._left[self._received.timeline] = self._received.end
             self._run = run
+            if run.known_to is None:
+                self._accept()
             self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
             if self._durable is None:
                 self._durable = DurableEnd(run.timeline, None, None, 0, None)
@@ -142,6 +143,10 @@ class Flow:
             if not held or held + len(content) >= self._settings.piece_bytes:
                 self._cut_changed.notify()
 
+    def _accept(self) -> None:
+        self._is_accepted = self._wants_record = True
+        self._record_changed.notify()
+
     def close_run(self) -> None:
         """Cut what has been received, however young: the stream has ended here."""
         with self._lock:
@@ -159,6 +164,12 @@ class Flow:
         """Where the WAL ends that was received without a gap."""
         with self._lock:
             return self._received
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether a server was seen to go on from the archive: before that nothing is signed."""
+        with self._lock:
+            return self._is_accepted
 
     @property
     def durable(self) -> DurableEnd | None:
@@ -198,6 +209,8 @@ class Flow:
     def compared(self, raw: RawPiece) -> None:
         """Note that known WAL was the same."""
         with self._lock:
+            if self._run is not None and raw.end == self._run.known_to:
+                self._accept()
             self._backlog_bytes -= raw.end - raw.start
             self._shipped_changed.notify_all()
         self.wake()
@@ -314,13 +327,7 @@ class Flow:
         """Let every wait end now."""
         with self._lock:
             self._is_stopped = True
-            for changed in (
-                self._cut_changed,
-                self._put_changed,
-                self._segment_changed,
-                self._record_changed,
-                self._shipped_changed,
-            ):
+            for changed in self._conditions:
                 changed.notify_all()
         self.wake()
 
@@ -371,16 +378,6 @@ class Flow:
     def _is_shipped(self) -> bool:
         return not (self._backlog_bytes or self._segments_open)
 
-    def _durable_here(self) -> DurableEnd | None:
-        """Return where the WAL at quorum ends of what is received now.
-
-        An end on the timeline before may be one that the server has left below it.
-        """
-        durable, run = self._durable, self._run
-        if durable is None or durable.end is None or run is None or durable.timeline == run.timeline:
-            return durable
-        return replace(durable, end=min(durable.end, run.start))
-
     def status(self) -> FlowStatus:
         """Return the flow at this moment."""
         with self._lock:
@@ -389,7 +386,7 @@ class Flow:
             return FlowStatus(
                 self._received,
                 self._sealed,
-                self._durable_here(),
+                None if self._durable is None else self._durable.on(self._run),
                 self._received_bytes,
                 self._durable_bytes,
                 self._backlog_bytes,

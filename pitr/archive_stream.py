@@ -44,6 +44,7 @@ from pitr.wal.follow import (
     first_run,
     next_run,
     run_after,
+    segment_start,
 )
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
@@ -202,7 +203,7 @@ class WalStream:
         else:
             history = files[-1].history() if files else TimelineHistory(identity.timeline)
             run = self._run_on(connection, identity, received, history)
-        if slot.restart is not None and run.start < slot.restart:
+        if slot.restart is not None and run.start < segment_start(slot.restart, self._writer.segment_bytes):
             # Perhaps it is there still: the server is asked for it, and only its word is a loss.
             self._tell(
                 ArchiveEventKind.SLOT_AHEAD,

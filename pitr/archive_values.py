@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -14,6 +14,7 @@ from pitr.layout import PieceKey, SegmentKey
 from pitr.quorum import WriteQuorum
 from pitr.wal.follow import ArchiveFork, ReceivedEnd
 from pitr.wal.lsn import LSN
+from pitr.wal.pieces import RunStart
 from pitr.wal.timeline import TimelineId
 
 MIB = 1 << 20
@@ -63,6 +64,15 @@ class DurableEnd:
     end: LSN | None
     piece_sequence: int
     piece_sha256: bytes | None
+
+    def on(self, run: RunStart | None) -> DurableEnd:
+        """Return the end as far as it is in the past of the run that is received now.
+
+        That of another timeline may be one that the server has left below it.
+        """
+        if self.end is None or run is None or run.timeline == self.timeline:
+            return self
+        return replace(self, end=min(self.end, run.start))
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,7 @@ def test_the_archive_goes_on_with_the_new_timeline_and_keeps_the_orphaned_end(
         assert acknowledged is None or LSN.parse(str(acknowledged)) <= flush_lsn(standby)
         running.wait_durable(flush_lsn(standby))
     assert orphans(running.told) == [ArchiveFork(ONE, fork_lsn, ONE, before.end, TWO, fork_lsn)]
+    assert not running.told.has(ArchiveEventKind.SLOT_AHEAD)
     assert not running.told.backups_wanted
     # Nothing that was stored has moved or changed, and the old timeline still reaches its own end.
     assert house.wal(1).content() == before.content()
