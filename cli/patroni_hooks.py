@@ -68,13 +68,13 @@ def patroni_bootstrap(
     target: str,
     **more: Any,
 ) -> None:
-    """Restore a whole cluster to a moment, as Patroni's bootstrap method.
+    """Restore a cluster, as Patroni's bootstrap method.
 
-    It restores, recovers to the target, asserts that replay ended exactly there, and promotes, all in a
-    private instance; Patroni then starts a cluster that was shut down cleanly, so its recovery_conf stays
-    empty. Needs an identity. The cluster has its old system identifier: before it is archived, run pitr
-    adopt --as restore (or pitr init --identity) on the host that archives it. Options that are not known
-    are Patroni's, and are left alone.
+    It restores the files, recovers to the target, asserts that replay ended exactly there, and promotes, all
+    in a private instance; Patroni then starts a cluster that was shut down cleanly, so its recovery_conf
+    stays empty. Needs an identity. The cluster has its old system identifier: before it is archived, run
+    pitr adopt --as restore (or pitr init --identity) on the host that archives it. Options that are not
+    known are Patroni's, and are left alone.
     """
     app, ctx = current(), click.get_current_context()
     _note_unknown(app, ctx, scope)
@@ -113,12 +113,13 @@ def patroni_replica(
     source_region: str | None,
     source_archive: str | None,
 ) -> None:
-    """Seed a replica from the regions, as Patroni's method to create one.
+    """Seed a replica, as Patroni's method to create one.
 
     The newest backup is restored with all archived WAL after it in pg_wal; the replica starts as a standby,
-    replays that, and streams the rest from the leader, which is spared a base backup. With keep_data in the
-    method's section what is in the data directory is used where it is right, and only the rest is fetched.
-    Where the archive's end is not in the leader's past nothing is made, and Patroni tries its next method.
+    replays that, and streams the rest from the leader, which is spared a base backup. With
+    keep_data in the method's section what is in the data directory is used where it is right, and only the
+    rest is fetched. Where the archive's end is not in the leader's past nothing is made, and Patroni tries
+    its next method.
     """
     from cli.copy_faults import telling_faults
     from cli.planning import make_plan

@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -385,7 +384,3 @@ def wait_archived(site: Site, node: Node, timeout_s: float = DAEMON_TIMEOUT_S) -
         return (True,) in node.server.execute(sql, end)
 
     wait_until(is_there, f"{end} is durable\n{site.daemon.tail()}", timeout_s=timeout_s)
-
-
-if __name__ == "__main__":
-    print(patroni_python(), file=sys.stderr)
