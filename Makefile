@@ -8,7 +8,7 @@
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check bench lock format clean s3-server help
+.PHONY: demo test test-all check bench lock format clean s3-server patroni help
 
 PYTHON ?= python3
 VENV := .venv
@@ -65,9 +65,13 @@ check: $(VENV)/.test-ready
 s3-server: $(VENV)/.test-ready
 	@$(BIN)/python -m cli.demo_versitygw
 
+# Patroni and etcd, in a virtual environment in the user's cache, for the same reason.
+patroni: $(VENV)/.test-ready
+	@cd tests && ../$(BIN)/python -P -c 'import sys; sys.path[:0] = [".", ".."]; import fix_patroni; fix_patroni.patroni_python()'
+
 # A file's tests share servers, so a worker takes whole files, in their order: those of few and long tests are
 # not the last then, with one worker at them and the other idle.
-test: check s3-server
+test: check s3-server patroni
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # --- the full counts -----------------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ FULL := --seeds $(SEEDS) --hypothesis-profile=full --timeout 3600
 PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 
 # The part "apt" fails where a program is missing: what did not run has not passed.
-test-all: check s3-server
+test-all: check s3-server patroni
 	@mkdir -p .stamps; rm -f .stamps/*-dirty-*
 	@for part in $(PARTS) apt; do \
 	  stamp=".stamps/$(COMMIT)-$$part"; \

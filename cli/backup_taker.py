@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pitr.backup_tally import BackupProgress
     from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
+    from pitr.postgres.address import ServerAddress
 
 # The archiver tries the server and the regions again every 5 s at most, so where nothing is streamed by then
 # something lasts: whoever waits for the backup is told, and the timetable tries again within minutes.
@@ -45,6 +46,7 @@ class BackupTaker:
         archive: ArchiveId,
         writer: BackupWriter,
         archiver: WalArchiver,
+        address: ServerAddress,
         keeper: CatalogueKeeper,
         pace: Pace,
     ) -> None:
@@ -53,6 +55,7 @@ class BackupTaker:
         self._archive = archive
         self._writer = writer
         self._archiver = archiver
+        self._address = address
         self._keeper = keeper
         self.chains = ChainKeeper(writer.repository, archive, keeper.record)
 
@@ -109,7 +112,7 @@ class BackupTaker:
     ) -> BackupManifest:
         settings = self._settings
         request = BackupRequest(
-            dsn=settings.cluster.dsn,
+            dsn=self._address.session(),
             archive=self._archive,
             label=label,
             workers=settings.backup.workers,
@@ -144,7 +147,7 @@ class BackupTaker:
         settings = self._settings
         return take_remote_backup(
             RemoteRequest(
-                settings.cluster.dsn,
+                self._address.session(),
                 self._archive,
                 label,
                 settings.daemon.backup_notes_dir,

@@ -14,14 +14,23 @@ COMMANDS: dict[str, LazyCommand] = {
     "init": LazyCommand("cli.init", "init", "Make a repository, its keys and a configuration."),
     "doctor": LazyCommand("cli.doctor", "doctor", "Check server, regions, keys, clock and host."),
     "daemon": LazyCommand("cli.daemon", "daemon", "Stream WAL, keep the timetable, serve metrics."),
+    "adopt": LazyCommand("cli.adopt", "adopt", "Say what it was where the server left the archive."),
     "backup": LazyCommand("cli.backup", "backup", "Take a base backup now."),
     "status": LazyCommand("cli.status", "status", "Tell what is safe, and how fresh it is."),
     "repair": LazyCommand("cli.repair", "repair", "Compare the regions, and make missing copies again."),
     "backups": LazyCommand("cli.backups", "backups", "List and show base backups."),
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
+    "patroni-bootstrap": LazyCommand(
+        "cli.patroni_hooks", "patroni_bootstrap", "Restore a cluster, as Patroni's bootstrap method."
+    ),
+    "patroni-replica": LazyCommand(
+        "cli.patroni_hooks", "patroni_replica", "Seed a replica, as Patroni's method to create one."
+    ),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
-    "log": LazyCommand("cli.event_list", "log", "Show the signed events of an archive."),
+    "log": LazyCommand(
+        "cli.event_list", "log", "Show the signed events: what changed the archive's promises."
+    ),
     "wal": LazyCommand("cli.wal", "wal", "List archived WAL, or fetch a segment for PostgreSQL."),
     "catalogue": LazyCommand("cli.catalogue", "catalogue", "Rebuild or check the catalogue."),
 }

@@ -70,6 +70,7 @@ def contradictions(sound: SoundSettings) -> Iterator[Mistake]:
     """Yield what each setting alone does not show."""
     yield from _quorum(sound)
     yield from _spool(sound)
+    yield from _patroni(sound)
     for attribute in ("name", "url"):
         yield from _given_twice(sound, attribute)
     has_text, has_file = (bool(sound.get("keys", name)) for name in ("recipients", "recipients_file"))
@@ -85,6 +86,20 @@ def _quorum(sound: SoundSettings) -> Iterator[Mistake]:
     if isinstance(quorum, int) and isinstance(regions, list) and quorum > len(regions):
         there = "there is only one" if len(regions) == 1 else f"there are only {len(regions)}"
         yield Mistake(("repository", "quorum"), f"{quorum} regions are wanted, but {there}")
+
+
+def _patroni(sound: SoundSettings) -> Iterator[Mistake]:
+    members = sound.get("cluster", "patroni")
+    names = ("patroni_ca_file", "patroni_certificate_file", "patroni_key_file")
+    for name in names:
+        if (
+            sound.get("cluster", name) is not None
+            and not members
+            and not sound.is_wrong("cluster", "patroni")
+        ):
+            yield Mistake(("cluster", name), "it is for https URLs in patroni, and there are none")
+    if sound.get("cluster", names[2]) is not None and sound.get("cluster", names[1]) is None:
+        yield Mistake(("cluster", names[2]), "it is the key of patroni_certificate_file, which is not given")
 
 
 def _spool(sound: SoundSettings) -> Iterator[Mistake]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +14,7 @@ from pydantic import (
     ValidationError,
 )
 
+from cli.config_dsn import chosen_host, no_password, patroni_url
 from cli.config_mistakes import (
     PIECE_BYTES,
     SPOOL_BYTES_MAX,
@@ -24,6 +22,20 @@ from cli.config_mistakes import (
     SoundSettings,
     contradictions,
     unknown_setting,
+)
+from cli.config_values import (
+    as_value_error,
+    read_duration,
+    read_duration_or_never,
+    read_heartbeat,
+    read_known_zone,
+    read_lag,
+    read_latency,
+    read_listen,
+    read_rate,
+    read_recipient,
+    read_region_url,
+    read_root,
 )
 from cli.settings import (
     BackupSettings,
@@ -36,127 +48,16 @@ from cli.settings import (
     Settings,
     WalSettings,
 )
-from cli.units import NO_LIMIT, parse_duration, parse_rate, parse_size
-from pitr.errors import MalformedValue, PitrError
-from pitr.pipeline.keys import Recipient
-from pitr.pipeline.sign import Verifier
+from pitr.errors import PitrError
 from pitr.priority import Priority
 from pitr.protection import Protect, ProtectionPolicy
 from pitr.strain import StrainBounds
-from storage.url import parse_region_url
 
 REGIONS_MAX = 16
-# A look at the server ends after ten seconds.
-LATENCY_MAX_S = 10.0
-_PASSWORD = re.compile(r"(^|[\s?&])password\s*=", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"^[a-z0-9+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+PATRONI_MEMBERS_MAX = 32
 
 
-def _duration(value: object) -> float:
-    if isinstance(value, str):
-        return parse_duration(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    raise ValueError("expected seconds, or a text such as '24h'")
-
-
-def _no_password(dsn: str) -> str:
-    if _PASSWORD.search(dsn) or _URL_PASSWORD.match(dsn):
-        raise ValueError("a password must not stand here; use a password file (passfile=, ~/.pgpass)")
-    return dsn
-
-
-def _known_zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError("expected an IANA zone such as 'Europe/Berlin'") from error
-    return name
-
-
-def _duration_or_never(value: object) -> float | None:
-    if value == "never":
-        return None
-    duration_s = _duration(value)
-    if not 60 <= duration_s <= 366 * 86_400:
-        raise ValueError("expected 'never', or at least 60s and at most 366d")
-    return duration_s
-
-
-def _heartbeat(value: object) -> float | None:
-    if value == "off":
-        return None
-    duration_s = _duration(value)
-    if not 0.5 <= duration_s <= 3600:
-        raise ValueError("expected 'off', or at least 500ms and at most 1h")
-    return duration_s
-
-
-def _rate(value: object) -> float | None:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a rate such as '200 MiB/s', or '{NO_LIMIT}'")
-    return parse_rate(value)
-
-
-def _lag(value: object) -> tuple[int | None, float | None]:
-    """Return bytes, or seconds."""
-    if value == "off":
-        return None, None
-    if isinstance(value, str):
-        with contextlib.suppress(MalformedValue):
-            return None, parse_duration(value)
-        with contextlib.suppress(MalformedValue):
-            return parse_size(value), None
-    raise ValueError("expected a size such as '64 MiB', a duration such as '10s', or 'off'")
-
-
-def _latency(value: object) -> float | None:
-    if value == "off":
-        return None
-    if isinstance(value, str):
-        with contextlib.suppress(MalformedValue):
-            latency_s = parse_duration(value)
-            if 0.001 <= latency_s <= LATENCY_MAX_S:
-                return latency_s
-    raise ValueError(f"expected a duration such as '200ms', at most {LATENCY_MAX_S:g}s, or 'off'")
-
-
-def _listen(text: str) -> str:
-    if text == "off":
-        return text
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 <= int(port) < 65_536:
-        raise ValueError("expected HOST:PORT, such as '127.0.0.1:9187', or 'off'")
-    if host not in {"127.0.0.1", "::1", "[::1]", "localhost"}:
-        raise ValueError("metrics have no authentication and stay on loopback: 127.0.0.1 or ::1")
-    return text
-
-
-def _recipient(text: str) -> str:
-    return str(Recipient.parse(text))
-
-
-def _root(text: str) -> str:
-    return str(Verifier.parse(text))
-
-
-def _region_url(text: str) -> str:
-    return str(parse_region_url(text))
-
-
-def _as_value_error(parse: Any) -> AfterValidator:
-    """Let an error of ours reach pydantic as the ValueError that it collects."""
-
-    def check(value: str) -> Any:
-        try:
-            return parse(value)
-        except PitrError as error:
-            raise ValueError("; ".join(filter(None, (error.message, error.hint)))) from error
-
-    return AfterValidator(check)
-
-
-Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
+Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
@@ -166,8 +67,14 @@ class _Table(BaseModel):
 
 class _Cluster(_Table):
     name: Name = "main"
-    dsn: Annotated[str, Field(min_length=1), AfterValidator(_no_password)]
+    dsn: Annotated[str, Field(min_length=1), AfterValidator(no_password), AfterValidator(chosen_host)]
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "pitr"
+    patroni: Annotated[
+        list[Annotated[str, as_value_error(patroni_url)]], Field(max_length=PATRONI_MEMBERS_MAX)
+    ] = []
+    patroni_ca_file: str | None = None
+    patroni_certificate_file: str | None = None
+    patroni_key_file: str | None = None
 
 
 class _Repository(_Table):
@@ -177,15 +84,15 @@ class _Repository(_Table):
 
 class _Region(_Table):
     name: Name
-    url: Annotated[str, AfterValidator(_region_url)]
+    url: Annotated[str, AfterValidator(read_region_url)]
     credentials_file: str | None = None
     credentials_profile: Annotated[str, Field(min_length=1)] = "default"
 
 
 class _Keys(_Table):
     signing_key_file: str
-    root: Annotated[str, _as_value_error(_root)]
-    recipients: Annotated[list[Annotated[str, _as_value_error(_recipient)]], Field(max_length=32)] = []
+    root: Annotated[str, as_value_error(read_root)]
+    recipients: Annotated[list[Annotated[str, as_value_error(read_recipient)]], Field(max_length=32)] = []
     recipients_file: str | None = None
 
 
@@ -193,38 +100,38 @@ class _Wal(_Table):
     piece_age_s: Annotated[float, Field(ge=0.05, le=3600)] = 1.0
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
-    heartbeat: Annotated[float | None, BeforeValidator(_heartbeat)] = None
+    heartbeat: Annotated[float | None, BeforeValidator(read_heartbeat)] = None
     sync_puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 8
-    sync_spacing: Annotated[float, BeforeValidator(_duration), Field(ge=0.001, le=10)] = 0.005
+    sync_spacing: Annotated[float, BeforeValidator(read_duration), Field(ge=0.001, le=10)] = 0.005
     protect: Literal["data", "primary"] = "data"
-    lower_after: Annotated[float, BeforeValidator(_duration), Field(ge=1, le=3600)] = 30.0
+    lower_after: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=3600)] = 30.0
     put_price: Annotated[float, Field(ge=0, le=1000)] = 0.005
 
 
 class _Backup(_Table):
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     # One union member at a time would give two messages for one mistake.
-    full_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 86_400.0
-    incr_every: Annotated[float | None, BeforeValidator(_duration_or_never)] = 3_600.0
+    full_every: Annotated[float | None, BeforeValidator(read_duration_or_never)] = 86_400.0
+    incr_every: Annotated[float | None, BeforeValidator(read_duration_or_never)] = 3_600.0
     deadline: Duration = 43_200.0
     source: Literal["files", "protocol"] = "files"
-    rate_limit: Annotated[float | None, BeforeValidator(_rate)] = None
+    rate_limit: Annotated[float | None, BeforeValidator(read_rate)] = None
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     io_class: Literal["best-effort", "idle"] = "best-effort"
-    pause_lag: Annotated[tuple[int | None, float | None], BeforeValidator(_lag)] = (None, None)
-    pause_latency: Annotated[float | None, BeforeValidator(_latency)] = None
+    pause_lag: Annotated[tuple[int | None, float | None], BeforeValidator(read_lag)] = (None, None)
+    pause_latency: Annotated[float | None, BeforeValidator(read_latency)] = None
 
 
 class _Retention(_Table):
     pitr_window: Annotated[
-        float, BeforeValidator(_duration), Field(ge=60, le=3660 * 86_400, allow_inf_nan=False)
+        float, BeforeValidator(read_duration), Field(ge=60, le=3660 * 86_400, allow_inf_nan=False)
     ] = 35 * 86_400.0
     minimum_backups: Annotated[int, Field(ge=1, le=1000)] = 2
 
 
 class _Daemon(_Table):
     state_dir: str
-    metrics_listen: Annotated[str, AfterValidator(_listen)] = "127.0.0.1:9187"
+    metrics_listen: Annotated[str, AfterValidator(read_listen)] = "127.0.0.1:9187"
     drain: Duration = 25.0
     # At least what may be under way at once: the pieces' puts, and segments of 16 MiB.
     spool_bytes_max: Annotated[int, Field(ge=8 << 20, le=1 << 40)] = SPOOL_BYTES_MAX
@@ -244,7 +151,7 @@ class _Config(_Table):
     backup: _Backup = _Backup()
     retention: _Retention = _Retention()
     postgres: _Postgres = _Postgres()
-    timezone: Annotated[str, AfterValidator(_known_zone)] | None = None
+    timezone: Annotated[str, AfterValidator(read_known_zone)] | None = None
 
 
 # The settings that each table may have, for whoever mistypes one.
@@ -345,7 +252,7 @@ def _read_recipients(path: Path) -> tuple[str, ...]:
         if not line:
             continue
         try:
-            recipients.append(_recipient(line))
+            recipients.append(read_recipient(line))
         except PitrError as error:
             raise ValueError(f"line {number} of {path}: {error.message}") from error
     if not recipients:
@@ -362,7 +269,20 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
     host, _, port = config.daemon.metrics_listen.rpartition(":")
     return Settings(
         path=path,
-        cluster=ClusterSettings(config.cluster.name, config.cluster.dsn, config.cluster.slot),
+        cluster=ClusterSettings(
+            config.cluster.name,
+            config.cluster.dsn,
+            config.cluster.slot,
+            tuple(config.cluster.patroni),
+            *(
+                None if file is None else _path(base, file)
+                for file in (
+                    config.cluster.patroni_ca_file,
+                    config.cluster.patroni_certificate_file,
+                    config.cluster.patroni_key_file,
+                )
+            ),
+        ),
         repository=RepositorySettings(config.repository.id, config.repository.quorum),
         regions=tuple(
             RegionSettings(

@@ -63,6 +63,27 @@ pause_latency = "off"
 """
 
 
+_WAL = f"""\
+[wal]
+# WAL is sent when it is this old, or when there is this much of it (with what else waits by then).
+piece_age_s = 1.0
+piece_bytes = {4 << 20}
+puts_in_flight = 4
+# On a database that is idle for so long, commit an empty message, so that a moment then has a time.
+heartbeat = "off"      # or "1s"
+# Where synchronous_standby_names names "pitr", commits wait until their WAL is in the quorum of regions:
+# so many puts are then on their way at a time, and begin so far apart (docs/synchronous.md).
+sync_puts_in_flight = 8
+sync_spacing = "5ms"
+# When the quorum is lost: "data" lets commits wait for it, "primary" lets them go on with less, step by step,
+# after so long.
+protect = "data"
+lower_after = "30s"
+# What 1,000 puts into one region cost, for the forecast in `pitr status`.
+put_price = 0.005
+"""
+
+
 def render_config(new: NewConfig) -> str:
     """Return the text of a configuration file."""
     regions = "\n".join(_region(region) for region in new.regions)
@@ -79,6 +100,8 @@ def render_config(new: NewConfig) -> str:
 name = {_quote(new.cluster)}
 # libpq's connection string or URI, without a password (~/.pgpass or passfile= holds it).
 dsn = {_quote(new.dsn)}
+# Patroni: the REST addresses of all members; host and port above are then the leader's.
+# patroni = ["http://pg1:8008", "http://pg2:8008"]
 # The physical replication slot that keeps WAL while we are away.
 slot = {_quote(new.slot)}
 
@@ -97,24 +120,7 @@ root = {_quote(new.root)}
 recipients = [
 {recipients}]
 
-[wal]
-# WAL is sent when it is this old, or when there is this much of it (with what else waits by then).
-piece_age_s = 1.0
-piece_bytes = {4 << 20}
-puts_in_flight = 4
-# On a database that is idle for so long, commit an empty message, so that a moment then has a time.
-heartbeat = "off"      # or "1s"
-# Where synchronous_standby_names names "pitr", commits wait until their WAL is in the quorum of regions:
-# so many puts are then on their way at a time, and begin so far apart (docs/synchronous.md).
-sync_puts_in_flight = 8
-sync_spacing = "5ms"
-# When the quorum is lost: "data" lets commits wait for it, "primary" lets them go on with less, step by step,
-# after so long.
-protect = "data"
-lower_after = "30s"
-# What 1,000 puts into one region cost, for the forecast in `pitr status`.
-put_price = 0.005
-
+{_WAL}
 {_BACKUP}
 {_RETENTION}
 [daemon]

@@ -17,6 +17,8 @@ from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cli.adoption import HostJudge
+from cli.archive_settings import archive_settings
 from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
 from cli.catalogue_keeper import CatalogueKeeper
@@ -32,14 +34,15 @@ from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
-from cli.wiring import host_identity, host_repository, own_archive
+from cli.wiring import host_identity, host_repository, own_archive, server_address
 from pitr.archive import WalArchiver
-from pitr.archive_values import PIECE_BYTES_MAX, ArchiveSettings, DrainResult
+from pitr.archive_values import ArchiveEvent, ArchiveEventKind, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
 from pitr.datakeys import HostKeys
-from pitr.errors import BackupFailed, ServerUnavailable
+from pitr.errors import ArchiveDiverged, BackupFailed, ServerUnavailable
 from pitr.event_log import EventLog, NotesFile
+from pitr.postgres.leader import LeaderAddress
 from pitr.postgres.replication import ReplicationConnection
 from pitr.spool import DirectorySpool
 from storage.repair import RepairQueue, RepairQueueDamaged
@@ -74,6 +77,7 @@ class Daemon:
         self._stop_reason = ""
         self._failure: BaseException | None = None
         self._host = host_identity(settings)
+        self._address = server_address(settings.cluster)
         self._queue = self._open_queue()
         self._events = DaemonEvents(log)
         self.store = open_writing(
@@ -155,7 +159,7 @@ class Daemon:
         """Ask the server who it is and the repository what we may write; False if we are to stop first."""
         while not self._stopping.is_set():
             try:
-                with closing(ReplicationConnection.connect(self._settings.cluster.dsn)) as connection:
+                with closing(ReplicationConnection.connect(self._address.find())) as connection:
                     identity = connection.identify()
                 self._archive = own_archive(self._repository, self._host.signer, identity.system_identifier)
                 return True
@@ -167,7 +171,7 @@ class Daemon:
     def _build(self) -> None:
         settings = self._settings
         self._archiver = WalArchiver(
-            dsn=settings.cluster.dsn,
+            address=self._address,
             archive=self._archive,
             repository=self._repository,
             signer=self._host.signer,
@@ -176,52 +180,22 @@ class Daemon:
             ),
             spool=DirectorySpool(settings.daemon.spool_dir, bytes_max=settings.daemon.spool_bytes_max),
             events=self._events,
-            settings=ArchiveSettings(
-                slot=settings.cluster.slot,
-                piece_bytes=settings.wal.piece_bytes,
-                piece_age_s=settings.wal.piece_age_s,
-                # Several must fit the spool, or the first that does not shrink would wait for ever.
-                piece_bytes_max=max(
-                    min(PIECE_BYTES_MAX, settings.daemon.spool_bytes_max // 4), settings.wal.piece_bytes
-                ),
-                puts_in_flight=settings.wal.puts_in_flight,
-                sync_puts_in_flight=settings.wal.sync_puts_in_flight,
-                sync_spacing_s=settings.wal.sync_spacing_s,
-                quorum=settings.write_quorum,
+            settings=archive_settings(settings),
+            judge=HostJudge(
+                settings.daemon.state_dir,
+                self._archive,
+                self._address if isinstance(self._address, LeaderAddress) else None,
             ),
             clock=_now,
             random=os.urandom,
         )
-        self._signed = EventLog(
-            self._repository,
-            self._archive,
-            self._host.signer,
-            NotesFile(settings.daemon.events_path),
-            on_failure=lambda text: self._log.warning(text),
-        )
-        self._events.connect_log(self._signed.note, _now)
-        self._server = SyncServerSession(
-            lambda: settings.cluster.dsn, ReleaseNote(settings.daemon.release_path)
-        )
-        self._protection = ProtectionKeeper(
-            settings.wal.protection,
-            settings.write_quorum,
-            ProtectionMark(settings.daemon.protection_path),
-            self._server,
-            self.store,
-            self._archiver,
-            note=self._signed.note,
-            now=_now,
-            monotonic=time.monotonic,
-            log=self._log,
-            count=lambda kind: self.state.count(kind),
-        )
-        self._protection.begin()
+        self._build_protection()
         self._taker = BackupTaker(
             settings,
             self._archive,
             BackupWriter(self._repository, self._host.signer, self._host.recipients),
             self._archiver,
+            self._address,
             self._keeper,
             self.pace,
         )
@@ -253,6 +227,33 @@ class Daemon:
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
+    def _build_protection(self) -> None:
+        """Make what keeps the promise to commits that wait; a level that an earlier run left is in force."""
+        settings = self._settings
+        self._signed = EventLog(
+            self._repository,
+            self._archive,
+            self._host.signer,
+            NotesFile(settings.daemon.events_path),
+            on_failure=lambda text: self._log.warning(text),
+        )
+        self._events.connect_log(self._signed.note, _now)
+        self._server = SyncServerSession(self._address.session, ReleaseNote(settings.daemon.release_path))
+        self._protection = ProtectionKeeper(
+            settings.wal.protection,
+            settings.write_quorum,
+            ProtectionMark(settings.daemon.protection_path),
+            self._server,
+            self.store,
+            self._archiver,
+            note=self._signed.note,
+            now=_now,
+            monotonic=time.monotonic,
+            log=self._log,
+            count=lambda kind: self.state.count(kind),
+        )
+        self._protection.begin()
+
     def _start_parts(self, ending: ExitStack) -> None:
         """Start what is around the archiver; ``ending`` stops it in the opposite order."""
         settings = self._settings
@@ -274,16 +275,18 @@ class Daemon:
             self.state,
             self._keeper,
             self._log,
+            self._address,
         )
         watch.start()
         ending.callback(watch.stop)
+        if isinstance(self._address, LeaderAddress):
+            self._address.start(self._archiver.look_at_server)
+            ending.callback(self._address.stop)
         control = ControlServer(settings.daemon.control_path, Verbs(self))
         control.start()
         ending.callback(control.stop)
         if settings.wal.heartbeat_s is not None:
-            heart = HeartbeatKeeper(
-                settings.cluster.dsn, settings.wal.heartbeat_s, self._log, self.state.count
-            )
+            heart = HeartbeatKeeper(self._address, settings.wal.heartbeat_s, self._log, self.state.count)
             heart.start()
             ending.callback(heart.stop)
         if settings.daemon.metrics_port is not None:
@@ -304,6 +307,9 @@ class Daemon:
         except BaseException as error:  # noqa: BLE001 — the top of a thread: the daemon ends with it
             self._failure = error
             self._log.error("archiving cannot go on", error=str(error))
+            if isinstance(error, ArchiveDiverged):
+                text = "; ".join(filter(None, (error.message, error.detail)))
+                self._events.on_event(ArchiveEvent(ArchiveEventKind.DIVERGED, text))
         self.ask_to_stop("the archiver")
 
     def _start_timetable(self) -> None:

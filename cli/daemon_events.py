@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ _GOOD = frozenset(
 _SIGNED = {
     ArchiveEventKind.WAL_LOST: EventKind.WAL_LOST,
     ArchiveEventKind.DIVERGED: EventKind.WRITERS_CONFLICT,
+    ArchiveEventKind.ORPHANED: EventKind.END_ORPHANED,
 }
 _GOOD_STORE = frozenset({StoreEventKind.REGION_RECOVERED, StoreEventKind.COPY_REPAIRED})
 # Repairs come by thousands after an outage; the counters and the status tell of them.
@@ -91,7 +93,10 @@ class DaemonEvents:
         self._count(str(event.kind))
         signed = _SIGNED.get(event.kind)
         if signed is not None and self._now is not None:
-            self.note(Happening.of(self._now(), signed, event.message, **dict(event.facts)))
+            facts: dict[str, object] = dict(event.facts)
+            if event.fork is not None:
+                facts |= {field.name: getattr(event.fork, field.name) for field in fields(event.fork)}
+            self.note(Happening.of(self._now(), signed, event.message, **facts))
         tell = self._log.info if event.kind in _GOOD else self._log.warning
         tell(event.message, kind=str(event.kind))
 

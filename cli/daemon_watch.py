@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cli.daemon_state import DaemonState
     from cli.settings import Settings
     from pitr.layout import ArchiveId
+    from pitr.postgres.address import ServerAddress
     from pitr.repository import Repository
     from storage.repair import RepairQueue
     from storage.replicated import ReplicatedStore
@@ -43,8 +44,10 @@ class Watch:
         state: DaemonState,
         keeper: CatalogueKeeper,
         log: FilteringBoundLogger,
+        address: ServerAddress,
     ) -> None:
         self._settings = settings
+        self._address = address
         self._repository = repository
         self._archive = archive
         self._looks = 0
@@ -98,7 +101,7 @@ class Watch:
 
     def _look_at_slot(self) -> None:
         try:
-            connection = ReplicationConnection.connect(self._settings.cluster.dsn)
+            connection = ReplicationConnection.connect(self._address.session())
             try:
                 slot = connection.read_slot(self._settings.cluster.slot)
                 flushed = connection.identify().flushed

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.context import common_options, current
-from cli.errors import DoctorFailed, UsageRefused
+from cli.errors import ConfigRefused, DoctorFailed, UsageRefused
 from cli.findings import finding_fields, show_findings
-from cli.settings import Settings
+from cli.settings import ClusterSettings, Settings
 from verifiers.base import Finding, Severity, worst
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
-    from cli.wiring import host_identity, preferred_bin_dir
-    from pitr.errors import KeyMissing
+    from cli.wiring import host_identity, preferred_bin_dir, server_address
+    from pitr.errors import KeyMissing, ServerUnavailable
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -86,13 +86,21 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     )
     from verifiers.probes import probe_server
 
+    try:
+        dsn = server_address(settings.cluster).session()
+    except (ServerUnavailable, ConfigRefused) as error:
+        hint = error.hint or "see the members' state: patronictl list"
+        text = error.message if error.detail is None else f"{error.message}: {error.detail}"
+        yield Finding("server.leader", Severity.FAIL, "Patroni", text, hint)
+        dsn = settings.cluster.dsn
     probe, findings = probe_server(
-        settings.cluster.dsn,
+        dsn,
         settings.cluster.slot,
         now=lambda: datetime.now(UTC),
         reads_files=settings.backup.source == "files",
     )
     yield from findings
+    yield from _examine_patroni(settings.cluster)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
@@ -110,6 +118,33 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_patroni(cluster: ClusterSettings) -> Iterator[Finding]:
+    """Say whether the slot is declared for every member: after a failover a new one begins too late."""
+    from cli.wiring import server_address
+    from pitr.postgres.leader import LeaderAddress
+
+    try:
+        address = server_address(cluster)
+    except ConfigRefused:
+        return  # told as the leader that cannot be found
+    if not isinstance(address, LeaderAddress):
+        return
+    check, slots = "server.permanent_slot", address.permanent_slots()
+    if slots is None:
+        yield Finding(check, Severity.WARN, cluster.slot, "no member shows the cluster's configuration", None)
+    elif slots.get(cluster.slot) == "physical":
+        yield Finding(check, Severity.OK, cluster.slot, "Patroni keeps it on every member")
+    else:
+        found = "it is of another type" if cluster.slot in slots else "it is not declared"
+        yield Finding(
+            check,
+            Severity.WARN,
+            cluster.slot,
+            f"{found} in Patroni's configuration, so a new leader need not keep WAL that is not archived yet",
+            f"patronictl edit-config --set slots.{cluster.slot}.type=physical",
+        )
 
 
 def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:

@@ -9,8 +9,8 @@ took the next number, and their history files are equal.  So its WAL is compared
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TypeAlias
 
@@ -31,19 +31,22 @@ class Sameness(Enum):
 class ArchivedPast:
     """What an epoch of a cluster holds: its number, its timelines' histories, its signed end.
 
-    ``timeline`` is the one in which the end lies.
+    ``timeline`` is the one in which the end lies.  ``kept_to``: how far it holds WAL of a timeline beyond
+    where it left that one, after a failover below its end.
     """
 
     epoch: int
     histories: Sequence[TimelineHistory]
     end: LSN | None
     timeline: TimelineId | None = None
+    kept_to: Mapping[TimelineId, LSN] = field(default_factory=dict)
 
     def left_at(self, timeline: TimelineId) -> LSN | None:
-        """Return where the epoch itself left a timeline on its way to its end; None if it did not."""
+        """Return how far the epoch has a timeline that it left on its way to its end; None if it did not."""
         own = next((history for history in self.histories if history.timeline == self.timeline), None)
         switches = () if own is None else own.switches
-        return next((switch.lsn for switch in switches if switch.timeline == timeline), None)
+        left = next((switch.lsn for switch in switches if switch.timeline == timeline), None)
+        return None if left is None else max(left, self.kept_to.get(timeline, left))
 
 
 # Compares a timeline's WAL up to an LSN.

@@ -206,7 +206,7 @@ RULES: tuple[ErrorRule, ...] = (
         1002,
         ExitCode.FAILURE,
         "the server's WAL differs from what is archived",
-        "nothing was overwritten; if this server is the right one: pitr init --identity FILE",
+        "nothing was overwritten; if this server is the right one: pitr adopt --as failover, or --as restore",
     ),
     ErrorRule(domain.ServerRefused, 1003, ExitCode.FAILURE, "PostgreSQL says no", "pitr doctor"),
     ErrorRule(
@@ -231,7 +231,7 @@ RULES: tuple[ErrorRule, ...] = (
         1007,
         ExitCode.FAILURE,
         "a key holds other bytes: two writers",
-        "look for a second daemon with the same key",
+        "look for a second daemon with the same key, and stop it; docs/failover.md",
     ),
     ErrorRule(
         store.ObjectMissing,

@@ -12,6 +12,8 @@ from pitr.postgres.heartbeat import Heartbeat
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from pitr.postgres.address import ServerAddress
+
 STOP_S: Final = 15.0
 # A server that is away is not asked again each second.
 _RETRY_S: Final = 5.0
@@ -21,9 +23,9 @@ class HeartbeatKeeper:
     """Beats every ``every_s`` until stopped; trouble is logged when it begins and when it ends."""
 
     def __init__(
-        self, dsn: str, every_s: float, log: FilteringBoundLogger, count: Callable[[str], None]
+        self, address: ServerAddress, every_s: float, log: FilteringBoundLogger, count: Callable[[str], None]
     ) -> None:
-        self._dsn = dsn
+        self._address = address
         self._every_s = every_s
         self._log = log
         self._count = count
@@ -42,7 +44,7 @@ class HeartbeatKeeper:
     def _beat_until_stopped(self) -> None:
         while not self._stopping.is_set():
             try:
-                with Heartbeat(self._dsn) as heart:
+                with Heartbeat(self._address.session()) as heart:
                     while not self._stopping.wait(self._every_s):
                         if heart.beat():
                             self._count("heartbeat")

@@ -99,9 +99,9 @@ def init(
     app = current()
     asks = not non_interactive and app.output.is_interactive() and not app.output.is_json
     if identity_in is not None and dsn is None and not regions:
-        kept = _request_of(app, directory, identity_in)
+        kept = request_of(app, directory, identity_in)
         if kept is not None:
-            _tell(app, _carry_out(app, kept))
+            tell(app, carry_out(app, kept))
             return
     if dsn is None:
         dsn = click.prompt("PostgreSQL", default=_DEFAULT_DSN, err=True) if asks else _missing("--pg DSN")
@@ -127,13 +127,14 @@ def init(
         metrics_listen=metrics,
     )
     _check_before(request)
-    _tell(app, _carry_out(app, request))
+    tell(app, carry_out(app, request))
 
 
-def _request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None:
+def request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None:
     """Return the request that this host's configuration stands for; None if it has none."""
     from cli.config import find_config_or_none, load_settings
     from cli.setup_request import SetupRequest
+    from cli.wiring import server_address
 
     path = app.config_path
     if path is None:
@@ -144,7 +145,7 @@ def _request_of(app: App, directory: Path, identity: Path) -> SetupRequest | Non
     settings = load_settings(path)
     return SetupRequest(
         cluster=settings.cluster.name,
-        dsn=settings.cluster.dsn,
+        dsn=server_address(settings.cluster).find(),
         slot=settings.cluster.slot,
         regions=tuple(NewRegion(one.name, one.url, one.credentials_file) for one in settings.regions),
         quorum=settings.repository.quorum,
@@ -157,7 +158,8 @@ def _request_of(app: App, directory: Path, identity: Path) -> SetupRequest | Non
     )
 
 
-def _carry_out(app: App, request: SetupRequest) -> SetupResult:
+def carry_out(app: App, request: SetupRequest) -> SetupResult:
+    """Make what was asked for; the recovery sheet is shown on the way."""
     from cli.setup import set_up
 
     def hand_over(result: SetupResult) -> None:
@@ -234,7 +236,8 @@ def _check_before(request: SetupRequest) -> None:
         )
 
 
-def _tell(app: App, result: SetupResult) -> None:
+def tell(app: App, result: SetupResult) -> None:
+    """Show what there is now, and what the doctor says of it."""
     from cli.config import load_settings
     from cli.doctor import examine
     from cli.findings import finding_fields, show_findings

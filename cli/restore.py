@@ -145,12 +145,12 @@ def restore(
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
-        request = _checked_request(app, reader, plan, into, action, chosen)
+        request = checked_request(app, reader, plan, into, action, chosen)
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
         if not dry_run:
             _confirm(app, request, chosen["owner"], replaces=fields.get("delta") is not None)
-            result = _execute(app, reader, request)
+            result = execute(app, reader, request)
     if result is None:
         app.output.finish(fields)
     else:
@@ -171,7 +171,7 @@ def _confirm(app: App, request: RestoreRequest, owner: str | None, *, replaces: 
     click.confirm(question, abort=True, err=True)
 
 
-def _checked_request(
+def checked_request(
     app: App,
     reader: Reader,
     plan: RestorePlan,
@@ -183,18 +183,20 @@ def _checked_request(
     from pitr.restore import check_restore
 
     request = _request(app, reader, plan, into, action, chosen)
-    check_restore(request, reader.repository, _data_keys(reader))
+    check_restore(request, reader.repository, data_keys_of(reader))
     return request
 
 
-def _data_keys(reader: Reader) -> DataKeys:
+def data_keys_of(reader: Reader) -> DataKeys:
+    """Return what opens the repository's data."""
     from pitr.datakeys import DataKeys
 
     assert reader.identity is not None, "the command asks for an identity first"
     return DataKeys(reader.repository, reader.identity.identity)
 
 
-def _execute(app: App, reader: Reader, request: RestoreRequest) -> RestoreResult:
+def execute(app: App, reader: Reader, request: RestoreRequest) -> RestoreResult:
+    """Carry a restore out, and show how far it is."""
     from cli.progress import ProgressReport
     from pitr.postgres.server_user import readable_installation
     from pitr.restore import restore as carry_out
@@ -202,7 +204,7 @@ def _execute(app: App, reader: Reader, request: RestoreRequest) -> RestoreResult
     if request.installation is not None:
         installation = readable_installation(request.installation, request.user, _cache_dir())
         request = replace(request, installation=installation)
-    keys = _data_keys(reader)
+    keys = data_keys_of(reader)
     with ProgressReport(app.output) as report:
 
         def show(progress: Progress) -> None:

@@ -21,11 +21,18 @@ LOCK_NAME = "daemon.lock"
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """The server to protect.  ``dsn`` is a libpq connection string without a password."""
+    """The server to protect.  ``dsn`` is a libpq connection string without a password.
+
+    With ``patroni``, the REST addresses of the cluster's members, its host and port are the leader's.
+    """
 
     name: str
     dsn: str
     slot: str
+    patroni: tuple[str, ...] = ()
+    patroni_ca_file: Path | None = None
+    patroni_certificate_file: Path | None = None
+    patroni_key_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ for by its key a writer is told from all others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,19 +15,17 @@ from pathlib import Path
 
 from cli.epoch_proof import ArchiveProof
 from cli.epochs import ArchivedPast, Sameness, find_parent, leaves_all
-from cli.lock import RunLock
-from cli.settings import LOCK_NAME, SPOOL_NAME
+from cli.server_past import ServerPast, check_stopped, read_server, received_end
 from cli.setup_keys import HostKeyFiles
-from pitr.archive_resume import archived_end
 from pitr.catalogue.records import EpochParent, EpochRecord, HeadRecord
-from pitr.errors import AlreadyRunning, ArchiveDiverged
-from pitr.layout import ArchiveId, PieceKey, parse_wal_key
+from pitr.errors import ArchiveDiverged, NotInitialised
+from pitr.layout import ArchiveId, PieceKey
 from pitr.pipeline.keys import IdentityFile
-from pitr.postgres.replication import ReplicationConnection, ServerIdentity
+from pitr.pipeline.sign import Verifier
 from pitr.repository import Repository
-from pitr.spool import DirectorySpool
-from pitr.wal.follow import ReceivedEnd, next_run
+from pitr.wal.follow import next_run
 from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.regions import Region
 
@@ -40,15 +37,6 @@ class WrittenEpoch:
     record: EpochRecord
     is_new: bool
     left: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Server:
-    dsn: str
-    identity: ServerIdentity
-    history: TimelineHistory
-    segment_bytes: int
-    is_standby: bool
 
 
 def put_epoch(
@@ -69,16 +57,9 @@ def put_epoch(
     a new key is made for a new epoch, and the old one is kept aside.  May be repeated after a kill.
     Raises AlreadyRunning if a daemon writes as the old one still.
     """
-    server = _read_server(dsn)
+    server = read_server(dsn)
     system_identifier = server.identity.system_identifier
-    epochs = sorted(
-        (
-            repository.epoch(one)
-            for one in repository.archives()
-            if one.system_identifier == system_identifier
-        ),
-        key=lambda record: record.archive.epoch,
-    )
+    epochs = _epochs(repository, system_identifier)
     newest = epochs[-1] if epochs else None
     past = _Past(server, repository, identity, epochs)
     signer, left = keys.read_or_make(random), None
@@ -91,7 +72,7 @@ def put_epoch(
     elif own is not None and newest is not None and state_dir is not None:
         left = past.how_left(newest.archive, state_dir) if own == newest else _superseded(own, newest)
         if left is not None:
-            _check_stopped(state_dir)
+            check_stopped(state_dir, ", with the key of the epoch that the server has left")
             signer = staged or keys.make_next(random)
     record = newest
     if record is None or record.signer != str(signer.public):
@@ -109,49 +90,48 @@ def put_epoch(
     return WrittenEpoch(record, is_new, left)
 
 
-def _read_server(dsn: str) -> _Server:
-    with closing(ReplicationConnection.connect(dsn)) as connection:
-        identity = connection.identify()
-        history = TimelineHistory(identity.timeline)
-        if identity.timeline != TimelineId(1):
-            content = connection.timeline_history(identity.timeline)
-            history = TimelineHistory.parse(identity.timeline, content)
-        return _Server(dsn, identity, history, connection.segment_bytes(), connection.is_standby())
+def why_new_epoch(
+    server: ServerPast, repository: Repository, identity: IdentityFile, signer: Verifier, state_dir: Path
+) -> str | None:
+    """Return in words why this host would begin a new epoch for its server; None if it goes on.
+
+    Changes nothing.  Raises NotInitialised if the repository has no archive of this cluster.
+    """
+    epochs = _epochs(repository, server.identity.system_identifier)
+    if not epochs:
+        raise NotInitialised(
+            "the repository has no archive of the cluster with system identifier"
+            f" {server.identity.system_identifier}",
+            detail="this is another cluster than was archived from here",
+            hint="check the connection string; pitr init --identity FILE lets another cluster in",
+        )
+    newest = epochs[-1]
+    own = next((one for one in reversed(epochs) if one.signer == str(signer)), None)
+    if own is None:
+        return f"this host's key writes none of its epochs; the newest is {newest.archive.epoch}"
+    if own != newest:
+        return _superseded(own, newest)
+    return _Past(server, repository, identity, epochs).how_left(newest.archive, state_dir)
+
+
+def _epochs(repository: Repository, system_identifier: int) -> list[EpochRecord]:
+    own = [one for one in repository.archives() if one.system_identifier == system_identifier]
+    return sorted((repository.epoch(one) for one in own), key=lambda record: record.archive.epoch)
 
 
 def _superseded(own: EpochRecord, newest: EpochRecord) -> str:
     return f"it wrote epoch {own.archive.epoch}, and another host writes epoch {newest.archive.epoch}"
 
 
-def _check_stopped(state_dir: Path) -> None:
-    holder = RunLock.holder(state_dir / LOCK_NAME)
-    if holder is not None:
-        raise AlreadyRunning(
-            "the daemon of this host still runs, with the key of the epoch that the server has left",
-            detail=f"it is process {holder}",
-            hint="stop it, then repeat the same command",
-        )
-
-
-def _last_spooled(state_dir: Path, archive: ArchiveId) -> PieceKey | None:
-    """Return the last piece that a daemon, which has ended, has not put yet."""
-    folder = state_dir / SPOOL_NAME
-    if not folder.is_dir() or RunLock.holder(state_dir / LOCK_NAME) is not None:
-        return None
-    spool = DirectorySpool(folder, bytes_max=1)  # nothing is added
-    try:
-        keys = [parse_wal_key(one.key) for one in spool.objects() if one.key.startswith("wal/")]
-    finally:
-        spool.close()
-    pieces = [key for key in keys if isinstance(key, PieceKey) and key.archive == archive]
-    return max(pieces, key=lambda key: key.sequence, default=None)
-
-
 class _Past:
     """What is archived of the server's cluster, read where it is needed."""
 
     def __init__(
-        self, server: _Server, repository: Repository, identity: IdentityFile, epochs: Sequence[EpochRecord]
+        self,
+        server: ServerPast,
+        repository: Repository,
+        identity: IdentityFile,
+        epochs: Sequence[EpochRecord],
     ) -> None:
         self._server = server
         self._repository = repository
@@ -164,13 +144,8 @@ class _Past:
     def how_left(self, archive: ArchiveId, state_dir: Path) -> str | None:
         """Return in words how the server left what ``archive`` has; None if it goes on from there."""
         server = self._server
-        end = archived_end(self._repository, archive)
-        spooled = _last_spooled(state_dir, archive)
-        if spooled is not None and (end is None or spooled.sequence > end.piece_sequence):
-            received = ReceivedEnd(spooled.segment.timeline, spooled.end)
-        elif end is not None and end.end is not None:
-            received = ReceivedEnd(end.timeline, end.end)
-        else:
+        received = received_end(self._repository, archive, state_dir)
+        if received is None:
             return None
         flushed = server.identity.flushed
         try:
@@ -210,7 +185,22 @@ class _Past:
         histories = self._histories[archive]
         if head is None:
             return ArchivedPast(archive.epoch, histories, None)
-        return ArchivedPast(archive.epoch, histories, head.wal_end, head.timeline)
+        return ArchivedPast(
+            archive.epoch, histories, head.wal_end, head.timeline, self._kept_to(archive, head.timeline)
+        )
+
+    def _kept_to(self, archive: ArchiveId, timeline: TimelineId) -> Mapping[TimelineId, LSN]:
+        """Return how far WAL of timelines is archived that the archive left in failovers below its end."""
+        own = next((one for one in self._histories[archive] if one.timeline == timeline), None)
+        kept: dict[TimelineId, LSN] = {}
+        for switch in () if own is None else own.switches:
+            segment_bytes = self._server.segment_bytes
+            number = max(1, switch.lsn.offset // segment_bytes)
+            first = SegmentName.of(switch.timeline, number, segment_bytes)
+            for key in self._repository.wal.objects(archive, switch.timeline, from_segment=first):
+                end = key.end if isinstance(key, PieceKey) else key.segment.end(segment_bytes)
+                kept[switch.timeline] = max(end, kept.get(switch.timeline, switch.lsn))
+        return kept
 
     def _compare(self, archive: ArchiveId, timeline: TimelineId, until: LSN) -> Sameness:
         proof = ArchiveProof(

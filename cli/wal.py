@@ -14,6 +14,7 @@ from cli.reading import choose_archive, open_source, source_of, source_options
 if TYPE_CHECKING:
     from pitr.catalogue.records import HeadRecord
     from pitr.catalogue.wal_records import CoverageInterval
+    from pitr.orphans import OrphanedEnd
 
 
 @click.group()
@@ -56,10 +57,15 @@ def list_wal(
     source_region: str | None,
     source_archive: str | None,
 ) -> None:
-    """List the stretches of WAL that are stored without a hole, and the holes between them."""
+    """List the stretches of WAL that are stored without a hole, and the holes between them.
+
+    What is listed as orphaned is the end of a timeline that the newest one left behind, after a failover to a
+    standby that had less; restore --timeline reaches it.
+    """
     from cli.copy_faults import telling_faults
     from cli.planning import read_regions
     from pitr.catalogue.sqlite import Catalogue
+    from pitr.orphans import orphaned_ends
     from pitr.recovery import instant_text
 
     app = current()
@@ -71,8 +77,10 @@ def list_wal(
         read_regions(reader, catalogue, app.output)
         intervals = catalogue.coverage(archive)
         head = catalogue.head(archive)
+        histories = catalogue.histories(archive)
         catalogue.close()
-    stretches = _stretches(intervals)
+    orphans = () if head is None else orphaned_ends(head.head.timeline, histories, intervals)
+    stretches = _stretches(intervals) + [_orphan_fields(one) for one in orphans]
     if gaps_only:
         stretches = [one for one in stretches if one["kind"] == "gap"]
     app.output.table(
@@ -120,6 +128,22 @@ def _stretches(intervals: Sequence[CoverageInterval]) -> list[dict[str, object]]
             }
         )
     return stretches
+
+
+def _orphan_fields(orphan: OrphanedEnd) -> dict[str, object]:
+    """Return an end that the newest timeline left behind: part of a stretch that is listed as well."""
+    from pitr.recovery import instant_text
+
+    last_at = orphan.interval.max_at
+    return {
+        "kind": "orphaned",
+        "timeline": str(orphan.timeline),
+        "start": str(orphan.start),
+        "end": str(orphan.end),
+        "min_at": None,
+        "max_at": instant_text(last_at) if last_at is not None else None,
+        "regions": list(orphan.interval.regions),
+    }
 
 
 def _head_fields(head: HeadRecord) -> dict[str, object]:

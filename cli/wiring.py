@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.errors import ConfigRefused
 from cli.key_files import read_identity, read_signing_key
 from cli.region_standing import RegionStanding, Standing, look_at_regions
 from cli.regions import open_reading, open_regions
-from cli.settings import RegionSettings, Settings
+from cli.settings import ClusterSettings, RegionSettings, Settings
 from pitr.errors import NotAuthentic, NotInitialised
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
@@ -24,6 +25,8 @@ from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
 
 if TYPE_CHECKING:
+    from pitr.postgres.address import ConfiguredAddress
+    from pitr.postgres.leader import LeaderAddress
     from pitr.wal_assembly import ReadWal
     from pitr.wal_plan_file import WalPlanHeader
     from storage.copy_faults import FaultReport
@@ -52,6 +55,29 @@ def host_identity(settings: Settings) -> HostIdentity:
 def host_repository(settings: Settings, store: ObjectStore) -> Repository:
     """Return the configured repository in ``store``."""
     return Repository(store, settings.repository.repository, Verifier.parse(settings.keys.root))
+
+
+def server_address(cluster: ClusterSettings) -> ConfiguredAddress | LeaderAddress:
+    """Return where the cluster's server is: as configured, or the leader of a Patroni cluster.
+
+    Raises ConfigRefused for TLS files that cannot be read.
+    """
+    from pitr.postgres.address import ConfiguredAddress
+
+    if not cluster.patroni:
+        return ConfiguredAddress(cluster.dsn)
+    from pitr.postgres.leader import LeaderAddress
+    from pitr.postgres.patroni import PatroniMembers, PatroniTls
+
+    tls = PatroniTls(cluster.patroni_ca_file, cluster.patroni_certificate_file, cluster.patroni_key_file)
+    try:
+        return LeaderAddress(cluster.dsn, PatroniMembers(cluster.patroni, tls))
+    except OSError as error:
+        raise ConfigRefused(
+            "the TLS files for Patroni's REST interface cannot be read",
+            detail=error.strerror or str(error),
+            hint="see cluster.patroni_ca_file, patroni_certificate_file and patroni_key_file",
+        ) from error
 
 
 def own_archive(repository: Repository, signer: Signer, system_identifier: int) -> ArchiveId:

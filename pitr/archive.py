@@ -33,12 +33,15 @@ from pitr.archive_values import (
     ArchiveSettings,
     ArchiveStatus,
     DrainResult,
+    ForkJudge,
+    NoJudge,
 )
 from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.errors import ServerRefused, ServerUnavailable
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.keys import content_key
 from pitr.pipeline.sign import Signer
+from pitr.postgres.address import ServerAddress
 from pitr.postgres.replication import ReplicationConnection, SlotState
 from pitr.repository import Repository
 from pitr.spool import Spool
@@ -70,7 +73,7 @@ class WalArchiver:
     def __init__(
         self,
         *,
-        dsn: str,
+        address: ServerAddress,
         archive: ArchiveId,
         repository: Repository,
         signer: Signer,
@@ -80,9 +83,11 @@ class WalArchiver:
         settings: ArchiveSettings,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
+        judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._dsn: Final = dsn
+        self._address: Final = address
+        self._judge: Final = judge
         self._archive: Final = archive
         self._repository: Final = repository
         self._signer: Final = signer
@@ -107,7 +112,7 @@ class WalArchiver:
 
         Raises ServerRefused, ServerUnavailable.
         """
-        connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
+        connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
         try:
             return ensure_slot(connection, self._settings.slot)
         finally:
@@ -157,6 +162,13 @@ class WalArchiver:
         giving_up = threading.Timer(deadline_s, machine.pipeline.stop)
         giving_up.daemon = True
         giving_up.start()
+
+    def look_at_server(self) -> None:
+        """Look soon whether the server still leads."""
+        with self._lock:
+            machine = self._machine
+        if machine is not None:
+            machine.flow.waker.wake()
 
     def request_head(self) -> None:
         """Write a head soon: after a backup was made or removed."""
@@ -242,7 +254,7 @@ class WalArchiver:
         """Ask the server, however long it takes it to come."""
         while not self._retry.is_given_up:
             try:
-                connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
+                connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
                 try:
                     return connection.segment_bytes()
                 finally:
@@ -304,13 +316,14 @@ class WalArchiver:
             head_interval_s=settings.head_interval_s,
         )
         stream = WalStream(
-            self._dsn,
+            self._address,
             settings,
             writer,
             repository,
             flow,
             self._retry,
             events,
+            self._judge,
             stopping=self._stopping,
             check=pipeline.check,
             clock=self._clock,

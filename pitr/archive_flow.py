@@ -14,18 +14,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece
+from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece, cutting_of
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
 from pitr.archive_values import Acknowledgement, ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, indexed
 from pitr.errors import WalMissing
 from pitr.wake_pipe import WakePipe
-from pitr.wal.cutting import Cutting
+from pitr.wal.flushed import FlushedEnd
 from pitr.wal.follow import ReceivedEnd
 from pitr.wal.lsn import LSN
-from pitr.wal.pacing import GroupCommit
-from pitr.wal.pieces import AcknowledgeWindow, PieceCutter, RawPiece, RunStart
+from pitr.wal.pieces import AcknowledgeWindow, RawPiece, RunStart
 from pitr.wal.timeline import TimelineId
 
 # Pieces that lie in the spool alone while no region answers and commits must not wait: a few KiB each.
@@ -51,30 +50,21 @@ class Flow:
         self._monotonic: Final = monotonic
         self._lock = threading.Lock()
         # One condition per kind of waiter: a message of 128 KiB must not wake every thread.
-        self._cut_changed = threading.Condition(self._lock)
-        self._put_changed = threading.Condition(self._lock)
-        self._segment_changed = threading.Condition(self._lock)
-        self._record_changed = threading.Condition(self._lock)
-        self._shipped_changed = threading.Condition(self._lock)
-        age_s = settings.piece_age_s
-        cutter = PieceCutter(
-            segment_bytes=segment_bytes,
-            piece_bytes=settings.piece_bytes,
-            piece_age_s=age_s,
-            piece_bytes_max=settings.piece_bytes_max,
-        )
-        pacing = GroupCommit(puts_max=settings.sync_puts_in_flight, spacing_s=settings.sync_spacing_s)
-        self._cutter: Final = cutter
-        self._cutting: Final = Cutting(cutter, pacing, piece_age_s=age_s, now_s=monotonic())
+        self._conditions = tuple(threading.Condition(self._lock) for _ in range(5))
+        self._cut_changed, self._put_changed, self._segment_changed = self._conditions[:3]
+        self._record_changed, self._shipped_changed = self._conditions[3:]
+        self._cutting: Final = cutting_of(settings, segment_bytes=segment_bytes, now_s=monotonic())
+        self._cutter: Final = self._cutting.cutter
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
-        self._sealed = None if end is None else end.end
+        # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
+        self._left: dict[TimelineId, LSN] = {}
+        self._run: RunStart | None = None
+        self._is_accepted = False
         self._durable = end
         self._window = AcknowledgeWindow(
             settings.puts_in_flight_max, 1 if end is None else end.piece_sequence + 1
         )
-        self._counts_spooled = False
-        # The server was told so once, and may have let go of the WAL before it.
-        self._flushed: LSN | None = None
+        self._flushed: Final = FlushedEnd(self._received)
         self._puts = 0
         self._to_put: deque[SealedPiece] = deque()
         self._waiting: dict[int, WaitingPiece] = {}
@@ -93,6 +83,11 @@ class Flow:
         """Start a run of WAL; what was received before is cut where it ends."""
         with self._lock:
             self._cutter.begin(run)
+            if self._received is not None and self._received.timeline != run.timeline:
+                self._left[self._received.timeline] = self._received.end
+            self._run = run
+            if run.known_to is None:
+                self._accept()
             self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
             if self._durable is None:
                 self._durable = DurableEnd(run.timeline, None, None, 0, None)
@@ -110,6 +105,10 @@ class Flow:
                 self._received = ReceivedEnd(before.timeline, end)
             if not held or held < self._settings.piece_bytes <= held + len(content):
                 self._cut_changed.notify()
+
+    def _accept(self) -> None:
+        self._is_accepted = self._wants_record = True
+        self._record_changed.notify()
 
     def close_run(self) -> None:
         """Cut what has been received, however young: the stream has ended here."""
@@ -130,6 +129,12 @@ class Flow:
             return self._received
 
     @property
+    def is_accepted(self) -> bool:
+        """Whether a server was seen to go on from the archive: before that nothing is signed."""
+        with self._lock:
+            return self._is_accepted
+
+    @property
     def durable(self) -> DurableEnd | None:
         """Where the WAL ends that is at quorum; None before the first run."""
         with self._lock:
@@ -143,7 +148,7 @@ class Flow:
             while not self._is_stopped:
                 timeout_s: float | None = None
                 if self._has_room_for_sealed():
-                    under_way = 0 if self._counts_spooled else len(self._waiting)
+                    under_way = 0 if self._flushed.counts_spooled else len(self._waiting)
                     cut = self._cutting.take(self._monotonic(), under_way)
                     if cut.piece is not None:
                         return cut.piece
@@ -157,7 +162,8 @@ class Flow:
 
     def _has_room_for_sealed(self) -> bool:
         """When puts do not keep up, WAL waits uncut: so that it then goes in larger pieces."""
-        waiting_max = _SPOOLED_WAITING_MAX if self._counts_spooled else 2 * self._settings.puts_in_flight_max
+        counts_spooled, puts_max = self._flushed.counts_spooled, self._settings.puts_in_flight_max
+        waiting_max = _SPOOLED_WAITING_MAX if counts_spooled else 2 * puts_max
         return (
             len(self._waiting) < waiting_max
             and self._segments_open < _SEGMENTS_WAITING_MAX
@@ -167,6 +173,8 @@ class Flow:
     def compared(self, raw: RawPiece) -> None:
         """Note that known WAL was the same."""
         with self._lock:
+            if self._run is not None and raw.end == self._run.known_to:
+                self._accept()
             self._backlog_bytes -= raw.end - raw.start
             self._shipped_changed.notify_all()
         self.waker.wake()
@@ -179,9 +187,8 @@ class Flow:
                 piece, raw.end - raw.start, sealed.finishes, self._monotonic()
             )
             self._to_put.append(piece)
-            self._sealed = raw.end
-            if self._counts_spooled:
-                self._flushed = raw.end
+            self._flushed.note_sealed(ReceivedEnd(raw.timeline, raw.end))
+            if self._flushed.counts_spooled:
                 self.waker.wake()
             self._put_changed.notify_all()
 
@@ -224,6 +231,7 @@ class Flow:
             piece.header.sequence,
             piece.header_sha256,
         )
+        self._flushed.note_durable(ReceivedEnd(piece.header.timeline, piece.header.end))
         self._backlog_bytes -= waiting.size_bytes
         self._durable_bytes += waiting.size_bytes
         self._recorded.append(Recorded(indexed(piece.key, piece.header, piece.header_sha256), self._durable))
@@ -288,25 +296,16 @@ class Flow:
         """Change what counts as flushed, and how soon it does."""
         with self._lock:
             self._cutting.set_synchronous(is_synchronous=how.is_synchronous)
-            self._counts_spooled = how.counts_spooled
-            if how.counts_spooled:
-                self._flushed = self._sealed
+            self._flushed.count_spooled(counts=how.counts_spooled)
             self._cut_changed.notify()
             self._put_changed.notify_all()
         self.waker.wake()
 
     @property
-    def flushed(self) -> LSN | None:
+    def flushed(self) -> ReceivedEnd | None:
         """What the server may be told is flushed; it does not go back when only the quorum counts again."""
         with self._lock:
-            return self._flushed_end()
-
-    def _flushed_end(self) -> LSN | None:
-        durable = None if self._durable is None else self._durable.end
-        if self._flushed is not None and (durable is None or durable < self._flushed):
-            return self._flushed
-        self._flushed = None
-        return durable
+            return self._flushed.end
 
     def drain(self) -> None:
         """Cut and ship what has arrived; nothing is added from now on."""
@@ -319,13 +318,7 @@ class Flow:
         """Let every wait end now."""
         with self._lock:
             self._is_stopped = True
-            for changed in (
-                self._cut_changed,
-                self._put_changed,
-                self._segment_changed,
-                self._record_changed,
-                self._shipped_changed,
-            ):
+            for changed in self._conditions:
                 changed.notify_all()
         self.waker.wake()
 
@@ -360,6 +353,13 @@ class Flow:
                     detail=f"After a hole the archive begins at {durable.start}.",
                     hint="Take a new base backup.",
                 )
+            left_at = self._left.get(timeline)
+            if left_at is not None and left_at < end:
+                raise WalMissing(
+                    f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive",
+                    detail=f"The archive left it at {left_at}, with a server that took over.",
+                    hint="Take a new base backup.",
+                )
             return end <= durable.end and timeline <= durable.timeline
 
         with self._lock:
@@ -375,18 +375,19 @@ class Flow:
             waiting_s = [waiting.piece.received_s for waiting in self._waiting.values()]
             uncut_s = self._cutter.oldest_s
             oldest_s = min(waiting_s) if waiting_s else uncut_s
+            flushed, sealed = self._flushed.end, self._flushed.sealed
             return FlowStatus(
                 self._received,
-                self._sealed,
-                self._durable,
+                None if sealed is None else sealed.end,
+                None if self._durable is None else self._durable.on(self._run),
                 self._received_bytes,
                 self._durable_bytes,
                 self._backlog_bytes,
                 len(self._waiting),
                 self._segments_open,
                 oldest_s,
-                uncut_s if self._counts_spooled else oldest_s,
-                self._flushed_end(),
+                uncut_s if self._flushed.counts_spooled else oldest_s,
+                None if flushed is None else flushed.end,
                 self._cutting.is_synchronous,
                 self._puts,
             )

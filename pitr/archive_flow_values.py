@@ -1,14 +1,17 @@
-"""What the flow holds and tells: values only."""
+"""What the flow holds and tells: values, and how a flow cuts by its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pitr.archive_seal import SealedPiece, SegmentBuilder
-from pitr.archive_values import DurableEnd
+from pitr.archive_values import ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader
+from pitr.wal.cutting import Cutting
 from pitr.wal.follow import ReceivedEnd
 from pitr.wal.lsn import LSN
+from pitr.wal.pacing import GroupCommit
+from pitr.wal.pieces import PieceCutter
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +49,15 @@ class WaitingPiece:
     size_bytes: int
     finishes: SegmentBuilder | None
     since_s: float
+
+
+def cutting_of(settings: ArchiveSettings, *, segment_bytes: int, now_s: float) -> Cutting:
+    """Return how received WAL is cut by these settings, with nothing received yet."""
+    cutter = PieceCutter(
+        segment_bytes=segment_bytes,
+        piece_bytes=settings.piece_bytes,
+        piece_age_s=settings.piece_age_s,
+        piece_bytes_max=settings.piece_bytes_max,
+    )
+    pacing = GroupCommit(puts_max=settings.sync_puts_in_flight, spacing_s=settings.sync_spacing_s)
+    return Cutting(cutter, pacing, piece_age_s=settings.piece_age_s, now_s=now_s)

@@ -133,9 +133,12 @@ class Reception:
     def _flushed(self) -> LSN | None:
         """Return what counts as flushed; None while that is before this run, or nothing has come yet.
 
-        The server moves the slot to wherever it is told, also back to WAL that it no longer has.
+        The server moves the slot to wherever it is told, also back to WAL that it no longer has.  An end on
+        another timeline says nothing of this one: after a failover it may lie beyond the server's own.
         """
         flushed = self._flow.flushed
-        if flushed is None or flushed < self._run.start or self.server_end is None:
+        if flushed is None or flushed.timeline != self._run.timeline or self.server_end is None:
             return None
-        return flushed
+        if flushed.end < self._run.start:
+            return None
+        return flushed.end

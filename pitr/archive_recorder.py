@@ -84,7 +84,9 @@ class Recorder:
         self._end = self._flow.durable
         while not self._flow.is_stopped:
             with self._lock:
-                wait_s = min(max(self._head_due_s - self._parts.monotonic(), 0.0), _IDLE_WAIT_S)
+                due_s = max(self._head_due_s - self._parts.monotonic(), 0.0)
+                # The flow nudges when a server was accepted; until then no head is due.
+                wait_s = min(due_s, _IDLE_WAIT_S) if self._flow.is_accepted else _IDLE_WAIT_S
                 is_ending = self._is_ending
             recorded = self._flow.take_recorded(0.0 if is_ending else wait_s)
             if recorded is not None:
@@ -111,8 +113,9 @@ class Recorder:
             self._try_head()
 
     def _is_head_due(self) -> bool:
+        """A head of ours would stop the archive's right writer, if this were not it."""
         with self._lock:
-            return self._head_due_s <= self._parts.monotonic()
+            return self._head_due_s <= self._parts.monotonic() and self._flow.is_accepted
 
     def _hasten_head(self) -> None:
         with self._lock:
@@ -131,7 +134,7 @@ class Recorder:
         if self._end is None:
             # Before the first run not even the timeline is known.
             self._end = self._flow.durable
-        if self._end is not None:
+        if self._end is not None and self._flow.is_accepted:
             self._note_head(self._heads.write(self._end, self._backups.get(), self._parts.clock()))
 
     def _note_head(self, written: ListedHead | None) -> None:

@@ -22,7 +22,9 @@ from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
 from pitr.verified import get_verified
+from pitr.wal.follow import ReceivedEnd, find_fork
 from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineHistory
 from storage.store import ObjectConflict, ObjectMissing
 
 # Headers of so many pieces are read to know the segment that is being written; with more, it is left
@@ -165,13 +167,22 @@ def _after(repository: Repository, end: DurableEnd | None, entry: IndexedHeader)
 
 
 def _joins(repository: Repository, end: DurableEnd, piece: PieceHeader) -> bool:
-    """Say whether nothing lies between the end and the piece, also across a timeline switch."""
-    if end.end is None or piece.timeline == end.timeline:
+    """Say whether nothing lies between the end and the piece, also across a timeline switch.
+
+    After a failover that lost WAL the new timeline left the archive's below its end.
+    """
+    if end.start is None or end.end is None or piece.timeline == end.timeline:
         return piece.start == end.end
     try:
         history = repository.get_history(piece.archive, piece.timeline).history()
-    except (ObjectMissing, NotAuthentic):
+        own = TimelineHistory(end.timeline)
+        if end.timeline.number > 1:
+            own = repository.get_history(piece.archive, end.timeline).history()
+        fork = find_fork(ReceivedEnd(end.timeline, end.end), own, history)
+    except (ObjectMissing, NotAuthentic, ArchiveDiverged):
         return False
+    if fork is not None:
+        return end.start <= fork.left_at and piece.start <= fork.left_at
     left_at = next((one.lsn for one in history.switches if one.timeline == end.timeline), None)
     return left_at is not None and piece.start <= left_at <= end.end
 
@@ -231,5 +242,6 @@ def two_writers(key: str) -> ArchiveDiverged:
     return ArchiveDiverged(
         "another writer writes this archive",
         detail=f"{key} holds other bytes than this host's.",
-        hint="Stop one of the two daemons; a restored cluster needs a new epoch.",
+        hint="Stop the daemon that is not to write; on the host that goes on from a restore or a copy:"
+        " `pitr adopt --as restore`.",
     )

@@ -2,7 +2,7 @@
 
 It only receives.  What comes goes to the flow at once; when the flow has no room the socket is not
 read, and the slot keeps the WAL.  An error of the server ends one connection, never the archive; a
-history that is not the archive's ends it.
+history that is not the archive's ends it, unless somebody says that it is a failover's.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pitr.archive_reception import Reception
 from pitr.archive_resume import two_writers
 from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import Writer
-from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, ArchiveSettings
+from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, ArchiveSettings, ForkJudge
 from pitr.catalogue.records import HistoryRecord
 from pitr.errors import ArchiveDiverged, ServerRefused, ServerUnavailable
 from pitr.layout import history_key
+from pitr.postgres.address import ServerAddress
 from pitr.postgres.replication import (
     ReplicationConnection,
     ServerIdentity,
@@ -34,11 +35,21 @@ from pitr.postgres.replication import (
     WalRemoved,
 )
 from pitr.repository import Repository
-from pitr.wal.follow import first_run, next_run
+from pitr.wal.follow import (
+    HINT_FORK,
+    HINT_RESTORED,
+    ArchiveFork,
+    ReceivedEnd,
+    find_fork,
+    first_run,
+    next_run,
+    run_after,
+    segment_start,
+)
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
 from pitr.wal.timeline import TimelineHistory, TimelineId
-from storage.store import ObjectConflict
+from storage.store import ObjectConflict, ObjectMissing
 
 _FIRST_PAUSE_S = 0.1
 # More switches than this in one connection is no history but a loop.
@@ -74,31 +85,35 @@ class WalStream:
 
     def __init__(
         self,
-        dsn: str,
+        address: ServerAddress,
         settings: ArchiveSettings,
         writer: Writer,
         repository: Repository,
         flow: Flow,
         retry: Retry,
         events: ArchiveEvents,
+        judge: ForkJudge,
         *,
         stopping: threading.Event,
         check: Callable[[], None],
         clock: Callable[[], datetime],
         monotonic: Callable[[], float],
     ) -> None:
-        self._dsn: Final = dsn
+        self._address: Final = address
         self._settings: Final = settings
         self._writer: Final = writer
         self._repository: Final = repository
         self._flow: Final = flow
         self._retry: Final = retry
         self._events: Final = events
+        self._judge: Final = judge
         self._stopping: Final = stopping
         self._check: Final = check
         self._clock: Final = clock
         self._monotonic: Final = monotonic
-        self._histories: set[TimelineId] = set()
+        self._histories: dict[TimelineId, TimelineHistory] = {}
+        self._put: set[TimelineId] = set()
+        self._told_fork: ArchiveFork | None = None
         self._has_received = False
         self._wants_new_run = False
         self.state: Final = StreamState()
@@ -135,8 +150,11 @@ class WalStream:
 
     def _follow_server(self) -> None:
         """Stream over one connection, from timeline to timeline."""
-        connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
+        connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
         try:
+            self._address.note_connected(connection.endpoint)
+            if self._address.leads_only and connection.is_standby():
+                raise ServerUnavailable("the leader has not been promoted yet")
             identity = self._identify(connection)
             for _ in range(_TIMELINES_MAX):
                 run = self._next_run(connection, identity)
@@ -167,7 +185,7 @@ class WalStream:
             raise ArchiveDiverged(
                 f"the server's WAL segments have {segment_bytes} bytes",
                 detail=f"The archive's have {self._writer.segment_bytes}.",
-                hint="After pg_resetwal a new epoch is needed: `pitr init --identity FILE`.",
+                hint="After pg_resetwal a new epoch is needed: `pitr adopt --as restore`.",
             )
         return identity
 
@@ -184,12 +202,66 @@ class WalStream:
             run = first_run(timeline, kept_from, segment_bytes=segment_bytes)
         else:
             history = files[-1].history() if files else TimelineHistory(identity.timeline)
-            following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
-            if following is None:
-                self._refuse_earlier_end(connection, identity, received.end)
-            run = self._begin_anew(connection, received.end) if self._wants_new_run else following
+            run = self._run_on(connection, identity, received, history)
+        if slot.restart is not None and run.start < segment_start(slot.restart, self._writer.segment_bytes):
+            # Perhaps it is there still: the server is asked for it, and only its word is a loss.
+            self._tell(
+                ArchiveEventKind.SLOT_AHEAD,
+                f"slot {self._settings.slot} keeps WAL from {slot.restart} on; {run.start} is needed",
+            )
         self._put_histories(files)
         return run
+
+    def _run_on(
+        self,
+        connection: ReplicationConnection,
+        identity: ServerIdentity,
+        received: ReceivedEnd,
+        history: TimelineHistory,
+    ) -> RunStart:
+        """Return the run that goes on from what was received.  Raises ArchiveDiverged."""
+        segment_bytes = self._writer.segment_bytes
+        fork = find_fork(received, self._own_history(received.timeline, history), history)
+        if fork is not None:
+            self._follow_fork(fork)
+            if self._wants_new_run:
+                return self._begin_anew(connection, fork.left_at)
+            durable = self._flow.durable
+            since = None if durable is None else durable.start
+            return run_after(fork, since, segment_bytes=segment_bytes)
+        following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
+        if following is None:
+            self._refuse_earlier_end(connection, identity, received.end)
+        return self._begin_anew(connection, received.end) if self._wants_new_run else following
+
+    def _own_history(self, timeline: TimelineId, server: TimelineHistory) -> TimelineHistory:
+        """Return the history of the timeline that the archive ends on, as it is archived."""
+        if timeline.number == 1 or timeline in self._histories:
+            return self._histories.get(timeline, TimelineHistory(timeline))
+        get = partial(self._repository.get_history, self._writer.archive, timeline)
+        try:
+            own = self._retry.until_done("reading a history file", get).history()
+        except ObjectMissing:
+            own = server.up_to(timeline)
+        self._histories[timeline] = own
+        return own
+
+    def _follow_fork(self, fork: ArchiveFork) -> None:
+        """Let the archive go on with a server that lacks its end, if somebody says that it was a failover.
+
+        What is archived after the fork stays where it is, as WAL of its timeline.  Raises ArchiveDiverged.
+        """
+        reason = self._judge.why_failover(fork)
+        if reason is None:
+            raise ArchiveDiverged(
+                f"the server's timeline {fork.following} left the archive's below its end",
+                detail=f"It left timeline {fork.timeline} at {fork.left_at}; the archive has {fork.end} of"
+                f" timeline {fork.ended_on}.",
+                hint=HINT_FORK,
+            )
+        if fork != self._told_fork:
+            self._events.on_event(ArchiveEvent(ArchiveEventKind.ORPHANED, f"{fork}; {reason}", fork=fork))
+        self._told_fork = fork
 
     def _refuse_earlier_end(
         self, connection: ReplicationConnection, identity: ServerIdentity, end: LSN
@@ -199,7 +271,7 @@ class WalStream:
         raise ArchiveDiverged(
             "the server's WAL ends before the archive's",
             detail=f"It ends at {identity.flushed}, the archive at {end} of the same timeline.",
-            hint="The server was set back; `pitr init --identity FILE` starts a new epoch.",
+            hint=HINT_RESTORED,
         )
 
     def _begin_anew(self, connection: ReplicationConnection, lost_from: LSN) -> RunStart:
@@ -241,7 +313,10 @@ class WalStream:
         return state
 
     def _read_histories(self, connection: ReplicationConnection, timeline: TimelineId) -> list[HistoryRecord]:
-        """Return the history files of the ancestors of a timeline and of itself; timeline 1 has none."""
+        """Return the history files of a timeline's ancestors that are not put yet, and its own.
+
+        Timeline 1 has none.
+        """
         if timeline.number == 1:
             return []
         writer = self._writer
@@ -252,12 +327,12 @@ class WalStream:
         return [
             HistoryRecord(writer.repository, writer.archive, ancestor, connection.timeline_history(ancestor))
             for ancestor in ancestors
-            if ancestor.number > 1 and ancestor not in self._histories
+            if ancestor.number > 1 and ancestor not in self._put
         ] + [own]
 
     def _put_histories(self, files: list[HistoryRecord]) -> None:
         for file in files:
-            if file.timeline in self._histories:
+            if file.timeline in self._put:
                 continue
             try:
                 self._retry.until_done(
@@ -265,7 +340,7 @@ class WalStream:
                 )
             except ObjectConflict as cause:
                 raise two_writers(history_key(file.archive, file.timeline)) from cause
-            self._histories.add(file.timeline)
+            self._put.add(file.timeline)
             self._events.on_history(file)
 
     def _stream(self, connection: ReplicationConnection, run: RunStart) -> StreamEnd:
@@ -285,7 +360,7 @@ class WalStream:
             self._flow,
             self._settings,
             stopping=self._stopping,
-            check=self._check,
+            check=self._check_on,
             clock=self._clock,
             monotonic=self._monotonic,
         )
@@ -299,6 +374,11 @@ class WalStream:
             self._has_received = reception.has_received
             if reception.is_held_back:
                 self._tell(ArchiveEventKind.BACKLOG_FULL, "the backlog was full; the slot kept the WAL")
+
+    def _check_on(self) -> None:
+        """Raise what has stopped the pipeline, or ServerUnavailable if another server leads now."""
+        self._check()
+        self._address.check()
 
     def _check_end(self, run: RunStart, end: StreamEnd) -> None:
         received = self._flow.received

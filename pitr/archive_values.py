@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -12,7 +12,9 @@ from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.errors import MalformedValue
 from pitr.layout import PieceKey, SegmentKey
 from pitr.quorum import WriteQuorum
+from pitr.wal.follow import ArchiveFork
 from pitr.wal.lsn import LSN
+from pitr.wal.pieces import RunStart
 from pitr.wal.timeline import TimelineId
 
 MIB = 1 << 20
@@ -91,6 +93,15 @@ class DurableEnd:
     piece_sequence: int
     piece_sha256: bytes | None
 
+    def on(self, run: RunStart | None) -> DurableEnd:
+        """Return the end as far as it is in the past of the run that is received now.
+
+        That of another timeline may be one that the server has left below it.
+        """
+        if self.end is None or run is None or run.timeline == self.timeline:
+            return self
+        return replace(self, end=min(self.end, run.start))
+
 
 @dataclass(frozen=True, slots=True)
 class ArchiveStatus:
@@ -159,6 +170,8 @@ class ArchiveEventKind(StrEnum):
     WAL_LOST = "wal-lost"
     SEGMENT_LEFT_IN_PIECES = "segment-left-in-pieces"
     DIVERGED = "diverged"
+    ORPHANED = "orphaned"
+    SLOT_AHEAD = "slot-ahead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +181,24 @@ class ArchiveEvent:
     kind: ArchiveEventKind
     message: str
     facts: tuple[tuple[str, str], ...] = ()
+    fork: ArchiveFork | None = None
+
+
+class ForkJudge(Protocol):
+    """Whoever can say that a server took over in a failover: its past is the archive's from then on."""
+
+    def why_failover(self, fork: ArchiveFork) -> str | None:
+        """Return in words who says that this fork is a failover's; None if nobody does.
+
+        Raises ServerUnavailable if it cannot be known now.
+        """
+
+
+class NoJudge:
+    """Nobody says so: each fork is left to a person."""
+
+    def why_failover(self, fork: ArchiveFork) -> str | None:  # noqa: ARG002
+        return None
 
 
 class ArchiveEvents(Protocol):

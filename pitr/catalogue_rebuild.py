@@ -21,6 +21,7 @@ from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
+from pitr.foreign_wal import foreign_wal
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.sign import decode_payload
 from pitr.quorum import Answers
@@ -31,6 +32,7 @@ from storage.store import ObjectStore, StoreError
 
 # Each waits for one ranged read; more would only queue in the store's own connections.
 _READERS: Final = 8
+_FOREIGN: Final = "a second writer with this archive's key made it: no head and no piece leads to it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +180,14 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
         found.backups = _signed_backups(repository, found, head)
         last_piece = 0 if head is None else head.piece_sequence
     found.histories = repository.history_records(archive)
-    for timeline in repository.wal.timelines(archive):
-        keys = repository.wal_objects(archive, timeline)
-        _gather_timeline(repository, found, keys, last_piece)
+    listed = {
+        timeline: list(repository.wal_objects(archive, timeline))
+        for timeline in repository.wal.timelines(archive)
+    }
+    foreign = foreign_wal(repository, archive, list(chain.from_iterable(listed.values())), head)
+    found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(foreign, key=str)]
+    for keys in listed.values():
+        _gather_timeline(repository, found, [key for key in keys if key not in foreign], last_piece)
     return found
 
 

@@ -246,7 +246,12 @@ def _missing_after(run: WalRun, ground: Ground) -> str:
         until = f", before {instant_text(min(starts))}" if starts else ""
         return f"WAL from {run.end} to {following[0].start} is in no region{since}{until}"
     head = ground.survey.end.head
-    if head is not None and head.wal_end is not None and head.wal_end > run.end:
+    if (
+        head is not None
+        and head.wal_end is not None
+        and (head.archive, head.timeline) == (ground.way[-1].archive, ground.way[-1].timeline)
+        and head.wal_end > run.end
+    ):
         return f"WAL from {run.end} to the signed end {head.wal_end} is in no region{since}"
     end = ground.survey.end
     elsewhere = "" if end.is_certain else "; what came later may be in the others"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pitr.errors import MalformedValue, NotAuthentic, NotInitialised, WalMissing
+from pitr.foreign_wal import foreign_wal
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.repository import Repository
 from pitr.restore_plan import RestorePlan, StopPoint
@@ -36,15 +37,34 @@ def write_wal_plan(
     taken = _taken(plan.archive.system_identifier, {one.timeline for one in histories}, repository)
     path = lay_path(spans, histories, segment_bytes=plan.backup.segment_bytes, taken=taken)
 
+    listed = _list_own(spans, repository, plan.backup.segment_bytes)
+
     def list_wal(
         archive: ArchiveId, timeline: TimelineId, first: SegmentName
     ) -> Iterable[PieceKey | SegmentKey]:
-        return repository.wal.objects(archive, timeline, from_segment=first)
+        return listed[archive, timeline, first]
 
     header = WalPlanHeader(
         repository.repository_id, str(repository.root), path, tuple(regions), identity_file
     )
     write_plan(file, header, find_segments(path, spans, list_wal))
+
+
+def _list_own(
+    spans: Sequence[ArchivedSpan], repository: Repository, segment_bytes: int
+) -> dict[tuple[ArchiveId, TimelineId, SegmentName], list[PieceKey | SegmentKey]]:
+    """List the WAL objects of the spans, without those that a second writer has put there."""
+    listed = {}
+    for span in spans:
+        first = SegmentName.of(span.timeline, span.start.offset // segment_bytes, segment_bytes)
+        keys = repository.wal.objects(span.archive, span.timeline, from_segment=first)
+        listed[span.archive, span.timeline, first] = list(keys)
+    for archive in {span.archive for span in spans}:
+        own = [places for places in listed if places[0] == archive]
+        foreign = foreign_wal(repository, archive, [key for place in own for key in listed[place]])
+        for place in own if foreign else ():
+            listed[place] = [key for key in listed[place] if key not in foreign]
+    return listed
 
 
 def archived_spans(plan: RestorePlan, stop: StopPoint) -> list[ArchivedSpan]:

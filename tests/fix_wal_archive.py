@@ -15,13 +15,21 @@ import psycopg
 from fix_postgres import RunningPostgres
 
 from pitr.archive import WalArchiver
-from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveSettings, DrainResult
+from pitr.archive_values import (
+    ArchiveEvent,
+    ArchiveEventKind,
+    ArchiveSettings,
+    DrainResult,
+    ForkJudge,
+    NoJudge,
+)
 from pitr.catalogue.records import EpochRecord, HeadRecord, HistoryRecord, RepositoryRecord
 from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.datakeys import DataKeys, HostKeys
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.pipeline.keys import Identity
 from pitr.pipeline.sign import Signer
+from pitr.postgres.address import ConfiguredAddress
 from pitr.repository import Repository
 from pitr.spool import DirectorySpool, Spool
 from pitr.wal.lsn import LSN
@@ -107,10 +115,11 @@ class WalHouse:
         *,
         settings: ArchiveSettings | None = None,
         repository: Repository | None = None,
+        judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
     ) -> WalArchiver:
         repository = repository or self.repository
         return WalArchiver(
-            dsn=dsn,
+            address=ConfiguredAddress(dsn),
             archive=self.archive,
             repository=repository,
             signer=self.signer,
@@ -118,6 +127,7 @@ class WalHouse:
             spool=spool,
             events=told,
             settings=settings or quick_settings(),
+            judge=judge,
             clock=now,
             random=os.urandom,
         )
@@ -197,6 +207,7 @@ def archiving(
     settings: ArchiveSettings | None = None,
     repository: Repository | None = None,
     spool: Spool | None = None,
+    judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
 ) -> Iterator[RunningArchiver]:
     """An archiver that streams; at the end it is stopped, in order unless the test failed."""
     own = None
@@ -204,7 +215,7 @@ def archiving(
         spool = own = DirectorySpool(spool_dir, bytes_max=1 << 30)
     told = Told()
     running = RunningArchiver(
-        house.archiver(dsn, spool, told, settings=settings, repository=repository), told
+        house.archiver(dsn, spool, told, settings=settings, repository=repository, judge=judge), told
     )
     running.start()
     try:

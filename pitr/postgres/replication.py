@@ -20,6 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pitr.errors import MalformedValue, PitrError, ServerRefused, ServerUnavailable
+from pitr.postgres.address import Endpoint
 from pitr.postgres.receiver import Contiguous, WalMessage, decode_message
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
@@ -129,6 +130,11 @@ class ReplicationConnection:
             )
         pgconn.nonblocking = 1
         return connection
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Which of the hosts of the connection string this is."""
+        return Endpoint(self._pg.host.decode(), self._pg.port.decode())
 
     @property
     def server_version(self) -> int:

@@ -87,6 +87,13 @@ class TimelineHistory:
             switches.append(TimelineSwitch(TimelineId(int(fields[0])), LSN.parse(fields[1])))
         return cls(timeline, tuple(switches))
 
+    def up_to(self, timeline: TimelineId) -> TimelineHistory:
+        """Return the history of an ancestor; that of a timeline which is none has no switch."""
+        for number, switch in enumerate(self.switches):
+            if switch.timeline == timeline:
+                return TimelineHistory(timeline, self.switches[:number])
+        return self if timeline == self.timeline else TimelineHistory(timeline)
+
     def timeline_at(self, lsn: LSN) -> TimelineId:
         """Return the timeline whose WAL holds the byte at ``lsn`` on the way to this timeline."""
         for switch in self.switches:

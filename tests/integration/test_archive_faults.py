@@ -21,13 +21,18 @@ from fix_wal_archive import (
 )
 
 from pitr.archive_values import ArchiveEventKind
+from pitr.catalogue.sqlite import Catalogue
+from pitr.catalogue_rebuild import rebuild
+from pitr.datakeys import DataKeys
 from pitr.errors import ArchiveDiverged
+from pitr.foreign_wal import foreign_wal
 from pitr.layout import history_key, timeline_prefix
 from pitr.postgres.server_user import hand_over
 from pitr.spool import DirectorySpool, SpoolFull
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
+from verifiers.chain import check_chain
 
 KEEP_WAL = {"wal_keep_size": "1GB"}
 
@@ -322,6 +327,8 @@ def test_a_server_that_was_set_back_is_not_archived(
             _commit(server)
         running.wait_durable(flush_lsn(server))
     before = house.wal(1)
+    head = house.repository.latest_head(house.archive)
+    assert head is not None
     copy.start(KEEP_WAL)
     with (
         pytest.raises(ArchiveDiverged, match="ends before the archive's"),
@@ -337,8 +344,64 @@ def test_a_server_that_was_set_back_is_not_archived(
         running.join()
     after = house.wal(1)
     assert after.content() == before.content()
+    # It signed nothing either: a head of its own would have stopped the right writer.
+    assert house.repository.latest_head(house.archive) == head
     # The refused one was told nothing: its slot stands where it was made.
     assert acknowledged(copy) is None
+
+
+def test_what_the_loser_of_a_split_brain_wrote_is_used_by_nobody(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    """A host that was cloned with its key: two servers go on from one moment on one timeline."""
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "one") as running:
+        running.wait_streaming()
+        _commit(server)
+        running.wait_durable(flush_lsn(server))
+    server.stop()
+    copy = _copy(postgres_factory, server, "copy")
+    server.start(KEEP_WAL)
+    copy.start(KEEP_WAL)
+    # Heads far apart, so that both write for a while before one of them finds the other's.
+    settings = quick_settings(head_interval_s=3.0)
+    with archiving(house, server.dsn, tmp_path / "one", settings=settings) as one:
+        one.wait_streaming()
+        wait_until(lambda: one.told.heads, "the first head")
+        with archiving(house, copy.dsn, tmp_path / "two", settings=settings) as two:
+            two.wait_streaming()
+            wait_until(lambda: two.told.heads, "the second head")
+            words = "SELECT pg_logical_emit_message(true, %s, repeat('a', 90000))"
+            while one.thread.is_alive() and two.thread.is_alive():
+                for each in (server, copy):
+                    each.execute(words, str(each.port))
+            running, other, right = (one, two, copy) if not one.thread.is_alive() else (two, one, server)
+            with pytest.raises(ArchiveDiverged, match="another writer") as told:
+                running.join()
+            assert "pitr adopt" in str(told.value.hint)
+            for _ in range(3):
+                _commit(right)
+            other.wait_durable(flush_lsn(right))
+    keys = list(house.repository.wal_objects(house.archive, TimelineId(1)))
+    foreign = foreign_wal(house.repository, house.archive, keys)
+    assert foreign
+    assert any(one.id == "chain.fork" for one in check_chain(house.repository, house.archive))
+    # As a reader sees it there is one history, which is the right server's, byte for byte.
+    catalogue = Catalogue(":memory:")
+    found = rebuild(house.repository, catalogue)
+    assert {refused.key for refused in found.refused} == {str(key) for key in foreign}
+    units = catalogue.wal_units(house.archive)
+    assert not {str(unit.key) for unit in units} & {str(key) for key in foreign}
+    (interval,) = catalogue.coverage(house.archive)
+    assert interval.end >= flush_lsn(right)
+    data_keys = DataKeys(house.repository, house.identity)
+    for unit in units:
+        content = house.repository.read_wal(unit.key, data_keys)
+        name = str(unit.key.segment)
+        with (right.data_dir / "pg_wal" / name).open("rb") as file:
+            file.seek(unit.start.offset % (16 << 20))
+            assert file.read(len(content)) == content, f"{unit.key} is not the right server's"
 
 
 def test_a_failover_that_lost_archived_wal_is_left_to_a_person(

@@ -446,3 +446,55 @@ def test_kindness_is_set_in_words_that_people_type(write: Callable[[str | bytes]
 )
 def test_a_slip_in_a_limit_is_told_with_its_line(write: Callable[[str | bytes], Path], line: str) -> None:
     assert line.split(" =", maxsplit=1)[0] in _mistakes(write(GOOD + f"[backup]\n{line}\n"))
+
+
+def test_the_members_of_a_patroni_cluster_are_read(write: Callable[[str], Path]) -> None:
+    lines = 'dsn = "user=postgres"\npatroni = ["http://pg1:8008", "https://pg2"]\npatroni_ca_file = "ca.pem"'
+    path = write(GOOD.replace('dsn = "host=/run/postgresql user=postgres"', lines))
+    cluster = load_settings(path).cluster
+    assert cluster.patroni == ("http://pg1:8008", "https://pg2")
+    assert cluster.patroni_ca_file == path.parent / "ca.pem"
+    assert cluster.patroni_key_file is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('patroni = ["pg1:8008"]', "not a URL of Patroni's REST interface"),
+        ('patroni = ["http://user:secret@pg1"]', "not a URL of Patroni's REST interface"),
+        ('patroni_ca_file = "ca.pem"', "there are none"),
+        ('patroni = ["https://a"]\npatroni_key_file = "k"', "which is not given"),
+        (f"patroni = {['http://a'] * 33}", "at most 32"),
+    ],
+)
+def test_what_cannot_be_meant_of_patroni_is_told(
+    write: Callable[[str], Path], lines: str, words: str
+) -> None:
+    path = write(GOOD.replace("[repository]", f"{lines}\n[repository]"))
+    with pytest.raises(ConfigRefused) as told:
+        load_settings(path)
+    assert words in str(told.value.detail)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "is_good"),
+    [
+        ("host=a,b user=u", False),
+        ("hostaddr='10.0.0.1,10.0.0.2'", False),
+        ("postgresql://u@a:1,b:2/postgres", False),
+        ("postgresql:///?host=a,b", False),
+        ("host=a,b target_session_attrs=read-write", True),
+        ("postgresql://a,b/?target_session_attrs=standby", True),
+        ("host=a options='-c search_path=a,b'", True),
+    ],
+)
+def test_several_hosts_need_a_word_on_which_is_meant(
+    write: Callable[[str], Path], dsn: str, is_good: bool
+) -> None:
+    path = write(GOOD.replace("host=/run/postgresql user=postgres", dsn))
+    if is_good:
+        assert load_settings(path).cluster.dsn == dsn
+        return
+    with pytest.raises(ConfigRefused) as told:
+        load_settings(path)
+    assert "target_session_attrs" in str(told.value.detail)

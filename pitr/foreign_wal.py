@@ -1,0 +1,69 @@
+"""What a second writer with the archive's key has put there: found by its numbers, and used by no reader.
+
+Costs nothing but a look at names where each number has one piece.  Reference: docs/format.md §7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from pitr.catalogue.records import HeadRecord
+from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
+from pitr.errors import MalformedValue, NotAuthentic
+from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.repository import Repository
+from pitr.wal_chain import doubtful, foreign_pieces, is_foreign_segment, needed_numbers
+from storage.store import ObjectMissing
+
+_READERS: Final = 8
+
+
+def foreign_wal(
+    repository: Repository,
+    archive: ArchiveId,
+    keys: Sequence[PieceKey | SegmentKey],
+    head: HeadRecord | None = None,
+) -> frozenset[PieceKey | SegmentKey]:
+    """Return those of an archive's ``keys`` that are not of its chain.
+
+    ``head`` is the newest one, if it is known.  Raises StoreError, NotAuthentic.
+    """
+    if not doubtful(keys, None):
+        return frozenset()
+    head = head or repository.latest_head(archive)
+    numbers = doubtful(keys, head)
+    near = needed_numbers(numbers)
+    pieces = [key for key in keys if isinstance(key, PieceKey)]
+    headers = _headers(repository, [key for key in pieces if key.sequence in near])
+    foreign = foreign_pieces(headers, head, numbers)
+    suspect = {key.segment for key in pieces if key.sequence in numbers}
+    segments = [key for key in keys if isinstance(key, SegmentKey) and key.segment in suspect]
+    wholes = _headers(repository, segments)
+    own = [key for key in pieces if key.segment in suspect and key not in foreign]
+    digests = {_number(entry): entry.header_sha256 for entry in _headers(repository, own)}
+    made = frozenset(
+        entry.key
+        for entry in wholes
+        if isinstance(entry.header, SegmentHeader) and is_foreign_segment(entry.header, digests)
+    )
+    return foreign | made
+
+
+def _number(entry: IndexedHeader) -> int:
+    assert isinstance(entry.header, PieceHeader)
+    return entry.header.sequence
+
+
+def _headers(repository: Repository, keys: Iterable[PieceKey | SegmentKey]) -> list[IndexedHeader]:
+    """Return the headers that are this archive's writer's; others are believed by nobody."""
+
+    def read(key: PieceKey | SegmentKey) -> IndexedHeader | None:
+        try:
+            return repository.wal.header(key)
+        except (NotAuthentic, MalformedValue, ObjectMissing):
+            return None
+
+    with ThreadPoolExecutor(_READERS, "chain-header") as readers:
+        return [entry for entry in readers.map(read, keys) if entry is not None]

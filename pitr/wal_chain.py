@@ -1,0 +1,145 @@
+"""Which of several pieces of one number belong to an archive's chain.  Pure.
+
+One writer makes each number once.  Two that share a key, such as a cloned host, each make it; or one made
+it again after a crash that lost its spool.  Each piece names its predecessor, and the newest head one piece:
+what neither leads to is no part of the archive, and no reader uses it.  Reference: docs/format.md §7.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from pitr.catalogue.records import HeadRecord
+from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
+from pitr.layout import PieceKey, SegmentKey
+
+_Pieces = Mapping[int, Sequence[IndexedHeader]]
+
+
+def contested(keys: Iterable[PieceKey | SegmentKey]) -> frozenset[int]:
+    """Return the numbers that more than one piece has."""
+    seen: set[int] = set()
+    twice: set[int] = set()
+    for key in keys:
+        if isinstance(key, PieceKey):
+            (twice if key.sequence in seen else seen).add(key.sequence)
+    return frozenset(twice)
+
+
+def doubtful(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> frozenset[int]:
+    """Return the numbers of which it must be seen which piece is right; none where each has one piece.
+
+    Beyond the newest head all of them: a second writer may have come further than the first one.
+    """
+    twice = contested(keys)
+    signed = 0 if head is None else head.piece_sequence
+    beyond = {key.sequence for key in keys if isinstance(key, PieceKey) and key.sequence > signed}
+    return twice | beyond if twice else frozenset()
+
+
+def needed_numbers(numbers: Iterable[int]) -> frozenset[int]:
+    """Return the numbers whose headers decide: the doubtful ones and those beside them."""
+    return frozenset(near for number in numbers for near in (number - 1, number, number + 1))
+
+
+def foreign_pieces(
+    headers: Iterable[IndexedHeader], head: HeadRecord | None, numbers: Iterable[int]
+) -> frozenset[PieceKey]:
+    """Return the pieces of doubtful ``numbers`` that the chain does not lead over.
+
+    ``headers`` are those of ``needed_numbers``.  Where nothing tells which one is right, none is left out:
+    who reads them compares them.
+    """
+    pieces: dict[int, list[IndexedHeader]] = {}
+    for entry in headers:
+        if isinstance(entry.header, PieceHeader):
+            pieces.setdefault(entry.header.sequence, []).append(entry)
+    foreign: set[PieceKey] = set()
+    for first, last in _stretches(sorted(numbers)):
+        chosen = _chosen(pieces, head, first, last)
+        for number in range(first, last + 1):
+            if number in chosen:
+                right = chosen[number]
+                foreign |= {_key(one) for one in pieces.get(number, ()) if one.header_sha256 != right}
+    return frozenset(foreign)
+
+
+def _key(entry: IndexedHeader) -> PieceKey:
+    assert isinstance(entry.key, PieceKey)
+    return entry.key
+
+
+def is_foreign_segment(header: SegmentHeader, pieces: Mapping[int, bytes]) -> bool:
+    """Tell whether a whole segment was made of other pieces than the chain's, whose digests are given.
+
+    False where not all of them are known.
+    """
+    digests = [pieces.get(number) for number in range(header.first_piece, header.last_piece + 1)]
+    known = [digest for digest in digests if digest is not None]
+    return len(known) == len(digests) and hashlib.sha256(b"".join(known)).digest() != header.pieces_sha256
+
+
+def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the longest runs of numbers, as first and last."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] + 1 == number:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs
+
+
+def _chosen(pieces: _Pieces, head: HeadRecord | None, first: int, last: int) -> dict[int, bytes | None]:
+    """Return the digest of the chain's piece for each number of a stretch; None: no piece there is.
+
+    A number for which nothing tells is left out.
+    """
+    signed = 0 if head is None else head.piece_sequence
+    chosen = _back_from_head(pieces, head, first, last)
+    start = max(first, signed + 1)
+    if start > last:
+        return chosen
+    # Beyond the newest head as the writer itself goes on: of those that follow, the longest.
+    if start - 1 == signed:
+        previous = None if head is None else head.piece_sha256
+    else:
+        before = pieces.get(start - 1, ())
+        if len(before) != 1:
+            return chosen
+        previous = before[0].header_sha256
+    for number in range(start, last + 1):
+        following = [one for one in pieces.get(number, ()) if _previous(one) == previous]
+        if not following:
+            # What comes after leads from somewhere else.
+            return chosen | dict.fromkeys(range(number, last + 1))
+        previous = chosen[number] = max(following, key=lambda one: one.header.end).header_sha256
+    return chosen
+
+
+def _back_from_head(
+    pieces: _Pieces, head: HeadRecord | None, first: int, last: int
+) -> dict[int, bytes | None]:
+    """Return what the newest head, or the one piece after the stretch, leads back to."""
+    signed = 0 if head is None else head.piece_sequence
+    after = pieces.get(last + 1, ())
+    if head is not None and first <= signed <= last:
+        number, wanted = signed, head.piece_sha256
+    elif last < signed and len(after) == 1:
+        number, wanted = last, _previous(after[0])
+    else:
+        return {}
+    chosen: dict[int, bytes | None] = {}
+    while number >= first and wanted is not None:
+        entry = next((one for one in pieces.get(number, ()) if one.header_sha256 == wanted), None)
+        if entry is None:
+            break
+        chosen[number] = wanted
+        number, wanted = number - 1, _previous(entry)
+    return chosen
+
+
+def _previous(entry: IndexedHeader) -> bytes | None:
+    assert isinstance(entry.header, PieceHeader)
+    return entry.header.previous
