@@ -41,7 +41,8 @@ def show_map(output: Output, made: TimelineMap, *, gaps_only: bool) -> None:
 def _summary(made: TimelineMap) -> list[str]:
     lines = [f"archive {made.way.archive}, on the way to timeline {made.way.timeline}"]
     if made.first is not None and made.last is not None:
-        verdict = "every moment of it" if made.is_whole else f"with {len(made.gaps)} gaps"
+        count = len(made.gaps)
+        verdict = "every moment of it" if made.is_whole else f"with {count} gap{'s' if count != 1 else ''}"
         lines.append(f"restorable from {made.first} to {made.last}, {verdict}")
     return lines
 

@@ -89,7 +89,8 @@ class TimelineSpan:
 
     Of one that can be restored, both ends can, as ``lsn:``.  ``regions``: each of them alone has all that it
     takes (of one that cannot be restored: all of its WAL).  ``first_at`` and ``last_at``: the least and the
-    greatest known time of a transaction in it; of a hole, the last one before and the first after.
+    greatest known time of a transaction in the units that it lies in; of a hole, the last one before and the
+    first after.
     ``aside``: why it is not on the way that was asked for; whoever wants it names its timeline or archive.
     """
 
