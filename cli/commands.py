@@ -19,6 +19,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "status": LazyCommand("cli.status", "status", "Tell what is safe, and how fresh it is."),
     "repair": LazyCommand("cli.repair", "repair", "Compare the regions, and make missing copies again."),
     "backups": LazyCommand("cli.backups", "backups", "List and show base backups."),
+    "timeline": LazyCommand(
+        "cli.timeline", "timeline", "Map what can be restored, from where, and why the rest cannot."
+    ),
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
     "patroni-bootstrap": LazyCommand(

@@ -36,7 +36,8 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.FAILURE: "failed",
     ExitCode.USAGE: "wrong usage or configuration; nothing was done",
     ExitCode.PARTIAL: "done at quorum, but some region was missed; the message says what mends it",
-    ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear",
+    ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear"
+    " (`timeline`: some moment since the oldest backup)",
     ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
     ExitCode.LOCKED: "another run holds the lock or the lease",
     ExitCode.NOT_VERIFIED: "something was restored or read, and did not prove right",
@@ -57,6 +58,10 @@ class UsageRefused(domain.PitrError):
 
 class ThresholdBroken(domain.PitrError):
     """A figure is worse than the caller allows."""
+
+
+class GapFound(domain.PitrError):
+    """Some moment since the oldest backup cannot be restored; the map of timelines is in the result."""
 
 
 class ChecksFailed(domain.PitrError):
@@ -129,6 +134,13 @@ RULES: tuple[ErrorRule, ...] = (
     ),
     ErrorRule(
         domain.WalMissing, 4002, ExitCode.NOT_RESTORABLE, "WAL is missing in every region", "pitr wal list"
+    ),
+    ErrorRule(
+        GapFound,
+        4003,
+        ExitCode.NOT_RESTORABLE,
+        "some moment since the oldest backup cannot be restored",
+        "pitr backup",
     ),
     ErrorRule(ThresholdBroken, 5001, ExitCode.THRESHOLD, "a threshold is broken", "pitr status"),
     ErrorRule(

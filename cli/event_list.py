@@ -29,7 +29,8 @@ def log(
 ) -> None:
     """Show the signed events: what changed the archive's promises.
 
-    When acknowledged commits were worth less, and which WAL was lost or left behind. The host signs each one, and each names the one before. Exit code 7 if one is missing or damaged.
+    When acknowledged commits were worth less, and which WAL was lost or left behind. The host signs each one,
+    and each names the one before. Exit code 7 if one is missing or damaged.
     """
     from cli.copy_faults import telling_faults
     from cli.errors import ChecksFailed

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from cli.output import Output, format_bytes
+from pitr.commits_around import stop_limits
 from pitr.recovery import instant_text, local_text
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pitr.commits_around import EndLimits
     from pitr.restore_plan import RestorePlan, StopPoint
+    from pitr.wal.lsn import LSN
     from pitr.wal.transactions import TransactionEnd
 
 
@@ -50,19 +54,45 @@ def show_plan(output: Output, plan: RestorePlan, zone: str, *, into: str | None 
 def _stop_rows(plan: RestorePlan, zone: str) -> list[tuple[str, str]]:
     stop = plan.stop
     if stop is None:
-        if not plan.candidates:
-            return []
-        first, last = plan.candidates[0], plan.candidates[-1]
-        return [
-            ("stop", f"between {first.start} and {last.until}"),
-            ("", "the exact place needs the reader's identity: --identity FILE"),
-        ]
-    rows = [("stop", f"replay ends at {stop.replay_end}")]
-    if stop.last_commit is not None:
-        rows.append(("last kept", _transaction(stop.last_commit, zone)))
-    if stop.next_commit is not None:
-        rows.append(("first gone", _transaction(stop.next_commit, zone)))
+        return _limit_rows(plan, zone)
+    timeline = plan.span_at(stop.replay_end).timeline
+    rows = [("stop", f"replay ends at {stop.replay_end} on timeline {timeline}")]
+    commits = plan.commits
+    if commits is None:
+        return rows
+    for name, commit in (("last kept", commits.before), ("first gone", commits.after)):
+        if commit is not None:
+            rows.append((name, _transaction(commit, zone)))
+        else:
+            rows.append(
+                (name, "no commit in this WAL" if commits.is_searched else "not near; see docs/targets.md")
+            )
     return rows
+
+
+def _limit_rows(plan: RestorePlan, zone: str) -> list[tuple[str, str]]:
+    """Return what signed headers tell of the stop, said as such."""
+    exact = ("", "an interval from signed headers; the exact place needs --identity FILE")
+    limits = stop_limits(plan)
+    if limits is None:
+        what = f"transaction {plan.target.xid}" if plan.target.xid is not None else "the restore point"
+        return [("stop", f"{what} must be looked for in WAL, which only a reader can open: --identity FILE")]
+    rows = [
+        (
+            "stop",
+            f"between {limits.since} and {limits.until} on timeline {plan.span_at(limits.until).timeline}",
+        )
+    ]
+    for name, end in (("last kept", limits.before), ("first gone", limits.after)):
+        rows.append((name, "not known without the identity" if end is None else _limits_text(end, zone)))
+    return [*rows, exact]
+
+
+def _limits_text(end: EndLimits, zone: str) -> str:
+    text = f"a transaction between {end.since} and {end.until}"
+    if end.since_at is not None:
+        text += f", from {_moment(end.since_at, zone)}"
+    return text if end.until_at is None else f"{text}, to {_moment(end.until_at, zone)}"
 
 
 def _transaction(end: TransactionEnd, zone: str) -> str:
@@ -100,9 +130,56 @@ def plan_fields(plan: RestorePlan, zone: str) -> dict[str, object]:
         ],
         "is_past_end": plan.is_past_end,
         "stop": None if plan.stop is None else stop_fields(plan.stop),
+        "resolved": _resolved(plan),
+        "commits": _commits(plan),
         "candidates": [{"start": str(link.start), "end": str(link.until)} for link in plan.candidates],
         "skipped": [{"backup": one.backup, "reason": one.reason} for one in plan.skipped],
         "plan_warnings": list(plan.all_warnings),
+    }
+
+
+def _resolved(plan: RestorePlan) -> dict[str, object] | None:
+    """Return the (timeline, LSN) that the target stands for; an interval where WAL could not be opened."""
+    if plan.stop is not None:
+        end = plan.stop.replay_end
+        return {**_place(plan, end), "is_exact": True, "since": str(end), "until": str(end)}
+    limits = stop_limits(plan)
+    if limits is None:
+        return None
+    since, until = str(limits.since), str(limits.until)
+    return {**_place(plan, limits.until), "is_exact": False, "since": since, "until": until}
+
+
+def _place(plan: RestorePlan, end: LSN) -> dict[str, object]:
+    span = plan.span_at(end)
+    return {"archive": str(span.archive), "timeline": str(span.timeline)}
+
+
+def _commits(plan: RestorePlan) -> dict[str, object] | None:
+    """Return the commits around the stop, or the limits of the transactions there."""
+    if plan.commits is not None:
+        commits = plan.commits
+        return {
+            "is_exact": True,
+            "is_searched": commits.is_searched,
+            "before": _transaction_fields(commits.before),
+            "after": _transaction_fields(commits.after),
+        }
+    limits = stop_limits(plan)
+    if limits is None:
+        return None
+    before, after = _limit_fields(limits.before), _limit_fields(limits.after)
+    return {"is_exact": False, "is_searched": False, "before": before, "after": after}
+
+
+def _limit_fields(end: EndLimits | None) -> dict[str, object] | None:
+    if end is None:
+        return None
+    return {
+        "since": str(end.since),
+        "until": str(end.until),
+        "since_at": None if end.since_at is None else instant_text(end.since_at),
+        "until_at": None if end.until_at is None else instant_text(end.until_at),
     }
 
 

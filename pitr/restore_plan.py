@@ -79,6 +79,19 @@ class StopPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitsAround:
+    """The last commit before the place where recovery stops, and the first after it, in the order of WAL.
+
+    None: there is none in the WAL that leads from the backup to where it first is missing.
+    ``is_searched`` is false where so much WAL without a commit lies around the stop that not all was read.
+    """
+
+    before: TransactionEnd | None
+    after: TransactionEnd | None
+    is_searched: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class RestorePlan:
     """One backup, the way of WAL from it, and where on it recovery stops.
 
@@ -87,6 +100,7 @@ class RestorePlan:
     their order: the first that does decides.  ``is_past_end``: nothing in the archive is known to be
     later than the target, so recovery goes to the archive's end unless a candidate says otherwise.
     ``parents`` are the backups that an incremental ``backup`` is built on, the newest first.
+    ``commits`` are those around the stop; None while that is not known.
     """
 
     target: RecoveryTarget
@@ -101,6 +115,7 @@ class RestorePlan:
     warnings: tuple[str, ...] = ()
     stop: StopPoint | None = None
     parents: tuple[BackupManifest, ...] = ()
+    commits: CommitsAround | None = None
 
     @property
     def wal_end(self) -> LSN:
@@ -153,6 +168,10 @@ class RestorePlan:
             for name, count in lacking
             if count
         )
+
+    def span_at(self, end: LSN) -> WalSpan:
+        """Return the span that replay is on when it has arrived at ``end``."""
+        return next((span for span in reversed(self.spans) if span.start < end), self.spans[0])
 
     def with_stop(self, stop: StopPoint, *warnings: str) -> RestorePlan:
         """Return the plan with its exact stop, without the WAL that recovery will not read."""

@@ -9,14 +9,14 @@ recoveryStopsAfter): an LSN target compares with the *start* of each record.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final
 
-from pitr.catalogue.wal_records import WalUnit
+from pitr.commits_around import find_commits
 from pitr.errors import NotAuthentic, TargetRefused
 from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget, instant_text
@@ -32,11 +32,8 @@ from pitr.wal.transactions import (
     iter_transaction_ends,
 )
 from pitr.wal_runs import WalLink
+from pitr.wal_walk import ReadWal, WalWalk
 
-# Opens one unit: the WAL bytes from its start to its end.
-ReadWal: TypeAlias = Callable[[WalUnit], bytes]
-# The walk goes back a unit or two to find where a record begins; more are not read twice.
-_UNITS_HELD_MAX: Final = 4
 # More records of one xid or name than this are not listed: the target is refused all the same.
 _MATCHES_MAX: Final = 10
 
@@ -51,14 +48,19 @@ def resolve_plan(
     """
     plan = plan_restore(target, survey, backup=backup)
     if target.kind not in ("xid", "name"):
-        stop = resolve_stop(plan, read_wal)
-        return plan.with_stop(stop, *_notes(plan, stop))
+        return _with_stop(plan, read_wal)
     # The record is at an LSN, and to that the newest backup before it leads.
-    found = _search(plan, _WalWalk(plan, read_wal))
+    found = _search(plan, WalWalk(plan, read_wal))
     by_lsn = RecoveryTarget("lsn", lsn=found, is_inclusive=target.is_inclusive, timeline=target.timeline)
     plan = plan_restore(by_lsn, survey, backup=backup)
-    stop = resolve_stop(plan, read_wal)
-    return replace(plan, target=target).with_stop(stop, *_notes(plan, stop))
+    return replace(_with_stop(plan, read_wal), target=target)
+
+
+def _with_stop(plan: RestorePlan, read_wal: ReadWal) -> RestorePlan:
+    """Return the plan with its stop and the commits around it, for which WAL past the stop is looked at."""
+    walk = WalWalk(plan, read_wal)
+    stop = _stop(plan, walk)
+    return replace(plan.with_stop(stop, *_notes(plan, stop)), commits=find_commits(plan, stop, walk))
 
 
 def resolve_stop(plan: RestorePlan, read_wal: ReadWal) -> StopPoint:
@@ -67,7 +69,10 @@ def resolve_stop(plan: RestorePlan, read_wal: ReadWal) -> StopPoint:
     Raises TargetNotRestorable if that lies before the backup is consistent, NotAuthentic if a signed
     header and its WAL disagree, and as ``resolve_plan``.
     """
-    walk = _WalWalk(plan, read_wal)
+    return _stop(plan, WalWalk(plan, read_wal))
+
+
+def _stop(plan: RestorePlan, walk: WalWalk) -> StopPoint:
     target = plan.target
     if target.kind == "immediate":
         consistent = plan.backup.stop_lsn
@@ -89,58 +94,7 @@ def resolve_stop(plan: RestorePlan, read_wal: ReadWal) -> StopPoint:
     return stop
 
 
-class _WalWalk:
-    """Walks the WAL of a plan from any place on, opening only the units that it needs."""
-
-    def __init__(self, plan: RestorePlan, read_wal: ReadWal) -> None:
-        self._links: Final = plan.links
-        self.segment_bytes: Final = plan.backup.segment_bytes
-        self._read_wal: Final = read_wal
-        self._held: OrderedDict[object, bytes] = OrderedDict()
-
-    def chunks(self, since: LSN, until: LSN | None = None) -> Iterator[tuple[LSN, bytes]]:
-        """Yield contiguous WAL that begins early enough to see the record that lies across ``since``.
-
-        It ends with the link that holds the byte before ``until``.
-        """
-        last = next(
-            (n for n, link in enumerate(self._links) if until is not None and until <= link.until),
-            len(self._links) - 1,
-        )
-        return self._from(self._first_link(since), last)
-
-    def _first_link(self, since: LSN) -> int:
-        """Return the last link from which a walk knows all records that end after ``since``."""
-        number = next((n for n, link in enumerate(self._links) if since < link.until), len(self._links) - 1)
-        while number > 0:
-            # A walk that begins in mid-record only learns at the next page where records begin.
-            records = iter_records(self._from(number, len(self._links) - 1), segment_bytes=self.segment_bytes)
-            first = next(islice(records, 1), None)
-            if first is not None and first.start <= since:
-                return number
-            number -= 1
-        return 0
-
-    def _from(self, first: int, last: int) -> Iterator[tuple[LSN, bytes]]:
-        for link in self._links[first : last + 1]:
-            whole = self._open(link.unit)
-            begin = link.start - link.unit.start
-            yield link.start, whole[begin : begin + (link.until - link.start)]
-
-    def _open(self, unit: WalUnit) -> bytes:
-        if unit.key in self._held:
-            self._held.move_to_end(unit.key)
-            return self._held[unit.key]
-        content = self._read_wal(unit)
-        if len(content) != unit.end - unit.start:
-            raise NotAuthentic(f"{unit.key} holds {len(content)} bytes of WAL, not {unit.end - unit.start}")
-        self._held[unit.key] = content
-        while len(self._held) > _UNITS_HELD_MAX:
-            self._held.popitem(last=False)
-        return content
-
-
-def _stop_at_time(plan: RestorePlan, walk: _WalWalk, instant: datetime, *, is_inclusive: bool) -> StopPoint:
+def _stop_at_time(plan: RestorePlan, walk: WalWalk, instant: datetime, *, is_inclusive: bool) -> StopPoint:
     last_commit: TransactionEnd | None = None
     for link in plan.candidates:
         since = max(link.start, plan.backup.start_lsn)
@@ -162,7 +116,7 @@ def _stop_at_time(plan: RestorePlan, walk: _WalWalk, instant: datetime, *, is_in
     return _stop_at_end(plan, walk)
 
 
-def _stop_at_lsn(plan: RestorePlan, walk: _WalWalk, lsn: LSN, *, is_inclusive: bool) -> StopPoint:
+def _stop_at_lsn(plan: RestorePlan, walk: WalWalk, lsn: LSN, *, is_inclusive: bool) -> StopPoint:
     for record in iter_records(walk.chunks(lsn), segment_bytes=walk.segment_bytes):
         if record.start >= lsn:
             end = record.end if is_inclusive else end_before(record.start, walk.segment_bytes)
@@ -170,7 +124,7 @@ def _stop_at_lsn(plan: RestorePlan, walk: _WalWalk, lsn: LSN, *, is_inclusive: b
     return _stop_at_end(plan, walk)
 
 
-def _stop_at_end(plan: RestorePlan, walk: _WalWalk) -> StopPoint:
+def _stop_at_end(plan: RestorePlan, walk: WalWalk) -> StopPoint:
     """Stop after the last complete record of the plan's WAL."""
     for link in reversed(plan.links):
         records = iter_records(walk.chunks(link.start), segment_bytes=walk.segment_bytes)
@@ -186,7 +140,7 @@ def _stop_at_end(plan: RestorePlan, walk: _WalWalk) -> StopPoint:
     )
 
 
-def _last_commit(walk: _WalWalk, link: WalLink) -> TransactionEnd | None:
+def _last_commit(walk: WalWalk, link: WalLink) -> TransactionEnd | None:
     last: TransactionEnd | None = None
     for ending in iter_transaction_ends(walk.chunks(link.start), segment_bytes=walk.segment_bytes):
         last = ending if ending.kind is EndKind.COMMIT else last
@@ -199,7 +153,7 @@ class _Match:
     at: datetime
 
 
-def _search(plan: RestorePlan, walk: _WalWalk) -> LSN:
+def _search(plan: RestorePlan, walk: WalWalk) -> LSN:
     """Return the start of the one record that an xid or name target means."""
     target = plan.target
     since = plan.backup.stop_lsn

@@ -18,6 +18,7 @@ FUNCTION_LINES_MAX = 60
 # Whoever decides gets the time, the randomness and the surroundings as arguments.
 DECISIONS = (
     "pitr/backup_choice.py",
+    "pitr/commits_around.py",
     "pitr/errors.py",
     "pitr/layout.py",
     "pitr/lease_terms.py",
@@ -34,9 +35,13 @@ DECISIONS = (
     "pitr/survey.py",
     "pitr/targets.py",
     "pitr/throttle.py",
+    "pitr/timeline_causes.py",
+    "pitr/timeline_map.py",
+    "pitr/timeline_spans.py",
     "pitr/wal_path.py",
     "pitr/wal_runs.py",
     "pitr/wal_sources.py",
+    "pitr/wal_walk.py",
     "pitr/catalogue/records.py",
     "pitr/catalogue/lease_record.py",
     "pitr/catalogue/backup_record.py",

@@ -158,6 +158,59 @@ def test_plan_gives_the_host_an_interval_and_the_reader_the_exact_place(site: Si
     first, last = host["candidates"][0], host["candidates"][-1]
     assert _lsn(first["start"]) <= _lsn(reader["stop"]["replay_end"]) <= _lsn(last["end"])
     assert "first gone" in site("plan", moment, "--identity", site.identity).stdout
+    assert (host["resolved"]["is_exact"], reader["resolved"]["is_exact"]) == (False, True)
+    assert host["resolved"]["timeline"] == reader["resolved"]["timeline"] == "00000001"
+    assert reader["resolved"]["since"] == reader["stop"]["replay_end"]
+    before, after = (reader["commits"][name] for name in ("before", "after"))
+    assert after == reader["stop"]["next_commit"]
+    assert after["xid"] == before["xid"] + 1
+    assert before["at"] < after["at"]
+    limits = host["commits"]
+    assert limits["is_exact"] is False
+    assert _lsn(limits["after"]["since"]) <= _lsn(after["lsn"]) < _lsn(limits["after"]["until"])
+    if limits["before"] is not None:
+        assert _lsn(limits["before"]["since"]) <= _lsn(before["lsn"]) < _lsn(limits["before"]["until"])
+    assert "an interval from signed headers" in site("plan", moment).stdout
+
+
+def test_every_kind_of_target_is_resolved_to_a_place_between_two_commits(site: Site) -> None:
+    site.server.execute("INSERT INTO visits VALUES (1010)")
+    site.server.execute("INSERT INTO visits VALUES (1011)")
+    point = site.server.value("SELECT pg_create_restore_point('between')")
+    site.server.execute("INSERT INTO visits VALUES (1012)")
+    xids = site.server.execute(
+        "SELECT xmin::text::int FROM visits WHERE id BETWEEN 1010 AND 1012 ORDER BY id"
+    )
+    first, second, third = (int(str(row[0])) for row in xids)
+    site.wait_durable()
+    identity = ["--identity", site.identity, "--json"]
+    for words, around in (
+        (["name:between"], (second, third)),
+        ([f"lsn:{point}", "--exclusive"], (second, third)),
+        ([f"xid:{second}"], (second, third)),
+        ([f"xid:{second}", "--exclusive"], (first, second)),
+    ):
+        made = site("plan", *words, *identity).data["plan"]
+        assert (made["commits"]["before"]["xid"], made["commits"]["after"]["xid"]) == around
+        assert made["resolved"]["is_exact"] is True
+    host = site("plan", f"xid:{second}", "--json").data["plan"]
+    assert (host["resolved"], host["commits"]) == (None, None)
+    assert "must be looked for in WAL" in site("plan", f"xid:{second}").stdout
+    latest = site("plan", "latest", *identity).data["plan"]["commits"]
+    assert (latest["before"]["xid"] >= third, latest["after"]) == (True, None)
+
+
+def test_a_dry_run_shows_the_commits_around_the_stop(site: Site) -> None:
+    site.server.execute("INSERT INTO visits VALUES (1020)")
+    lsn = site.wait_durable()
+    words = ["--to", f"lsn:{lsn}", "--into", site.folder / "nowhere", "--identity", site.identity]
+    site.server.execute("INSERT INTO visits VALUES (1021)")
+    site.wait_durable()
+    done = site("restore", *words, "--exclusive", "--dry-run", "--json").data["plan"]["commits"]
+    assert done["after"]["xid"] > done["before"]["xid"]
+    shown = site("restore", *words, "--exclusive", "--dry-run").stdout
+    assert "last kept" in shown
+    assert "first gone" in shown
 
 
 def _lsn(text: str) -> int:

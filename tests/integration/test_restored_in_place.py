@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_cli import Done, MakeSite, Site
+from fix_cli import MakeSite, Site
+from fix_in_place import renew, restore_in_place
 from fix_postgres import table_digests
 
 from cli.key_files import read_signing_key
@@ -22,25 +22,6 @@ from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 from storage.local import DirectoryStore
 
 MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18", marks=pytest.mark.slow)]
-
-
-def restore_in_place(site: Site, target: object, *more: object) -> Done:
-    """End the server, restore it, and start what was restored where the old one was."""
-    if site.daemon.is_running:
-        site.daemon.stop()
-    site.server.stop()
-    new = site.server.data_dir.with_name("restored")
-    done = site.restore(target, new, *more)
-    shutil.rmtree(site.server.data_dir)
-    new.rename(site.server.data_dir)
-    site.start_server()
-    return done
-
-
-def renew(site: Site, exit_code: int = 0) -> Done:
-    """Run what a restore says that comes next, where the host's configuration is."""
-    line = ["-c", site.config, "init", "--identity", site.identity, "--json"]
-    return site.program(*line, exit_code=exit_code)
 
 
 def timeline(site: Site) -> int:

@@ -15,6 +15,7 @@ from fix_postgres import PostgresFactory, PostgresHouse
 
 from pitr.catalogue.records import EpochRecord
 from pitr.catalogue.wal_records import TransactionTimes, WalUnit
+from pitr.commits_around import EndLimits, StopLimits, stop_limits
 from pitr.errors import NotAuthentic, TargetRefused
 from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget
@@ -23,7 +24,7 @@ from pitr.stop import resolve_plan, resolve_stop
 from pitr.survey import ArchiveEnd, ArchiveSurvey
 from pitr.wal.lsn import LSN
 from pitr.wal.records import WalRecord, iter_records
-from pitr.wal.transactions import RestorePoint, TransactionEnd, restore_points, transaction_ends
+from pitr.wal.transactions import EndKind, RestorePoint, TransactionEnd, restore_points, transaction_ends
 
 TICK = timedelta(microseconds=1)
 SEG = fix.SEGMENT_BYTES
@@ -229,6 +230,75 @@ def test_immediate_stops_at_the_backups_consistency_point(truth: Truth) -> None:
     assert plan.stop is not None
     assert (plan.stop.target_lsn, plan.stop.replay_end) == (None, truth.stop_lsn)
     assert plan.wal_end == truth.stop_lsn
+
+
+def targets_of(truth: Truth, seed: int) -> list[RecoveryTarget]:
+    """Times and LSNs all over the WAL that can be restored, both ways; and the other kinds."""
+    dice = random.Random(seed)
+    last = truth.start + len(truth.wal)
+    usable = [e for e in truth.ends if e.start >= truth.stop_lsn and e.at > truth.stopped_at]
+    targets = [RecoveryTarget("latest"), RecoveryTarget("immediate"), RecoveryTarget("name", name="once")]
+    targets += [RecoveryTarget("xid", xid=e.xid) for e in dice.sample(usable, 3)]
+    for is_inclusive in (True, False):
+        targets += [
+            RecoveryTarget("time", instant=e.at + d, is_inclusive=is_inclusive)
+            for e in [*dice.sample(usable, 12), usable[-1]]
+            for d in (-TICK, timedelta(), TICK)
+            if e.at - TICK > truth.stopped_at
+        ]
+        places = [LSN(dice.randrange(truth.stop_lsn.offset, last.offset)) for _ in range(12)]
+        places += [e.start for e in dice.sample(usable, 4)] + [e.end for e in dice.sample(usable, 4)]
+        targets += [RecoveryTarget("lsn", lsn=at, is_inclusive=is_inclusive) for at in places]
+    return targets
+
+
+def test_the_commits_around_every_kind_of_target_are_the_nearest_ones(truth: Truth, seed: int) -> None:
+    found = 0
+    commits = [e for e in truth.ends if e.kind is EndKind.COMMIT]
+    for target in targets_of(truth, seed):
+        plan = resolve(truth, target, seed)
+        assert plan.stop is not None
+        assert plan.commits is not None
+        kept = [e for e in commits if plan.links[0].start <= e.start < plan.stop.replay_end]
+        gone = [e for e in commits if plan.stop.replay_end <= e.start]
+        assert plan.commits.before == (kept[-1] if kept else None), target
+        assert plan.commits.after == (gone[0] if gone else None), target
+        assert plan.commits.is_searched
+        found += bool(kept) + bool(gone)
+    assert found > 100
+
+
+def _holds(limits: EndLimits, end: TransactionEnd) -> bool:
+    is_early = limits.since_at is not None and end.at < limits.since_at
+    is_late = limits.until_at is not None and end.at > limits.until_at
+    return limits.since <= end.end and end.end <= limits.until + 8 and not is_early and not is_late
+
+
+def test_signed_headers_alone_limit_the_stop_and_the_transactions_around_it(truth: Truth, seed: int) -> None:
+    """The host cannot open WAL; whatever it says must hold for what the reader finds."""
+    told = narrow = 0
+    for target in targets_of(truth, seed):
+        survey = truth.survey(cuts_of(truth, seed))
+        limits = stop_limits(plan_restore(target, survey))
+        exact = resolve_plan(target, survey, truth.read).stop
+        assert exact is not None
+        if target.kind in ("xid", "name"):
+            assert limits is None
+            continue
+        assert isinstance(limits, StopLimits)
+        assert limits.since <= exact.replay_end <= limits.until, target
+        kept = [e for e in truth.ends if e.start < exact.replay_end]
+        gone = [e for e in truth.ends if exact.replay_end <= e.start]
+        if limits.before is not None:
+            assert kept
+            assert _holds(limits.before, kept[-1]), target
+        if limits.after is not None:
+            assert gone
+            assert _holds(limits.after, gone[0]), target
+        told += (limits.before is not None) + (limits.after is not None)
+        narrow += limits.until - limits.since < len(truth.wal) // 4
+    assert told > 80
+    assert narrow > 40
 
 
 def test_only_the_units_that_decide_are_read(truth: Truth) -> None:

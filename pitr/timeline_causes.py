@@ -1,0 +1,71 @@
+"""What signed records and refused objects say of WAL that is not there, for the map of timelines.  Pure.
+
+The map takes any ``KnownCause``.  Signed events may tell more of them one day: WAL that was dropped by the
+owner's policy, an end that a failover orphaned; they have their names in ``Cause`` already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.errors import MalformedValue
+from pitr.layout import PieceKey, parse_wal_key
+from pitr.timeline_spans import Cause, KnownCause
+from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
+
+# Longer reasons are an attacker's; a span has room for one line.
+_REASON_CHARS_MAX: Final = 200
+
+
+class Refused(Protocol):
+    """An object that is listed, but of which no copy can be used; and why (``pitr.verified``)."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+
+def expired_wal(records: Iterable[ExpireRecord], segment_bytes: int) -> Iterator[KnownCause]:
+    """Yield the WAL that expire records name."""
+    for record in records:
+        for gone in record.wal:
+            yield KnownCause(
+                record.archive,
+                gone.first.timeline,
+                _start(gone.first, segment_bytes),
+                gone.last.end(segment_bytes),
+                Cause.EXPIRED,
+                f"expire record {record.sequence} declared it gone",
+            )
+
+
+def damaged_wal(refused: Iterable[Refused], segment_bytes: int) -> Iterator[KnownCause]:
+    """Yield the WAL of objects that are there and cannot be used; refused objects of other kinds are none."""
+    for one in refused:
+        try:
+            key = parse_wal_key(one.key)
+            start, end = _start(key.segment, segment_bytes), key.segment.end(segment_bytes)
+        except MalformedValue:
+            continue
+        if isinstance(key, PieceKey):
+            start, end = key.start, key.end
+        if start < end:
+            reason = one.reason[:_REASON_CHARS_MAX]
+            yield KnownCause(
+                key.archive,
+                key.segment.timeline,
+                start,
+                end,
+                Cause.WAL_DAMAGED,
+                f"it is stored and cannot be used: {reason}",
+            )
+
+
+def _start(segment: SegmentName, segment_bytes: int) -> LSN:
+    # The first byte of segment 0 has no LSN.
+    return LSN(max(1, segment.start_offset(segment_bytes)))
