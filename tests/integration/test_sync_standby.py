@@ -1,0 +1,180 @@
+"""What commits wait for on a real server, and that they are released and held again."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from fix_postgres import PostgresFactory, RunningPostgres
+
+from pitr.errors import ServerRefused
+from pitr.postgres.installation import Installation
+from pitr.postgres.sync_standby import GRANTS, SyncStandby, standby_name
+
+LIMIT_S = 30.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something holds, as it must soon."""
+    for _ in range(int(LIMIT_S / 0.05)):
+        if condition():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("it does not come about")
+
+
+def guard(server: RunningPostgres, *, may: bool = True) -> SyncStandby:
+    """Return a session of the least role that may release commits, or of one that may not."""
+    server.execute("CREATE ROLE guard LOGIN")
+    server.execute("GRANT pg_read_all_settings TO guard")
+    for grant in GRANTS if may else ():
+        server.execute(grant.format(role="guard"))
+    return SyncStandby.connect(server.dsn.replace("user=postgres", "user=guard"))
+
+
+def set_names(server: RunningPostgres, names: str) -> None:
+    server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+    server.execute("SELECT pg_reload_conf()")
+    until(lambda: server.value("SHOW synchronous_standby_names") == names)
+
+
+@contextmanager
+def commit_that_waits(server: RunningPostgres) -> Iterator[threading.Thread]:
+    """Yield the thread of a client whose commit is not acknowledged; it ends by itself at the end."""
+
+    def commit() -> None:
+        with psycopg.connect(server.dsn, autocommit=True) as session:
+            session.execute("SELECT pg_logical_emit_message(true, 'x', 'y')")
+
+    client = threading.Thread(target=commit)
+    client.start()
+    try:
+        yield client
+    finally:
+        server.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        client.join(LIMIT_S)
+
+
+def test_commits_that_wait_are_seen_released_and_held_again(
+    pg_installation: Installation, postgres_factory: PostgresFactory
+) -> None:
+    server = postgres_factory(installation=pg_installation)
+    session = guard(server)
+    assert session.setting().names == ""
+    assert not session.setting().is_in_auto_conf
+    set_names(server, "pitr")
+    until(lambda: session.setting().names == "pitr")
+    with commit_that_waits(server) as client:
+        until(lambda: session.waiting().sessions == 1)
+        view = session.look()
+        assert view.setting.is_in_auto_conf
+        assert view.setting.is_ours_to_change
+        assert view.setting.commit == "on"
+        assert not view.is_standby
+        assert view.end is not None
+        assert view.standbys == ()
+        threading.Event().wait(1.1)
+        assert 1 < session.waiting().oldest_s < LIMIT_S
+        began = time.monotonic()
+        session.release("")
+        client.join(LIMIT_S)
+        assert not client.is_alive()
+        assert time.monotonic() - began < 5
+    assert session.waiting().sessions == 0
+    session.restore("pitr", was_in_auto_conf=True)
+    assert server.value("SHOW synchronous_standby_names") == "pitr"
+    with commit_that_waits(server):
+        until(lambda: session.waiting().sessions == 1)
+    session.close()
+
+
+def test_what_stood_in_the_main_file_is_undone_by_reset(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory()
+    session = guard(server)
+    with (server.data_dir / "postgresql.conf").open("a") as file:
+        file.write("\nsynchronous_standby_names = 'ANY 1 (\"pitr\", its)'\n")
+    server.execute("SELECT pg_reload_conf()")
+    until(lambda: "pitr" in session.setting().names)
+    assert not session.setting().is_in_auto_conf
+    assert session.setting().is_ours_to_change
+    session.release("")
+    assert (session.setting().names, session.setting().is_in_auto_conf) == ("", True)
+    session.restore(session.setting().names, was_in_auto_conf=False)
+    assert not session.setting().is_in_auto_conf
+    assert session.setting().names == 'ANY 1 ("pitr", its)'
+    assert "synchronous_standby_names" not in (server.data_dir / "postgresql.auto.conf").read_text()
+    session.close()
+
+
+def test_the_command_line_is_not_ours_to_change(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory(settings={"synchronous_standby_names": "pitr"})
+    with psycopg.connect(server.dsn, autocommit=True) as client:
+        client.execute("SET synchronous_commit = local")
+        client.execute("CREATE ROLE guard LOGIN")
+        client.execute("GRANT pg_monitor TO guard")
+    session = SyncStandby.connect(server.dsn.replace("user=postgres", "user=guard"))
+    setting = session.setting()
+    assert (setting.names, setting.is_ours_to_change, setting.stands_in) == ("pitr", False, "command line")
+    session.close()
+
+
+def test_without_rights_nothing_is_changed_and_the_missing_one_is_named(
+    postgres_factory: PostgresFactory,
+) -> None:
+    server = postgres_factory()
+    set_names(server, "pitr, other")
+    server_as = server.dsn.replace("user=postgres", "user=guard")
+    with psycopg.connect(server.dsn, autocommit=True) as client:
+        client.execute("SET synchronous_commit = local")
+        client.execute("CREATE ROLE guard LOGIN")
+        session = SyncStandby.connect(server_as)
+        assert session.waiting().is_hidden
+        assert not session.setting().is_ours_to_change
+        for grant in GRANTS:
+            with pytest.raises(ServerRefused) as refusal:
+                session.release("")
+            client.execute(grant.format(role="guard"))
+            assert refusal.value.hint is not None
+        assert "pg_reload_conf" in refusal.value.hint
+    assert server.value("SHOW synchronous_standby_names") == "pitr, other"
+    session.release("")
+    assert not session.waiting().is_hidden
+    session.close()
+
+
+def test_a_receiver_is_seen_with_what_it_has_flushed(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory()
+    session = guard(server)
+    name = standby_name("host=x application_name=keeper")
+    assert (name, standby_name("host=x")) == ("keeper", "pitr")
+    tool = server.instance.installation.tool("pg_receivewal")
+    folder = server.data_dir.parent / "received"
+    folder.mkdir()
+    receiver = subprocess.Popen(
+        [tool, "-D", folder, "-d", f"{server.dsn} application_name={name}", "--synchronous", "-n"]
+    )
+    try:
+        until(lambda: any(one.flushed is not None for one in session.standbys()))
+        set_names(server, name)
+        until(lambda: session.standbys()[0].sync_state == "sync")
+        (standby,) = session.standbys()
+        assert (standby.application_name, standby.state) == ("keeper", "streaming")
+    finally:
+        receiver.kill()
+        receiver.wait()
+    session.close()
+
+
+def test_one_watchdog_per_database_holds_the_lock(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory()
+    first, second = guard(server), SyncStandby.connect(server.dsn)
+    assert first.is_alone()
+    assert not second.is_alone()
+    first.close()
+    until(second.is_alone)
+    second.close()
