@@ -41,6 +41,7 @@ from pitr.errors import MalformedValue, PitrError
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.sign import Verifier
 from pitr.priority import Priority
+from pitr.protection import Protect
 from pitr.strain import StrainBounds
 from storage.url import parse_region_url
 
@@ -193,6 +194,8 @@ class _Wal(_Table):
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
     heartbeat: Annotated[float | None, BeforeValidator(_heartbeat)] = None
+    protect: Literal["data", "primary"] = "data"
+    release_after: Annotated[float, BeforeValidator(_duration), Field(ge=1, le=86_400)] = 30.0
 
 
 class _Backup(_Table):
@@ -363,7 +366,12 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.daemon.spool_bytes_max,
         ),
         wal=WalSettings(
-            config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight, config.wal.heartbeat
+            config.wal.piece_age_s,
+            config.wal.piece_bytes,
+            config.wal.puts_in_flight,
+            config.wal.heartbeat,
+            Protect(config.wal.protect),
+            config.wal.release_after,
         ),
         backup=BackupSettings(
             config.backup.workers,

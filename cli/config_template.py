@@ -104,6 +104,10 @@ piece_bytes = {4 << 20}
 puts_in_flight = 4
 # On a database that is idle for so long, commit an empty message, so that a moment then has a time.
 heartbeat = "off"      # or "1s"
+# Where commits wait for us (synchronous_standby_names) and cannot be kept as promised: "data" lets them wait,
+# "primary" releases them after so long.
+protect = "data"
+release_after = "30s"
 
 {_BACKUP}
 {_RETENTION}

@@ -84,7 +84,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         probe_signing_key,
         probe_state_directory,
     )
-    from verifiers.probes import probe_server
+    from verifiers.probes import VERSION_MIN, probe_server
 
     probe, findings = probe_server(
         settings.cluster.dsn,
@@ -93,6 +93,8 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         reads_files=settings.backup.source == "files",
     )
     yield from findings
+    if probe is not None and probe.version >= VERSION_MIN:
+        yield from _examine_synchronous(settings)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
@@ -110,6 +112,19 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_synchronous(settings: Settings) -> Iterator[Finding]:
+    from cli.lock import RunLock
+    from verifiers.sync_probes import duty_of, probe_synchronous
+
+    duty = duty_of(
+        settings.cluster.dsn,
+        settings.wal.protect,
+        is_co_located=settings.backup.source == "files",
+        is_watched=RunLock.holder(settings.daemon.watchdog_lock_path) is not None,
+    )
+    yield from probe_synchronous(settings.cluster.dsn, duty)
 
 
 def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from pitr.priority import Priority
+from pitr.protection import Protect
 from pitr.quorum import WriteQuorum
 from pitr.strain import StrainBounds
 
 # In the state directory.
 SPOOL_NAME = "spool"
 LOCK_NAME = "daemon.lock"
+WATCHDOG_LOCK_NAME = "watchdog.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,17 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class WalSettings:
-    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat."""
+    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat.
+
+    ``protect``: whether commits that wait for us are released after ``release_after_s``, or wait on.
+    """
 
     piece_age_s: float = 1.0
     piece_bytes: int = 4 << 20
     puts_in_flight: int = 4
     heartbeat_s: float | None = None
+    protect: Protect = Protect.DATA
+    release_after_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +134,14 @@ class DaemonSettings:
     @property
     def lock_path(self) -> Path:
         return self.state_dir / LOCK_NAME
+
+    @property
+    def watchdog_lock_path(self) -> Path:
+        return self.state_dir / WATCHDOG_LOCK_NAME
+
+    @property
+    def releases_path(self) -> Path:
+        return self.state_dir / "releases.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ from fix_postgres import PostgresFactory, RunningPostgres
 from pitr.errors import ServerRefused
 from pitr.postgres.installation import Installation
 from pitr.postgres.sync_standby import GRANTS, SyncStandby, standby_name
+from pitr.protection import Protect
+from verifiers.base import Severity
+from verifiers.sync_probes import duty_of, probe_synchronous
 
 LIMIT_S = 30.0
 
@@ -178,3 +181,21 @@ def test_one_watchdog_per_database_holds_the_lock(postgres_factory: PostgresFact
     first.close()
     until(second.is_alone)
     second.close()
+
+
+def test_the_grants_that_the_doctor_names_are_those_that_help(postgres_factory: PostgresFactory) -> None:
+    server = postgres_factory()
+    server.execute('CREATE ROLE "odd ""role" LOGIN')
+    server.execute('GRANT pg_read_all_settings TO "odd ""role"')
+    set_names(server, "pitr")
+    dsn = server.dsn.replace("user=postgres", "user='odd \"role'")
+    duty = duty_of(dsn, Protect.PRIMARY, is_co_located=True, is_watched=False)
+    failed = [one for one in probe_synchronous(dsn, duty) if one.severity is Severity.FAIL]
+    assert {one.id for one in failed} > {"server.grant.waits", "server.grant.release", "server.grant.reload"}
+    with psycopg.connect(server.dsn, autocommit=True) as client:
+        client.execute("SET synchronous_commit = local")
+        for one in failed:
+            if one.id.startswith("server.grant."):
+                client.execute(str(one.hint).encode())
+    failed = [one for one in probe_synchronous(dsn, duty) if one.severity is Severity.FAIL]
+    assert [one.id for one in failed] == ["host.watchdog"]
