@@ -14,6 +14,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "init": LazyCommand("cli.init", "init", "Make a repository, its keys and a configuration."),
     "doctor": LazyCommand("cli.doctor", "doctor", "Check server, regions, keys, clock and host."),
     "daemon": LazyCommand("cli.daemon", "daemon", "Stream WAL, keep the timetable, serve metrics."),
+    "watchdog": LazyCommand("cli.watchdog", "watchdog", "Release commits that wait for a dead daemon."),
     "backup": LazyCommand("cli.backup", "backup", "Take a base backup now."),
     "status": LazyCommand("cli.status", "status", "Tell what is safe, and how fresh it is."),
     "repair": LazyCommand("cli.repair", "repair", "Compare the regions, and make missing copies again."),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import psycopg
 import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
+from fix_sync import LIMIT_S, commit_that_waits, guard_dsn, receiver, set_names, until
 
 from pitr.errors import ServerRefused
 from pitr.postgres.installation import Installation
@@ -19,48 +17,9 @@ from pitr.protection import Protect
 from verifiers.base import Severity
 from verifiers.sync_probes import duty_of, probe_synchronous
 
-LIMIT_S = 30.0
 
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until something holds, as it must soon."""
-    for _ in range(int(LIMIT_S / 0.05)):
-        if condition():
-            return
-        threading.Event().wait(0.05)
-    raise AssertionError("it does not come about")
-
-
-def guard(server: RunningPostgres, *, may: bool = True) -> SyncStandby:
-    """Return a session of the least role that may release commits, or of one that may not."""
-    server.execute("CREATE ROLE guard LOGIN")
-    server.execute("GRANT pg_read_all_settings TO guard")
-    for grant in GRANTS if may else ():
-        server.execute(grant.format(role="guard"))
-    return SyncStandby.connect(server.dsn.replace("user=postgres", "user=guard"))
-
-
-def set_names(server: RunningPostgres, names: str) -> None:
-    server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
-    server.execute("SELECT pg_reload_conf()")
-    until(lambda: server.value("SHOW synchronous_standby_names") == names)
-
-
-@contextmanager
-def commit_that_waits(server: RunningPostgres) -> Iterator[threading.Thread]:
-    """Yield the thread of a client whose commit is not acknowledged; it ends by itself at the end."""
-
-    def commit() -> None:
-        with psycopg.connect(server.dsn, autocommit=True) as session:
-            session.execute("SELECT pg_logical_emit_message(true, 'x', 'y')")
-
-    client = threading.Thread(target=commit)
-    client.start()
-    try:
-        yield client
-    finally:
-        server.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-        client.join(LIMIT_S)
+def guard(server: RunningPostgres) -> SyncStandby:
+    return SyncStandby.connect(guard_dsn(server))
 
 
 def test_commits_that_wait_are_seen_released_and_held_again(
@@ -155,21 +114,12 @@ def test_a_receiver_is_seen_with_what_it_has_flushed(postgres_factory: PostgresF
     session = guard(server)
     name = standby_name("host=x application_name=keeper")
     assert (name, standby_name("host=x")) == ("keeper", "pitr")
-    tool = server.instance.installation.tool("pg_receivewal")
-    folder = server.data_dir.parent / "received"
-    folder.mkdir()
-    receiver = subprocess.Popen(
-        [tool, "-D", folder, "-d", f"{server.dsn} application_name={name}", "--synchronous", "-n"]
-    )
-    try:
-        until(lambda: any(one.flushed is not None for one in session.standbys()))
+    with receiver(server, name):
         set_names(server, name)
         until(lambda: session.standbys()[0].sync_state == "sync")
         (standby,) = session.standbys()
         assert (standby.application_name, standby.state) == ("keeper", "streaming")
-    finally:
-        receiver.kill()
-        receiver.wait()
+        assert standby.flushed is not None
     session.close()
 
 
