@@ -37,6 +37,7 @@ from cli.settings import (
     WalSettings,
 )
 from cli.units import NO_LIMIT, parse_duration, parse_rate, parse_size
+from pitr.disk_forecast import DropPolicy
 from pitr.errors import MalformedValue, PitrError
 from pitr.pipeline.keys import Recipient
 from pitr.pipeline.sign import Verifier
@@ -90,6 +91,12 @@ def _heartbeat(value: object) -> float | None:
     if not 0.5 <= duration_s <= 3600:
         raise ValueError("expected 'off', or at least 500ms and at most 1h")
     return duration_s
+
+
+def _size(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError("expected a size such as '1 GiB'")
+    return parse_size(value)
 
 
 def _rate(value: object) -> float | None:
@@ -195,6 +202,9 @@ class _Wal(_Table):
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
     heartbeat: Annotated[float | None, BeforeValidator(_heartbeat)] = None
     protect: Literal["data", "primary"] = "data"
+    when_disk_fills: Literal["keep", "drop"] = "keep"
+    drop_before: Annotated[float, BeforeValidator(_duration), Field(ge=60, le=30 * 86_400)] = 1_800.0
+    drop_below: Annotated[int, BeforeValidator(_size), Field(ge=64 << 20, le=1 << 50)] = 1 << 30
     release_after: Annotated[float, BeforeValidator(_duration), Field(ge=1, le=86_400)] = 30.0
 
 
@@ -372,6 +382,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.wal.heartbeat,
             Protect(config.wal.protect),
             config.wal.release_after,
+            DropPolicy(config.wal.when_disk_fills == "drop", config.wal.drop_before, config.wal.drop_below),
         ),
         backup=BackupSettings(
             config.backup.workers,

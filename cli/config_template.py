@@ -63,6 +63,26 @@ pause_latency = "off"
 """
 
 
+_WAL = f"""\
+[wal]
+# WAL is sent when it is this old, or when there is this much of it.
+piece_age_s = 1.0
+piece_bytes = {4 << 20}
+puts_in_flight = 4
+# On a database that is idle for so long, commit an empty message, so that a moment then has a time.
+heartbeat = "off"      # or "1s"
+# Where commits wait for us (synchronous_standby_names) and cannot be kept as promised: "data" lets them wait,
+# "primary" releases them after so long.
+protect = "data"
+release_after = "30s"
+# While no region takes WAL, the slot keeps it on the server's disk: "keep" lets that fill, "drop" gives the
+# slot up (a gap, and a new full backup) when it would be full so soon, or has no more than this left.
+when_disk_fills = "keep"
+drop_before = "30min"
+drop_below = "1 GiB"
+"""
+
+
 def render_config(new: NewConfig) -> str:
     """Return the text of a configuration file."""
     regions = "\n".join(_region(region) for region in new.regions)
@@ -97,18 +117,7 @@ root = {_quote(new.root)}
 recipients = [
 {recipients}]
 
-[wal]
-# WAL is sent when it is this old, or when there is this much of it.
-piece_age_s = 1.0
-piece_bytes = {4 << 20}
-puts_in_flight = 4
-# On a database that is idle for so long, commit an empty message, so that a moment then has a time.
-heartbeat = "off"      # or "1s"
-# Where commits wait for us (synchronous_standby_names) and cannot be kept as promised: "data" lets them wait,
-# "primary" releases them after so long.
-protect = "data"
-release_after = "30s"
-
+{_WAL}
 {_BACKUP}
 {_RETENTION}
 [daemon]

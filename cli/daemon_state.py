@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cli.backup_runner import BackupRunner
 from cli.rpo import RecoveryPoint
-from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, TaskSnapshot
+from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, TaskSnapshot, WalDiskSnapshot
 
 if TYPE_CHECKING:
     from cli.timetable import TaskState
@@ -47,6 +47,7 @@ class DaemonState:
     tasks: Callable[[], Sequence[TaskState]]
     is_catalogue_complete: Callable[[], bool]
     slot_retained_bytes: int | None = None
+    wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _events: Counter[str] = field(default_factory=Counter)
@@ -93,6 +94,7 @@ class DaemonState:
             spool_bytes=status.spool_bytes,
             rpo_s=rpo_s,
             slot_retained_bytes=self.slot_retained_bytes,
+            wal_disk=self.wal_disk,
             head_at=status.last_head_at,
             is_catalogue_complete=self.is_catalogue_complete(),
             regions=tuple(_region(region, rpo_s, at) for region in self.regions()),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pitr.disk_forecast import DropPolicy
 from pitr.priority import Priority
 from pitr.protection import Protect
 from pitr.quorum import WriteQuorum
@@ -61,6 +62,7 @@ class WalSettings:
     """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat.
 
     ``protect``: whether commits that wait for us are released after ``release_after_s``, or wait on.
+    ``drop``: when the slot is given up for the disk's sake.
     """
 
     piece_age_s: float = 1.0
@@ -69,6 +71,7 @@ class WalSettings:
     heartbeat_s: float | None = None
     protect: Protect = Protect.DATA
     release_after_s: float = 30.0
+    drop: DropPolicy = DropPolicy()  # noqa: RUF009 - a frozen value
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,10 @@ def ensure_slot(connection: ReplicationConnection, slot: str) -> SlotState:
     return state
 
 
+class _GivenUpSlot(Exception):
+    """The slot is to be given up; the connection must go first."""
+
+
 @dataclass(slots=True)
 class StreamState:
     """What others may ask about the stream; written by its thread only."""
@@ -101,6 +105,7 @@ class WalStream:
         self._histories: set[TimelineId] = set()
         self._has_received = False
         self._wants_new_run = False
+        self._why_give_up: str | None = None
         self.state: Final = StreamState()
 
     def run(self) -> None:
@@ -115,6 +120,8 @@ class WalStream:
                 self._follow_server()
             except (ServerUnavailable, ServerRefused) as failure:
                 self._note_lost(failure)
+            except _GivenUpSlot:
+                self._wants_new_run = True
             except GivenUp:
                 return
             finally:
@@ -126,6 +133,11 @@ class WalStream:
             if not self._stopping.is_set():
                 self._stopping.wait(pause_s * (0.5 + self._writer.random(1)[0] / 512))
             pause_s = min(pause_s * 2, self._settings.retry_pause_s_max)
+
+    def give_up_slot(self, reason: str) -> None:
+        """Let the slot go, and the WAL that it keeps; a new one begins where the server is.  Any thread."""
+        self._why_give_up = reason
+        self._flow.waker.wake()
 
     def _note_lost(self, failure: ServerUnavailable | ServerRefused) -> None:
         text = failure.message if failure.detail is None else f"{failure.message}: {failure.detail}"
@@ -179,7 +191,10 @@ class WalStream:
         slot = self._live_slot(connection)
         files = self._read_histories(connection, identity.timeline)
         received, segment_bytes = self._flow.received, self._writer.segment_bytes
-        if received is None:
+        self._wants_new_run = self._wants_new_run or self._why_give_up is not None
+        if received is None and self._why_give_up is not None:
+            run = self._begin_anew(connection, slot.restart or identity.flushed)
+        elif received is None:
             timeline, kept_from = slot.timeline or identity.timeline, slot.restart or identity.flushed
             run = first_run(timeline, kept_from, segment_bytes=segment_bytes)
         else:
@@ -187,7 +202,7 @@ class WalStream:
             following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
             if following is None:
                 self._refuse_earlier_end(connection, identity, received.end)
-            run = self._begin_anew(connection, received.end) if self._wants_new_run else following
+            run = self._begin_anew(connection, received.end, following) if self._wants_new_run else following
         self._put_histories(files)
         return run
 
@@ -202,12 +217,18 @@ class WalStream:
             hint="The server was set back; `pitr init --identity FILE` starts a new epoch.",
         )
 
-    def _begin_anew(self, connection: ReplicationConnection, lost_from: LSN) -> RunStart:
+    def _begin_anew(
+        self, connection: ReplicationConnection, lost_from: LSN, following: RunStart | None = None
+    ) -> RunStart:
         """Leave a hole, and say so: what the server no longer has cannot be archived.
 
         The slot is made anew, for only a new one is sure to stand where the server still has WAL.
         """
         connection.drop_slot(self._settings.slot)
+        why, self._why_give_up = self._why_give_up, None
+        if why is not None:
+            facts = (("lost_from", str(lost_from)), ("reason", why), ("slot", self._settings.slot))
+            self._tell(ArchiveEventKind.SLOT_DROPPED, f"the slot was given up for the disk: {why}", facts)
         slot, identity = self._live_slot(connection), connection.identify()
         run = first_run(
             slot.timeline or identity.timeline,
@@ -215,8 +236,12 @@ class WalStream:
             segment_bytes=self._writer.segment_bytes,
         )
         self._wants_new_run = False
+        if why is not None and following is not None and run.start <= lost_from:
+            # The server needs the WAL itself, for a crash: nothing is lost with the slot.
+            return following
         reason = f"WAL from {lost_from} to {run.start} is lost: the server no longer has it"
-        self._tell(ArchiveEventKind.WAL_LOST, reason)
+        facts = (("end", str(run.start)), ("start", str(lost_from)), ("timeline", str(run.timeline)))
+        self._tell(ArchiveEventKind.WAL_LOST, reason, facts)
         self._events.request_full_backup(reason)
         return run
 
@@ -285,6 +310,8 @@ class WalStream:
         )
         try:
             while True:
+                if self._why_give_up is not None:
+                    raise _GivenUpSlot
                 ended = reception.step()
                 self.state.server_end = reception.server_end
                 if ended is not None:
@@ -305,5 +332,5 @@ class WalStream:
             f"timeline {run.timeline} ended at {end.next_start}; {end.next_timeline} follows",
         )
 
-    def _tell(self, kind: ArchiveEventKind, message: str) -> None:
-        self._events.on_event(ArchiveEvent(kind, message))
+    def _tell(self, kind: ArchiveEventKind, message: str, facts: tuple[tuple[str, str], ...] = ()) -> None:
+        self._events.on_event(ArchiveEvent(kind, message, facts))
