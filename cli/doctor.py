@@ -77,6 +77,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     """Yield the findings of every check, the server's first."""
     from cli.wiring import host_identity, preferred_bin_dir
     from pitr.errors import KeyMissing
+    from verifiers.disk_probes import probe_wal_disk
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -95,6 +96,8 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     yield from findings
     if probe is not None and probe.version >= VERSION_MIN:
         yield from _examine_synchronous(settings)
+        if settings.backup.source == "files":
+            yield from probe_wal_disk(settings.cluster.dsn, settings.cluster.slot, settings.wal.drop)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)

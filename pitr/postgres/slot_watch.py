@@ -22,6 +22,9 @@ _SLOT: Final = (
     " LEFT JOIN pg_replication_slots s ON s.slot_name = %s"
 )
 _DIRECTORY: Final = "SELECT setting FROM pg_settings WHERE name = 'data_directory'"
+_RATE: Final = "SELECT wal_bytes, extract(epoch FROM clock_timestamp() - stats_reset) FROM pg_stat_wal"
+_LIMIT: Final = "SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'"
+_RATE_SPAN_MIN_S: Final = 600.0
 _WAL_DIRECTORY: Final = "SELECT coalesce(sum(size), 0)::bigint FROM pg_ls_waldir()"
 
 
@@ -78,6 +81,20 @@ def watch_slot(server: Server, slot: str) -> SlotWatch:
         wal_directory_bytes=wal_bytes,
         data_directory=Path(str(directory[0][0])) if directory else None,
     )
+
+
+def wal_rate(server: Server) -> float | None:
+    """Return the bytes of WAL a second since the statistics began; None where that is not long ago."""
+    wal_bytes, seconds = server.rows(_RATE)[0]
+    if wal_bytes is None or seconds is None or float(str(seconds)) < _RATE_SPAN_MIN_S:
+        return None
+    return float(str(wal_bytes)) / float(str(seconds))
+
+
+def slot_limit_bytes(server: Server) -> int | None:
+    """Return max_slot_wal_keep_size; None where a slot may keep all."""
+    megabytes = int(str(server.rows(_LIMIT)[0][0]))
+    return None if megabytes < 0 else megabytes << 20
 
 
 def wal_disk_space(data_directory: Path) -> DiskSpace | None:
