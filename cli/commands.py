@@ -15,6 +15,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "doctor": LazyCommand("cli.doctor", "doctor", "Check server, regions, keys, clock and host."),
     "daemon": LazyCommand("cli.daemon", "daemon", "Stream WAL, keep the timetable, serve metrics."),
     "adopt": LazyCommand("cli.adopt", "adopt", "Say what it was where the server left the archive."),
+    "watchdog": LazyCommand("cli.watchdog", "watchdog", "Release commits that wait for a dead daemon."),
     "backup": LazyCommand("cli.backup", "backup", "Take a base backup now."),
     "status": LazyCommand("cli.status", "status", "Tell what is safe, and how fresh it is."),
     "repair": LazyCommand("cli.repair", "repair", "Compare the regions, and make missing copies again."),

@@ -36,6 +36,7 @@ from cli.config_values import (
     read_recipient,
     read_region_url,
     read_root,
+    read_size,
 )
 from cli.settings import (
     BackupSettings,
@@ -48,6 +49,7 @@ from cli.settings import (
     Settings,
     WalSettings,
 )
+from pitr.disk_forecast import DropPolicy
 from pitr.errors import PitrError
 from pitr.priority import Priority
 from pitr.protection import Protect, ProtectionPolicy
@@ -105,6 +107,10 @@ class _Wal(_Table):
     sync_spacing: Annotated[float, BeforeValidator(read_duration), Field(ge=0.001, le=10)] = 0.005
     protect: Literal["data", "primary"] = "data"
     lower_after: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=3600)] = 30.0
+    release_after: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=86_400)] = 30.0
+    when_disk_fills: Literal["keep", "drop"] = "keep"
+    drop_before: Annotated[float, BeforeValidator(read_duration), Field(ge=60, le=30 * 86_400)] = 1_800.0
+    drop_below: Annotated[int, BeforeValidator(read_size), Field(ge=64 << 20, le=1 << 50)] = 1 << 30
     put_price: Annotated[float, Field(ge=0, le=1000)] = 0.005
 
 
@@ -210,6 +216,8 @@ def _wal_settings(wal: _Wal) -> WalSettings:
         sync_spacing_s=wal.sync_spacing,
         protection=ProtectionPolicy(Protect(wal.protect), wal.lower_after),
         put_price=wal.put_price,
+        release_after_s=wal.release_after,
+        drop=DropPolicy(wal.when_disk_fills == "drop", wal.drop_before, wal.drop_below),
     )
 
 

@@ -76,9 +76,15 @@ heartbeat = "off"      # or "1s"
 sync_puts_in_flight = 8
 sync_spacing = "5ms"
 # When the quorum is lost: "data" lets commits wait for it, "primary" lets them go on with less, step by step,
-# after so long.
+# each after so long; and the watchdog releases them when the daemon is dead for so long.
 protect = "data"
 lower_after = "30s"
+release_after = "30s"
+# While no region takes WAL, the slot keeps it on the server's disk: "keep" lets that fill, "drop" gives the
+# slot up (a gap, and a new full backup) when it would be full so soon, or has no more than this left.
+when_disk_fills = "keep"
+drop_before = "30min"
+drop_below = "1 GiB"
 # What 1,000 puts into one region cost, for the forecast in `pitr status`.
 put_price = 0.005
 """

@@ -52,6 +52,12 @@ def read_heartbeat(value: object) -> float | None:
     return duration_s
 
 
+def read_size(value: object) -> int:
+    if not isinstance(value, str):
+        raise ValueError("expected a size such as '1 GiB'")
+    return parse_size(value)
+
+
 def read_rate(value: object) -> float | None:
     if not isinstance(value, str):
         raise ValueError(f"expected a rate such as '200 MiB/s', or '{NO_LIMIT}'")

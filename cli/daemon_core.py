@@ -27,6 +27,7 @@ from cli.daemon_events import DaemonEvents
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
+from cli.disk_watch import DiskWatch
 from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
@@ -276,6 +277,7 @@ class Daemon:
             self._keeper,
             self._log,
             self._address,
+            self._disk_watch(),
         )
         watch.start()
         ending.callback(watch.stop)
@@ -297,6 +299,18 @@ class Daemon:
             )
             ending.callback(metrics.stop)
             self._log.info("metrics", address=f"http://{settings.daemon.metrics_host}:{metrics.port}/metrics")
+
+    def _disk_watch(self) -> DiskWatch:
+        settings = self._settings
+        return DiskWatch(
+            settings.cluster.dsn,
+            settings.cluster.slot,
+            settings.wal.drop,
+            sees_disk=settings.backup.source == "files",
+            give_up=self._archiver.give_up_slot,
+            log=self._log,
+            monotonic=time.monotonic,
+        )
 
     def _archive_wal(self) -> None:
         """Archive in a thread of its own; the timetable begins once the last backup is known."""

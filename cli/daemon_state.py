@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 from cli.backup_runner import BackupRunner
 from cli.put_bill import PutBill
 from cli.rpo import RecoveryPoint
-from cli.snapshot import BackupSnapshot, DaemonSnapshot, ProtectionSnapshot, RegionSnapshot, TaskSnapshot
+from cli.snapshot import (
+    BackupSnapshot,
+    DaemonSnapshot,
+    ProtectionSnapshot,
+    RegionSnapshot,
+    TaskSnapshot,
+    WalDiskSnapshot,
+)
 from pitr.protection import Level
 
 if TYPE_CHECKING:
@@ -52,6 +59,7 @@ class DaemonState:
     events_waiting: Callable[[], int]
     level: Callable[[], Level]
     slot_retained_bytes: int | None = None
+    wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _events: Counter[str] = field(default_factory=Counter)
@@ -99,6 +107,7 @@ class DaemonState:
             spool_bytes=status.spool_bytes,
             rpo_s=rpo_s,
             slot_retained_bytes=self.slot_retained_bytes,
+            wal_disk=self.wal_disk,
             head_at=status.last_head_at,
             is_catalogue_complete=self.is_catalogue_complete(),
             regions=tuple(_region(region, rpo_s, at) for region in self.regions()),

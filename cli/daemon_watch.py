@@ -1,4 +1,4 @@
-"""The daemon's slow looks: the slot on the server, the regions' states, and regions that must be compared."""
+"""The daemon's slow looks: slot and disk on the server, the regions' states, regions to be compared."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cli.catalogue_keeper import CatalogueKeeper
     from cli.daemon_state import DaemonState
+    from cli.disk_watch import DiskWatch
     from cli.settings import Settings
     from pitr.layout import ArchiveId
     from pitr.postgres.address import ServerAddress
@@ -45,6 +46,7 @@ class Watch:
         keeper: CatalogueKeeper,
         log: FilteringBoundLogger,
         address: ServerAddress,
+        disk: DiskWatch | None = None,
     ) -> None:
         self._settings = settings
         self._address = address
@@ -58,6 +60,7 @@ class Watch:
         self._state = state
         self._keeper = keeper
         self._log = log
+        self._disk = disk
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, name="watch", daemon=True)
 
@@ -73,6 +76,8 @@ class Watch:
         while True:
             self._compare_regions()
             self._look_at_slot()
+            if self._disk is not None:
+                self._state.wal_disk = self._disk.look()
             self._record_regions()
             if self._looks % EPOCHS_EVERY_LOOKS == 0:
                 self._look_at_epochs()

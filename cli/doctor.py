@@ -77,6 +77,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     """Yield the findings of every check, the server's first."""
     from cli.wiring import host_identity, preferred_bin_dir, server_address
     from pitr.errors import KeyMissing, ServerUnavailable
+    from verifiers.disk_probes import probe_wal_disk
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -84,7 +85,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         probe_signing_key,
         probe_state_directory,
     )
-    from verifiers.probes import probe_server
+    from verifiers.probes import VERSION_MIN, probe_server
 
     try:
         dsn = server_address(settings.cluster).session()
@@ -101,6 +102,10 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     )
     yield from findings
     yield from _examine_patroni(settings.cluster)
+    if probe is not None and probe.version >= VERSION_MIN:
+        yield from _examine_synchronous(settings)
+        if settings.backup.source == "files":
+            yield from probe_wal_disk(settings.cluster.dsn, settings.cluster.slot, settings.wal.drop)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
@@ -145,6 +150,19 @@ def _examine_patroni(cluster: ClusterSettings) -> Iterator[Finding]:
             f"{found} in Patroni's configuration, so a new leader need not keep WAL that is not archived yet",
             f"patronictl edit-config --set slots.{cluster.slot}.type=physical",
         )
+
+
+def _examine_synchronous(settings: Settings) -> Iterator[Finding]:
+    from cli.lock import RunLock
+    from verifiers.sync_probes import duty_of, probe_synchronous
+
+    duty = duty_of(
+        settings.cluster.dsn,
+        settings.wal.protection.protect,
+        is_co_located=settings.backup.source == "files",
+        is_watched=RunLock.holder(settings.daemon.watchdog_lock_path) is not None,
+    )
+    yield from probe_synchronous(settings.cluster.dsn, duty)
 
 
 def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The lock that lets one daemon (or stand-alone run) work on a state directory at a time."""
+"""The lock that lets one daemon (or stand-alone run) and one watchdog work on a state directory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pitr.errors import AlreadyRunning
 class RunLock:
     """Held from ``acquire`` until ``release`` or the end of the process, however it ends (flock(2))."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whose: str = "daemon") -> None:
         self._path = path
+        self._whose = whose
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -26,7 +27,7 @@ class RunLock:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise AlreadyRunning(
-                "another daemon works on this state directory",
+                f"another {self._whose} works on this state directory",
                 detail=f"process {holder or 'unknown'} holds {self._path}",
                 hint="pitr status; stop it first if this one shall take over",
             ) from error

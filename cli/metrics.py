@@ -38,6 +38,26 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
     ("pitr_wal_backlog_bytes", "WAL received and not yet at quorum.", lambda s: s.backlog_bytes),
     ("pitr_spool_bytes", "Bytes in the spool.", lambda s: s.spool_bytes),
     ("pitr_slot_retained_bytes", "WAL that the slot keeps on the server.", lambda s: s.slot_retained_bytes),
+    (
+        "pitr_wal_disk_free_bytes",
+        "Free space on the disk of the server's pg_wal.",
+        lambda s: None if s.wal_disk is None else s.wal_disk.free_bytes,
+    ),
+    (
+        "pitr_wal_directory_bytes",
+        "Size of the server's pg_wal.",
+        lambda s: None if s.wal_disk is None else s.wal_disk.wal_directory_bytes,
+    ),
+    (
+        "pitr_wal_disk_full_seconds",
+        "When the disk of pg_wal will be full of WAL that the slot keeps.",
+        lambda s: None if s.wal_disk is None else s.wal_disk.full_in_s,
+    ),
+    (
+        "pitr_slot_lost_seconds",
+        "When the slot will have reached max_slot_wal_keep_size.",
+        lambda s: None if s.wal_disk is None else s.wal_disk.slot_lost_in_s,
+    ),
     ("pitr_head_age_seconds", "Age of the last signed end of the archive.", lambda s: s.head_age_s),
     (
         "pitr_synchronous",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pitr.disk_forecast import DropPolicy
 from pitr.priority import Priority
 from pitr.protection import ProtectionPolicy
 from pitr.quorum import WriteQuorum
@@ -17,6 +18,7 @@ from pitr.strain import StrainBounds
 # In the state directory.
 SPOOL_NAME = "spool"
 LOCK_NAME = "daemon.lock"
+WATCHDOG_LOCK_NAME = "watchdog.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class WalSettings:
     """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat.
 
     ``sync_…`` hold while commits wait for us.  ``put_price``: of 1,000 puts into one region, in any currency.
+    ``release_after_s``: how long commits wait for a dead daemon before the watchdog releases them.
+    ``drop``: when the slot is given up for the disk's sake.
     """
 
     piece_age_s: float = 1.0
@@ -77,6 +81,8 @@ class WalSettings:
     sync_spacing_s: float = 0.005
     protection: ProtectionPolicy = ProtectionPolicy()  # noqa: RUF009 - a frozen value
     put_price: float = 0.005
+    release_after_s: float = 30.0
+    drop: DropPolicy = DropPolicy()  # noqa: RUF009 - a frozen value
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,14 @@ class DaemonSettings:
     @property
     def lock_path(self) -> Path:
         return self.state_dir / LOCK_NAME
+
+    @property
+    def watchdog_lock_path(self) -> Path:
+        return self.state_dir / WATCHDOG_LOCK_NAME
+
+    @property
+    def releases_path(self) -> Path:
+        return self.state_dir / "releases.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

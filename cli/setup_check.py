@@ -28,7 +28,7 @@ from verifiers.probes import probe_server
 
 REPEAT = "then repeat the same command"
 # What the doctor may find wrong without keeping a set-up from being made: it can be mended later.
-_LATER = ("server.clock", "server.synchronous", "server.data_directory")
+_LATER = ("server.clock", "server.data_directory")
 
 
 class _NoRegion(StoreUnavailable):

@@ -81,6 +81,25 @@ class TaskSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class WalDiskSnapshot:
+    """The server's ``pg_wal`` and its disk: what the slot costs, and when there is no more room.
+
+    ``slot_status`` and ``slot_spare_bytes`` are wal_status and safe_wal_size of pg_replication_slots;
+    ``growth_rate`` in bytes a second.  What is not seen or not foreseen is None.
+    """
+
+    slot_status: str | None
+    slot_spare_bytes: int | None
+    wal_directory_bytes: int | None
+    free_bytes: int | None
+    total_bytes: int | None
+    growth_rate: float | None
+    full_in_s: float | None
+    slot_lost_in_s: float | None
+    when_disk_fills: str
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
     """The whole daemon.  ``rpo_s`` is at quorum: what would be lost with the host now."""
 
@@ -102,6 +121,7 @@ class DaemonSnapshot:
     spool_bytes: int
     rpo_s: float
     slot_retained_bytes: int | None
+    wal_disk: WalDiskSnapshot | None
     head_at: datetime | None
     is_catalogue_complete: bool
     regions: tuple[RegionSnapshot, ...]

@@ -87,6 +87,8 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     if seen["slot_retained_bytes"] is not None:
         output.line(f"slot     keeps {format_bytes(int(seen['slot_retained_bytes']))} on the server")
     _show_protection(output, seen["protection"])
+    if seen["wal_disk"] is not None:
+        _show_disk(output, seen["wal_disk"])
     backup = seen["backup"]
     if backup["last_backup"] is None:
         output.line("backup   none yet")
@@ -137,6 +139,22 @@ def _show_protection(output: Output, protection: Mapping[str, Any]) -> None:
         )
     if protection["events_waiting"]:
         output.line(f"events   {protection['events_waiting']} are noted here and wait for the regions")
+
+
+def _show_disk(output: Output, disk: Mapping[str, Any]) -> None:
+    """Say how much room there is for WAL on the server, and how long it lasts."""
+    if disk["free_bytes"] is not None:
+        free, total = format_bytes(int(disk["free_bytes"])), format_bytes(int(disk["total_bytes"]))
+        output.line(f"disk     {free} of {total} free where pg_wal is")
+    rate = format_bytes(round(disk["growth_rate"] or 0))
+    if disk["full_in_s"] is not None:
+        then = "then the slot is dropped" if disk["when_disk_fills"] == "drop" else "the server stops then"
+        output.warn(f"disk full in {format_seconds(float(disk['full_in_s']))}, at {rate}/s of WAL; {then}")
+    if disk["slot_lost_in_s"] is not None:
+        lost_in = format_seconds(float(disk["slot_lost_in_s"]))
+        output.warn(
+            f"max_slot_wal_keep_size is reached in {lost_in}, at {rate}/s of WAL; the slot is lost then"
+        )
 
 
 def _show_bad_copies(output: Output, region: Mapping[str, Any]) -> None:

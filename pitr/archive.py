@@ -185,6 +185,26 @@ class WalArchiver:
         if machine is not None:
             machine.acknowledge(how)
 
+    def give_up_slot(self, reason: str) -> None:
+        """Drop the slot, so that the server may remove the WAL that it keeps: it is lost to the archive.
+
+        Returns at once while WAL is streamed.  Raises ServerRefused, ServerUnavailable.
+        """
+        with self._lock:
+            machine = self._machine
+        if machine is not None:
+            machine.stream.give_up_slot(reason)
+            return
+        connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
+        try:
+            # Streaming has not begun; when it does it makes a new one, and finds out what was lost.
+            connection.drop_slot(self._settings.slot)
+        finally:
+            connection.close()
+        facts = (("reason", reason), ("slot", self._settings.slot))
+        text = f"the slot was given up for the disk: {reason}"
+        self._events.on_event(ArchiveEvent(ArchiveEventKind.SLOT_DROPPED, text, facts))
+
     def status(self) -> ArchiveStatus:
         """Return how archiving does at this moment."""
         with self._lock:

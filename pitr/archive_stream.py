@@ -12,18 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Final, NoReturn
 
 from pitr.archive_flow import Flow
+from pitr.archive_histories import Histories
 from pitr.archive_reception import Reception
-from pitr.archive_resume import two_writers
 from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import Writer
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, ArchiveSettings, ForkJudge
-from pitr.catalogue.records import HistoryRecord
 from pitr.errors import ArchiveDiverged, ServerRefused, ServerUnavailable
-from pitr.layout import history_key
 from pitr.postgres.address import ServerAddress
 from pitr.postgres.replication import (
     ReplicationConnection,
@@ -48,8 +45,7 @@ from pitr.wal.follow import (
 )
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
-from pitr.wal.timeline import TimelineHistory, TimelineId
-from storage.store import ObjectConflict, ObjectMissing
+from pitr.wal.timeline import TimelineHistory
 
 _FIRST_PAUSE_S = 0.1
 # More switches than this in one connection is no history but a loop.
@@ -69,6 +65,10 @@ def ensure_slot(connection: ReplicationConnection, slot: str) -> SlotState:
     if state is None:
         raise ServerUnavailable(f"replication slot {slot} vanished")
     return state
+
+
+class _GivenUpSlot(Exception):
+    """The slot is to be given up; the connection must go first."""
 
 
 @dataclass(slots=True)
@@ -111,11 +111,11 @@ class WalStream:
         self._check: Final = check
         self._clock: Final = clock
         self._monotonic: Final = monotonic
-        self._histories: dict[TimelineId, TimelineHistory] = {}
-        self._put: set[TimelineId] = set()
+        self._histories: Final = Histories(writer, repository, retry, events.on_history)
         self._told_fork: ArchiveFork | None = None
         self._has_received = False
         self._wants_new_run = False
+        self._why_give_up: str | None = None
         self.state: Final = StreamState()
 
     def run(self) -> None:
@@ -130,6 +130,8 @@ class WalStream:
                 self._follow_server()
             except (ServerUnavailable, ServerRefused) as failure:
                 self._note_lost(failure)
+            except _GivenUpSlot:
+                self._wants_new_run = True
             except GivenUp:
                 return
             finally:
@@ -141,6 +143,11 @@ class WalStream:
             if not self._stopping.is_set():
                 self._stopping.wait(pause_s * (0.5 + self._writer.random(1)[0] / 512))
             pause_s = min(pause_s * 2, self._settings.retry_pause_s_max)
+
+    def give_up_slot(self, reason: str) -> None:
+        """Let the slot go, and the WAL that it keeps; a new one begins where the server is.  Any thread."""
+        self._why_give_up = reason
+        self._flow.waker.wake()
 
     def _note_lost(self, failure: ServerUnavailable | ServerRefused) -> None:
         text = failure.message if failure.detail is None else f"{failure.message}: {failure.detail}"
@@ -195,9 +202,12 @@ class WalStream:
         Not before it is decided, though: a history that is refused must leave nothing behind.
         """
         slot = self._live_slot(connection)
-        files = self._read_histories(connection, identity.timeline)
+        files = self._histories.read(connection, identity.timeline)
         received, segment_bytes = self._flow.received, self._writer.segment_bytes
-        if received is None:
+        self._wants_new_run = self._wants_new_run or self._why_give_up is not None
+        if received is None and self._why_give_up is not None:
+            run = self._begin_anew(connection, slot.restart or identity.flushed)
+        elif received is None:
             timeline, kept_from = slot.timeline or identity.timeline, slot.restart or identity.flushed
             run = first_run(timeline, kept_from, segment_bytes=segment_bytes)
         else:
@@ -209,7 +219,7 @@ class WalStream:
                 ArchiveEventKind.SLOT_AHEAD,
                 f"slot {self._settings.slot} keeps WAL from {slot.restart} on; {run.start} is needed",
             )
-        self._put_histories(files)
+        self._histories.put(files)
         return run
 
     def _run_on(
@@ -221,7 +231,7 @@ class WalStream:
     ) -> RunStart:
         """Return the run that goes on from what was received.  Raises ArchiveDiverged."""
         segment_bytes = self._writer.segment_bytes
-        fork = find_fork(received, self._own_history(received.timeline, history), history)
+        fork = find_fork(received, self._histories.own(received.timeline, history), history)
         if fork is not None:
             self._follow_fork(fork)
             if self._wants_new_run:
@@ -232,19 +242,7 @@ class WalStream:
         following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
         if following is None:
             self._refuse_earlier_end(connection, identity, received.end)
-        return self._begin_anew(connection, received.end) if self._wants_new_run else following
-
-    def _own_history(self, timeline: TimelineId, server: TimelineHistory) -> TimelineHistory:
-        """Return the history of the timeline that the archive ends on, as it is archived."""
-        if timeline.number == 1 or timeline in self._histories:
-            return self._histories.get(timeline, TimelineHistory(timeline))
-        get = partial(self._repository.get_history, self._writer.archive, timeline)
-        try:
-            own = self._retry.until_done("reading a history file", get).history()
-        except ObjectMissing:
-            own = server.up_to(timeline)
-        self._histories[timeline] = own
-        return own
+        return self._begin_anew(connection, received.end, following) if self._wants_new_run else following
 
     def _follow_fork(self, fork: ArchiveFork) -> None:
         """Let the archive go on with a server that lacks its end, if somebody says that it was a failover.
@@ -274,12 +272,18 @@ class WalStream:
             hint=HINT_RESTORED,
         )
 
-    def _begin_anew(self, connection: ReplicationConnection, lost_from: LSN) -> RunStart:
+    def _begin_anew(
+        self, connection: ReplicationConnection, lost_from: LSN, following: RunStart | None = None
+    ) -> RunStart:
         """Leave a hole, and say so: what the server no longer has cannot be archived.
 
         The slot is made anew, for only a new one is sure to stand where the server still has WAL.
         """
         connection.drop_slot(self._settings.slot)
+        why, self._why_give_up = self._why_give_up, None
+        if why is not None:
+            facts = (("lost_from", str(lost_from)), ("reason", why), ("slot", self._settings.slot))
+            self._tell(ArchiveEventKind.SLOT_DROPPED, f"the slot was given up for the disk: {why}", facts)
         slot, identity = self._live_slot(connection), connection.identify()
         run = first_run(
             slot.timeline or identity.timeline,
@@ -287,14 +291,12 @@ class WalStream:
             segment_bytes=self._writer.segment_bytes,
         )
         self._wants_new_run = False
+        if why is not None and following is not None and run.start <= lost_from:
+            # The server needs the WAL itself, for a crash: nothing is lost with the slot.
+            return following
         reason = f"WAL from {lost_from} to {run.start} is lost: the server no longer has it"
-        self._tell(
-            ArchiveEventKind.WAL_LOST,
-            reason,
-            timeline=str(run.timeline),
-            lost_from=str(lost_from),
-            lost_to=str(run.start),
-        )
+        facts = (("end", str(run.start)), ("start", str(lost_from)), ("timeline", str(run.timeline)))
+        self._tell(ArchiveEventKind.WAL_LOST, reason, facts)
         self._events.request_full_backup(reason)
         return run
 
@@ -311,37 +313,6 @@ class WalStream:
         state = ensure_slot(connection, name)
         self._tell(ArchiveEventKind.SLOT_CREATED, f"replication slot {name} was made")
         return state
-
-    def _read_histories(self, connection: ReplicationConnection, timeline: TimelineId) -> list[HistoryRecord]:
-        """Return the history files of a timeline's ancestors that are not put yet, and its own.
-
-        Timeline 1 has none.
-        """
-        if timeline.number == 1:
-            return []
-        writer = self._writer
-        own = HistoryRecord(
-            writer.repository, writer.archive, timeline, connection.timeline_history(timeline)
-        )
-        ancestors = [switch.timeline for switch in own.history().switches]
-        return [
-            HistoryRecord(writer.repository, writer.archive, ancestor, connection.timeline_history(ancestor))
-            for ancestor in ancestors
-            if ancestor.number > 1 and ancestor not in self._put
-        ] + [own]
-
-    def _put_histories(self, files: list[HistoryRecord]) -> None:
-        for file in files:
-            if file.timeline in self._put:
-                continue
-            try:
-                self._retry.until_done(
-                    "putting a history file", partial(self._repository.put_history, file, self._writer.signer)
-                )
-            except ObjectConflict as cause:
-                raise two_writers(history_key(file.archive, file.timeline)) from cause
-            self._put.add(file.timeline)
-            self._events.on_history(file)
 
     def _stream(self, connection: ReplicationConnection, run: RunStart) -> StreamEnd:
         """Receive one run; return why it ended.  Raises ServerUnavailable, WalRemoved."""
@@ -366,6 +337,8 @@ class WalStream:
         )
         try:
             while True:
+                if self._why_give_up is not None:
+                    raise _GivenUpSlot
                 ended = reception.step()
                 self.state.server_end = reception.server_end
                 if ended is not None:
@@ -391,5 +364,5 @@ class WalStream:
             f"timeline {run.timeline} ended at {end.next_start}; {end.next_timeline} follows",
         )
 
-    def _tell(self, kind: ArchiveEventKind, message: str, **facts: str) -> None:
-        self._events.on_event(ArchiveEvent(kind, message, tuple(sorted(facts.items()))))
+    def _tell(self, kind: ArchiveEventKind, message: str, facts: tuple[tuple[str, str], ...] = ()) -> None:
+        self._events.on_event(ArchiveEvent(kind, message, facts))

@@ -167,6 +167,7 @@ class ArchiveEventKind(StrEnum):
     BACKLOG_FULL = "backlog-full"
     TIMELINE_SWITCHED = "timeline-switched"
     SLOT_CREATED = "slot-created"
+    SLOT_DROPPED = "slot-dropped"
     WAL_LOST = "wal-lost"
     SEGMENT_LEFT_IN_PIECES = "segment-left-in-pieces"
     DIVERGED = "diverged"

@@ -26,7 +26,6 @@ SUMMARIES_SINCE = 170_000
 SKEW_WARN_S = 2.0
 SKEW_FAIL_S = 60.0
 SLOT_RETAINED_WARN_BYTES = 1 << 30
-APPLICATION_NAME = "pitr"
 
 _FACTS: LiteralString = """
 SELECT current_setting('server_version_num')::int AS version,
@@ -51,8 +50,6 @@ _SETTING_NAMES = (
     "max_slot_wal_keep_size",
     "max_wal_senders",
     "summarize_wal",
-    "synchronous_commit",
-    "synchronous_standby_names",
     "wal_level",
 )
 _SLOT: LiteralString = """
@@ -294,21 +291,6 @@ def _judge_advice(probe: ServerProbe, *, reads_files: bool) -> Iterator[Finding]
             f"PostgreSQL {probe.major} sends no incremental backups over the protocol: every one is full",
             'set [backup] incr_every = "never"; or source = "files", on the server\'s own host',
         )
-    yield from _judge_synchronous(settings)
-
-
-def _judge_synchronous(settings: Mapping[str, str]) -> Iterator[Finding]:
-    check, names = "server.synchronous", settings["synchronous_standby_names"]
-    names_us = APPLICATION_NAME in names.replace(",", " ").replace("(", " ").replace(")", " ").split()
-    if settings["synchronous_commit"] == "remote_apply" and names_us:
-        hint = "use synchronous_commit = on: an archive applies nothing, so remote_apply waits for ever"
-        yield Finding(check, Severity.FAIL, "server", "synchronous_commit = remote_apply", hint)
-    elif names_us:
-        message = f"synchronous_standby_names = '{names}': commits wait for the regions"
-        hint = "see that something outside the daemon releases commits when it is down"
-        yield Finding(check, Severity.WARN, "server", message, hint)
-    else:
-        yield Finding(check, Severity.OK, "server", "commits do not wait for us")
 
 
 def _judge_replication_connection(dsn: str, probe: ServerProbe) -> Finding:

@@ -211,6 +211,10 @@ class SyncStandby:
         may_alter, may_reload = self._server.rows(_RIGHTS)[0]
         return Rights(bool(may_alter), bool(may_reload))
 
+    def role(self) -> str:
+        """Return whom the server takes us for."""
+        return str(self._server.rows("SELECT current_user")[0][0])
+
     def release(self, names: str) -> None:
         """Let commits wait for ``names`` only, from now on; those that wait are freed within a second.
 

@@ -14,7 +14,7 @@ from fix_cli import PitrProgram
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.control import ControlRequest
 from cli.control_server import ControlServer
-from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot
+from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, WalDiskSnapshot
 from pitr.pipeline.keys import Identity
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -39,6 +39,7 @@ SNAPSHOT = DaemonSnapshot(
     spool_bytes=0,
     rpo_s=0.5,
     slot_retained_bytes=None,
+    wal_disk=None,
     head_at=None,
     is_catalogue_complete=True,
     regions=(RegionSnapshot("eu", True, 0.0, 0, 0, None, None, 0, ()),),
@@ -92,3 +93,20 @@ def test_the_last_error_is_told_once(pitr: PitrProgram, daemon: Answering) -> No
     assert pitr("status", "--json").object["warnings"] == [ERROR]
     daemon.snapshot = replace(SNAPSHOT, last_error=None)
     assert pitr("status").stderr == ""
+
+
+def test_how_long_the_disk_lasts_is_told(pitr: PitrProgram, daemon: Answering) -> None:
+    disk = WalDiskSnapshot(
+        "extended", 1 << 30, 3 << 30, 12 << 30, 100 << 30, float(1 << 20), 11_400.0, None, "keep"
+    )
+    daemon.snapshot = replace(SNAPSHOT, last_error=None, wal_disk=disk)
+    done = pitr("status")
+    assert "disk     12.0 GiB of 100.0 GiB free where pg_wal is" in done.stdout
+    assert "disk full in 3 h 10 min, at 1.0 MiB/s of WAL; the server stops then" in done.stderr
+    assert pitr("status", "--json").data["wal_disk"]["full_in_s"] == 11_400.0
+    daemon.snapshot = replace(
+        SNAPSHOT, wal_disk=replace(disk, full_in_s=None, slot_lost_in_s=120.0, free_bytes=None)
+    )
+    done = pitr("status")
+    assert "disk     " not in done.stdout
+    assert "max_slot_wal_keep_size is reached in" in done.stderr

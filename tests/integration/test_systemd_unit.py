@@ -48,6 +48,14 @@ def test_systemd_accepts_the_unit_without_a_word(tmp_path: Path, systemd_analyze
 
 
 @pytest.mark.needs_apt
+def test_systemd_accepts_the_watchdogs_unit_too(tmp_path: Path, systemd_analyze: AptProgram) -> None:
+    text = UNIT.with_name("pitr-watchdog.service").read_text(encoding="utf-8")
+    assert "ExecStart=/usr/local/bin/pitr watchdog " in text
+    unit = runnable(text, tmp_path).rename(tmp_path / "pitr-watchdog.service")
+    assert systemd_analyze.must("verify", unit) == ""
+
+
+@pytest.mark.needs_apt
 @pytest.mark.parametrize(
     ("line", "wrong", "words"),
     [
