@@ -138,5 +138,5 @@ class Comparison:
                 f"the server's WAL differs from the archive's on timeline {self._timeline}",
                 detail=f"Piece {piece.sequence}, {piece.start} to {piece.end}, holds other bytes.",
                 hint="Two servers write one archive, or this one was restored or set back: stop the daemon of"
-                " the wrong one; for the right one `pitr adopt --as restore`.",
+                " the wrong one; for the right one `pitr adopt --as restore --identity FILE`.",
             )

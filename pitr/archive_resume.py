@@ -243,5 +243,5 @@ def two_writers(key: str) -> ArchiveDiverged:
         "another writer writes this archive",
         detail=f"{key} holds other bytes than this host's.",
         hint="Stop the daemon that is not to write; on the host that goes on from a restore or a copy:"
-        " `pitr adopt --as restore`.",
+        " `pitr adopt --as restore --identity FILE`.",
     )

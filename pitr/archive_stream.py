@@ -192,7 +192,7 @@ class WalStream:
             raise ArchiveDiverged(
                 f"the server's WAL segments have {segment_bytes} bytes",
                 detail=f"The archive's have {self._writer.segment_bytes}.",
-                hint="After pg_resetwal a new epoch is needed: `pitr adopt --as restore`.",
+                hint="After pg_resetwal a new epoch is needed: `pitr adopt --as restore --identity FILE`.",
             )
         return identity
 

@@ -143,10 +143,13 @@ def _diverged(message: str, detail: str) -> ArchiveDiverged:
 
 
 # As the operator is told them, wherever the archive's end and a server's past do not join.
-HINT_FORK = "If this was a failover: `pitr adopt --as failover`; after a restore: `pitr adopt --as restore`."
+HINT_FORK = (
+    "If this was a failover: `pitr adopt --as failover`;"
+    " after a restore: `pitr adopt --as restore --identity FILE`."
+)
 HINT_RESTORED = (
     "Stop this daemon if the server is a forgotten one; if it is the right one, restored or set back:"
-    " `pitr adopt --as restore`."
+    " `pitr adopt --as restore --identity FILE`."
 )
 
 

@@ -133,7 +133,7 @@ def test_the_way_that_a_restore_in_place_tells_is_one(make_site: MakeSite, major
     assert site.daemon._process is not None
     assert site.daemon._process.wait(60) == 1
     assert "PITR-1002" in site.daemon.tail()
-    assert "pitr init --identity FILE" in site.daemon.tail()
+    assert "pitr adopt --as restore --identity FILE" in site.daemon.tail()
 
     made = renew(site).data
     assert (made["archive"], made["is_new_epoch"]) == (str(archive(site, 2)), True)
