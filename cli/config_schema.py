@@ -193,6 +193,9 @@ class _Wal(_Table):
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
     heartbeat: Annotated[float | None, BeforeValidator(_heartbeat)] = None
+    source: Literal["stream", "archive"] = "stream"
+    gate_dir: Annotated[str, Field(min_length=1)] | None = None
+    gate_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")] | None = None
 
 
 class _Backup(_Table):
@@ -363,7 +366,13 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.daemon.spool_bytes_max,
         ),
         wal=WalSettings(
-            config.wal.piece_age_s, config.wal.piece_bytes, config.wal.puts_in_flight, config.wal.heartbeat
+            config.wal.piece_age_s,
+            config.wal.piece_bytes,
+            config.wal.puts_in_flight,
+            config.wal.heartbeat,
+            config.wal.source,
+            _path(base, config.wal.gate_dir) if config.wal.gate_dir else None,
+            config.wal.gate_group,
         ),
         backup=BackupSettings(
             config.backup.workers,

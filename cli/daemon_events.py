@@ -24,6 +24,8 @@ _GOOD = frozenset(
         ArchiveEventKind.TIMELINE_SWITCHED,
     }
 )
+# Somebody must look at these now: other WAL than the archive's was handed over under its names.
+_CRITICAL = frozenset({ArchiveEventKind.HANDED_DIFFERS, ArchiveEventKind.HANDED_REFUSED})
 _GOOD_STORE = frozenset({StoreEventKind.REGION_RECOVERED, StoreEventKind.COPY_REPAIRED})
 # Repairs come by thousands after an outage; the counters and the status tell of them.
 _QUIET_STORE = frozenset({StoreEventKind.COPY_REPAIRED, StoreEventKind.COPY_MISSING})
@@ -66,6 +68,8 @@ class DaemonEvents:
     def on_event(self, event: ArchiveEvent) -> None:
         self._count(str(event.kind))
         tell = self._log.info if event.kind in _GOOD else self._log.warning
+        if event.kind in _CRITICAL:
+            tell = self._log.critical
         tell(event.message, kind=str(event.kind))
 
     def request_full_backup(self, reason: str) -> None:

@@ -16,6 +16,7 @@ from pitr.strain import StrainBounds
 # In the state directory.
 SPOOL_NAME = "spool"
 LOCK_NAME = "daemon.lock"
+GATE_NAME = "gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,18 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class WalSettings:
-    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat."""
+    """When a piece is cut and how many are on their way at once; ``heartbeat_s`` None: no heartbeat.
+
+    ``source``: WAL is streamed, or comes from ``archive_command``; ``gate_dir`` None: in the state directory.
+    """
 
     piece_age_s: float = 1.0
     piece_bytes: int = 4 << 20
     puts_in_flight: int = 4
     heartbeat_s: float | None = None
+    source: Literal["stream", "archive"] = "stream"
+    gate_dir: Path | None = None
+    gate_group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +151,11 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     timezone: str | None = None
     bin_dir: Path | None = None
+
+    @property
+    def gate_dir(self) -> Path:
+        """Return the folder where ``archive_command`` and the daemon meet."""
+        return self.wal.gate_dir or self.daemon.state_dir / GATE_NAME
 
     @property
     def write_quorum(self) -> WriteQuorum:

@@ -17,6 +17,8 @@ from functools import partial
 from typing import Final
 
 from pitr.archive_flow import Flow
+from pitr.archive_gate import AckingEvents, Gate, GateBeside, GateSource
+from pitr.archive_handover import Handover
 from pitr.archive_heads import BackupList, HeadWriter, IndexWriter
 from pitr.archive_intake import Intake
 from pitr.archive_pipeline import Parts, Pipeline, WalKeys
@@ -39,6 +41,7 @@ from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.keys import content_key
 from pitr.pipeline.sign import Signer
 from pitr.postgres.replication import ReplicationConnection, SlotState
+from pitr.postgres.server import Server
 from pitr.repository import Repository
 from pitr.spool import Spool
 from pitr.wal.lsn import LSN
@@ -56,7 +59,8 @@ class _Machine:
     flow: Flow
     pipeline: Pipeline
     recorder: Recorder
-    stream: WalStream
+    source: WalStream | GateSource
+    beside: GateBeside | None
 
 
 class WalArchiver:
@@ -73,6 +77,7 @@ class WalArchiver:
         spool: Spool,
         events: ArchiveEvents,
         settings: ArchiveSettings,
+        gate: Gate | None = None,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
         monotonic: Callable[[], float] = time.monotonic,
@@ -85,6 +90,7 @@ class WalArchiver:
         self._spool: Final = spool
         self._events: Final = events
         self._settings: Final = settings
+        self._gate: Final = gate
         self._clock: Final = clock
         self._random: Final = random
         self._monotonic: Final = monotonic
@@ -125,13 +131,16 @@ class WalArchiver:
         )
         machine.pipeline.start()
         recording.start()
+        if machine.beside is not None:
+            machine.beside.start()
         try:
-            machine.stream.run()
+            machine.source.run()
             self._drain(machine, recording)
         finally:
             machine.pipeline.stop()
             machine.pipeline.join(_JOIN_S)
             recording.join(_JOIN_S)
+            self._end_gate(machine)
             machine.flow.close()
         machine.pipeline.check()
         return self._result(machine)
@@ -164,7 +173,7 @@ class WalArchiver:
             machine = self._machine
         if machine is None:
             return _before_start(self._start_error or self._retry.last_error, self._spool.held_bytes)
-        flow, stream = machine.flow.status(), machine.stream.state
+        flow, stream = machine.flow.status(), machine.source.state
         received, durable = flow.received, flow.durable
         return ArchiveStatus(
             is_streaming=stream.is_streaming,
@@ -185,6 +194,7 @@ class WalArchiver:
             last_head_at=machine.recorder.last_head_at,
             last_error=stream.last_error or self._retry.last_error,
             durable_since=None if durable is None else durable.start,
+            is_handed_over=isinstance(machine.source, GateSource),
         )
 
     def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
@@ -222,6 +232,9 @@ class WalArchiver:
         """Ask the server, however long it takes it to come."""
         while not self._retry.is_given_up:
             try:
+                if self._gate is not None and self._gate.is_source:
+                    with Server.connect(self._dsn) as server:
+                        return server.wal_identity()[1]
                 connection = ReplicationConnection.connect(self._dsn, clock=self._monotonic)
                 try:
                     return connection.segment_bytes()
@@ -277,26 +290,65 @@ class WalArchiver:
         recorder = Recorder(
             parts,
             flow,
-            events,
+            self._told_when_durable(),
             heads=HeadWriter(writer, repository.store, self._spool, resumed.head, quorum=settings.quorum),
             index=IndexWriter(writer, repository.store, resumed.index_sha256),
             backups=BackupList(lambda: list(repository.manifests(self._archive).backups)),
             head_interval_s=settings.head_interval_s,
         )
+        source, beside = self._source(writer, flow, pipeline)
+        return _Machine(flow, pipeline, recorder, source, beside)
+
+    def _source(
+        self, writer: Writer, flow: Flow, pipeline: Pipeline
+    ) -> tuple[WalStream | GateSource, GateBeside | None]:
+        """Return where WAL comes from, and the gate that is asked beside a stream."""
+        gate, on_event, stopping = self._gate, self._events.on_event, self._stopping
+        if gate is not None and gate.is_source:
+            handed = GateSource(gate.folder, flow, on_event, stopping=stopping, check=pipeline.check)
+            handed.handover = self._handover(gate, writer, flow, handed)
+            return handed, None
         stream = WalStream(
             self._dsn,
-            settings,
+            self._settings,
             writer,
-            repository,
+            self._repository,
             flow,
             self._retry,
-            events,
-            stopping=self._stopping,
+            self._events,
+            stopping=stopping,
             check=pipeline.check,
             clock=self._clock,
             monotonic=self._monotonic,
         )
-        return _Machine(flow, pipeline, recorder, stream)
+        if gate is None:
+            return stream, None
+        handover = self._handover(gate, writer, flow, None)
+        return stream, GateBeside(gate.folder, handover, stream.state, on_event, stopping)
+
+    def _handover(self, gate: Gate, writer: Writer, flow: Flow, feeder: GateSource | None) -> Handover:
+        return Handover(
+            gate.folder,
+            writer,
+            self._repository,
+            flow,
+            self._retry,
+            self._events,
+            feeder=feeder,
+            gap_wait_s=gate.gap_wait_s,
+            monotonic=self._monotonic,
+        )
+
+    def _told_when_durable(self) -> ArchiveEvents:
+        if self._gate is None or self._gate.is_source:
+            return self._events
+        return AckingEvents(self._events, self._gate.folder)
+
+    def _end_gate(self, machine: _Machine) -> None:
+        """End the gate's thread also where an error, and nobody's wish, ended the stream."""
+        if machine.beside is not None:
+            self._stopping.set()
+            machine.beside.join(_JOIN_S)
 
     def _drain(self, machine: _Machine, recording: threading.Thread) -> None:
         """Ship and record what has arrived, as far as the deadline allows."""

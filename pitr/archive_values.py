@@ -70,7 +70,8 @@ class ArchiveStatus:
 
     ``received`` is in memory, ``sealed`` in the spool as well, ``durable`` at quorum; all are
     exclusive ends.  ``durable_since`` is where the WAL begins that reaches ``durable`` without a hole.
-    ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.
+    ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.  ``is_handed_over``: WAL comes
+    from ``archive_command``, so what the server has beyond ``received`` is unknown.
     """
 
     is_streaming: bool
@@ -89,6 +90,7 @@ class ArchiveStatus:
     last_head_at: datetime | None
     last_error: str | None
     durable_since: LSN | None = None
+    is_handed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,10 @@ class ArchiveEventKind(StrEnum):
     WAL_LOST = "wal-lost"
     SEGMENT_LEFT_IN_PIECES = "segment-left-in-pieces"
     DIVERGED = "diverged"
+    HANDED_DIFFERS = "handed-over-differs"
+    HANDED_REFUSED = "handed-over-refused"
+    HANDED_OUTSIDE = "handed-over-outside"
+    GATE_FAILED = "gate-failed"
 
 
 @dataclass(frozen=True, slots=True)

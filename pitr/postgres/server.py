@@ -209,6 +209,14 @@ class Server:
             settings=tuple(sorted((name, settings[name]) for name in settings.keys() - set(own))),
         )
 
+    def wal_identity(self) -> tuple[int, int]:
+        """Return the system identifier and the size of a WAL segment in bytes."""
+        row = self._row(
+            "SELECT (SELECT system_identifier FROM pg_control_system()),"
+            " (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')"
+        )
+        return int(str(row[0])), check_segment_bytes(int(str(row[1])))
+
     def setting_sources(self) -> tuple[str, ...]:
         """Return the files where settings were found, as far as this role may see them."""
         rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")
