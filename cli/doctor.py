@@ -77,6 +77,8 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     """Yield the findings of every check, the server's first."""
     from cli.wiring import host_identity, preferred_bin_dir
     from pitr.errors import KeyMissing
+    from pitr.gate_script import archive_command
+    from verifiers.archiver import ArchiverWish
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -91,6 +93,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         settings.cluster.slot,
         now=lambda: datetime.now(UTC),
         reads_files=settings.backup.source == "files",
+        archiver=ArchiverWish(archive_command(settings.gate_dir), settings.wal.source == "archive"),
     )
     yield from findings
     if probe is not None:

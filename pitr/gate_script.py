@@ -94,7 +94,8 @@ ahead() {{
 turn=0 turns={round(_ALONE_WAIT_S / _POLL_S)} grace=0
 if is_alive; then
     turns={round(wait_s / _POLL_S)}
-    [ -f "$folder/{STREAMS_NAME}" ] && grace={round(grace_s / _POLL_S)}
+    # Only whole segments are acknowledged without a copy.
+    [ "$digits" = "$name" ] && [ -f "$folder/{STREAMS_NAME}" ] && grace={round(grace_s / _POLL_S)}
 fi
 while [ $turn -lt $turns ]; do
     check

@@ -262,3 +262,11 @@ def test_a_link_in_the_place_of_a_copy_is_not_followed(tmp_path: Path) -> None:
 def test_the_setting_quotes_what_the_shell_and_postgres_would_take_otherwise() -> None:
     assert archive_command(Path("/var/lib/pitr/gate")) == "/var/lib/pitr/gate/gate %f %p"
     assert archive_command(Path("/a b/50%")) == "'/a b/50%%/gate' %f %p"
+
+
+def test_only_whole_segments_wait_for_the_stream(desk: Desk) -> None:
+    desk.use(wait_s=0.4, grace_s=60.0)
+    desk.folder.streams(is_streaming=True)
+    for name in GOOD_NAMES:
+        desk.run(name, desk.write(name))
+    assert desk.todo == sorted(set(GOOD_NAMES) - {NAME})
