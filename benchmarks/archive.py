@@ -67,7 +67,7 @@ def _names(cluster: BenchCluster, count: int) -> list[str]:
     begin = str(cluster.execute("SELECT pg_walfile_name(pg_switch_wal())")[0][0])
     if cluster.pgbench("-n", "-N", "-c", "4", "-t", "4000").wait(timeout=300) != 0:
         raise RunFailed("pgbench failed")
-    cluster.write_notes("written", count * 16 * MIB)
+    cluster.write_notes("written", count * 24 * MIB)
     cluster.execute("SELECT pg_switch_wal()")
     cluster.execute("CHECKPOINT")
     last = str(cluster.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")[0][0])

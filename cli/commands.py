@@ -21,7 +21,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
-    "wal": LazyCommand("cli.wal", "wal", "List archived WAL, or fetch a segment for PostgreSQL."),
+    "wal": LazyCommand(
+        "cli.wal", "wal", "List archived WAL, fetch it for PostgreSQL, or set up archive_command."
+    ),
     "catalogue": LazyCommand("cli.catalogue", "catalogue", "Rebuild or check the catalogue."),
 }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def wal() -> None:
-    """List archived WAL, fetch a segment for PostgreSQL, or set up archive_command."""
+    """List archived WAL, fetch it for PostgreSQL, or set up archive_command."""
 
 
 wal.add_command(gate)

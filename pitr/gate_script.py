@@ -38,6 +38,11 @@ def archive_command(folder: Path) -> str:
 
 def gate_script(*, wait_s: float = WAIT_S, grace_s: float = _GRACE_S) -> str:
     """Return the script, which finds its folder by its own name: ``FOLDER/gate NAME PATH``."""
+    return _hit() + _miss() + _wait(wait_s, grace_s)
+
+
+def _hit() -> str:
+    """Return what runs for every file: only the shell's own words."""
     return f"""#!/bin/sh
 # Written by pitr: PostgreSQL's archive_command.  0: the daemon published the file as durable; else 1.
 # Never above 125, and by no signal that can be caught: that would end PostgreSQL's archiver.
@@ -56,6 +61,12 @@ case $digits in *[!0-9A-F]*) fail 'this is no file of WAL';; esac
 # Newer than the file: a server that was set back writes other bytes under a name that was acknowledged.
 is_acked() {{ [ "$folder/{ACKED_NAME}/$name" -nt "$path" ]; }}
 is_acked && exit 0
+"""
+
+
+def _miss() -> str:
+    """Return how a file is handed over."""
+    return f"""\
 trap '[ -z "$part" ] || rm -f "$part"; exit 1' HUP INT QUIT TERM
 [ -d "$folder/{TODO_NAME}" ] || fail "there is no folder $folder/{TODO_NAME}: start pitr daemon"
 is_alive() {{ read -r pid < "$folder/{DAEMON_NAME}" && [ -d "/proc/$pid" ]; }} 2>/dev/null
@@ -91,6 +102,12 @@ ahead() {{
         check
     done
 }}
+"""
+
+
+def _wait(wait_s: float, grace_s: float) -> str:
+    """Return the loop that waits for the acknowledgement."""
+    return f"""\
 turn=0 turns={round(_ALONE_WAIT_S / _POLL_S)} grace=0
 if is_alive; then
     turns={round(wait_s / _POLL_S)}

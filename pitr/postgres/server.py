@@ -211,10 +211,8 @@ class Server:
 
     def wal_identity(self) -> tuple[int, int]:
         """Return the system identifier and the size of a WAL segment in bytes."""
-        row = self._row(
-            "SELECT (SELECT system_identifier FROM pg_control_system()),"
-            " (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')"
-        )
+        size = "(SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')"
+        row = self._row(f"SELECT system_identifier, {size} FROM pg_control_system()")
         return int(str(row[0])), check_segment_bytes(int(str(row[1])))
 
     def setting_sources(self) -> tuple[str, ...]:
