@@ -204,18 +204,21 @@ def test_a_daemon_that_is_gone_is_told_soon(desk: Desk) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
 def test_a_kill_at_any_moment_leaves_no_half_file_under_a_whole_ones_name(desk: Desk, number: int) -> None:
     desk.use(wait_s=30.0, grace_s=0.1)
-    content = os.urandom(8 << 20)
+    content = os.urandom(48 << 20)
     path = desk.write(NAME, content)
-    for step in range(8):
+    for step in range(6):
         process = desk.start(NAME, path)
-        threading.Event().wait(0.004 * step)
+        while not desk.todo:
+            threading.Event().wait(0.001)
+        threading.Event().wait(0.005 * step)
         os.killpg(process.pid, number)
         process.communicate(timeout=20)
         assert process.returncode in {1, -number}
         copied = desk.folder.root / TODO_NAME / NAME
         if copied.exists():
             assert copied.read_bytes() == content
-            copied.unlink()
+        for path_left in (desk.folder.root / TODO_NAME).iterdir():
+            path_left.unlink()
 
 
 def test_the_folder_is_bounded(tmp_path: Path) -> None:
