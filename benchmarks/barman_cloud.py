@@ -7,6 +7,7 @@ leaves encryption to the S3 server.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import venv
@@ -48,6 +49,14 @@ class BarmanCloud:
     def __init__(self, place: Place, name: str) -> None:
         self._place = place
         self._bucket = place.server.make_bucket(name)
+
+    def archive_command(self) -> str:
+        """Return what PostgreSQL's setting would be."""
+        server = self._place.server
+        words = ["env", *(f"{name}={value}" for name, value in server.environment.items())]
+        words += [str(_home() / "bin" / "barman-cloud-wal-archive"), "--endpoint-url", server.endpoint]
+        words += ["--addressing-style", "path", "--lz4", f"s3://{self._bucket}/barman", "bench"]
+        return shlex.join(words) + " %p"
 
     def full(self) -> Usage:
         """Take a full backup; ``localhost`` needs path-style addresses."""

@@ -7,6 +7,7 @@ to 15, and keeps the block incremental behind ``beta``.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,7 +37,9 @@ def missing() -> str | None:
 class PgBackRest:
     """One repository with one stanza.  May be made where the program is missing, and not run then."""
 
-    def __init__(self, place: Place, name: str, *, level: int, is_block: bool = False) -> None:
+    def __init__(
+        self, place: Place, name: str, *, level: int, is_block: bool = False, is_async: bool = False
+    ) -> None:
         self._place = place
         self._config = place.work / f"{name}.conf"
         self._bucket = place.server.make_bucket(name)
@@ -75,6 +78,8 @@ class PgBackRest:
             "spool-path": str(folder / "spool"),
             "log-level-console": "off",
         }
+        if is_async:
+            settings["archive-async"] = "y"
         if is_block:
             settings["repo1-block"] = "y"
             if _version(self._program) < _BETA_UNTIL:
@@ -89,6 +94,10 @@ class PgBackRest:
     def back_up(self, kind: str) -> Usage:
         """Take a backup of type ``full`` or ``incr``, the latter on the last one."""
         return self._place.measure(self._bucket, lambda: run(self._words(f"--type={kind}", "backup")))
+
+    def archive_command(self) -> str:
+        """Return what PostgreSQL's setting would be."""
+        return shlex.join(self._words("archive-push")) + " %p"
 
     def restore(self, into: Path) -> Usage:
         """Restore the newest backup into a new directory: the files, and no recovery settings."""

@@ -54,6 +54,16 @@ class BenchSite:
         # Only what a figure asks for: no backup begins by itself.
         self._config.write_text(without_schedule(self._config.read_text()))
 
+    @property
+    def state_dir(self) -> Path:
+        return self._config.parent / "state"
+
+    def edit_config(self, old: str, new: str) -> None:
+        """Change a setting before the daemon is started."""
+        text = self._config.read_text()
+        assert old in text, f"the configuration lacks {old}"
+        self._config.write_text(text.replace(old, new))
+
     def words(self, *words: str | Path) -> list[str | Path]:
         return [sys.executable, "-m", "cli.main", *words]
 

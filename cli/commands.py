@@ -35,7 +35,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "log": LazyCommand(
         "cli.event_list", "log", "Show the signed events: what changed the archive's promises."
     ),
-    "wal": LazyCommand("cli.wal", "wal", "List archived WAL, or fetch a segment for PostgreSQL."),
+    "wal": LazyCommand(
+        "cli.wal", "wal", "List archived WAL, fetch it for PostgreSQL, or set up archive_command."
+    ),
     "catalogue": LazyCommand("cli.catalogue", "catalogue", "Rebuild or check the catalogue."),
 }
 

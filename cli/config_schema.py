@@ -103,6 +103,9 @@ class _Wal(_Table):
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
     heartbeat: Annotated[float | None, BeforeValidator(read_heartbeat)] = None
+    source: Literal["stream", "archive"] = "stream"
+    gate_dir: Annotated[str, Field(min_length=1)] | None = None
+    gate_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$")] | None = None
     sync_puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 8
     sync_spacing: Annotated[float, BeforeValidator(read_duration), Field(ge=0.001, le=10)] = 0.005
     protect: Literal["data", "primary"] = "data"
@@ -206,12 +209,15 @@ def check_tables(tables: dict[str, Any], *, base: Path, path: Path) -> Settings 
     return _settings(config, recipients or tuple(config.keys.recipients), base, path)
 
 
-def _wal_settings(wal: _Wal) -> WalSettings:
+def _wal_settings(wal: _Wal, base: Path) -> WalSettings:
     return WalSettings(
         wal.piece_age_s,
         wal.piece_bytes,
         wal.puts_in_flight,
         wal.heartbeat,
+        wal.source,
+        _path(base, wal.gate_dir) if wal.gate_dir else None,
+        wal.gate_group,
         sync_puts_in_flight=wal.sync_puts_in_flight,
         sync_spacing_s=wal.sync_spacing,
         protection=ProtectionPolicy(Protect(wal.protect), wal.lower_after),
@@ -309,7 +315,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.daemon.drain,
             config.daemon.spool_bytes_max,
         ),
-        wal=_wal_settings(config.wal),
+        wal=_wal_settings(config.wal, base),
         backup=BackupSettings(
             config.backup.workers,
             config.backup.full_every,

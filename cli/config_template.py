@@ -71,6 +71,8 @@ piece_bytes = {4 << 20}
 puts_in_flight = 4
 # On a database that is idle for so long, commit an empty message, so that a moment then has a time.
 heartbeat = "off"      # or "1s"
+# "archive": nothing is streamed, WAL comes from PostgreSQL's archive_command (see: pitr wal gate).
+source = "stream"
 # Where synchronous_standby_names names "pitr", commits wait until their WAL is in the quorum of regions:
 # so many puts are then on their way at a time, and begin so far apart (docs/synchronous.md).
 sync_puts_in_flight = 8

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,16 @@ from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
-from cli.wiring import host_identity, host_repository, own_archive, server_address
+from cli.wiring import (
+    gate_folder,
+    host_identity,
+    host_repository,
+    own_archive,
+    server_address,
+    server_identifier,
+)
 from pitr.archive import WalArchiver
+from pitr.archive_gate import Gate
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
@@ -44,7 +52,6 @@ from pitr.datakeys import HostKeys
 from pitr.errors import ArchiveDiverged, BackupFailed, ServerUnavailable
 from pitr.event_log import EventLog, NotesFile
 from pitr.postgres.leader import LeaderAddress
-from pitr.postgres.replication import ReplicationConnection
 from pitr.spool import DirectorySpool
 from storage.repair import RepairQueue, RepairQueueDamaged
 from storage.store import StoreUnavailable
@@ -160,9 +167,8 @@ class Daemon:
         """Ask the server who it is and the repository what we may write; False if we are to stop first."""
         while not self._stopping.is_set():
             try:
-                with closing(ReplicationConnection.connect(self._address.find())) as connection:
-                    identity = connection.identify()
-                self._archive = own_archive(self._repository, self._host.signer, identity.system_identifier)
+                identifier = server_identifier(self._settings, self._address)
+                self._archive = own_archive(self._repository, self._host.signer, identifier)
                 return True
             except (ServerUnavailable, StoreUnavailable) as error:
                 self._log.warning("waiting to begin", reason=str(error))
@@ -187,6 +193,7 @@ class Daemon:
                 self._archive,
                 self._address if isinstance(self._address, LeaderAddress) else None,
             ),
+            gate=Gate(gate_folder(settings), is_source=settings.wal.source == "archive"),
             clock=_now,
             random=os.urandom,
         )

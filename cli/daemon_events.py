@@ -33,7 +33,11 @@ _SIGNED = {
     ArchiveEventKind.WAL_LOST: EventKind.WAL_LOST,
     ArchiveEventKind.DIVERGED: EventKind.WRITERS_CONFLICT,
     ArchiveEventKind.ORPHANED: EventKind.END_ORPHANED,
+    ArchiveEventKind.SLOT_DROPPED: EventKind.SLOT_DROPPED,
+    ArchiveEventKind.HANDED_DIFFERS: EventKind.WRITERS_CONFLICT,
 }
+# Somebody must look at these now: other WAL than the archive's was handed over under its names.
+_CRITICAL = frozenset({ArchiveEventKind.HANDED_DIFFERS, ArchiveEventKind.HANDED_REFUSED})
 _GOOD_STORE = frozenset({StoreEventKind.REGION_RECOVERED, StoreEventKind.COPY_REPAIRED})
 # Repairs come by thousands after an outage; the counters and the status tell of them.
 _QUIET_STORE = frozenset({StoreEventKind.COPY_REPAIRED, StoreEventKind.COPY_MISSING})
@@ -98,6 +102,8 @@ class DaemonEvents:
                 facts |= {field.name: getattr(event.fork, field.name) for field in fields(event.fork)}
             self.note(Happening.of(self._now(), signed, event.message, **facts))
         tell = self._log.info if event.kind in _GOOD else self._log.warning
+        if event.kind in _CRITICAL:
+            tell = self._log.critical
         tell(event.message, kind=str(event.kind))
 
     def request_full_backup(self, reason: str) -> None:

@@ -62,6 +62,7 @@ class DaemonState:
     wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
+    _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -76,9 +77,15 @@ class DaemonState:
         status = self.archiver.status()
         with self._lock:
             self._recovery_point.observe(
-                self.monotonic(), status.server_end, status.durable, is_streaming=status.is_streaming
+                self.monotonic(),
+                status.server_end,
+                status.durable,
+                # Nobody knows what PostgreSQL has not handed over: what came last was the last look.
+                is_streaming=status.is_streaming
+                and not (status.is_handed_over and status.received_bytes == self._received_bytes),
             )
             self.put_bill.note(self.monotonic(), status.puts)
+            self._received_bytes = status.received_bytes
 
     def snapshot(self) -> DaemonSnapshot:
         """Return how everything is now."""

@@ -105,6 +105,8 @@ class Watch:
             )
 
     def _look_at_slot(self) -> None:
+        if self._settings.wal.source == "archive":
+            return
         try:
             connection = ReplicationConnection.connect(self._address.session())
             try:

@@ -77,6 +77,8 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     """Yield the findings of every check, the server's first."""
     from cli.wiring import host_identity, preferred_bin_dir, server_address
     from pitr.errors import KeyMissing, ServerUnavailable
+    from pitr.gate_script import archive_command
+    from verifiers.archiver import ArchiverWish
     from verifiers.disk_probes import probe_wal_disk
     from verifiers.host_probes import (
         probe_credentials,
@@ -99,6 +101,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         settings.cluster.slot,
         now=lambda: datetime.now(UTC),
         reads_files=settings.backup.source == "files",
+        archiver=ArchiverWish(archive_command(settings.gate_dir), settings.wal.source == "archive"),
     )
     yield from findings
     yield from _examine_patroni(settings.cluster)

@@ -19,6 +19,7 @@ from pitr.strain import StrainBounds
 SPOOL_NAME = "spool"
 LOCK_NAME = "daemon.lock"
 WATCHDOG_LOCK_NAME = "watchdog.lock"
+GATE_NAME = "gate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,16 @@ class WalSettings:
     ``sync_…`` hold while commits wait for us.  ``put_price``: of 1,000 puts into one region, in any currency.
     ``release_after_s``: how long commits wait for a dead daemon before the watchdog releases them.
     ``drop``: when the slot is given up for the disk's sake.
+    ``source``: WAL is streamed, or comes from ``archive_command``; ``gate_dir`` None: in the state directory.
     """
 
     piece_age_s: float = 1.0
     piece_bytes: int = 4 << 20
     puts_in_flight: int = 4
     heartbeat_s: float | None = None
+    source: Literal["stream", "archive"] = "stream"
+    gate_dir: Path | None = None
+    gate_group: str | None = None
     sync_puts_in_flight: int = 8
     sync_spacing_s: float = 0.005
     protection: ProtectionPolicy = ProtectionPolicy()  # noqa: RUF009 - a frozen value
@@ -185,6 +190,11 @@ class Settings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     timezone: str | None = None
     bin_dir: Path | None = None
+
+    @property
+    def gate_dir(self) -> Path:
+        """Return the folder where ``archive_command`` and the daemon meet."""
+        return self.wal.gate_dir or self.daemon.state_dir / GATE_NAME
 
     @property
     def write_quorum(self) -> WriteQuorum:

@@ -10,6 +10,7 @@ import click
 
 from cli.context import common_options, current
 from cli.reading import choose_archive, open_source, source_of, source_options
+from cli.wal_gate import gate
 
 if TYPE_CHECKING:
     from pitr.catalogue.records import HeadRecord
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def wal() -> None:
-    """List archived WAL, or fetch a segment for PostgreSQL."""
+    """List archived WAL, fetch it for PostgreSQL, or set up archive_command."""
+
+
+wal.add_command(gate)
 
 
 @wal.command("fetch")

@@ -5,9 +5,10 @@ The only place that knows which part gets what; the parts themselves know their 
 
 from __future__ import annotations
 
+import grp
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from cli.region_standing import RegionStanding, Standing, look_at_regions
 from cli.regions import open_reading, open_regions
 from cli.settings import ClusterSettings, RegionSettings, Settings
 from pitr.errors import NotAuthentic, NotInitialised
+from pitr.gate_folder import GateFolder
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
@@ -25,7 +27,7 @@ from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
 
 if TYPE_CHECKING:
-    from pitr.postgres.address import ConfiguredAddress
+    from pitr.postgres.address import ConfiguredAddress, ServerAddress
     from pitr.postgres.leader import LeaderAddress
     from pitr.wal_assembly import ReadWal
     from pitr.wal_plan_file import WalPlanHeader
@@ -106,6 +108,36 @@ def own_archive(repository: Repository, signer: Signer, system_identifier: int) 
         detail=f"newest: {newest}, written by {repository.verifier(newest)}",
         hint="use the key file that pitr init made, or start a new epoch: pitr init --identity FILE",
     )
+
+
+def server_identifier(settings: Settings, address: ServerAddress) -> int:
+    """Ask the server who it is, over the kind of connection that WAL needs.
+
+    Raises ServerUnavailable, ServerRefused.
+    """
+    if settings.wal.source == "archive":
+        from pitr.postgres.server import Server
+
+        with Server.connect(address.find()) as server:
+            return server.wal_identity()[0]
+    from pitr.postgres.replication import ReplicationConnection
+
+    with closing(ReplicationConnection.connect(address.find())) as connection:
+        return connection.identify().system_identifier
+
+
+def gate_folder(settings: Settings) -> GateFolder:
+    """Return the gate's folder, with the group that PostgreSQL's user is in.  Raises NotInitialised."""
+    group, group_id = settings.wal.gate_group, None
+    if group is not None:
+        try:
+            group_id = grp.getgrnam(group).gr_gid
+        except KeyError as cause:
+            raise NotInitialised(
+                f"there is no group {group!r}",
+                hint="set [wal] gate_group to one that PostgreSQL's user is in",
+            ) from cause
+    return GateFolder(settings.gate_dir, group_id=group_id)
 
 
 @dataclass(frozen=True, slots=True)

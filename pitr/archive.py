@@ -17,6 +17,8 @@ from functools import partial
 from typing import Final
 
 from pitr.archive_flow import Flow
+from pitr.archive_gate import AckingEvents, Gate, GateBeside, GateSource
+from pitr.archive_handover import Handover
 from pitr.archive_heads import BackupList, HeadWriter, IndexWriter
 from pitr.archive_intake import Intake
 from pitr.archive_pipeline import Parts, Pipeline, WalKeys
@@ -24,6 +26,8 @@ from pitr.archive_recorder import Recorder
 from pitr.archive_resume import Resumed, find_end, put_spooled
 from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import PieceSealer, Writer
+from pitr.archive_server import ask_segment_bytes, drop_slot
+from pitr.archive_status import status_at, status_before_start
 from pitr.archive_stream import WalStream, ensure_slot
 from pitr.archive_values import (
     Acknowledgement,
@@ -60,7 +64,8 @@ class _Machine:
     flow: Flow
     pipeline: Pipeline
     recorder: Recorder
-    stream: WalStream
+    source: WalStream | GateSource
+    beside: GateBeside | None
 
     def acknowledge(self, how: Acknowledgement) -> None:
         self.flow.acknowledge(how)
@@ -81,6 +86,7 @@ class WalArchiver:
         spool: Spool,
         events: ArchiveEvents,
         settings: ArchiveSettings,
+        gate: Gate | None = None,
         clock: Callable[[], datetime],
         random: Callable[[int], bytes],
         judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
@@ -95,6 +101,7 @@ class WalArchiver:
         self._spool: Final = spool
         self._events: Final = events
         self._settings: Final = settings
+        self._gate: Final = gate
         self._clock: Final = clock
         self._random: Final = random
         self._monotonic: Final = monotonic
@@ -137,13 +144,16 @@ class WalArchiver:
         )
         machine.pipeline.start()
         recording.start()
+        if machine.beside is not None:
+            machine.beside.start()
         try:
-            machine.stream.run()
+            machine.source.run()
             self._drain(machine, recording)
         finally:
             machine.pipeline.stop()
             machine.pipeline.join(_JOIN_S)
             recording.join(_JOIN_S)
+            self._end_gate(machine)
             machine.flow.waker.close()
         machine.pipeline.check()
         return self._result(machine)
@@ -192,17 +202,12 @@ class WalArchiver:
         """
         with self._lock:
             machine = self._machine
-        if machine is not None:
-            machine.stream.give_up_slot(reason)
+        if machine is not None and isinstance(machine.source, WalStream):
+            machine.source.give_up_slot(reason)
             return
-        connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
-        try:
-            # Streaming has not begun; when it does it makes a new one, and finds out what was lost.
-            connection.drop_slot(self._settings.slot)
-        finally:
-            connection.close()
-        facts = (("reason", reason), ("slot", self._settings.slot))
-        text = f"the slot was given up for the disk: {reason}"
+        # Streaming has not begun; when it does it makes a new one, and finds out what was lost.
+        drop_slot(self._address.find(), self._settings.slot, clock=self._monotonic)
+        facts, text = (("slot", self._settings.slot),), f"the slot was given up for the disk: {reason}"
         self._events.on_event(ArchiveEvent(ArchiveEventKind.SLOT_DROPPED, text, facts))
 
     def status(self) -> ArchiveStatus:
@@ -210,34 +215,18 @@ class WalArchiver:
         with self._lock:
             machine = self._machine
         if machine is None:
-            return _before_start(self._start_error or self._retry.last_error, self._spool.held_bytes)
-        flow, stream = machine.flow.status(), machine.stream.state
-        received, durable = flow.received, flow.durable
-        return ArchiveStatus(
-            is_streaming=stream.is_streaming,
-            timeline=None if received is None else received.timeline,
-            received=None if received is None else received.end,
-            sealed=flow.sealed,
-            durable=None if durable is None else durable.end,
-            server_end=stream.server_end,
-            received_bytes=flow.received_bytes,
-            durable_bytes=flow.durable_bytes,
-            backlog_bytes=flow.backlog_bytes,
+            return status_before_start(self._start_error or self._retry.last_error, self._spool.held_bytes)
+        state = machine.source.state
+        return status_at(
+            self._monotonic(),
+            machine.flow.status(),
+            is_streaming=state.is_streaming,
+            is_handed_over=isinstance(machine.source, GateSource),
+            server_end=state.server_end,
             spool_bytes=self._spool.held_bytes,
-            pieces_waiting=flow.pieces_waiting,
-            segments_waiting=flow.segments_waiting,
-            oldest_unshipped_age_s=self._age_s(flow.oldest_s),
-            oldest_unflushed_age_s=self._age_s(flow.oldest_unflushed_s),
             last_head_at=machine.recorder.last_head_at,
-            last_error=stream.last_error or self._retry.last_error,
-            durable_since=None if durable is None else durable.start,
-            acknowledged=flow.flushed,
-            is_synchronous=flow.is_synchronous,
-            puts=flow.puts,
+            last_error=state.last_error or self._retry.last_error,
         )
-
-    def _age_s(self, since_s: float | None) -> float | None:
-        return None if since_s is None else max(self._monotonic() - since_s, 0.0)
 
     def wait_durable(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
         """Wait until the WAL from ``start`` to ``end`` is at quorum; False if it is not after ``timeout_s``.
@@ -274,11 +263,8 @@ class WalArchiver:
         """Ask the server, however long it takes it to come."""
         while not self._retry.is_given_up:
             try:
-                connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
-                try:
-                    return connection.segment_bytes()
-                finally:
-                    connection.close()
+                streams, dsn = self._gate is None or not self._gate.is_source, self._address.find()
+                return ask_segment_bytes(dsn, is_streamed=streams, clock=self._monotonic)
             except (ServerUnavailable, ServerRefused) as failure:
                 if self._start_error != failure.message:
                     self._tell(ArchiveEventKind.SERVER_LOST, f"waiting for the server: {failure.message}")
@@ -329,27 +315,66 @@ class WalArchiver:
         recorder = Recorder(
             parts,
             flow,
-            events,
+            self._told_when_durable(),
             heads=HeadWriter(writer, repository.store, self._spool, resumed.head, quorum=settings.quorum),
             index=IndexWriter(writer, repository.store, resumed.index_sha256),
             backups=BackupList(lambda: list(repository.manifests(self._archive).backups)),
             head_interval_s=settings.head_interval_s,
         )
+        source, beside = self._source(writer, flow, pipeline)
+        return _Machine(flow, pipeline, recorder, source, beside)
+
+    def _source(
+        self, writer: Writer, flow: Flow, pipeline: Pipeline
+    ) -> tuple[WalStream | GateSource, GateBeside | None]:
+        """Return where WAL comes from, and the gate that is asked beside a stream."""
+        gate, on_event, stopping = self._gate, self._events.on_event, self._stopping
+        if gate is not None and gate.is_source:
+            handed = GateSource(gate.folder, flow, on_event, stopping=stopping, check=pipeline.check)
+            handed.handover = self._handover(gate, writer, flow, handed)
+            return handed, None
         stream = WalStream(
             self._address,
-            settings,
+            self._settings,
             writer,
-            repository,
+            self._repository,
             flow,
             self._retry,
-            events,
+            self._events,
             self._judge,
-            stopping=self._stopping,
+            stopping=stopping,
             check=pipeline.check,
             clock=self._clock,
             monotonic=self._monotonic,
         )
-        return _Machine(flow, pipeline, recorder, stream)
+        if gate is None:
+            return stream, None
+        handover = self._handover(gate, writer, flow, None)
+        return stream, GateBeside(gate.folder, handover, stream.state, on_event, stopping)
+
+    def _handover(self, gate: Gate, writer: Writer, flow: Flow, feeder: GateSource | None) -> Handover:
+        return Handover(
+            gate.folder,
+            writer,
+            self._repository,
+            flow,
+            self._retry,
+            self._events,
+            feeder=feeder,
+            gap_wait_s=gate.gap_wait_s,
+            monotonic=self._monotonic,
+        )
+
+    def _told_when_durable(self) -> ArchiveEvents:
+        if self._gate is None or self._gate.is_source:
+            return self._events
+        return AckingEvents(self._events, self._gate.folder)
+
+    def _end_gate(self, machine: _Machine) -> None:
+        """End the gate's thread also where an error, and nobody's wish, ended the stream."""
+        if machine.beside is not None:
+            self._stopping.set()
+            machine.beside.join(_JOIN_S)
 
     def _drain(self, machine: _Machine, recording: threading.Thread) -> None:
         """Ship and record what has arrived, as far as the deadline allows."""
@@ -373,23 +398,3 @@ class WalArchiver:
 
     def _tell(self, kind: ArchiveEventKind, message: str) -> None:
         self._events.on_event(ArchiveEvent(kind, message))
-
-
-def _before_start(last_error: str | None, spool_bytes: int) -> ArchiveStatus:
-    return ArchiveStatus(
-        is_streaming=False,
-        timeline=None,
-        received=None,
-        sealed=None,
-        durable=None,
-        server_end=None,
-        received_bytes=0,
-        durable_bytes=0,
-        backlog_bytes=0,
-        spool_bytes=spool_bytes,
-        pieces_waiting=0,
-        segments_waiting=0,
-        oldest_unshipped_age_s=None,
-        last_head_at=None,
-        last_error=last_error,
-    )

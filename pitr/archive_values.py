@@ -111,6 +111,7 @@ class ArchiveStatus:
     exclusive ends.  ``durable_since`` is where the WAL begins that reaches ``durable`` without a hole.
     ``oldest_unshipped_age_s`` is that of the first byte not yet at quorum.  ``acknowledged`` is what the
     server is told is flushed: ``durable``, or more where the owner's policy says so.  ``puts``: objects.
+    ``is_handed_over``: WAL comes from ``archive_command``, so what the server has beyond it is unknown.
     """
 
     is_streaming: bool
@@ -133,6 +134,7 @@ class ArchiveStatus:
     acknowledged: LSN | None = None
     is_synchronous: bool = False
     puts: int = 0
+    is_handed_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,10 @@ class ArchiveEventKind(StrEnum):
     DIVERGED = "diverged"
     ORPHANED = "orphaned"
     SLOT_AHEAD = "slot-ahead"
+    HANDED_DIFFERS = "handed-over-differs"
+    HANDED_REFUSED = "handed-over-refused"
+    HANDED_OUTSIDE = "handed-over-outside"
+    GATE_FAILED = "gate-failed"
 
 
 @dataclass(frozen=True, slots=True)

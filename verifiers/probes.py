@@ -17,6 +17,7 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from verifiers.archiver import ArchiverWish, judge_archiver
 from verifiers.base import Finding, Severity
 
 CONNECT_TIMEOUT_S = 10
@@ -43,6 +44,10 @@ SELECT current_setting('server_version_num')::int AS version,
 """
 _SETTINGS: LiteralString = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
 _SETTING_NAMES = (
+    "archive_command",
+    "archive_library",
+    "archive_mode",
+    "archive_timeout",
     "data_checksums",
     "data_directory",
     "full_page_writes",
@@ -52,6 +57,9 @@ _SETTING_NAMES = (
     "summarize_wal",
     "wal_level",
 )
+_ARCHIVER: LiteralString = """
+SELECT last_archived_wal, last_archived_time, last_failed_wal, last_failed_time FROM pg_stat_archiver
+"""
 _SLOT: LiteralString = """
 SELECT slot_type, active, wal_status, restart_lsn IS NOT NULL AS is_reserved,
        pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn()
@@ -69,6 +77,7 @@ class ServerProbe:
     settings: Mapping[str, str]
     slot: Mapping[str, Any] | None
     clock_skew_s: float
+    archiver: Mapping[str, Any]
 
     @property
     def major(self) -> int:
@@ -76,11 +85,17 @@ class ServerProbe:
 
 
 def probe_server(
-    dsn: str, slot: str, *, now: Callable[[], datetime], reads_files: bool = True
+    dsn: str,
+    slot: str,
+    *,
+    now: Callable[[], datetime],
+    reads_files: bool = True,
+    archiver: ArchiverWish | None = None,
 ) -> tuple[ServerProbe | None, list[Finding]]:
     """Look at the server; return what was seen (None if it did not let us in) and the findings.
 
-    ``reads_files`` False: backups come over the replication protocol, from whatever host.
+    ``reads_files`` False: backups come over the replication protocol, from whatever host.  ``archiver``:
+    what is wanted of ``archive_command``; where it is the source of WAL, nothing is streamed.
     """
     try:
         probe = _look(dsn, slot, now)
@@ -88,15 +103,25 @@ def probe_server(
         message = " ".join(str(error).split()) or type(error).__name__
         hint = "check [cluster] dsn, pg_hba.conf, and that the server runs"
         return None, [Finding("server.reachable", Severity.FAIL, "server", message, hint)]
+    streams = not reads_files or archiver is None or not archiver.is_source
     findings = [
         Finding("server.reachable", Severity.OK, "server", f"answers as role {probe.facts['role']}"),
         *_judge_version(probe),
-        *_judge_streaming(probe),
-        *_judge_grants(probe, reads_files=reads_files),
-        *_judge_slot(probe, slot),
+        *_judge_streaming(probe, streams=streams),
+        *_judge_grants(probe, reads_files=reads_files, streams=streams),
+        *(_judge_slot(probe, slot) if streams else ()),
         *_judge_advice(probe, reads_files=reads_files),
-        _judge_replication_connection(dsn, probe),
     ]
+    if streams:
+        findings.append(_judge_replication_connection(dsn, probe))
+    if archiver is not None and probe.version >= VERSION_MIN:
+        findings += judge_archiver(
+            probe.settings,
+            probe.archiver,
+            archiver,
+            is_standby=bool(probe.facts["is_standby"]),
+            has_slot=probe.slot is not None,
+        )
     if reads_files:
         findings.append(judge_data_directory(probe.settings.get("data_directory"), os.access))
     return probe, findings
@@ -112,15 +137,16 @@ def _look(dsn: str, slot: str, now: Callable[[], datetime]) -> ServerProbe:
         connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(STATEMENT_TIMEOUT_MS)])
         version = connection.info.server_version
         if version < VERSION_MIN:
-            return ServerProbe(version, {"role": connection.info.user}, {}, None, 0.0)
+            return ServerProbe(version, {"role": connection.info.user}, {}, None, 0.0, {})
         cursor = connection.cursor(row_factory=psycopg.rows.dict_row)
         before = now()
         facts: Mapping[str, Any] = cursor.execute(_FACTS).fetchone() or {}
         middle = before + (now() - before) / 2
         settings = {row["name"]: row["setting"] for row in cursor.execute(_SETTINGS, [list(_SETTING_NAMES)])}
         found = cursor.execute(_SLOT, [slot]).fetchone()
+        archiver = cursor.execute(_ARCHIVER).fetchone() or {}
     skew_s = (facts["server_time"].astimezone(UTC) - middle).total_seconds()
-    return ServerProbe(version, facts, settings, found, skew_s)
+    return ServerProbe(version, facts, settings, found, skew_s, archiver)
 
 
 def _judge_version(probe: ServerProbe) -> Iterator[Finding]:
@@ -149,7 +175,7 @@ def clock_finding(check: str, subject: str, skew_s: float) -> Finding:
     return Finding(check, severity, subject, message, "run an NTP client on both hosts")
 
 
-def _judge_streaming(probe: ServerProbe) -> Iterator[Finding]:
+def _judge_streaming(probe: ServerProbe, *, streams: bool) -> Iterator[Finding]:
     if probe.version < VERSION_MIN:
         return
     level = probe.settings["wal_level"]
@@ -162,8 +188,12 @@ def _judge_streaming(probe: ServerProbe) -> Iterator[Finding]:
         None if good else "ALTER SYSTEM SET wal_level = 'replica', then restart the server",
     )
     for check, setting, used in (
-        ("server.max_wal_senders", "max_wal_senders", probe.facts["senders"]),
-        ("server.max_replication_slots", "max_replication_slots", probe.facts["slots"]),
+        ()
+        if not streams
+        else (
+            ("server.max_wal_senders", "max_wal_senders", probe.facts["senders"]),
+            ("server.max_replication_slots", "max_replication_slots", probe.facts["slots"]),
+        )
     ):
         limit = int(probe.settings[setting])
         has_own = probe.slot is not None and setting == "max_replication_slots"
@@ -178,7 +208,7 @@ def _judge_streaming(probe: ServerProbe) -> Iterator[Finding]:
         )
 
 
-def _judge_grants(probe: ServerProbe, *, reads_files: bool) -> Iterator[Finding]:
+def _judge_grants(probe: ServerProbe, *, reads_files: bool, streams: bool) -> Iterator[Finding]:
     if probe.version < VERSION_MIN:
         return
     role = probe.facts["role"]
@@ -200,7 +230,7 @@ def _judge_grants(probe: ServerProbe, *, reads_files: bool) -> Iterator[Finding]
     )
     granted = {**probe.facts, "may_backup": probe.facts["may_start"] and probe.facts["may_stop"]}
     for check, fact, text, grant in wanted:
-        if fact == "may_backup" and not reads_files:
+        if (fact == "may_backup" and not reads_files) or (fact == "may_replicate" and not streams):
             continue
         good = is_superuser or bool(granted[fact])
         message = f"role {role} {text}" if good else f"role {role} lacks a right: it must be one that {text}"

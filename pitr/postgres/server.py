@@ -209,6 +209,12 @@ class Server:
             settings=tuple(sorted((name, settings[name]) for name in settings.keys() - set(own))),
         )
 
+    def wal_identity(self) -> tuple[int, int]:
+        """Return the system identifier and the size of a WAL segment in bytes."""
+        size = "(SELECT setting FROM pg_settings WHERE name = 'wal_segment_size')"
+        row = self._row(f"SELECT system_identifier, {size} FROM pg_control_system()")
+        return int(str(row[0])), check_segment_bytes(int(str(row[1])))
+
     def setting_sources(self) -> tuple[str, ...]:
         """Return the files where settings were found, as far as this role may see them."""
         rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")
