@@ -128,6 +128,8 @@ def kill_and_repeat(
     return fate
 
 
+# One of each kind.
+@pytest.mark.few_seeds(2)
 def test_a_restore_killed_at_some_step_is_repeated(
     restorable: Restorable, server_tmp_path: Path, judge: Judge, seed: int
 ) -> None:
