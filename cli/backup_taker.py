@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from pitr.archive import WalArchiver
     from pitr.backup_pace import Pace
-    from pitr.backup_tally import BackupProgress
+    from pitr.backup_tally import BackupProgress, full_note
     from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
 
@@ -88,11 +88,11 @@ class BackupTaker:
         if choice.parent is not None and settings.backup.source == "files":
             parent, reason = self._parent(choice.parent)
         if reason is not None:
-            note(f"a full backup and no incremental one: {reason}")
+            note(full_note(reason))
         if settings.backup.source == "protocol":
-            manifest = self._take_remote(label, choice.parent, holder, cancel, progress)
+            manifest = self._take_remote(label, choice.parent, reason, holder, cancel, progress)
         else:
-            manifest = self._take_local(label, parent, holder, cancel, progress)
+            manifest = self._take_local(label, parent, reason, holder, cancel, progress)
         self.chains.follow(manifest)
         listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
         self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
@@ -103,6 +103,7 @@ class BackupTaker:
         self,
         label: str,
         parent: ParentBackup | None,
+        full_because: str | None,
         holder: Holder,
         cancel: threading.Event,
         progress: Callable[[BackupProgress], None],
@@ -114,6 +115,7 @@ class BackupTaker:
             label=label,
             workers=settings.backup.workers,
             parent=parent,
+            full_because=full_because,
             notes_dir=settings.daemon.backup_notes_dir,
             holder=holder,
             pace=self._pace,
@@ -135,6 +137,7 @@ class BackupTaker:
         self,
         label: str,
         parent: BackupManifest | None,
+        full_because: str | None,
         holder: Holder,
         cancel: threading.Event,
         progress: Callable[[BackupProgress], None],
@@ -150,6 +153,7 @@ class BackupTaker:
                 settings.daemon.backup_notes_dir,
                 parent,
                 holder,
+                full_because=full_because,
             ),
             self._writer,
             self._archiver.wait_durable,

@@ -52,6 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+ONLY_17 = pytest.mark.parametrize("module_major", [17], indirect=True, ids=["pg17"])
+
+
 def majors(*, slow: Sequence[int] = ()) -> list[object]:
     """Return the major versions to run on, marked; ``slow`` ones only in ``make test-all``."""
     found: list[object] = [
@@ -120,6 +123,13 @@ def server_tmp_path() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", params=majors(slow=[18]), ids=lambda major: f"pg{major}")
+def module_major(request: pytest.FixtureRequest) -> int:
+    """Each major version in turn, for what the tests of a module share: 17; in `make test-all` the others."""
+    major: int = request.param
+    return major
 
 
 @dataclass(slots=True)

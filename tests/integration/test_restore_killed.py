@@ -23,13 +23,15 @@ CHILD = Path(__file__).parents[1] / "restore_child.py"
 
 
 @pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def region(module_major: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("region") / "store"
 
 
 @pytest.fixture(scope="module")
-def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse, region: Path) -> History:
-    server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="killed")
+def history(
+    module_major: int, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse, region: Path
+) -> History:
+    server = module_postgres_factory(module_major, settings=HISTORY_SETTINGS, name="killed")
     return make_history(server, postgres_house.user, DirectoryStore.create(region))
 
 
