@@ -16,6 +16,7 @@ from pitr.backup import take_backup
 from pitr.backup_choice import BackupKind, choose
 from pitr.backup_parent import ParentBackup, read_note
 from pitr.backup_request import BackupRequest, BackupWriter
+from pitr.backup_tally import full_note
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import BackupFailed, MalformedValue
 from pitr.layout import backup_lease
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from pitr.archive import WalArchiver
     from pitr.backup_pace import Pace
-    from pitr.backup_tally import BackupProgress, full_note
+    from pitr.backup_tally import BackupProgress
     from pitr.catalogue.lease_record import Holder
     from pitr.layout import ArchiveId
 
