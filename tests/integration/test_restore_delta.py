@@ -275,10 +275,13 @@ def test_another_cluster_is_replaced_only_by_its_name(
 
 
 # In the files; between prepare, fetch, place and recover; in replay; before, in and after promotion.
-POINTS = ["file:9", "clock:5", "clock:6", "replay:1", "arrived:2"]
+POINTS = ["file:9", "clock:6", "arrived:2"]
+MORE_POINTS = ["clock:5", "replay:1"]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [*POINTS, *(pytest.param(point, marks=pytest.mark.slow) for point in MORE_POINTS)]
+)
 def test_a_killed_delta_restore_is_repeated_with_the_same_outcome(
     history: History, region: Path, old: Path, judge: Judge, point: str
 ) -> None:
