@@ -16,6 +16,7 @@ from pitr.backup import take_backup
 from pitr.backup_choice import BackupKind, choose
 from pitr.backup_parent import ParentBackup, read_note
 from pitr.backup_request import BackupRequest, BackupWriter
+from pitr.backup_tally import full_note
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.errors import BackupFailed, MalformedValue
 from pitr.layout import backup_lease
@@ -91,11 +92,11 @@ class BackupTaker:
         if choice.parent is not None and settings.backup.source == "files":
             parent, reason = self._parent(choice.parent)
         if reason is not None:
-            note(f"a full backup and no incremental one: {reason}")
+            note(full_note(reason))
         if settings.backup.source == "protocol":
-            manifest = self._take_remote(label, choice.parent, holder, cancel, progress)
+            manifest = self._take_remote(label, choice.parent, reason, holder, cancel, progress)
         else:
-            manifest = self._take_local(label, parent, holder, cancel, progress)
+            manifest = self._take_local(label, parent, reason, holder, cancel, progress)
         self.chains.follow(manifest)
         listed = self._writer.repository.get_manifest(self._archive, manifest.backup)
         self._keeper.record(lambda catalogue: catalogue.record_backup(manifest, listed.object_sha256))
@@ -106,6 +107,7 @@ class BackupTaker:
         self,
         label: str,
         parent: ParentBackup | None,
+        full_because: str | None,
         holder: Holder,
         cancel: threading.Event,
         progress: Callable[[BackupProgress], None],
@@ -117,6 +119,7 @@ class BackupTaker:
             label=label,
             workers=settings.backup.workers,
             parent=parent,
+            full_because=full_because,
             notes_dir=settings.daemon.backup_notes_dir,
             holder=holder,
             pace=self._pace,
@@ -138,6 +141,7 @@ class BackupTaker:
         self,
         label: str,
         parent: BackupManifest | None,
+        full_because: str | None,
         holder: Holder,
         cancel: threading.Event,
         progress: Callable[[BackupProgress], None],
@@ -153,6 +157,7 @@ class BackupTaker:
                 settings.daemon.backup_notes_dir,
                 parent,
                 holder,
+                full_because=full_because,
             ),
             self._writer,
             self._archiver.wait_durable,

@@ -134,6 +134,7 @@ def backup_fields(backup: BackupManifest) -> dict[str, object]:
         "label": backup.label,
         "type": backup.type,
         "parent": backup.parent,
+        "full_because": backup.full_because,
         "stands_for": backup.stands_for,
         "archive": str(backup.archive),
         "timeline": str(backup.timeline),

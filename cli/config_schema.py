@@ -133,7 +133,7 @@ class _Backup(_Table):
 
 class _Retention(_Table):
     pitr_window: Annotated[
-        float, BeforeValidator(read_duration), Field(ge=60, le=3660 * 86_400, allow_inf_nan=False)
+        float, BeforeValidator(read_duration), Field(ge=10, le=3660 * 86_400, allow_inf_nan=False)
     ] = 35 * 86_400.0
     minimum_backups: Annotated[int, Field(ge=1, le=1000)] = 2
 

@@ -117,7 +117,7 @@ class _Run:
         self._progress = progress
         self._cancel = cancel
         self._stop = threading.Event()
-        self._tally = Tally()
+        self._tally = Tally(request.full_because)
         self._started_at = clock().astimezone(UTC)
         # Known once the server has said whether it can tell what changed.
         self._changes: ChangeFinder | None = None
@@ -228,7 +228,7 @@ class _Run:
                     wait=self._cancel.wait,
                 )
             except NotIncremental as reason:
-                self._tally.note(f"a full backup and no incremental one: {reason}")
+                self._tally.make_full(str(reason))
         self._check_cancelled()
         if parent is None or self._changes is None:
             self._continuation.begin(self._parts, "full", None, self._started_at)
@@ -336,6 +336,7 @@ class _Run:
             packs=self._packs(),
             indexes=self._parts.stored("index"),
             signs=self._tally.signs,
+            full_because=self._tally.full_because,
             findings=name_findings(self._server, self._tally.found, progress.findings),
         )
 

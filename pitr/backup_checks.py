@@ -6,14 +6,23 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
 
 from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding
 from pitr.errors import BackupFailed, ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.basebackup import FoundPage, parse_backup_label, read_control_file
+from pitr.postgres.control import ControlFile
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup, have_checksums
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
+
+# The file is written first; before the time that SQL gives, libraries are loaded and addresses looked up.
+_START_MAX: Final = timedelta(minutes=2)
+# The clock may have been set between the two.
+_CLOCK_STEP: Final = timedelta(seconds=5)
 
 
 def check_cluster(archive: ArchiveId, facts: ServerFacts) -> None:
@@ -40,6 +49,40 @@ def check_server(archive: ArchiveId, facts: ServerFacts, data_dir: bytes) -> Non
             detail=f"{os.fsdecode(data_dir)} has system identifier {found.system_identifier}.",
             hint="the daemon must run on the server's own host",
         )
+    check_instance(facts, data_dir, found)
+
+
+def check_instance(facts: ServerFacts, data_dir: bytes, control: ControlFile) -> None:
+    """Raise ServerRefused unless the server runs on these files, and not on a copy of them on another host.
+
+    A primary and its standbys have one system identifier, and mostly one path.  Their control files differ in
+    the state; of two standbys ``postmaster.pid`` tells when the server here was started.
+    """
+    why = None
+    if control.is_in_archive_recovery != facts.is_in_recovery:
+        asked, here = ("a standby", "a primary's") if facts.is_in_recovery else ("a primary", "a standby's")
+        why = f"The server is {asked}, and the control file {here}."
+    else:
+        started_at = _started_at(data_dir)
+        if started_at is None:
+            why = "No postmaster.pid there says since when a server runs on it."
+        elif not -_CLOCK_STEP <= facts.started_at - started_at <= _START_MAX:
+            why = f"The server runs since {facts.started_at}, the one on these files since {started_at}."
+    if why is not None:
+        raise ServerRefused(
+            f"{os.fsdecode(data_dir)} is not the server's own data directory, but one of the same cluster",
+            detail=why,
+            hint="name the server of this host in [cluster] dsn, alone, or set [backup] source = 'protocol'",
+        )
+
+
+def _started_at(data_dir: bytes) -> datetime | None:
+    """Return when the postmaster was started that runs on a directory.  Reference: miscadmin.h, pidfile.h."""
+    try:
+        lines = (Path(os.fsdecode(data_dir)) / "postmaster.pid").read_text("utf-8", "replace").split("\n")
+        return datetime.fromtimestamp(int(lines[2]), UTC)
+    except (OSError, IndexError, ValueError, OverflowError):
+        return None
 
 
 def check_label(stopped: StoppedBackup, start_lsn: LSN) -> TimelineId:

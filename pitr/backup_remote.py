@@ -46,7 +46,10 @@ _PROGRESS: Final = timedelta(milliseconds=500)
 
 @dataclass(frozen=True, slots=True)
 class RemoteRequest:
-    """What to back up.  ``parent``: one that was taken so, whose server manifest is in ``notes_dir``."""
+    """What to back up.  ``parent``: one that was taken so, whose server manifest is in ``notes_dir``.
+
+    ``full_because``: why there is none though there should be one.
+    """
 
     dsn: str
     archive: ArchiveId
@@ -56,6 +59,7 @@ class RemoteRequest:
     holder: Holder | None = None
     fast_checkpoint: bool = True
     wal_timeout_s: float = 600.0
+    full_because: str | None = None
     lease: LeaseTerms = field(default_factory=LeaseTerms)
 
 
@@ -115,7 +119,7 @@ class _Run:
         self._progress = progress
         self._cancel = cancel
         self._stop = threading.Event()
-        self._tally = Tally()
+        self._tally = Tally(request.full_because)
         self._started_at = self._reported_at = clock().astimezone(UTC)
         self._parts = BackupParts(
             writer.repository,
@@ -177,13 +181,13 @@ class _Run:
         # Of this the server knows nothing, and would leave pages to the parent that are other ones now.
         switched = None if parent is None else switched_checksums(parent, self._facts)
         if switched is not None:
-            self._tally.note(f"a full backup and no incremental one: {switched}")
+            self._tally.make_full(switched)
         elif parent is not None:
             try:
                 known = read_server_manifest(self._request.notes_dir, parent.backup)
                 return *self._start(known), parent
             except (OSError, ServerRefused) as reason:
-                self._tally.note(f"a full backup and no incremental one: {reason}")
+                self._tally.make_full(str(reason))
         return *self._start(None), None
 
     def _start(self, known: bytes | None) -> tuple[BaseBackupStream, StreamStart]:
@@ -256,6 +260,7 @@ class _Run:
             packs=self._parts.stored("pack"),
             indexes=self._parts.stored("index"),
             signs=self._tally.signs,
+            full_because=self._tally.full_because,
             findings=name_findings(self._server, self._tally.found, progress.findings),
             relation_segment_blocks=facts.relation_segment_blocks,
         )

@@ -42,6 +42,7 @@ class BackupRequest:
 
     ``fast_checkpoint`` starts at once, with a burst of writes.  ``parent``: what an incremental backup is
     built on; ``compare_pages`` reads every page for it although the server has WAL summaries.
+    ``full_because``: why there is no parent though there should be one.
     ``notes_dir``: where the host keeps what it needs to build on this one.  ``holder`` has the lease
     meanwhile; None is somebody without a name.  ``pace`` may be changed meanwhile; None: at full speed.
     Copying pauses while the server is beyond ``strain``, for ``pause_max_s`` in all.  Packs have about
@@ -59,6 +60,7 @@ class BackupRequest:
     wal_timeout_s: float = 600.0
     parent: ParentBackup | None = None
     compare_pages: bool = False
+    full_because: str | None = None
     notes_dir: Path | None = None
     holder: Holder | None = None
     lease: LeaseTerms = field(default_factory=LeaseTerms)

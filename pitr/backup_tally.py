@@ -15,6 +15,8 @@ from pitr.postgres.basebackup import FoundPage
 
 # Said one by one up to here; a directory of a million sockets is one note.
 _NOTES_MAX: Final = 100
+# A server's message may be of any length.
+_REASON_CHARS_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,29 @@ class BackupProgress:
     paused: str | None = None
 
 
+def full_note(reason: str) -> str:
+    """Return what a person is told of a backup that is full where an incremental one was asked for."""
+    return f"a full backup and no incremental one: {reason}"
+
+
 class Tally:
     """The one place where all threads of a backup count.  Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, full_because: str | None = None) -> None:
         self._lock = threading.Lock()
         self._progress = BackupProgress()
         self._found: list[FoundPage] = []
         self._alien: list[str] = []
         self._alien_count = 0
         self._relations: list[tuple[int, str, RelationSign]] = []
+        # Who asked has told this one.
+        self._full_because = full_because
+
+    @property
+    def full_because(self) -> str | None:
+        """Why it is full where an incremental one was asked for."""
+        with self._lock:
+            return self._full_because
 
     @property
     def progress(self) -> BackupProgress:
@@ -110,6 +125,12 @@ class Tally:
     def stored(self, size_bytes: int) -> None:
         with self._lock:
             self._progress = replace(self._progress, stored_bytes=self._progress.stored_bytes + size_bytes)
+
+    def make_full(self, reason: str) -> None:
+        """Say why it is full where an incremental one was asked for."""
+        with self._lock:
+            self._full_because = reason[:_REASON_CHARS_MAX]
+        self.note(full_note(reason))
 
     def note(self, text: str) -> None:
         """Keep a remark that a person should see; each once."""

@@ -30,8 +30,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give ``seed`` to the tests that ask for it; the seed is part of the test's name, so it is printed."""
+    """Give ``seed`` to the tests that ask for it; the seed is part of the test's name, so it is printed.
+
+    Of a test that is marked ``few_seeds`` the seeds after those are slow.
+    """
     if "seed" in metafunc.fixturenames:
         first = metafunc.config.getoption("first_seed")
         count = metafunc.config.getoption("seeds")
-        metafunc.parametrize("seed", range(first, first + count), ids=lambda seed: f"seed{seed}")
+        few = metafunc.definition.get_closest_marker("few_seeds")
+        quick = count if few is None else few.args[0]
+        seeds = [
+            pytest.param(first + n, marks=() if n < quick else pytest.mark.slow, id=f"seed{first + n}")
+            for n in range(count)
+        ]
+        metafunc.parametrize("seed", seeds)

@@ -36,9 +36,23 @@ SUMMARIES_SINCE = 17
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test with the argument ``pg_installation`` on each major version."""
     if "pg_installation" in metafunc.fixturenames:
-        slow = [] if metafunc.definition.get_closest_marker("mostly_17") is None else [18]
-        found = majors(slow=slow)
-        metafunc.parametrize("pg_installation", found, indirect=True, ids=lambda major: f"pg{major}")
+        metafunc.parametrize("pg_installation", majors(), indirect=True, ids=lambda major: f"pg{major}")
+
+
+@pytest.hookimpl(tryfirst=True)  # before ``-m`` is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to ``make test-all`` what is long and ``mostly_17``, on 18."""
+    for item in items:
+        on = (
+            item.callspec.id.split("-")
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else []
+        )
+        if "pg18" in on and item.get_closest_marker("mostly_17") is not None:
+            item.add_marker(pytest.mark.slow)
+
+
+ONLY_17 = pytest.mark.parametrize("module_major", [17], indirect=True, ids=["pg17"])
 
 
 def majors(*, slow: Sequence[int] = ()) -> list[object]:
@@ -109,6 +123,13 @@ def server_tmp_path() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", params=majors(slow=[18]), ids=lambda major: f"pg{major}")
+def module_major(request: pytest.FixtureRequest) -> int:
+    """Each major version in turn, for what the tests of a module share: 17; in `make test-all` the others."""
+    major: int = request.param
+    return major
 
 
 @dataclass(slots=True)

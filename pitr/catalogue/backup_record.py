@@ -77,6 +77,7 @@ class BackupManifest:
 
     It can be used from ``stop_lsn`` on (consistency) and needs all WAL from ``start_lsn``.  A full one
     that was made of a chain ``stands_for`` the chain's newest: what is built on that can be read from here.
+    ``full_because`` says why it is full where an incremental one was wanted.
     """
 
     repository: str
@@ -106,6 +107,7 @@ class BackupManifest:
     relation_segment_blocks: int = RELATION_SEGMENT_BLOCKS
     stands_for: str | None = None
     signs: BackupSigns = NO_SIGNS
+    full_because: str | None = None
 
     def __post_init__(self) -> None:
         check_backup_id(self.backup)
@@ -115,6 +117,8 @@ class BackupManifest:
             raise MalformedValue(f"backup {self.backup}: only a full backup stands for another")
         if (self.type == "full") != (self.parent is None):
             raise MalformedValue(f"backup {self.backup}: an incremental has a parent, a full backup has none")
+        if self.full_because is not None and self.parent is not None:
+            raise MalformedValue(f"backup {self.backup} is incremental, and says why it is full")
         names = [name for name, _ in self.settings]
         if names != sorted(set(names)) or len(names) > _SETTINGS_MAX:
             raise MalformedValue(f"backup {self.backup}: settings must be in the order of their names")
@@ -183,6 +187,7 @@ class BackupManifest:
             "packs": [_write_stored(stored) for stored in self.packs],
             "indexes": [_write_stored(stored) for stored in self.indexes],
             "stands_for": self.stands_for,
+            **({} if self.full_because is None else {"full_because": self.full_because}),
             "signs": self.signs.to_payload(),
             "findings": [
                 {
@@ -235,6 +240,7 @@ class BackupManifest:
             if fields.holds("relation_segment_blocks")
             else RELATION_SEGMENT_BLOCKS,
             stands_for=fields.text("stands_for") if fields.holds("stands_for") else None,
+            full_because=fields.text("full_because") if fields.holds("full_because") else None,
             signs=BackupSigns.from_fields(fields.inner("signs")) if fields.holds("signs") else NO_SIGNS,
         )
 

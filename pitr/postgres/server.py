@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import LiteralString
@@ -86,6 +87,7 @@ class ServerFacts:
     wal_level: str
     max_wal_senders: int
     is_in_recovery: bool
+    started_at: datetime
     timeline: TimelineId
     tablespaces: tuple[ServerTablespace, ...]
     settings: tuple[tuple[str, str], ...]
@@ -191,7 +193,8 @@ class Server:
         row = self._row(
             "SELECT (SELECT system_identifier FROM pg_control_system()), pg_is_in_recovery(),"
             " (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'),"
-            " (SELECT setting FROM pg_settings WHERE name = 'segment_size')"
+            " (SELECT setting FROM pg_settings WHERE name = 'segment_size'),"
+            " extract(epoch FROM pg_postmaster_start_time())::bigint"
         )
         is_in_recovery = bool(row[1])
         return ServerFacts(
@@ -204,6 +207,7 @@ class Server:
             wal_level=settings["wal_level"],
             max_wal_senders=int(settings["max_wal_senders"]),
             is_in_recovery=is_in_recovery,
+            started_at=datetime.fromtimestamp(int(str(row[4])), UTC),
             timeline=self._timeline(is_in_recovery),
             tablespaces=self.tablespaces(),
             settings=tuple(sorted((name, settings[name]) for name in settings.keys() - set(own))),

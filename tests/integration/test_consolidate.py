@@ -15,6 +15,7 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.consolidate import ConsolidateRequest, consolidate
 from pitr.datakeys import DataKeys
 from pitr.errors import NotAuthentic
+from pitr.postgres.installation import Installation
 from storage.local import DirectoryStore
 
 
@@ -38,10 +39,15 @@ def make_full(chain: Chain, scratch: Path, backup: str) -> BackupManifest:
     return done.manifest
 
 
+@pytest.mark.mostly_17
 def test_a_consolidated_chain_restores_as_the_chain_does_and_is_built_on(
-    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
 ) -> None:
-    server = postgres_factory(17, settings=SUMMARIES, name="consolidated")
+    server = postgres_factory(pg_installation.major, settings=SUMMARIES, name="consolidated")
     store = DirectoryStore.create(server_tmp_path / "store")
     chain = Chain(server, store, postgres_house.user, server_tmp_path / "notes")
     server.execute(

@@ -126,8 +126,9 @@ def run_seed(site: Site, seed: int) -> None:
     site.server.stop()
 
 
+@pytest.mark.few_seeds(3)
 def test_every_commit_at_quorum_survives_kills(make_site: MakeSite, seed: int) -> None:
-    run_seed(make_site(18 if seed % 5 == 0 else 17), seed)
+    run_seed(make_site(18 if seed % 2 == 0 else 17), seed)
 
 
 @pytest.mark.slow

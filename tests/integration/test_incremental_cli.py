@@ -99,6 +99,8 @@ def test_a_chain_is_taken_by_the_daemon_and_restored_from_its_regions(make_site:
     again = site("backup", "--json")
     assert again.data["backup"]["type"] == "full"
     assert "no note of what backup" in again.data["notes"][0]
+    assert "no note of what backup" in site("backups", "show", "latest").stdout
+    assert f": {again.data['backup']['full_because']}" in again.data["notes"][0]
     assert site("backup", "--type", "incr", "--json").data["backup"]["type"] == "incr"
     assert site("backup", "--type", "full", "--json").data["backup"]["type"] == "full"
     assert site.daemon.stop() == 0, site.daemon.tail()

@@ -33,7 +33,11 @@ def chain_of(
 
 
 def notes_of(chain: Chain) -> str:
-    return " ".join(chain.house.progress[-1].notes)
+    """Return what was told; a reason is kept in the manifest too."""
+    told = chain.house.progress[-1].notes
+    newest = chain.moments[-1].backup
+    assert all(f": {newest.full_because}" in note for note in told if note.startswith("a full backup and no"))
+    return " ".join(told)
 
 
 @contextmanager
@@ -98,7 +102,13 @@ def test_a_chain_under_load_restores_to_the_last_commit(
 
 
 @pytest.mark.parametrize(
-    ("major", "compare_pages"), [(17, False), (18, True)], ids=["pg17-summaries", "pg18-pages"]
+    ("major", "compare_pages"),
+    [
+        pytest.param(17, False, id="pg17-summaries"),
+        pytest.param(18, True, id="pg18-pages"),
+        pytest.param(15, True, id="pg15-pages", marks=pytest.mark.needs_apt),
+        pytest.param(16, True, id="pg16-pages", marks=pytest.mark.slow),
+    ],
 )
 def test_a_database_that_was_dropped_and_made_anew_under_its_number_is_the_new_one(
     postgres_factory: PostgresFactory,
@@ -208,24 +218,36 @@ def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
         assert table_digests(judge.start(server, target).dsn) == moment.tables
 
 
-def test_after_wal_level_minimal_the_backup_is_full_and_says_why(
-    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+@pytest.mark.mostly_17
+def test_after_wal_level_minimal_the_backup_is_full_and_says_why_or_compares_pages(
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
 ) -> None:
-    """What is written then is in no WAL, so no summary tells of it."""
-    server = postgres_factory(17, settings=SUMMARIES)
+    """What is written then is in no WAL, so no summary tells of it; but all of it is in new files."""
+    server = postgres_factory(pg_installation.major, settings=SUMMARIES)
     server.execute(
         "CREATE TABLE wide AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 9000) g"
     )
+    server.execute("CREATE TABLE other AS SELECT * FROM wide")
     chain = chain_of(server, postgres_house, server_tmp_path)
     assert chain.back_up().type == "full"
     server.stop()
     server.start({"wal_level": "minimal", "max_wal_senders": "0", "summarize_wal": "off"})
     server.execute("CREATE TABLE silent AS SELECT * FROM wide")
+    server.execute("BEGIN; TRUNCATE other; INSERT INTO other SELECT id, 'anew' FROM wide; COMMIT")
+    server.execute("CREATE INDEX ON wide (text)")
+    server.execute("UPDATE wide SET text = 'minimal' WHERE id % 500 = 0")
     server.execute("CHECKPOINT")
     server.stop()
     server.start(SUMMARIES)
-    assert chain.back_up().type == "full"
-    assert "WAL summaries of timeline 00000001 have a hole" in notes_of(chain)
+    if pg_installation.major >= SUMMARIES_SINCE:
+        assert chain.back_up().type == "full"
+        assert "WAL summaries of timeline 00000001 have a hole" in notes_of(chain)
+    else:
+        assert chain.back_up().type == "incr", notes_of(chain)
     moment, target = chain.moments[-1], server_tmp_path / "restored"
     plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
     chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))

@@ -18,7 +18,7 @@ from cli.config import load_settings
 from cli.key_files import read_identity, write_secret
 from pitr.pipeline.keys import Identity, IdentityFile
 
-STRIDE = 9
+STRIDE = 18
 CHILD = Path(__file__).parents[1] / "init_child.py"
 
 
@@ -332,6 +332,7 @@ def test_a_program_on_a_terminal_is_asked_nothing(site: Site, option: str) -> No
     assert made(site) == before
 
 
+@pytest.mark.few_seeds(3)
 def test_killed_at_any_step_and_repeated_it_ends_as_if_nothing_had_been(site: Site, seed: int) -> None:
     # Every step is some seed's; all of them in one run take a minute.
     words = [

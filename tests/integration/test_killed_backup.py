@@ -16,7 +16,7 @@ import pytest
 from fix_backup import BackupHouse
 from fix_increment import SUMMARIES
 from fix_kill import Fate, run_child
-from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
+from fix_postgres import ONLY_17, PostgresFactory, PostgresHouse, RunningPostgres, table_digests
 from fix_restore import HandArchiver, Judge, RestoreHouse, archive_of
 
 from pitr.backup_choice import choose, newest_chain
@@ -188,10 +188,14 @@ class Doomed:
 
 
 @pytest.fixture(scope="module")
-def doomed(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse) -> Iterator[Doomed]:
+def doomed(
+    module_major: int, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse
+) -> Iterator[Doomed]:
     folder = Path(tempfile.mkdtemp(prefix="pitr-"))
     folder.chmod(0o755)
-    server = module_postgres_factory(17, settings={**SUMMARIES, "wal_keep_size": "512MB"}, name="doomed")
+    server = module_postgres_factory(
+        module_major, settings={**SUMMARIES, "wal_keep_size": "512MB"}, name="doomed"
+    )
     server.execute(
         "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 9) AS text FROM generate_series(1, 7500) g"
     )
@@ -230,6 +234,8 @@ def kill_and_go_on(doomed: Doomed, kind: str, kill_at: int, kill_on: str = "") -
     return fate
 
 
+@ONLY_17
+@pytest.mark.few_seeds(len(KINDS))
 def test_a_backup_killed_at_some_step_harms_nothing(doomed: Doomed, judge: Judge, seed: int) -> None:
     kind = KINDS[seed % len(KINDS)]
     if kind not in doomed.totals:
@@ -253,6 +259,22 @@ def test_a_backup_killed_at_its_manifest_is_whole_or_not_listed(
     doomed.drop_old()
 
 
+# Somewhere in the files, and late; each step is killed on 17.
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backup_killed_at_two_steps_on_each_major_harms_nothing(
+    doomed: Doomed, judge: Judge, kind: str
+) -> None:
+    doomed.back_up(kind.replace("incr", "full"), HOLDER)
+    doomed.live()
+    steps = doomed.back_up(kind, HOLDER).steps
+    for kill_at in (steps // 3, steps - steps // 8):
+        kill_and_go_on(doomed, kind, kill_at)
+        doomed.check_restored(judge)
+        doomed.drop_old()
+
+
+@ONLY_17
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backup_killed_at_each_step_harms_nothing(doomed: Doomed, judge: Judge, kind: str) -> None:

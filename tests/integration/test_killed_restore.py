@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fix_increment import SUMMARIES, Chain
 from fix_kill import Fate, run_child
-from fix_postgres import PostgresFactory, PostgresHouse, table_digests
+from fix_postgres import ONLY_17, PostgresFactory, PostgresHouse, table_digests
 from fix_restore import Judge, examine_running
 
 from pitr.errors import RestoreRefused
@@ -70,11 +70,12 @@ class Restorable:
 
 @pytest.fixture(scope="module")
 def restorable(
+    module_major: int,
     module_postgres_factory: PostgresFactory,
     postgres_house: PostgresHouse,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Restorable:
-    server = module_postgres_factory(17, settings=SUMMARIES, name="restorable")
+    server = module_postgres_factory(module_major, settings=SUMMARIES, name="restorable")
     space = server.data_dir.parent / "space"
     space.mkdir()
     hand_over(space, postgres_house.user)
@@ -128,6 +129,9 @@ def kill_and_repeat(
     return fate
 
 
+# One of each kind.
+@pytest.mark.few_seeds(2)
+@ONLY_17
 def test_a_restore_killed_at_some_step_is_repeated(
     restorable: Restorable, server_tmp_path: Path, judge: Judge, seed: int
 ) -> None:
@@ -153,6 +157,7 @@ def test_a_restore_killed_where_it_hurts_is_repeated(
     assert kill_and_repeat(restorable, server_tmp_path, judge, "chain", 0, kill_on).was_killed
 
 
+@ONLY_17
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "chain"])
 def test_a_restore_killed_at_each_step_is_repeated(restorable: Restorable, judge: Judge, kind: str) -> None:

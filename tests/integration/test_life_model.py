@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fix_increment import SUMMARIES
 from fix_life import BACKUPS, HAPPENINGS, TABLESPACE, Life, Moment, Step
-from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, majors
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
 from fix_restore import Judge
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
@@ -31,11 +31,11 @@ rounds = st.tuples(st.lists(steps, min_size=1, max_size=8), backups, st.lists(st
 BEGIN = [Step("create_table", pick, 20) for pick in (0, 1, 4)]
 
 
-@pytest.fixture(scope="module", params=majors(slow=[18]), ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module")
 def server(
-    request: pytest.FixtureRequest, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse
+    module_major: int, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse
 ) -> RunningPostgres:
-    server = module_postgres_factory(request.param, settings=SUMMARIES, name="life")
+    server = module_postgres_factory(module_major, settings=SUMMARIES, name="life")
     space = server.data_dir.parent / "space"
     space.mkdir()
     hand_over(space, postgres_house.user)

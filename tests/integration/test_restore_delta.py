@@ -18,6 +18,7 @@ from fix_restore import HISTORY_SETTINGS, History, Judge, make_history
 from fix_stores import FaultyStore
 
 from pitr.errors import RecoveryFailed, RestoreRefused
+from pitr.postgres.installation import Installation
 from pitr.recover import ArrivedElsewhere
 from pitr.recovery import RecoveryTarget
 from pitr.restore import restore
@@ -35,13 +36,15 @@ NOISE = """
 
 
 @pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def region(module_major: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("region") / "store"
 
 
 @pytest.fixture(scope="module")
-def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse, region: Path) -> History:
-    server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="delta")
+def history(
+    module_major: int, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse, region: Path
+) -> History:
+    server = module_postgres_factory(module_major, settings=HISTORY_SETTINGS, name="delta")
     server.execute("CREATE TABLE noise (n int PRIMARY KEY, bytes bytea)")
     server.execute(NOISE)
     server.execute("VACUUM (FREEZE, ANALYZE)")
@@ -103,10 +106,15 @@ def test_a_cluster_that_is_as_the_backup_left_it_is_kept_and_next_to_nothing_is_
     assert {entry.name for entry in server_tmp_path.iterdir()} == {"data", "judge", "judge.log", certified}
 
 
+@pytest.mark.mostly_17
 def test_a_chain_is_restored_over_what_came_of_it(
-    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+    pg_installation: Installation,
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
 ) -> None:
-    server = postgres_factory(17, settings=SUMMARIES, name="chain")
+    server = postgres_factory(pg_installation.major, settings=SUMMARIES, name="chain")
     server.execute("CREATE TABLE noise (n int PRIMARY KEY, bytes bytea)")
     server.execute(NOISE.replace("60000", "15000"))
     server.execute("VACUUM (FREEZE, ANALYZE)")
@@ -255,7 +263,7 @@ def test_what_may_not_be_replaced_is_refused_and_stays_as_it_is(
 def test_another_cluster_is_replaced_only_by_its_name(
     history: History, postgres_factory: PostgresFactory, server_tmp_path: Path, judge: Judge
 ) -> None:
-    foreign = postgres_factory(17, name="foreign")
+    foreign = postgres_factory(history.server.instance.installation.major, name="foreign")
     identifier = int(str(foreign.value("SELECT system_identifier FROM pg_control_system()")))
     foreign.stop()
     target = copy(foreign, server_tmp_path / "data")
@@ -267,10 +275,13 @@ def test_another_cluster_is_replaced_only_by_its_name(
 
 
 # In the files; between prepare, fetch, place and recover; in replay; before, in and after promotion.
-POINTS = ["file:9", "clock:5", "clock:6", "replay:1", "arrived:2"]
+POINTS = ["file:9", "clock:6", "arrived:2"]
+MORE_POINTS = ["clock:5", "replay:1"]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [*POINTS, *(pytest.param(point, marks=pytest.mark.slow) for point in MORE_POINTS)]
+)
 def test_a_killed_delta_restore_is_repeated_with_the_same_outcome(
     history: History, region: Path, old: Path, judge: Judge, point: str
 ) -> None:

@@ -62,11 +62,12 @@ class Old:
 
 @pytest.fixture(scope="module")
 def old(
+    module_major: int,
     module_postgres_factory: PostgresFactory,
     postgres_house: PostgresHouse,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Old:
-    server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="delta-killed")
+    server = module_postgres_factory(module_major, settings=HISTORY_SETTINGS, name="delta-killed")
     space = server.data_dir.parent / "fast place"
     space.mkdir()
     space.chmod(0o777)

@@ -23,13 +23,15 @@ CHILD = Path(__file__).parents[1] / "restore_child.py"
 
 
 @pytest.fixture(scope="module")
-def region(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def region(module_major: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("region") / "store"
 
 
 @pytest.fixture(scope="module")
-def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse, region: Path) -> History:
-    server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="killed")
+def history(
+    module_major: int, module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse, region: Path
+) -> History:
+    server = module_postgres_factory(module_major, settings=HISTORY_SETTINGS, name="killed")
     return make_history(server, postgres_house.user, DirectoryStore.create(region))
 
 
@@ -45,11 +47,14 @@ def run_and_die(history: History, region: Path, target: Path, point: str) -> Non
 
 
 # In the files; between prepare, fetch, place, verify and recover; in replay; before, in and after promotion.
-POINTS = ["file:1", "file:3", "clock:3", "clock:5", "clock:6", "clock:8", "replay:1", "answered:1"]
-POINTS += ["arrived:1", "arrived:2", "arrived:3", "arrived:4"]
+POINTS = ["file:1", "clock:3", "clock:6", "replay:1", "answered:1", "arrived:1", "arrived:3"]
+# Each lies between two of those, and ``test_killed_restore.py`` kills at drawn steps besides.
+MORE_POINTS = ["file:3", "clock:5", "clock:8", "arrived:2", "arrived:4"]
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [*POINTS, *(pytest.param(point, marks=pytest.mark.slow) for point in MORE_POINTS)]
+)
 def test_a_killed_restore_is_repeated_with_the_same_outcome(
     history: History, region: Path, server_tmp_path: Path, judge: Judge, point: str
 ) -> None:

@@ -12,14 +12,19 @@ from fix_restore import Judge
 from fix_standby import caught_up, make_standby
 
 from pitr.backup_tally import BackupProgress
-from pitr.errors import BackupFailed
+from pitr.errors import BackupFailed, ServerRefused
+from pitr.postgres.installation import Installation
 from pitr.wal.timeline import TimelineId
 from storage.local import DirectoryStore
 
+pytestmark = pytest.mark.mostly_17
+
 
 @pytest.fixture
-def pair(postgres_factory: PostgresFactory) -> tuple[RunningPostgres, RunningPostgres]:
-    primary = postgres_factory(17, settings=SUMMARIES, name="primary")
+def pair(
+    pg_installation: Installation, postgres_factory: PostgresFactory
+) -> tuple[RunningPostgres, RunningPostgres]:
+    primary = postgres_factory(pg_installation.major, settings=SUMMARIES, name="primary")
     primary.execute(
         "CREATE TABLE wide AS SELECT g AS id, repeat(md5(g::text), 20) AS t FROM generate_series(1, 20000) g"
     )
@@ -48,6 +53,20 @@ def test_a_chain_taken_on_a_standby_restores_what_the_primary_has(
     target = server_tmp_path / "restored"
     chain.restores.restore(chain.restores.request(plan, target, primary, verify_files=True))
     assert judge.examine(primary, target) == moment.tables == table_digests(primary.dsn)
+
+
+def test_files_of_another_server_of_the_same_cluster_are_refused(
+    pair: tuple[RunningPostgres, RunningPostgres], postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    """A DSN of several hosts finds the primary, and the files that are read here are the standby's."""
+    primary, standby = pair
+    chain = Chain.below(server_tmp_path, primary, postgres_house.user)
+    caught_up(primary, standby)
+    for asked, read in ((primary, standby), (standby, primary)):
+        chain.source = asked
+        with pytest.raises(ServerRefused, match="not the server's own"):
+            chain.back_up(data_dir=read.data_dir)
+    assert chain.house.listed() == []
 
 
 def test_a_promotion_in_the_middle_fails_the_backup_and_the_next_one_is_good(

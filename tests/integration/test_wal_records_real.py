@@ -115,6 +115,7 @@ def real_wal(pg_installation: Installation, postgres_factory: PostgresFactory) -
     return make_wal(server)
 
 
+@pytest.mark.few_seeds(3)
 def test_walk_and_scan_agree_with_pg_waldump(real_wal: RealWal, seed: int) -> None:
     chunks = real_wal.chunks(seed)
     records = list(iter_records(chunks, segment_bytes=SEGMENT_BYTES))

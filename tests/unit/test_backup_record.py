@@ -21,6 +21,18 @@ def test_a_manifest_comes_back_from_its_record(manifest: BackupManifest) -> None
     assert BackupManifest.from_payload(manifest.to_payload()) == manifest
 
 
+def test_a_full_backup_says_why_it_is_none_that_is_built_on_another() -> None:
+    told = replace(FULL, full_because="the WAL summaries have a hole")
+    payload = told.to_payload()
+    assert BackupManifest.from_payload(payload) == told
+    # One that has nothing to say is written as ever.
+    assert "full_because" not in FULL.to_payload()
+    assert BackupManifest.from_payload({**FULL.to_payload(), "full_because": None}) == FULL
+    for wrong in ({**payload, "full_because": 7}, {**INCR.to_payload(), "full_because": "because"}):
+        with pytest.raises(MalformedValue):
+            BackupManifest.from_payload(wrong)
+
+
 def test_a_manifest_of_before_has_segments_of_a_gibibyte() -> None:
     payload = FULL.to_payload()
     del payload["relation_segment_blocks"]

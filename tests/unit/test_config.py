@@ -101,7 +101,7 @@ def test_durations_are_numbers_with_units(write: Callable[[str], Path]) -> None:
     assert settings.backup.deadline_s == 5400
 
 
-def test_a_window_is_a_minute_at_least_and_some_full_backup_always_stays(
+def test_a_window_is_ten_seconds_at_least_and_some_full_backup_always_stays(
     write: Callable[[str], Path],
 ) -> None:
     settings = load_settings(write(GOOD + '[retention]\npitr_window = "400d"\nminimum_backups = 1\n'))

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fix_archive as fix
@@ -14,12 +15,13 @@ from fix_chain import PAGE_BYTES, real_page
 from fix_summaries import relation
 
 from pitr.backup_changes import FilePlan, LeftEmpty, PageLsnFinder, PagesSince, SummaryFinder
-from pitr.backup_checks import check_checksums_stayed, check_timeline, switched_checksums
+from pitr.backup_checks import check_checksums_stayed, check_instance, check_timeline, switched_checksums
 from pitr.backup_frames import runs_of
 from pitr.backup_parent import NoteWriter, ParentNote, read_note
-from pitr.errors import BackupFailed
+from pitr.errors import BackupFailed, ServerRefused
 from pitr.pipeline.pack_writer import Run
 from pitr.postgres.basebackup import ChangedPages, FileReader, OpenedFile, PageRules
+from pitr.postgres.control import ControlFile
 from pitr.postgres.datadir import DataFile
 from pitr.postgres.page import blocks_from, changed_pages
 from pitr.postgres.server import ServerFacts, have_checksums
@@ -112,10 +114,36 @@ def facts_of(data_checksums: str) -> ServerFacts:
         wal_level="replica",
         max_wal_senders=10,
         is_in_recovery=False,
+        started_at=datetime(2026, 11, 30, 7, 0, tzinfo=UTC),
         timeline=TimelineId(1),
         tablespaces=(),
         settings=(),
     )
+
+
+@pytest.mark.parametrize(
+    ("is_standby", "state", "later_s", "is_own"),
+    [
+        *((False, 6, 0.0, True), (True, 5, 1.2, True), (False, 4, 119.0, True), (True, 5, -4.0, True)),
+        # A primary's answer over a standby's files, and the other way.
+        *((False, 5, 0.0, False), (True, 6, 0.0, False)),
+        # Another standby, that was started earlier or later; no server at all.
+        *((True, 5, 3600.0, False), (True, 5, -3600.0, False), (True, 5, None, False)),
+    ],
+)
+def test_the_files_are_those_of_the_server_that_is_asked(
+    tmp_path: Path, is_standby: bool, state: int, later_s: float | None, is_own: bool
+) -> None:
+    facts = replace(facts_of("on"), is_in_recovery=is_standby)
+    if later_s is not None:
+        began = facts.started_at - timedelta(seconds=later_s)
+        (tmp_path / "postmaster.pid").write_text(f"77\n{tmp_path}\n{int(began.timestamp())}\n5432\n/tmp\n")
+    control = ControlFile(facts.system_identifier, 1300, 202406281, state)
+    if is_own:
+        check_instance(facts, os.fsencode(tmp_path), control)
+    else:
+        with pytest.raises(ServerRefused, match="not the server's own data directory"):
+            check_instance(facts, os.fsencode(tmp_path), control)
 
 
 def test_a_promotion_between_the_question_and_the_start_fails_the_backup() -> None:
