@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -176,9 +177,11 @@ class Ledger:
             while not self._stopping.is_set():
                 try:
                     with psycopg.connect(self._dsn, autocommit=True, connect_timeout=5) as connection:
+                        warnings: list[str] = []
+                        connection.add_notice_handler(partial(_keep_warning, warnings))
                         # The outcome of the commit that the crash interrupted is learnt now.
                         number = self._recover(connection, client, number, log)
-                        number = self._commit_rows(connection, client, number, chance, log)
+                        number = self._commit_rows(connection, client, number, chance, log, warnings)
                 except psycopg.OperationalError:
                     self._stopping.wait(_RECONNECT_S)
 
@@ -194,7 +197,13 @@ class Ledger:
         return int(last)
 
     def _commit_rows(
-        self, connection: psycopg.Connection, client: int, number: int, chance: random.Random, log: IO[str]
+        self,
+        connection: psycopg.Connection,
+        client: int,
+        number: int,
+        chance: random.Random,
+        log: IO[str],
+        warnings: list[str],
     ) -> int:
         while not self._stopping.is_set():
             if self._paused.is_set():
@@ -206,6 +215,9 @@ class Ledger:
             except psycopg.OperationalError:
                 return number
             assert row is not None
+            if warnings:
+                # A wait for synchronous standbys that was cancelled is no acknowledgement.
+                return number
             number += 1
             try:
                 self._note(connection, Row(client, number), row[0], LSN.parse(row[1]), log)
@@ -240,6 +252,11 @@ class Ledger:
                             self._quorum_lsn = end if self._quorum_lsn is None else max(self._quorum_lsn, end)
                     self._stopping.wait(_SAMPLE_S)
             self._stopping.wait(_RECONNECT_S)
+
+
+def _keep_warning(warnings: list[str], diagnostic: psycopg.errors.Diagnostic) -> None:
+    if diagnostic.severity_nonlocalized == "WARNING":
+        warnings.append(diagnostic.message_primary or "")
 
 
 def read_rows(dsn: str) -> set[Row]:

@@ -135,3 +135,47 @@ def test_every_commit_at_quorum_survives_kills(make_site: MakeSite, seed: int) -
 @pytest.mark.parametrize("many", SLOW_SEEDS)
 def test_every_commit_at_quorum_survives_many_kills(make_site: MakeSite, many: int) -> None:
     run_seed(make_site(18 if many % 2 == 0 else 17), many)
+
+
+def run_synchronous(site: Site, seed: int) -> None:
+    """Kill and take away, with commits that wait for the regions: not one that returned may be missing."""
+    chance = random.Random(f"synchronous {seed}")
+    print(f"seed {seed}")
+    site.start_daemon()
+    site.server.execute("ALTER SYSTEM SET synchronous_standby_names = 'pitr'")
+    site.server.execute("SELECT pg_reload_conf()")
+    lost = chance.choice(site.regions)
+    with Ledger(site.server.dsn, site.folder, seed=seed, clients=CLIENTS) as ledger:
+        ledger.wait_commits(COMMITS_BETWEEN)
+        for victim in chance.choices(("daemon", "server", "both", "region"), k=KILLS):
+            time.sleep(chance.uniform(0.0, PAUSE_S_MAX))
+            print(f"kill {victim}")
+            if victim == "region" and lost.path.exists():
+                lost.take_away()
+            elif victim != "region":
+                kill_and_restart(site, victim, chance)
+            ledger.wait_commits(COMMITS_BETWEEN)
+        time.sleep(chance.uniform(0.0, PAUSE_S_MAX))
+        for kill in chance.sample((site.daemon.kill, site.server.kill), 2):
+            kill()
+        ledger.stop()
+        # Of what was found after a crash nobody had been told that it was safe.
+        acknowledged = [commit for commit in ledger.commits if commit.after is not None]
+    print(f"{len(acknowledged)} commits were acknowledged")
+    if not lost.path.exists():
+        lost.give_back()
+    latest = restore_rows(site, "latest", site.folder / "latest")
+    missing = [commit.row for commit in acknowledged if commit.row not in latest.rows]
+    assert not missing, f"{len(missing)} of {len(acknowledged)} acknowledged commits are gone: {missing[:5]}"
+    judge_end(latest.rows, ledger.commits, latest.replay_end)
+
+
+@pytest.mark.few_seeds(2)
+def test_synchronous_mode_loses_no_acknowledged_commit(make_site: MakeSite, seed: int) -> None:
+    run_synchronous(make_site(18 if seed % 2 == 0 else 17), seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("many", SLOW_SEEDS)
+def test_synchronous_mode_loses_no_acknowledged_commit_in_many_runs(make_site: MakeSite, many: int) -> None:
+    run_synchronous(make_site(18 if many % 2 == 0 else 17), many)
