@@ -21,7 +21,7 @@ from pitr.wal_path import PathSegment, WalPath, WalSource
 from storage.store import StoreError, StoreUnavailable
 
 _CAUSES_SHOWN_MAX = 5
-# A promoted server writes its own WAL into this file: as small as in ``pitr.restore_paths``, and for its reason.
+# A promoted server writes its own WAL into this file, so in small writes; why: ``pitr.restore_paths``.
 _WRITE_BYTES = 64 * 1024
 
 # Opens one WAL object: its bytes, exactly from its start to its end.  Raises PitrError, StoreError.
