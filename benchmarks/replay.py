@@ -1,7 +1,8 @@
 """Recovery through the archive: 72 real segments from S3 over TLS, beside ``cp`` from a local directory.
 
 From the server's start until replay pauses at the last commit, on the same restored files with the same
-settings.  pgBackRest's asynchronous ``archive-get``, from the same server, on PostgreSQL 15.
+settings; the WAL is that of pgbench's transactions, of batch updates and of vacuum.  On PostgreSQL 15 beside
+pgBackRest's asynchronous ``archive-get`` as well, from the same server.
 """
 
 from __future__ import annotations
@@ -33,6 +34,26 @@ _SEGMENT_BYTES = 16 * MIB
 _GOAL_BESIDE_CP = 1.05
 _GOAL_HIT_MS = 10.0
 _SETTINGS = {"wal_keep_size": "8GB", "synchronous_commit": "off"}
+# pgbench's transactions, committed one by one in the server: a client only makes the load last longer.
+_TRADE = """
+CREATE PROCEDURE trade(transactions int, scale int) LANGUAGE plpgsql AS $$
+DECLARE
+    account int; teller int; branch int; delta int;
+BEGIN
+    FOR number IN 1..transactions LOOP
+        account := 1 + floor(random() * 100000 * scale);
+        teller := 1 + floor(random() * 10 * scale);
+        branch := 1 + floor(random() * scale);
+        delta := floor(random() * 10000) - 5000;
+        UPDATE pgbench_accounts SET abalance = abalance + delta WHERE aid = account;
+        UPDATE pgbench_tellers SET tbalance = tbalance + delta WHERE tid = teller;
+        UPDATE pgbench_branches SET bbalance = bbalance + delta WHERE bid = branch;
+        INSERT INTO pgbench_history (tid, bid, aid, delta, mtime)
+            VALUES (teller, branch, account, delta, now());
+        COMMIT;
+    END LOOP;
+END $$
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +65,8 @@ class _Size:
     hits: int
 
 
-_FULL = _Size(segments=72, scale=20, transactions=40_000, repeats=3, hits=60)
-_QUICK = _Size(segments=16, scale=5, transactions=10_000, repeats=1, hits=30)
+_FULL = _Size(segments=72, scale=10, transactions=8_000, repeats=3, hits=60)
+_QUICK = _Size(segments=16, scale=5, transactions=5_000, repeats=1, hits=30)
 
 
 def run_all(work: Path, quick: bool) -> list[Row]:
@@ -155,10 +176,14 @@ def _peer(place: Place, major: int, wal: Path, with_command: Callable[[str], Cal
 
 
 def _load(cluster: BenchCluster, size: _Size, *, until: int) -> None:
-    """Write WAL with pgbench up to an offset: after the backup's checkpoint whole pages, then records."""
+    """Write WAL up to an offset: in each round small transactions, one large one and a vacuum."""
+    cluster.execute(_TRADE)
+    number = 0
     while _position(cluster) < until:
-        if cluster.pgbench("-n", "-c", "4", "-t", str(size.transactions // 4)).wait(timeout=900) != 0:
-            raise RunFailed("pgbench failed")
+        cluster.execute(f"CALL trade({size.transactions}, {size.scale})")
+        cluster.execute(f"UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 5 = {number % 5}")
+        cluster.execute("VACUUM pgbench_accounts")
+        number += 1
 
 
 def _position(cluster: BenchCluster) -> int:
