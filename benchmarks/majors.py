@@ -16,8 +16,13 @@ _SUMMARIES_SINCE = 17
 Figures = Callable[[Place], list[Row]]
 
 
-def on_majors(work: Path, name: str, figures: Mapping[int, Figures]) -> list[Row]:
-    """Run each major's figures on an empty cluster; a major that is not installed is a row that says so."""
+def on_majors(
+    work: Path, name: str, figures: Mapping[int, Figures], settings: Mapping[str, str] | None = None
+) -> list[Row]:
+    """Run each major's figures on an empty cluster; a major that is not installed is a row that says so.
+
+    ``settings`` are the cluster's, beside those that all have.
+    """
     rows: list[Row] = []
     with s3_server(work) as server:
         for major, run in figures.items():
@@ -28,8 +33,8 @@ def on_majors(work: Path, name: str, figures: Mapping[int, Figures]) -> list[Row
             print(f"{name} PG{major} …", file=sys.stderr, flush=True)
             folder = work / f"on-{major}"
             folder.mkdir(mode=0o755)
-            settings = {"summarize_wal": "on"} if major >= _SUMMARIES_SINCE else {}
-            with bench_cluster(folder, major=major, settings=settings) as cluster:
+            summaries = {"summarize_wal": "on"} if major >= _SUMMARIES_SINCE else {}
+            with bench_cluster(folder, major=major, settings={**summaries, **(settings or {})}) as cluster:
                 rows += run(Place(cluster, server, folder))
             # Room for the next: what was stored is not read again.
             server.drop_buckets()

@@ -16,11 +16,15 @@ from benchmarks.certificates import HOST
 from benchmarks.harness import Usage, run
 from benchmarks.s3 import REGION_NAME
 from benchmarks.side import Place
+from pitr.postgres.server_user import hand_over
 
 NOT_INSTALLED = "not installed: apt-get install pgbackrest"
 # What it takes for compress-type=zst when nothing is said.
 DEFAULT_LEVEL = 3
+NEWEST_MAJOR = 15
 _STANZA = "bench"
+# As much as our own feeder keeps ready.
+_QUEUE = "256MiB"
 _BETA_UNTIL = (2, 46)
 
 
@@ -46,7 +50,7 @@ class PgBackRest:
         self._program = program()
         if self._program is None:
             return
-        folder = place.work / name
+        self._folder = folder = place.work / name
         for part in ("log", "lock", "spool"):
             (folder / part).mkdir(parents=True)
         server, instance = place.server, place.cluster.instance
@@ -103,6 +107,26 @@ class PgBackRest:
         """Restore the newest backup into a new directory: the files, and no recovery settings."""
         into.mkdir(mode=0o700)
         return run(self._words(f"--pg1-path={into}", "--type=none", "restore"))
+
+    def push(self, segment: Path) -> None:
+        """Archive one WAL segment."""
+        run(self._words("archive-push", str(segment)))
+
+    def hand_over(self) -> None:
+        """Let the server's user work with the repository, for ``restore_command``."""
+        for path in (self._config, self._folder):
+            hand_over(path, self._place.cluster.user)
+
+    def restore_command(self, data: str) -> str:
+        """Return the asynchronous ``restore_command`` of the cluster in ``data``."""
+        ahead = ["--archive-async", f"--archive-get-queue-max={_QUEUE}"]
+        return " ".join([*self._words(f"--pg1-path={data}", *ahead, "archive-get"), "%f", '"%p"'])
+
+    def empty_spool(self) -> None:
+        """Forget what was fetched ahead for another recovery."""
+        shutil.rmtree(self._folder / "spool", ignore_errors=True)
+        (self._folder / "spool").mkdir()
+        hand_over(self._folder / "spool", self._place.cluster.user)
 
     def _words(self, *words: str) -> list[str]:
         assert self._program is not None, NOT_INSTALLED

@@ -65,9 +65,13 @@ class S3Server:
         for bucket in self._root.iterdir():
             shutil.rmtree(bucket)
 
+    def folder_of(self, bucket: str) -> Path:
+        """Return where a bucket's objects are: the server keeps each as a file."""
+        return self._root / bucket
+
     def stored_bytes(self, bucket: str) -> int:
-        """Return the bytes of all objects in a bucket, whoever put them: the server keeps each as a file."""
-        return sum(path.stat().st_size for path in (self._root / bucket).rglob("*") if path.is_file())
+        """Return the bytes of all objects in a bucket, whoever put them."""
+        return sum(path.stat().st_size for path in self.folder_of(bucket).rglob("*") if path.is_file())
 
     def store(self, bucket: str, ca_file: Path | None) -> S3Store:
         """Return our own store on a bucket, trusting ``ca_file``, or what the machine trusts."""

@@ -126,10 +126,13 @@ def fetch_script(desk: Desk, plan_file: Path, fetch_command: Sequence[str]) -> s
     """Return the shell script that ``restore_command`` runs: ``fetch.sh NAME DESTINATION``.
 
     It moves what is in the spool, else asks, else (nobody feeds the spool) becomes ``fetch_command``.
-    Whatever goes wrong in it ends above 125.
+    A file that lies there costs a shell and one ``mv``, nothing is synced: the server syncs what it gets.
+
+    Whatever goes wrong in it ends above 125, also what shells end by themselves with 1 or 2 (measured with
+    dash, bash and busybox): a redirection of ``:`` that fails, a script that is cut.  Therefore the trap.
     """
     folder = shlex.quote(str(desk.folder))
-    alone = "exit 200"
+    alone = "exit"
     if fetch_command:
         words = " ".join(shlex.quote(word) for word in fetch_command)
         # exec: the server's SIGTERM must end the program, and its exit code must reach the server.
@@ -138,37 +141,54 @@ def fetch_script(desk: Desk, plan_file: Path, fetch_command: Sequence[str]) -> s
     return f"""#!/bin/sh
 # Written by `pitr restore`: gives recovery the WAL of one plan.
 # Exit codes: 0 here it is, 1 the plan leaves it out, 200 doubt (PostgreSQL stops recovery above 125).
+code=200
+trap 'exit $code' EXIT
+# The server ends its restore_command by SIGTERM and expects it to die of it; bash would run the trap above.
+trap 'trap - EXIT TERM; kill -TERM $$' TERM
 name=$1 place=$2 folder={folder}
-case $name in ''|*[!0-9A-Za-z.]*) exit 200;; esac
-cd "$folder" 2>/dev/null || {{ echo "pitr restore: $folder is gone" >&2; exit 200; }}
+case $name in ''|.*|*.part|*[!0-9A-Za-z.]*) exit;; esac
+case $place in '') exit;; esac
+cd "$folder" 2>/dev/null || {{ echo "pitr restore: $folder is gone" >&2; exit; }}
 case $place in /*) ;; *) place=$OLDPWD/$place;; esac
 take() {{
     [ -f "{SPOOL_NAME}/$name" ] || return 0
     # First: a question that is still there when the file is gone asks for it once more.
-    rm -f "{ASK_NAME}/$name"
-    mv -f "{SPOOL_NAME}/$name" "$place" && exit 0
-    exit 200
+    if [ -e "{ASK_NAME}/$name" ]; then rm -f "{ASK_NAME}/$name" || exit; fi
+    # What stood there could be a directory, or another link to the same file: mv would leave the spool's.
+    if [ -e "$place" ]; then rm -f "$place" || exit; fi
+    mv -f "{SPOOL_NAME}/$name" "$place" && [ -f "$place" ] && code=0
+    exit
 }}
 take
 is_fed() {{ read -r pid < {FEEDER_NAME} && [ -d "/proc/$pid" ]; }} 2>/dev/null
 if is_fed; then
     rm -f "{ANSWERS_NAME}/$name"
-    : > "{ASK_NAME}/$name" || exit 200
+    : > "{ASK_NAME}/$name" || exit
     turn=0
     while is_fed; do
         take
         if [ -f "{ANSWERS_NAME}/$name" ]; then
-            read -r code reason < "{ANSWERS_NAME}/$name"
+            read -r said reason < "{ANSWERS_NAME}/$name"
             rm -f "{ANSWERS_NAME}/$name"
             echo "pitr restore: $name: $reason" >&2
-            [ "$code" = 1 ] && exit 1
-            exit 200
+            [ "$said" = 1 ] && code=1
+            exit
         fi
         turn=$((turn + 1))
-        [ "$turn" -gt {turns} ] && {{ echo "pitr restore: $name: no answer" >&2; exit 200; }}
-        sleep {_SHELL_POLL_S} 2>/dev/null || sleep 1 || exit 200
+        [ "$turn" -gt {turns} ] && {{ echo "pitr restore: $name: no answer" >&2; exit; }}
+        sleep {_SHELL_POLL_S} 2>/dev/null || sleep 1 || exit
     done
 fi
-cd "$OLDPWD" || exit 200
+cd "$OLDPWD" || exit
 {alone}
 """
+
+
+def script_command(script: Path) -> str:
+    """Return the ``restore_command`` that runs the script.  %f and %p are PostgreSQL's; other % are doubled.
+
+    A script that is gone, cannot be read or is empty must not end recovery: a shell that cannot open it ends
+    with 2, one that reads nothing with 0, and the server takes both for "no such file".
+    """
+    quoted = shlex.quote(str(script)).replace("%", "%%")
+    return f"[ -r {quoted} ] && [ -s {quoted} ] && exec /bin/sh {quoted} %f %p; exit 200"

@@ -131,20 +131,24 @@ class Prefetcher:
         """Return the next segment to fetch, marked as flying; None when the feeder closes."""
         with self._changed:
             while not self._stopping.is_set():
-                self._look()
                 number = self._first_absent()
                 if number is not None:
                     self._flying.add(number)
                     return number
-                self._changed.wait(_LOOK_S)
+                # Whoever attends looks at the spool for all workers.
+                self._changed.wait()
         return None
 
     def _look(self) -> None:
         """Notice what replay has taken."""
-        taken = {number for number in self._spooled if not self._file(number).exists()}
+        if not self._spooled:
+            return
+        there = {entry.name for entry in self._spool.iterdir()}
+        taken = {number for number in self._spooled if str(self._segments.name(number)) not in there}
         if taken:
             self._spooled -= taken
             self._wanted = max(self._wanted, max(taken) + 1)
+            self._changed.notify_all()
 
     def _first_absent(self) -> int | None:
         for number in range(self._wanted, min(self._wanted + self._window, self._segments.last + 1)):
@@ -173,6 +177,7 @@ class Prefetcher:
                 stopping=self._stopping,
             )
             hand_over(part, self._user)
+            _sync(part)
             # Before the name is there: what recovery takes is always noted.
             self.notes.add(_delivery(self._segments.name(number), made))
             part.rename(self._file(number))
@@ -193,9 +198,11 @@ class Prefetcher:
         return doubt
 
     def _attend(self) -> None:
-        """Look for questions, and answer each in a thread of its own."""
+        """Look at the spool and for questions, and answer each in a thread of its own."""
         asked: dict[str, threading.Thread] = {}
         while not self._stopping.wait(_LOOK_S):
+            with self._changed:
+                self._look()
             asked = {name: thread for name, thread in asked.items() if thread.is_alive()}
             for entry in self._desk.ask.iterdir():
                 # PostgreSQL asks for one file at a time; the rest waits.
@@ -256,6 +263,18 @@ class Prefetcher:
 def _delivery(name: SegmentName, made: SegmentFile) -> Delivery:
     whole = sum(isinstance(source.key, SegmentKey) for source in made.sources)
     return Delivery(name, made.wal_bytes, made.sha256.hex(), whole, len(made.sources) - whole)
+
+
+def _sync(file: Path) -> None:
+    """Write the file to disk here, ahead of replay: the server syncs each segment before it reads it.
+
+    Reference: PostgreSQL src/backend/access/transam/xlogarchive.c (KeepFileRestoredFromArchive).
+    """
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _words(cause: Exception) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.errors import RecoveryFailed, RestoreRefused
-from pitr.fetch_desk import fetch_script
+from pitr.fetch_desk import fetch_script, script_command
 from pitr.pipeline.packs import IndexFile
 from pitr.postgres.installation import Installation
 from pitr.postgres.manifest import BackupManifestWriter
@@ -99,7 +98,7 @@ class DirectoryBuilder:
         work = self._place.work
         work.desk.script.write_text(fetch_script(work.desk, work.plan_file, fetch_command), encoding="utf-8")
         settings = recovery_settings(
-            restore_command=restore_command(work.desk.script),
+            restore_command=script_command(work.desk.script),
             timeline=timeline,
             stop_lsn=stop.target_lsn,
             is_inclusive=stop.is_inclusive,
@@ -163,11 +162,6 @@ def remove_recovery(auto_conf: Path, user: ServerUser | None) -> None:
     with staged.open("rb") as file:
         os.fsync(file.fileno())
     staged.replace(auto_conf)
-
-
-def restore_command(script: Path) -> str:
-    """Return the setting.  %f and %p are PostgreSQL's; any other % must be doubled."""
-    return f"/bin/sh {shlex.quote(str(script)).replace('%', '%%')} %f %p"
 
 
 def moved_map(tablespace_map: bytes, places: dict[int, Path]) -> bytes:

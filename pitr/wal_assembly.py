@@ -21,6 +21,8 @@ from pitr.wal_path import PathSegment, WalPath, WalSource
 from storage.store import StoreError, StoreUnavailable
 
 _CAUSES_SHOWN_MAX = 5
+# A promoted server writes its own WAL into this file, so in small writes; why: ``pitr.restore_paths``.
+_WRITE_BYTES = 64 * 1024
 
 # Opens one WAL object: its bytes, exactly from its start to its end.  Raises PitrError, StoreError.
 ReadWal = Callable[[PieceKey | SegmentKey], bytes]
@@ -151,7 +153,7 @@ def _check_overlap(descriptor: int, source: WalSource, content: bytes, origin: i
 
 def _write_all(descriptor: int, content: memoryview, offset: int) -> None:
     while content:
-        written = os.pwrite(descriptor, content, offset)
+        written = os.pwrite(descriptor, content[:_WRITE_BYTES], offset)
         content = content[written:]
         offset += written
 

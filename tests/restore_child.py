@@ -4,8 +4,9 @@ Arguments: repository folder, identity text, target, PostgreSQL's major and bin 
 A kill point is KIND:N: the Nth progress of files (``file``), the Nth look at the clock before arrival at the
 target (``clock``) or after it (``arrived``), the Nth look at replay (``replay``), or the Nth that the server
 answered (``answered``); of what is done to names, the Nth rename (``rename``) or the Nth file or folder that
-is deleted (``delete``), before it is done.  The words ``delta``, ``none`` (for the action) and OID=PLACE may
-follow.  How often replay is looked at depends on the machine: only its first is certain.
+is deleted (``delete``), before it is done.  The words ``delta``, ``none`` (for the action), ``narrow`` (for a
+spool of two segments) and OID=PLACE may follow.  How often replay is looked at depends on the machine: only
+its first is certain.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def main() -> None:
 
     from pitr.postgres.installation import find_pg
     from pitr.postgres.instance import readable_installation, server_user
+    from pitr.prefetch import AHEAD_BYTES_MAX
     from pitr.recover import ReplayProgress
     from pitr.recovery import RecoveryTarget
     from pitr.restore import restore
@@ -75,6 +77,7 @@ def main() -> None:
         user=user,
         server_settings={"fsync": "off"},
         is_delta="delta" in more,
+        ahead_bytes_max=1 if "narrow" in more else AHEAD_BYTES_MAX,
         tablespace_mapping=dict(spaces),
     )
     sys.addaudithook(audit)

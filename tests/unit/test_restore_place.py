@@ -10,7 +10,7 @@ import pytest
 from pitr.errors import AlreadyRunning, RestoreRefused
 from pitr.postgres.server_user import ServerUser
 from pitr.recover import private_settings
-from pitr.restore_directory import moved_map, restore_command
+from pitr.restore_directory import moved_map
 from pitr.restore_journal import Journal, WorkDirectory
 from pitr.restore_place import check_place, find_place
 from pitr.restore_staged import RestorePlace, StagedDirectory
@@ -199,12 +199,6 @@ def test_a_tablespace_map_is_rewritten_for_moved_tablespaces_only() -> None:
     original = b"16385 /old/a\n16386 /with\\\nnewline and \\\\ back\n16387 /stays\n"
     moved = moved_map(original, {16385: Path("/new/a"), 16386: Path("/new\nline")})
     assert moved == b"16385 /new/a\n16386 /new\\\nline\n16387 /stays\n"
-
-
-def test_the_restore_command_doubles_percent_signs_and_quotes() -> None:
-    assert restore_command(Path("/a b/100%'s.pitr/fetch.sh")) == (
-        "/bin/sh '/a b/100%%'\"'\"'s.pitr/fetch.sh' %f %p"
-    )
 
 
 def test_the_private_settings_let_nothing_out_and_keep_the_primarys_limits(tmp_path: Path) -> None:
