@@ -6,7 +6,8 @@ one timeline it becomes ``Ground``: runs of WAL, and for each usable backup a wi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -144,10 +145,11 @@ def survey_ground(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | N
     way = way_to(survey.archive, timeline, survey.epochs, survey.histories)
     runs = find_runs(way, survey.units)
     known = KnownBackups(survey.backups)
+    timed = {run.start: _TimedRun(run) for run in runs}
     windows: list[Window] = []
     unusable: list[SkippedBackup] = []
     for found in backups:
-        verdict = _window(found, known, way, runs, survey.end)
+        verdict = _window(found, known, way, timed, survey.end)
         if isinstance(verdict, Window):
             windows.append(verdict)
         else:
@@ -173,11 +175,38 @@ def _target_timeline(
     return parents[0].timeline if parents else TimelineId(1)
 
 
+class _TimedRun:
+    """A run whose times are looked up without going through all of it for each of many backups."""
+
+    def __init__(self, run: WalRun) -> None:
+        self.run: Final = run
+        self._starts: Final = [link.start.offset for link in run.links]
+        self._untils: Final = [link.until.offset for link in run.links]
+        # Of each link the latest known time in it or in any later one.
+        latest: list[datetime | None] = []
+        for link in reversed(run.links):
+            seen = [at for at in (link.known_max_at, latest[-1] if latest else None) if at is not None]
+            latest.append(max(seen, default=None))
+        self._latest: Final = latest[::-1]
+
+    def latest_from(self, lsn: LSN) -> datetime | None:
+        """Return the latest known time in the links that begin at ``lsn`` or later."""
+        first = bisect_left(self._starts, lsn.offset)
+        return self._latest[first] if first < len(self._latest) else None
+
+    def times_within(self, start: LSN, end: LSN) -> list[datetime]:
+        """Return the latest known time of each link that lies between the two."""
+        within = self.run.links[
+            bisect_left(self._starts, start.offset) : bisect_right(self._untils, end.offset)
+        ]
+        return [at for link in within if (at := link.known_max_at) is not None]
+
+
 def _window(
     backup: BackupManifest,
     known: KnownBackups,
     way: Sequence[WalSpan],
-    runs: Sequence[WalRun],
+    timed: Mapping[LSN, _TimedRun],
     end: ArchiveEnd,
 ) -> Window | str:
     """Return what the backup can be taken to, or why it is of no use on this way."""
@@ -192,20 +221,20 @@ def _window(
             f"the way to the target leaves timeline {backup.timeline} at {span.end}, before it was complete"
         )
     first = backup.wal_start
+    runs = [each.run for each in timed.values()]
     run = next((run for run in runs if run.start <= first < run.end), None)
     if run is None or run.end < backup.stop_lsn:
         missing = first if run is None else run.end
         return f"WAL from {missing} on is missing, before its consistency point {backup.stop_lsn}"
-    lead = [link for link in run.links if backup.start_lsn <= link.start and link.until <= backup.stop_lsn]
-    body = [link for link in run.links if backup.stop_lsn <= link.start]
-    seen = [at for link in body if (at := link.known_max_at) is not None]
-    ended = [at for link in lead if (at := link.known_max_at) is not None]
+    times = timed[run.start]
+    latest = times.latest_from(backup.stop_lsn)
+    ended = times.times_within(backup.start_lsn, backup.stop_lsn)
     return Window(
         backup=backup,
         run=run,
         # A transaction that ended before the consistency point cannot be left out.
         from_at=max([backup.stopped_at, *ended]),
-        until_at=max(seen) - TICK if seen else None,
+        until_at=latest - TICK if latest is not None else None,
         is_to_end=_reaches_end(run, runs, way, end),
         parents=chain,
     )

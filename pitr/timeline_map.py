@@ -139,7 +139,9 @@ def map_timelines(sources: MapSources, timeline: TargetTimeline = "latest") -> T
     spans = spans_of_way(_way_sources(sources, ground))
     backups = backups_on(ground)
     on_way = {BranchId(span.archive, span.timeline): span for span in ground.way}
-    branches = [_branch(sources, each, on_way, spans, asked) for each in sorted(_branches(sources) | {asked})]
+    branches = [
+        _branch(sources, each, on_way, spans, ground) for each in sorted(_branches(sources) | {asked})
+    ]
     # A branch of which nothing is left, such as an epoch that never wrote, is none to be shown.
     shown = tuple(each for each in branches if each.spans or each.id == asked)
     windows = ground.windows
@@ -191,12 +193,13 @@ def _branch(
     branch: BranchId,
     on_way: Mapping[BranchId, WalSpan],
     spans: Sequence[TimelineSpan],
-    asked: BranchId,
+    asked_ground: Ground,
 ) -> Branch:
+    asked = BranchId(asked_ground.survey.archive, asked_ground.timeline)
     passed = on_way.get(branch)
     left_at = None if passed is None else passed.end
     own = [span for span in spans if BranchId(span.archive, span.timeline) == branch]
-    ground = _ground_of(sources, branch)
+    ground = asked_ground if branch == asked else _ground_of(sources, branch)
     if isinstance(ground, TargetRefused):
         return Branch(
             branch, None, passed is not None, left_at, (*own, *_without_way(sources, branch, ground))
