@@ -110,7 +110,7 @@ class _Wal(_Table):
     sync_spacing: Annotated[float, BeforeValidator(read_duration), Field(ge=0.001, le=10)] = 0.005
     protect: Literal["data", "primary"] = "data"
     lower_after: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=3600)] = 30.0
-    release_after: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=86_400)] = 30.0
+    release_after: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=86_400)] = 120.0
     when_disk_fills: Literal["keep", "drop"] = "keep"
     drop_before: Annotated[float, BeforeValidator(read_duration), Field(ge=60, le=30 * 86_400)] = 1_800.0
     drop_below: Annotated[int, BeforeValidator(read_size), Field(ge=64 << 20, le=1 << 50)] = 1 << 30

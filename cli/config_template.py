@@ -81,7 +81,7 @@ sync_spacing = "5ms"
 # each after so long; and the watchdog releases them when the daemon is dead for so long.
 protect = "data"
 lower_after = "30s"
-release_after = "30s"
+release_after = "120s"
 # While no region takes WAL, the slot keeps it on the server's disk: "keep" lets that fill, "drop" gives the
 # slot up (a gap, and a new full backup) when it would be full so soon, or has no more than this left.
 when_disk_fills = "keep"

@@ -86,7 +86,7 @@ class WalSettings:
     sync_spacing_s: float = 0.005
     protection: ProtectionPolicy = ProtectionPolicy()  # noqa: RUF009 - a frozen value
     put_price: float = 0.005
-    release_after_s: float = 30.0
+    release_after_s: float = 120.0
     drop: DropPolicy = DropPolicy()  # noqa: RUF009 - a frozen value
 
 

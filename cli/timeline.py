@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.timeline_map import MapSources, TimelineMap
 
+# The newest; events are some in a year.
+_EVENTS_MAX = 10_000
+
 
 @click.command()
 @click.option("--gaps-only", is_flag=True, help="Show what cannot be restored only.")
@@ -94,9 +97,11 @@ def _gather(reader: Reader, source: Source, output: Output) -> MapSources:
     from cli.planning import read_regions
     from pitr.catalogue.sqlite import Catalogue
     from pitr.catalogue_survey import survey_archive
+    from pitr.event_reader import EventReader
     from pitr.region_holdings import find_holdings
     from pitr.survey import ArchiveEnd
     from pitr.timeline_causes import damaged_wal, expired_wal
+    from pitr.timeline_events import event_causes
     from pitr.timeline_map import MapSources
 
     archive = choose_archive(reader.repository, source.archive)
@@ -119,11 +124,13 @@ def _gather(reader: Reader, source: Source, output: Output) -> MapSources:
     )
     segment_bytes = next(sizes, None)
     records = [found.record for one in own if (found := reader.repository.expiry.newest(one)) is not None]
-    known = (
-        ()
-        if segment_bytes is None
-        else (*expired_wal(records, segment_bytes), *damaged_wal(result.refused, segment_bytes))
-    )
+    events = EventReader(reader.repository)
+    pages = [events.page(one, limit=_EVENTS_MAX) for one in own]
+    for fault in chain.from_iterable(page.faults for page in pages):
+        output.warn(f"signed events: {fault}")
+    known = [*event_causes(one.record for page in pages for one in page.events)]
+    if segment_bytes is not None:
+        known += [*expired_wal(records, segment_bytes), *damaged_wal(result.refused, segment_bytes)]
     return MapSources(
         survey=survey,
         ends={
@@ -131,6 +138,6 @@ def _gather(reader: Reader, source: Source, output: Output) -> MapSources:
         },
         regions=tuple(one.name for one in reader.store.regions if one.name not in unseen),
         backup_regions=holdings.regions,
-        known=known,
+        known=tuple(known),
         expired=frozenset(record.archive for record in records if record.backups),
     )

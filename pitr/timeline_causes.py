@@ -1,7 +1,6 @@
 """What signed records and refused objects say of WAL that is not there, for the map of timelines.  Pure.
 
-The map takes any ``KnownCause``.  Signed events may tell more of them one day: WAL that was dropped by the
-owner's policy, an end that a failover orphaned; they have their names in ``Cause`` already.
+The map takes any ``KnownCause``; ``pitr.timeline_events`` gives those of signed events.
 """
 
 from __future__ import annotations

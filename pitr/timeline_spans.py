@@ -31,7 +31,7 @@ class Cause(StrEnum):
 
     WAL_MISSING = "wal-missing"
     WAL_DAMAGED = "wal-damaged"
-    WAL_DROPPED = "wal-dropped-by-policy"
+    WAL_LOST = "wal-lost"
     EXPIRED = "expired"
     NO_BACKUP = "no-backup"
     BACKUP_UNUSABLE = "backup-unusable"

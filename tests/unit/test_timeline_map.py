@@ -154,11 +154,11 @@ def test_damaged_wal_is_told_from_missing_wal() -> None:
 def test_wal_that_a_record_says_was_dropped_is_told_so_for_its_part_of_a_hole() -> None:
     """The record may speak of less than what is missing: the rest stays what it is."""
     dropped = KnownCause(
-        fix.archive_of(1), TimelineId(1), seg(3), seg(4), Cause.WAL_DROPPED, "the disk was full"
+        fix.archive_of(1), TimelineId(1), seg(3), seg(4), Cause.WAL_LOST, "the disk was full"
     )
     made = made_of([whole(n) for n in (2, 5)], [backup_in(2), backup_in(5)], known=(dropped,))
     assert [(gap.start, gap.cause) for gap in made.gaps] == [
-        (seg(3), Cause.WAL_DROPPED),
+        (seg(3), Cause.WAL_LOST),
         (seg(4), Cause.WAL_MISSING),
         (seg(5), Cause.NO_BACKUP),
     ]
