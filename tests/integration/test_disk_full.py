@@ -108,7 +108,11 @@ def test_the_slot_is_dropped_and_no_target_in_the_gap_is_offered(make_site: Make
     refused = site("plan", lost.isoformat(), "--json", exit_code=4)
     nearest = re.findall(r"(?:before|after): (\S+)", refused.error["next"] or "")
     assert nearest, str(refused)
-    events = site("status", "--json").data["events"]
+    status = site("status", "--json").data
+    assert status["wal_disk"]["when_disk_fills"] == "drop"
+    assert 0 < status["wal_disk"]["free_bytes"] <= status["wal_disk"]["total_bytes"]
+    assert status["wal_disk"]["wal_directory_bytes"] >= 16 * MIB
+    events = status["events"]
     assert (events["slot-dropped"], events["wal-lost"]) == (1, 1)
     for name, target, expected in (
         ("early", before, ["1 before"]),

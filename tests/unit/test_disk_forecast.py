@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -76,7 +77,8 @@ def test_where_nothing_fills_nothing_is_foreseen(samples: list[DiskSample]) -> N
 def test_growth_that_has_ended_is_forgotten_at_once() -> None:
     growing = [sample(at, at * MIB) for at in range(0, 1201, 10)]
     assert after(growing).full_in_s is not None
-    assert after([*growing, sample(1210, 600 * MIB)]) == Forecast()
+    caught_up = replace(sample(1210, 600 * MIB), end=LSN(growing[-1].end.offset + MIB))
+    assert after([*growing, caught_up]) == Forecast()
     assert after([*growing, sample(1210, 0)]) == Forecast()
 
 
