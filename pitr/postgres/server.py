@@ -25,6 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.datadir import PG_GLOBAL_OID, RelationFile
 from pitr.postgres.page import PAGE_BYTES
+from pitr.postgres.sql_errors import mapped_errors
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
 from pitr.wal.timeline import TimelineId
@@ -55,9 +56,6 @@ SETTINGS_OF_INTEREST = (
     *("server_version", "shared_buffers", "shared_preload_libraries", "summarize_wal", "synchronous_commit"),
     *("track_commit_timestamp", "TimeZone", "wal_level", "wal_log_hints", "wal_segment_size"),
 )
-# Connection, rollback, resources, operator intervention, system: what may be otherwise in a minute.
-_UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
-_REFUSED_TEXTS = ("authentication", "pg_hba.conf", "does not exist", "no password", "not permitted")
 
 
 def have_checksums(data_checksums: str) -> bool:
@@ -145,7 +143,7 @@ class Server:
 
     def interrupt(self) -> None:
         """Cancel the statement that another thread runs in this session, if any."""
-        with _mapped():
+        with mapped_errors():
             self._connection.cancel_safe(timeout=CONNECT_TIMEOUT_S)
 
     @contextmanager
@@ -331,7 +329,7 @@ class Server:
         # A large answer takes as long as it is read.
         self._set_timeout(BACKUP_START_TIMEOUT_S)
         try:
-            with _mapped(), self._connection.cursor() as cursor:
+            with mapped_errors(), self._connection.cursor() as cursor:
                 statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(
                     sql.SQL(query).format(*(sql.Literal(each) for each in parameters))
                 )
@@ -371,33 +369,13 @@ class Server:
         return rows[0]
 
     def rows(self, statement: LiteralString, *parameters: object) -> list[tuple[object, ...]]:
-        with _mapped():
+        with mapped_errors():
             cursor = self._connection.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
 
 def _open(dsn: str) -> psycopg.Connection:
-    with _mapped():
+    with mapped_errors():
         named = conninfo_to_dict(dsn)
         missing = {name: value for name, value in _CONNECTION_DEFAULTS.items() if name not in named}
         return psycopg.connect(make_conninfo(dsn, **missing), autocommit=True)
-
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """Turn psycopg's errors into ours, by what can be done about them."""
-    try:
-        yield
-    except psycopg.Error as cause:
-        state, text = cause.sqlstate or "", str(cause).strip()
-        is_refused = (
-            not state.startswith(_UNAVAILABLE_CLASSES)
-            if state
-            else isinstance(cause, psycopg.ProgrammingError) or any(part in text for part in _REFUSED_TEXTS)
-        )
-        hint = None
-        if state == "42501":
-            hint = "GRANT EXECUTE on the function to this role, or pg_read_all_settings; see `pitr doctor`"
-        error = ServerRefused if is_refused else ServerUnavailable
-        lines = text.splitlines() or [type(cause).__name__]
-        raise error(lines[0], detail="\n".join(lines[1:]) or None, hint=hint) from cause
