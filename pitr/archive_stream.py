@@ -45,7 +45,7 @@ from pitr.wal.follow import (
 )
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
-from pitr.wal.timeline import TimelineHistory
+from pitr.wal.timeline import TimelineHistory, TimelineId
 
 _FIRST_PAUSE_S = 0.1
 # More switches than this in one connection is no history but a loop.
@@ -238,7 +238,11 @@ class WalStream:
                 return self._begin_anew(connection, fork.left_at)
             durable = self._flow.durable
             since = None if durable is None else durable.start
-            return run_after(fork, since, segment_bytes=segment_bytes)
+            run = run_after(fork, since, segment_bytes=segment_bytes)
+            if run.start > fork.left_at:
+                # The new primary had more of the old timeline than ever came here.
+                self._tell_lost(fork.timeline, fork.left_at, run.start)
+            return run
         following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
         if following is None:
             self._refuse_earlier_end(connection, identity, received.end)
@@ -294,11 +298,15 @@ class WalStream:
         if why is not None and following is not None and run.start <= lost_from:
             # The server needs the WAL itself, for a crash: nothing is lost with the slot.
             return following
-        reason = f"WAL from {lost_from} to {run.start} is lost: the server no longer has it"
-        facts = (("end", str(run.start)), ("start", str(lost_from)), ("timeline", str(run.timeline)))
+        self._tell_lost(run.timeline, lost_from, run.start)
+        return run
+
+    def _tell_lost(self, timeline: TimelineId, start: LSN, end: LSN) -> None:
+        """Say that WAL can never be archived; only a new backup reaches beyond it."""
+        reason = f"WAL from {start} to {end} is lost: the server no longer has it"
+        facts = (("end", str(end)), ("start", str(start)), ("timeline", str(timeline)))
         self._tell(ArchiveEventKind.WAL_LOST, reason, facts)
         self._events.request_full_backup(reason)
-        return run
 
     def _live_slot(self, connection: ReplicationConnection) -> SlotState:
         """Return the slot's state; one that is gone or was invalidated is made anew."""
