@@ -38,6 +38,8 @@ _READ_BYTES = 1024 * 1024
 # Another writer of the same key is done within one request's time, or the key is contested for good.
 _CONFLICT_TRIES_MAX = 5
 _CONFLICT_PAUSE_S = 0.2
+# Sent in a few milliseconds; a piece of WAL is seldom larger.
+_SMALL_BODY_BYTES = 1024 * 1024
 # Who wants the newest record reads the first keys only, and it takes 0.1 to 0.2 s to take 1,000 keys apart.
 _FIRST_PAGE_KEYS = 32
 # Servers may send empty pages that go on; one that sends only these is broken.
@@ -125,6 +127,7 @@ class S3Store:
                     verify=ca_bundle,
                     config=config,
                 )
+            self._client.meta.events.register_last("before-call.s3", _ask_first_only_if_large)
         except (BotoCoreError, ValueError) as error:
             raise StoreRefused(f"bucket {bucket}: {error}") from error
 
@@ -343,6 +346,16 @@ def _range_of(header: str) -> _Range | None:
     span, _, total = header.removeprefix("bytes ").partition("/")
     start = span.partition("-")[0]
     return _Range(int(start), int(total)) if start.isdecimal() and total.isdecimal() else None
+
+
+def _ask_first_only_if_large(params: dict[str, Any], **_: object) -> None:
+    """Send a small body at once: ``Expect: 100-continue`` costs each put a second way there and back.
+
+    A large one is better refused before it is sent, also since a server may close without reading it.
+    """
+    body = params.get("body")
+    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _SMALL_BODY_BYTES:
+        params["headers"].pop("Expect", None)
 
 
 @contextmanager

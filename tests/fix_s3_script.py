@@ -35,6 +35,8 @@ class ScriptedS3:
 
     answers: deque[Answer] = field(default_factory=deque)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    # How many asked for leave before they sent their body.
+    asked_first: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     endpoint: str = ""
 
@@ -68,6 +70,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body[: answer.cut_after])
         if answer.cut_after is not None:
             self.close_connection = True
+
+    def handle_expect_100(self) -> bool:
+        self.scripted.asked_first += 1
+        return super().handle_expect_100()
 
     do_GET = do_PUT = do_HEAD = do_DELETE = _answer
 

@@ -88,6 +88,16 @@ def test_a_storm_is_waited_out_and_the_put_is_repeated(scripted_s3: ScriptedS3) 
     store.close()
 
 
+def test_a_small_put_is_one_way_there_and_back_and_a_large_one_asks_first(
+    scripted_s3: ScriptedS3, store: S3Store
+) -> None:
+    scripted_s3.script(STORED)
+    store.put("small", b"x" * (1 << 20))
+    assert scripted_s3.asked_first == 0
+    store.put("large", b"x" * ((1 << 20) + 1))
+    assert scripted_s3.asked_first == 1
+
+
 def test_a_put_whose_answer_was_lost_finds_its_own_bytes(scripted_s3: ScriptedS3, store: S3Store) -> None:
     scripted_s3.script(EXISTS, Answer(200, b"body"))
     store.put("k", b"body")
