@@ -123,7 +123,7 @@ def wait_for_answer(
 
 
 def fetch_script(desk: Desk, plan_file: Path, fetch_command: Sequence[str]) -> str:
-    """Return the shell script that ``restore_command`` runs: ``fetch.sh NAME DESTINATION``.
+    """Return the shell script that ``restore_command`` reads, with NAME and DESTINATION as ``$1`` and ``$2``.
 
     It moves what is in the spool, else asks, else (nobody feeds the spool) becomes ``fetch_command``.
     A file that lies there costs a shell and one ``mv``, nothing is synced: the server syncs what it gets.
@@ -187,8 +187,9 @@ cd "$OLDPWD" || exit
 def script_command(script: Path) -> str:
     """Return the ``restore_command`` that runs the script.  %f and %p are PostgreSQL's; other % are doubled.
 
-    A script that is gone, cannot be read or is empty must not end recovery: a shell that cannot open it ends
-    with 2, one that reads nothing with 0, and the server takes both for "no such file".
+    The server starts a shell for the command, which reads the script itself: a second one would cost as much
+    again.  A script that is gone, cannot be read or is empty must not end recovery: a shell that cannot open
+    it ends with 2, one that reads nothing with 0, and the server takes both for "no such file".
     """
     quoted = shlex.quote(str(script)).replace("%", "%%")
-    return f"[ -r {quoted} ] && [ -s {quoted} ] && exec /bin/sh {quoted} %f %p; exit 200"
+    return f"[ -r {quoted} ] && [ -s {quoted} ] && set -- %f %p && . {quoted}; exit 200"

@@ -136,7 +136,7 @@ class Prefetcher:
                     self._flying.add(number)
                     return number
                 # Whoever attends looks at the spool for all workers.
-                self._changed.wait()
+                self._changed.wait(1.0)
         return None
 
     def _look(self) -> None:
@@ -249,6 +249,7 @@ class Prefetcher:
             self._wanted = number
             self._drop_outside_window()
             self._flying.add(number)
+            self._changed.notify_all()
         # Also where a worker met doubt before: that may have been long ago.
         doubt = self._fetch(number)
         return None if doubt is None else Note(EXIT_DOUBT, doubt)

@@ -71,12 +71,12 @@ class Script:
         return done.returncode
 
     def run_as_setting(self) -> int:
-        """Run the setting as the server does: its own letters replaced, by the system's shell."""
+        """Run the setting as the server does: its own letters replaced, by a shell."""
         command = script_command(self.desk.script)
         for letter, value in (("%f", NAME), ("%p", "pg_wal/RECOVERYXLOG"), ("%%", "%")):
             command = command.replace(letter, value)
         return subprocess.run(
-            ["/bin/sh", "-c", command], cwd=self.data, check=False, timeout=30, stderr=subprocess.PIPE
+            [*self.shell, "-c", command], cwd=self.data, check=False, timeout=30, stderr=subprocess.PIPE
         ).returncode
 
 
@@ -243,6 +243,10 @@ def test_the_setting_runs_the_script_and_a_script_that_is_none_is_doubt(script: 
     script.put()
     assert script.run_as_setting() == 0
     assert script.place.read_bytes() == CONTENT
+    # What the program says, and what kills it, reaches the server.
+    for program, code in (("sys.exit(1)", 1), ("sys.exit(200)", DOUBT), ("os.kill(os.getpid(), 9)", -9)):
+        script.write(program)
+        assert script.run_as_setting() == code
     # A shell that cannot open its script ends with 2, one that reads nothing with 0.
     script.desk.script.write_text("")
     assert script.run_as_setting() == DOUBT
@@ -253,5 +257,5 @@ def test_the_setting_runs_the_script_and_a_script_that_is_none_is_doubt(script: 
 def test_the_setting_doubles_percent_signs_and_quotes() -> None:
     quoted = shlex.quote("/a b/100%%'s.pitr/fetch.sh")
     assert script_command(Path("/a b/100%'s.pitr/fetch.sh")) == (
-        f"[ -r {quoted} ] && [ -s {quoted} ] && exec /bin/sh {quoted} %f %p; exit 200"
+        f"[ -r {quoted} ] && [ -s {quoted} ] && set -- %f %p && . {quoted}; exit 200"
     )
