@@ -32,6 +32,7 @@ from pitr.archive_gate import Gate
 from pitr.archive_values import ArchiveEventKind
 from pitr.gate_folder import GateFolder
 from pitr.gate_script import archive_command
+from pitr.postgres.address import ConfiguredAddress
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import ServerUser
 from pitr.spool import DirectorySpool
@@ -70,7 +71,7 @@ def gated(
     spool, told = DirectorySpool(spool_dir, bytes_max=1 << 30), Told()
     plain = house.archiver(dsn, spool, told, settings=quick_settings())
     archiver = WalArchiver(
-        dsn=dsn,
+        address=ConfiguredAddress(dsn),
         archive=house.archive,
         repository=house.repository,
         signer=house.signer,
