@@ -273,7 +273,7 @@ def test_a_second_watchdog_stands_by_until_the_first_is_gone(server: RunningPost
 def test_the_command_releases_is_killed_and_ends_what_it_began(make_site: MakeSite) -> None:
     site = make_site()
     site.set_option('protect = "data"', 'protect = "primary"')
-    site.set_option('release_after = "30s"', 'release_after = "1s"')
+    site.set_option('release_after = "120s"', 'release_after = "1s"')
     set_names(site.server, "pitr")
     log = site.folder / "watchdog.log"
     words = ("-c", site.config, "watchdog")
