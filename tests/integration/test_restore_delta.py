@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -336,10 +337,13 @@ def test_a_server_that_is_started_meanwhile_stops_the_restore_and_it_can_go_on(
     history: History, old: Path, judge: Judge
 ) -> None:
     started: list[Callable[[], None]] = []
+    # Several threads write files, and each of them tells how far it is.
+    one_at_a_time = threading.Lock()
 
     def start(_progress: Progress) -> None:
-        if not started:
-            started.append(judge.start(history, old).stop)
+        with one_at_a_time:
+            if not started:
+                started.append(judge.start(history, old).stop)
 
     house = history.restores
     request = delta(history, old)

@@ -14,7 +14,7 @@ from fix_cli import PitrProgram
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.control import ControlRequest
 from cli.control_server import ControlServer
-from cli.snapshot import BackupSnapshot, DaemonSnapshot, RegionSnapshot, WalDiskSnapshot
+from cli.snapshot import BackupSnapshot, DaemonSnapshot, ProtectionSnapshot, RegionSnapshot, WalDiskSnapshot
 from pitr.pipeline.keys import Identity
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -43,6 +43,7 @@ SNAPSHOT = DaemonSnapshot(
     head_at=None,
     is_catalogue_complete=True,
     regions=(RegionSnapshot("eu", True, 0.0, 0, 0, None, None, 0, ()),),
+    protection=ProtectionSnapshot(False, 0, "durable in the quorum of regions", None, 0, None, None),
     backup=BackupSnapshot(None, None, None, None, None, 0, None, None, None, None, 2),
     tasks=(),
     events={},

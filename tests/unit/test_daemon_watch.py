@@ -55,7 +55,8 @@ def log(tmp_path: Path, store: MemoryStore) -> Iterator[Log]:
     log = Log()
     repairs = RepairQueue(tmp_path / "repair.sqlite")
     regions = open_writing([Region("eu", store)], 1, repairs)
-    settings = SimpleNamespace(cluster=SimpleNamespace(dsn=f"host={tmp_path}", slot="pitr"))
+    cluster = SimpleNamespace(dsn=f"host={tmp_path}", slot="pitr")
+    settings = SimpleNamespace(cluster=cluster, wal=SimpleNamespace(source="stream"))
     watch = Watch(
         cast(Any, settings),
         house.repository,
@@ -65,6 +66,7 @@ def log(tmp_path: Path, store: MemoryStore) -> Iterator[Log]:
         cast(Any, SimpleNamespace(slot_retained_bytes=None)),
         cast(Any, SimpleNamespace(record=lambda _record: None)),
         cast(Any, log),
+        cast(Any, SimpleNamespace(session=lambda: settings.cluster.dsn)),
     )
     watch.start()
     yield log
