@@ -7,7 +7,6 @@ says nothing, so an old one that was left behind does no harm.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from pitr.postgres.leader import LeaderAddress
 from pitr.wal.follow import ArchiveFork
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
-from storage.synced_file import sync_directory
+from storage.synced_file import replace_synced
 
 FILE_NAME: Final = "adopted.json"
 _BYTES_MAX: Final = 64 * 1024
@@ -64,15 +63,7 @@ def keep_decision(state_dir: Path, decision: Decision) -> None:
     ]
     kept = [*others, decision][-_DECISIONS_MAX:]
     content = json.dumps({"decisions": [_fields(one) for one in kept]}, indent=1).encode("ascii")
-    staged = state_dir / f"{FILE_NAME}.new"
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    staged.replace(state_dir / FILE_NAME)
-    sync_directory(state_dir)
+    replace_synced(state_dir / FILE_NAME, content)
 
 
 class HostJudge(ForkJudge):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from pitr.errors import ServerRefused, ServerUnavailable
 from pitr.event_log import NotesFailed
 from pitr.protection import Ladder, Level, Observation, ProtectionPolicy
 from pitr.quorum import WriteQuorum
-from storage.synced_file import sync_directory, write_synced
+from storage.synced_file import replace_synced
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -90,11 +91,7 @@ class ProtectionMark:
 
     def write(self, level: Level) -> None:
         """Return once it is on disk.  Raises OSError."""
-        new = self._path.with_name(f"{self._path.name}.new")
-        with new.open("wb", buffering=0) as out:
-            write_synced(out.fileno(), json.dumps({"level": int(level), "name": level.name}).encode())
-        new.replace(self._path)
-        sync_directory(self._path.parent)
+        replace_synced(self._path, json.dumps({"level": int(level), "name": level.name}).encode())
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -130,7 +127,6 @@ class ProtectionKeeper:
         self._count: Final = count
         self._level = mark.read()
         self._ladder = Ladder(policy, self._level)
-        self._policy: Final = policy
         self._look = SyncLook(is_synchronous=False, commits_waiting=0, can_release=False)
         self._settling_since: datetime | None = None
         self._stopping = threading.Event()
@@ -227,7 +223,7 @@ class ProtectionKeeper:
                 self._note_event(EventKind.COMMITS_RELEASED, "the server waits for nobody", by="daemon")
                 self._server.release(message)
         except (NotesFailed, OSError, ServerUnavailable, ServerRefused) as failure:
-            self._ladder = Ladder(self._policy, self._level)
+            self._stay()
             self._log.critical("protection cannot be lowered, and commits wait", reason=str(failure))
             return
         self._level = level
@@ -242,12 +238,21 @@ class ProtectionKeeper:
             if self._level is Level.ASYNCHRONOUS:
                 self._server.hold_again()
                 self._note_event(EventKind.COMMITS_HELD_AGAIN, "commits wait again as before", by="daemon")
-        except (NotesFailed, ServerUnavailable, ServerRefused) as failure:
+        except (NotesFailed, OSError, ServerUnavailable, ServerRefused) as failure:
             self._log.warning("commits cannot be held again yet", reason=str(failure))
-            self._ladder = Ladder(self._policy, self._level)
+            self._stay()
             return
         self._settling_since = self._now()
         self._put_in_force(Level.QUORUM)
+
+    def _stay(self) -> None:
+        """Go on with the level as it is: the step could not be taken, and is tried again after a while."""
+        self._ladder.stay(self._level)
+        with suppress(OSError):
+            if self._level is Level.QUORUM:
+                self._mark.remove()
+            else:
+                self._mark.write(self._level)
 
     def _settle(self, since: datetime) -> None:
         """When the quorum has all that was acknowledged with less, the promise is whole, and that is said."""

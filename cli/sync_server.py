@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from cli.protection_keeper import SyncLook
 from pitr.errors import ServerRefused, ServerUnavailable
 from pitr.postgres.sync_standby import SyncStandby, standby_name
-from storage.synced_file import sync_directory, write_synced
+from storage.synced_file import replace_synced
 
 # As PostgreSQL's pg_stat_replication.sync_state has it: these are waited for.
 _WAITED_FOR: Final = frozenset({"sync", "quorum"})
@@ -45,12 +45,8 @@ class ReleaseNote:
 
     def write(self, names: str, *, was_in_auto_conf: bool) -> None:
         """Return once it is on disk.  Raises OSError."""
-        new = self._path.with_name(f"{self._path.name}.new")
         fields = {"names": names, "was_in_auto_conf": was_in_auto_conf}
-        with new.open("wb", buffering=0) as out:
-            write_synced(out.fileno(), json.dumps(fields).encode())
-        new.replace(self._path)
-        sync_directory(self._path.parent)
+        replace_synced(self._path, json.dumps(fields).encode())
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

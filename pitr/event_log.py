@@ -22,7 +22,7 @@ from pitr.layout import ArchiveId, event_key
 from pitr.pipeline.sign import Signer, decode_time, encode_time, payload_sha256, sign_record
 from pitr.repository import Repository
 from storage.store import ObjectConflict, StoreError
-from storage.synced_file import sync_directory, write_synced
+from storage.synced_file import replace_synced
 
 # Transitions come by the minute at most; so many that wait are days of a store that is away.
 NOTES_MAX: Final = 1000
@@ -68,12 +68,8 @@ class NotesFile:
             return len(self._notes)
 
     def _replace(self, notes: list[Happening]) -> None:
-        new = self._path.with_name(f"{self._path.name}.new")
         try:
-            with new.open("wb", buffering=0) as out:
-                write_synced(out.fileno(), *map(_encode, notes))
-            new.replace(self._path)
-            sync_directory(self._path.parent)
+            replace_synced(self._path, *map(_encode, notes))
         except OSError as cause:
             raise NotesFailed(f"events cannot be noted in {self._path}: {cause.strerror or cause}") from cause
         self._notes = notes

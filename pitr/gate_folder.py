@@ -28,10 +28,10 @@ from typing import Final
 from pitr.gate_script import (
     ACKED_NAME,
     DAEMON_NAME,
+    HANDED_NAME,
     REFUSED_NAME,
     SCRIPT_NAME,
     STREAMS_NAME,
-    TODO_NAME,
     gate_script,
 )
 from pitr.wal.handed import HandedName, parse_handed_name
@@ -42,7 +42,7 @@ ASIDE_NAME: Final = "aside"
 ACKED_MAX: Final = 1024
 REFUSED_MAX: Final = 256
 ASIDE_MAX: Final = 16
-_TODO_MAX: Final = 4096
+_HANDED_MAX: Final = 4096
 # A copy takes seconds; one that was killed is removed after this long.
 _PART_AGE_S_MAX: Final = 600.0
 # Some shells compare whole seconds only.  So much later no server that was set back has written a segment.
@@ -78,7 +78,7 @@ class GateFolder:
 
     def make(self) -> None:
         """Make the folder and write the script.  May be repeated; what is in it stays."""
-        modes = {"": 0o750, ACKED_NAME: 0o750, REFUSED_NAME: 0o750, TODO_NAME: 0o770}
+        modes = {"": 0o750, ACKED_NAME: 0o750, REFUSED_NAME: 0o750, HANDED_NAME: 0o770}
         for name, mode in modes.items():
             folder = self.root / name
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -123,9 +123,9 @@ class GateFolder:
     def handed(self) -> list[HandedFile]:
         """Return what was handed over and is complete, in PostgreSQL's order; remove what a kill left."""
         found: list[HandedFile] = []
-        with os.scandir(self.root / TODO_NAME) as entries:
+        with os.scandir(self.root / HANDED_NAME) as entries:
             for number, entry in enumerate(entries):
-                if number >= _TODO_MAX:
+                if number >= _HANDED_MAX:
                     break
                 name = parse_handed_name(entry.name)
                 with suppress(FileNotFoundError):
@@ -155,7 +155,7 @@ class GateFolder:
 
     def has_handed(self, name: str) -> bool:
         """Tell whether there is a copy of a file, which then decides on its own acknowledgement."""
-        return (self.root / TODO_NAME / name).exists()
+        return (self.root / HANDED_NAME / name).exists()
 
     def remove(self, file: HandedFile) -> None:
         """Drop a copy that is needed no more."""

@@ -15,7 +15,7 @@ from typing import Final
 SCRIPT_NAME: Final = "gate"
 ACKED_NAME: Final = "acked"
 REFUSED_NAME: Final = "refused"
-TODO_NAME: Final = "todo"
+HANDED_NAME: Final = "todo"
 # Its content is the daemon's process id.
 DAEMON_NAME: Final = "daemon"
 # There while WAL is streamed: then the acknowledgement comes without a copy.
@@ -68,7 +68,7 @@ def _miss() -> str:
     """Return how a file is handed over."""
     return f"""\
 trap '[ -z "$part" ] || rm -f "$part"; exit 1' HUP INT QUIT TERM
-[ -d "$folder/{TODO_NAME}" ] || fail "there is no folder $folder/{TODO_NAME}: start pitr daemon"
+[ -d "$folder/{HANDED_NAME}" ] || fail "there is no folder $folder/{HANDED_NAME}: start pitr daemon"
 is_alive() {{ read -r pid < "$folder/{DAEMON_NAME}" && [ -d "/proc/$pid" ]; }} 2>/dev/null
 check() {{
     is_acked && exit 0
@@ -79,10 +79,10 @@ check() {{
 }}
 # A copy, never a link: PostgreSQL would write other WAL into the same file once it recycles it.
 hand_over() {{
-    [ "$folder/{TODO_NAME}/$1" -nt "$2" ] && return 0
-    part=$folder/{TODO_NAME}/.$1.$$
+    [ "$folder/{HANDED_NAME}/$1" -nt "$2" ] && return 0
+    part=$folder/{HANDED_NAME}/.$1.$$
     error=$(dd if="$2" of="$part" bs=1048576 conv=fsync 2>&1) &&
-        mv -f "$part" "$folder/{TODO_NAME}/$1" && {{ part=; return 0; }}
+        mv -f "$part" "$folder/{HANDED_NAME}/$1" && {{ part=; return 0; }}
     rm -f "$part"
     part=
     return 1

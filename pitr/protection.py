@@ -91,6 +91,10 @@ class Ladder:
             self._level, self._changed_s, self._good_since_s = level, seen.at_s, None
         return level
 
+    def stay(self, level: Level) -> None:
+        """Take back the last step, which could not be taken; the next one waits as after any other."""
+        self._level = level
+
     def _next(self, seen: Observation) -> Level:
         if self._level is not Level.QUORUM and self._is_good_again(seen):
             return Level.QUORUM

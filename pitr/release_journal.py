@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.errors import MalformedValue
-from storage.synced_file import sync_directory
+from storage.synced_file import replace_synced, sync_directory
 
 NOTES_MAX: Final = 1000
 _NOTE_BYTES_MAX: Final = 16 * 1024
@@ -149,11 +149,4 @@ class ReleaseJournal:
             sync_directory(self._path.parent)
 
     def _replace(self, notes: list[Note]) -> None:
-        beside = self._path.with_name(self._path.name + ".new")
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write("".join(f"{note}\n" for note in notes).encode("ascii"))
-            file.flush()
-            os.fsync(descriptor)
-        beside.replace(self._path)
-        sync_directory(self._path.parent)
+        replace_synced(self._path, "".join(f"{note}\n" for note in notes).encode("ascii"))

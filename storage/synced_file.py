@@ -57,6 +57,22 @@ def write_synced(descriptor: int, *parts: bytes, pwrite: Write = os.pwrite) -> N
     os.fsync(descriptor)
 
 
+def replace_synced(path: Path, *parts: bytes) -> None:
+    """Return when ``parts`` are the whole of a file of its owner's, on disk with its name.
+
+    A crash leaves it as it was or as it is to be, and perhaps a file ``.new`` beside it.  May be repeated.
+    Raises OSError.
+    """
+    staged = path.with_name(f"{path.name}.new")
+    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_synced(descriptor, *parts)
+    finally:
+        os.close(descriptor)
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
 def _write_direct(descriptor: int, parts: tuple[bytes, ...], size_bytes: int, pwrite: Write) -> bool:
     """Write past the page cache; False, with the file empty again, where that is not to be had."""
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)

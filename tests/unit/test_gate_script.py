@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pitr.gate_folder import ACKED_MAX, ASIDE_MAX, GateFolder
-from pitr.gate_script import AHEAD_MAX, TODO_NAME, archive_command, gate_script
+from pitr.gate_script import AHEAD_MAX, HANDED_NAME, archive_command, gate_script
 
 SHELLS = [
     pytest.param(shell, id=shell[0])
@@ -62,7 +62,7 @@ class Desk:
 
     @property
     def todo(self) -> list[str]:
-        return sorted(path.name for path in (self.folder.root / TODO_NAME).iterdir())
+        return sorted(path.name for path in (self.folder.root / HANDED_NAME).iterdir())
 
 
 @pytest.fixture(params=SHELLS)
@@ -85,7 +85,7 @@ def test_a_file_that_is_not_durable_is_copied_and_not_acknowledged(desk: Desk, n
     assert (code, said.count("\n")) == (1, 1)
     assert "not durable yet" in said
     assert desk.todo == [name]
-    assert (desk.folder.root / TODO_NAME / name).read_bytes() == b"x" * 3_000_000
+    assert (desk.folder.root / HANDED_NAME / name).read_bytes() == b"x" * 3_000_000
 
 
 def test_it_waits_until_the_file_is_durable(desk: Desk) -> None:
@@ -121,7 +121,7 @@ def test_what_was_written_after_the_acknowledgement_is_not_acknowledged(desk: De
 def test_a_copy_is_made_once_and_again_when_the_file_has_changed(desk: Desk) -> None:
     path = desk.write(NAME, b"one")
     desk.run(NAME, path)
-    copied = desk.folder.root / TODO_NAME / NAME
+    copied = desk.folder.root / HANDED_NAME / NAME
     before = copied.stat()
     desk.run(NAME, path)
     assert copied.stat().st_ino == before.st_ino
@@ -136,8 +136,8 @@ def test_a_copy_stays_what_it_was_when_the_server_recycles_the_file(desk: Desk) 
     desk.run(NAME, path)
     with (desk.data / path).open("r+b") as same_inode:
         same_inode.write(b"new")
-    assert (desk.folder.root / TODO_NAME / NAME).read_bytes() == b"old"
-    assert (desk.folder.root / TODO_NAME / NAME).stat().st_nlink == 1
+    assert (desk.folder.root / HANDED_NAME / NAME).read_bytes() == b"old"
+    assert (desk.folder.root / HANDED_NAME / NAME).stat().st_nlink == 1
 
 
 def test_files_that_wait_behind_it_are_copied_with_it(desk: Desk) -> None:
@@ -168,7 +168,7 @@ def test_a_name_that_postgres_does_not_ask_for_is_refused(desk: Desk, name: str)
 
 def test_trouble_is_status_1_and_one_line(desk: Desk) -> None:
     path = desk.write(NAME)
-    todo = desk.folder.root / TODO_NAME
+    todo = desk.folder.root / HANDED_NAME
     troubles: list[Callable[[], object]] = [
         lambda: (desk.data / path).rename(desk.data / "elsewhere"),
         lambda: (desk.write(NAME), todo.rmdir()),
@@ -214,10 +214,10 @@ def test_a_kill_at_any_moment_leaves_no_half_file_under_a_whole_ones_name(desk: 
         os.killpg(process.pid, number)
         process.communicate(timeout=20)
         assert process.returncode in {1, -number}
-        copied = desk.folder.root / TODO_NAME / NAME
+        copied = desk.folder.root / HANDED_NAME / NAME
         if copied.exists():
             assert copied.read_bytes() == content
-        for path_left in (desk.folder.root / TODO_NAME).iterdir():
+        for path_left in (desk.folder.root / HANDED_NAME).iterdir():
             path_left.unlink()
 
 
@@ -231,17 +231,17 @@ def test_the_folder_is_bounded(tmp_path: Path) -> None:
     assert left[0] == f"00000001{20:016X}"
     kept = []
     for number in range(ASIDE_MAX + 2):
-        (folder.root / TODO_NAME / NAME).write_bytes(bytes([number]))
+        (folder.root / HANDED_NAME / NAME).write_bytes(bytes([number]))
         [file] = folder.handed()
         kept.append(folder.keep_aside(file, bytes([number]) * 32))
     assert kept == [True] * ASIDE_MAX + [False] * 2
     assert not folder.handed()
-    old = folder.root / TODO_NAME / f".{NAME}.77"
+    old = folder.root / HANDED_NAME / f".{NAME}.77"
     old.touch()
     os.utime(old, (1, 1))
-    (folder.root / TODO_NAME / f".{NAME}.78").touch()
+    (folder.root / HANDED_NAME / f".{NAME}.78").touch()
     assert not folder.handed()
-    assert [path.name for path in (folder.root / TODO_NAME).iterdir()] == [f".{NAME}.78"]
+    assert [path.name for path in (folder.root / HANDED_NAME).iterdir()] == [f".{NAME}.78"]
 
 
 def test_a_new_daemon_forgets_what_an_earlier_one_acknowledged(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_link_in_the_place_of_a_copy_is_not_followed(tmp_path: Path) -> None:
     folder = GateFolder(tmp_path / "gate")
     folder.begin()
     (tmp_path / "secret").write_text("secret")
-    (folder.root / TODO_NAME / NAME).symlink_to(tmp_path / "secret")
+    (folder.root / HANDED_NAME / NAME).symlink_to(tmp_path / "secret")
     assert not folder.handed()
 
 

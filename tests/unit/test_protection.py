@@ -51,6 +51,13 @@ def test_a_step_that_does_not_help_is_passed_over(change: dict[str, int], expect
     assert walk(ladder, replace(STUCK, **change), 1) == [expected]  # type: ignore[arg-type]
 
 
+def test_a_step_that_could_not_be_taken_is_not_tried_again_at_once() -> None:
+    ladder = Ladder(PRIMARY)
+    assert walk(ladder, STUCK, 0) == [Level.FEWER_REGIONS]
+    ladder.stay(Level.QUORUM)
+    assert walk(ladder, STUCK, 1, 29, 30) == [Level.QUORUM, Level.QUORUM, Level.FEWER_REGIONS]
+
+
 def test_without_the_right_to_release_the_spool_is_the_last_step() -> None:
     ladder = Ladder(PRIMARY, Level.SPOOLED)
     assert walk(ladder, replace(STUCK, can_release=False), 1, 1000) == [Level.SPOOLED] * 2
