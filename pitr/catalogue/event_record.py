@@ -35,7 +35,6 @@ class EventKind(StrEnum):
     SLOT_DROPPED = "slot-dropped"
     END_ORPHANED = "end-orphaned"
     WRITERS_CONFLICT = "writers-conflict"
-    ADOPTED = "adopted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ def test_an_event_is_refused_that_says_too_much_or_nothing() -> None:
     ):
         with pytest.raises(MalformedValue):
             Happening(at, event, message, facts)
-    assert len(Happening.of(at, EventKind.ADOPTED, "x" * 9999, a="y" * 999).message) == 2000
+    assert len(Happening.of(at, EventKind.WRITERS_CONFLICT, "x" * 9999, a="y" * 999).message) == 2000
     record = EventRecord(fix.REPOSITORY, fix.archive_of(1), 2, bytes(32), happening())
     assert EventRecord.from_payload(record.to_payload()) == record
     key = event_key(fix.archive_of(1), 2)

@@ -35,6 +35,6 @@ def test_what_does_not_say_where_explains_nothing() -> None:
         record(EventKind.WAL_LOST),
         record(EventKind.WAL_LOST, timeline="1", start="0/1", end="0/2"),
         record(EventKind.END_ORPHANED, ended_on=TimelineId(1), left_at="x", end="0/2"),
-        record(EventKind.ADOPTED, timeline=TimelineId(2), start=LSN(0x3000000), end=LSN(0x5000000)),
+        record(EventKind.WRITERS_CONFLICT, timeline=TimelineId(2), start=LSN(0x3000000), end=LSN(0x5000000)),
     ]
     assert list(event_causes(nowhere)) == []
