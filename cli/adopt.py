@@ -43,7 +43,8 @@ def adopt(decision: str, identity: Path | None, confirm: bool) -> None:
     can say why. A failover to a standby that had less: the same archive goes on with the new timeline, and
     what only the old primary had stays restorable as the end of the old one. A restore, a copy or a server
     that was set back: a new writer epoch begins, with a new key. Shows what it would do and asks; refuses
-    where there is nothing to decide. The daemon must not run; it acts on the decision at its next start.
+    where there is nothing to decide. The daemon must not run; at its next start it acts on the decision, and
+    signs it: pitr log.
     """
     from cli.server_past import check_stopped, read_server
     from cli.wiring import server_address
@@ -65,6 +66,7 @@ def adopt(decision: str, identity: Path | None, confirm: bool) -> None:
 
 def _adopt_failover(app: App, settings: Settings, server: ServerPast, *, is_confirmed: bool) -> None:
     """Keep the decision that names the fork which there is now."""
+    from cli.adopt_event import adopted_failover, decided_by, note_decision
     from cli.adoption import Decision, keep_decision
     from cli.wiring import host_identity, own_archive
 
@@ -82,7 +84,9 @@ def _adopt_failover(app: App, settings: Settings, server: ServerPast, *, is_conf
         " are not in the new primary"
     )
     _confirm(app, "Was this a failover?", is_confirmed=is_confirmed)
-    keep_decision(settings.daemon.state_dir, Decision(archive, fork, datetime.now(UTC)))
+    decided = Decision(archive, fork, datetime.now(UTC))
+    note_decision(settings.daemon, adopted_failover(decided, decided_by()))
+    keep_decision(settings.daemon.state_dir, decided)
     output.line("decided: it was a failover")
     output.line(f"next: pitr -c {settings.path} daemon")
     output.finish(
@@ -134,16 +138,17 @@ def _adopt_restore(
     app: App, settings: Settings, server: ServerPast, path: Path, *, is_confirmed: bool
 ) -> None:
     """Begin a new writer epoch, as ``pitr init --identity`` does on a host that has a configuration."""
+    from cli.adopt_event import adopted_restore, decided_by, note_decision
     from cli.init import carry_out, request_of, tell
     from cli.key_files import read_identity
-    from cli.setup_epoch import why_new_epoch
+    from cli.setup_epoch import epoch_of, why_new_epoch
     from cli.wiring import host_identity
 
     identity = read_identity(path)
+    signer = host_identity(settings).signer.public
     with _reading(settings) as repository:
-        reason = why_new_epoch(
-            server, repository, identity, host_identity(settings).signer.public, settings.daemon.state_dir
-        )
+        reason = why_new_epoch(server, repository, identity, signer, settings.daemon.state_dir)
+        written = epoch_of(repository, server.identity.system_identifier, signer)
     if reason is None:
         raise UsageRefused(
             "there is nothing to decide: the server goes on from what this host archived",
@@ -163,6 +168,8 @@ def _adopt_restore(
     app.config_path = settings.path
     request = request_of(app, settings.path.parent, path)
     assert request is not None, "the configuration was read"
+    # First: a decision that took effect and was not noted could not be found again.
+    note_decision(settings.daemon, adopted_restore(server, written, reason, decided_by(), datetime.now(UTC)))
     tell(app, carry_out(app, request))
 
 

@@ -32,6 +32,7 @@ from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
+from cli.release_signer import ReleaseSigner
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
@@ -52,6 +53,7 @@ from pitr.datakeys import HostKeys
 from pitr.errors import ArchiveDiverged, BackupFailed, ServerUnavailable
 from pitr.event_log import EventLog, NotesFile
 from pitr.postgres.leader import LeaderAddress
+from pitr.release_journal import ReleaseJournal
 from pitr.spool import DirectorySpool
 from storage.repair import RepairQueue, RepairQueueDamaged
 from storage.store import StoreUnavailable
@@ -285,6 +287,12 @@ class Daemon:
             self._log,
             self._address,
             self._disk_watch(),
+            ReleaseSigner(
+                ReleaseJournal(settings.daemon.releases_path),
+                self._signed,
+                say=lambda text: self._log.warning(text),
+                now=_now,
+            ),
         )
         watch.start()
         ending.callback(watch.stop)

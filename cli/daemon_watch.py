@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cli.catalogue_keeper import CatalogueKeeper
     from cli.daemon_state import DaemonState
     from cli.disk_watch import DiskWatch
+    from cli.release_signer import ReleaseSigner
     from cli.settings import Settings
     from pitr.layout import ArchiveId
     from pitr.postgres.address import ServerAddress
@@ -47,6 +48,7 @@ class Watch:
         log: FilteringBoundLogger,
         address: ServerAddress,
         disk: DiskWatch | None = None,
+        releases: ReleaseSigner | None = None,
     ) -> None:
         self._settings = settings
         self._address = address
@@ -61,6 +63,7 @@ class Watch:
         self._keeper = keeper
         self._log = log
         self._disk = disk
+        self._releases = releases
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, name="watch", daemon=True)
 
@@ -74,6 +77,8 @@ class Watch:
 
     def _look_until_stopped(self) -> None:
         while True:
+            if self._releases is not None:
+                self._releases.look()
             self._compare_regions()
             self._look_at_slot()
             if self._disk is not None:

@@ -114,6 +114,12 @@ def why_new_epoch(
     return _Past(server, repository, identity, epochs).how_left(newest.archive, state_dir)
 
 
+def epoch_of(repository: Repository, system_identifier: int, signer: Verifier) -> int | None:
+    """Return the newest epoch of a cluster that a key writes; None if it writes none."""
+    own = [one for one in _epochs(repository, system_identifier) if one.signer == str(signer)]
+    return own[-1].archive.epoch if own else None
+
+
 def _epochs(repository: Repository, system_identifier: int) -> list[EpochRecord]:
     own = [one for one in repository.archives() if one.system_identifier == system_identifier]
     return sorted((repository.epoch(one) for one in own), key=lambda record: record.archive.epoch)

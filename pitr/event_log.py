@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +29,7 @@ NOTES_MAX: Final = 1000
 _LINE_BYTES_MAX: Final = 1 << 16
 _FIRST_PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 30.0
+_POSITION: Final = "position"
 
 
 class NotesFailed(PitrError):
@@ -36,20 +37,38 @@ class NotesFailed(PitrError):
 
 
 class NotesFile:
-    """The notes that wait, in a small file that is replaced whole.  Thread-safe; one process has it."""
+    """The notes that wait, in a small file that is replaced whole.  Thread-safe; one process has it.
+
+    It also keeps how far another process's journal has been noted: in one file with the notes, so that a
+    kill leaves neither a line of it that is noted twice nor one that is not noted at all.
+    """
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier run left; lines that cannot be read are ``damaged``.  Raises NotesFailed."""
         self._path: Final = path
         self._lock = threading.Lock()
-        self._notes, self.damaged = _read_notes(path)
+        self._notes, self._position, self.damaged = _read_notes(path)
 
-    def add(self, note: Happening) -> None:
-        """Return once the note is on disk.  Raises NotesFailed, also when NOTES_MAX notes wait already."""
+    def add(self, note: Happening, *, position: str | None = None) -> None:
+        """Return once the note is on disk, and with it ``position``, if there is a new one.
+
+        Raises NotesFailed, also when NOTES_MAX notes wait already; the position is then the old one.
+        """
         with self._lock:
             if len(self._notes) >= NOTES_MAX:
                 raise NotesFailed(f"{NOTES_MAX} events wait to be put already")
-            self._replace([*self._notes, note])
+            self._replace([*self._notes, note], position or self._position)
+
+    def has_alike(self, note: Happening) -> bool:
+        """Return whether a note waits that says the same, at whatever time."""
+        with self._lock:
+            return any(replace(one, at=note.at) == note for one in self._notes)
+
+    @property
+    def position(self) -> str | None:
+        """Return the newest position that was given with a note."""
+        with self._lock:
+            return self._position
 
     def first(self) -> Happening | None:
         """Return the oldest note that waits."""
@@ -59,7 +78,7 @@ class NotesFile:
     def remove_first(self) -> None:
         """Forget the oldest note: it is in the store.  Raises NotesFailed; it is then found there again."""
         with self._lock:
-            self._replace(self._notes[1:])
+            self._replace(self._notes[1:], self._position)
 
     @property
     def count(self) -> int:
@@ -67,12 +86,13 @@ class NotesFile:
         with self._lock:
             return len(self._notes)
 
-    def _replace(self, notes: list[Happening]) -> None:
+    def _replace(self, notes: list[Happening], position: str | None) -> None:
+        head = [] if position is None else [json.dumps({_POSITION: position}).encode() + b"\n"]
         try:
-            replace_synced(self._path, *map(_encode, notes))
+            replace_synced(self._path, *head, *map(_encode, notes))
         except OSError as cause:
             raise NotesFailed(f"events cannot be noted in {self._path}: {cause.strerror or cause}") from cause
-        self._notes = notes
+        self._notes, self._position = notes, position
 
 
 def _encode(note: Happening) -> bytes:
@@ -85,21 +105,28 @@ def _encode(note: Happening) -> bytes:
     return json.dumps(fields, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 
 
-def _read_notes(path: Path) -> tuple[list[Happening], int]:
+def _read_notes(path: Path) -> tuple[list[Happening], str | None, int]:
     try:
         body = path.read_bytes()
     except FileNotFoundError:
-        return [], 0
+        return [], None, 0
     except OSError as cause:
         raise NotesFailed(f"events noted in {path} cannot be read: {cause.strerror}") from cause
     notes: list[Happening] = []
-    damaged = 0
-    for line in body.splitlines()[:NOTES_MAX]:
+    damaged, position = 0, None
+    for number, line in enumerate(body.splitlines()[: NOTES_MAX + 1]):
         try:
+            if number == 0 and (position := _decode_position(line)) is not None:
+                continue
             notes.append(_decode(line))
         except (ValueError, KeyError, TypeError, AttributeError, MalformedValue):
             damaged += 1
-    return notes, damaged
+    return notes, position, damaged
+
+
+def _decode_position(line: bytes) -> str | None:
+    found = json.loads(line).get(_POSITION) if len(line) <= _LINE_BYTES_MAX else None
+    return found if isinstance(found, str) else None
 
 
 def _decode(line: bytes) -> Happening:
@@ -151,10 +178,18 @@ class EventLog:
         self._thread.join(timeout_s)
         return self._notes.count == 0
 
-    def note(self, happening: Happening) -> None:
-        """Return once it is on disk; it is signed and put soon after.  Raises NotesFailed."""
-        self._notes.add(happening)
+    def note(self, happening: Happening, *, position: str | None = None) -> None:
+        """Return once it is on disk; it is signed and put soon after.  Raises NotesFailed.
+
+        ``position`` says how far another's journal is noted with it; it is kept with the note, or not at all.
+        """
+        self._notes.add(happening, position=position)
         self._wake.set()
+
+    @property
+    def position(self) -> str | None:
+        """Return the newest position that was given with a note, also by an earlier run."""
+        return self._notes.position
 
     @property
     def waiting(self) -> int:

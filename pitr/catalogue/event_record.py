@@ -31,10 +31,13 @@ class EventKind(StrEnum):
     PROTECTION_RESTORED = "protection-restored"
     COMMITS_RELEASED = "commits-released"
     COMMITS_HELD_AGAIN = "commits-held-again"
+    COMMITS_WAITED = "commits-waited"
+    RELEASE_LEFT = "release-left"
     WAL_LOST = "wal-lost"
     SLOT_DROPPED = "slot-dropped"
     END_ORPHANED = "end-orphaned"
     WRITERS_CONFLICT = "writers-conflict"
+    ADOPTED = "adopted"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import psycopg
 import pytest
@@ -30,6 +31,11 @@ def wait_archived(site: Site, server: RunningPostgres) -> None:
         return (True,) in server.execute(sql, end)
 
     wait_until(is_there, f"{end} is durable")
+
+
+def adoptions(site: Site) -> list[dict[str, Any]]:
+    events = site("log", "--json").data["events"]
+    return [one for one in events if one["event"] == "adopted"]
 
 
 def lose_wal(site: Site, postgres_factory: PostgresFactory) -> RunningPostgres:
@@ -72,6 +78,7 @@ def test_a_failover_that_lost_wal_is_adopted_and_both_ends_are_restored(
     assert "stays, for --timeline 00000001" in refused.stdout
     assert not (site.state_dir / "adopted.json").exists()
     decided = site("adopt", "--as", "failover", "--confirm", "--json").data
+    assert site("adopt", "--as", "failover", "--confirm", "--json").data == decided
     assert decided["orphaned"]["timeline"] == "00000001"
     assert decided["following"] == "00000002"
     assert LSN.parse(decided["left_at"]) < LSN.parse(decided["orphaned"]["end"])
@@ -82,6 +89,11 @@ def test_a_failover_that_lost_wal_is_adopted_and_both_ends_are_restored(
     assert "the operator decided" in site.daemon.tail()
     nothing = site("adopt", "--as", "failover", "--confirm", exit_code=6)
     assert "still runs" in nothing.stderr
+    (event,) = adoptions(site)
+    assert (event["facts"]["as"], event["facts"]["epoch"]) == ("failover", "1")
+    assert event["facts"]["left_at"] == decided["left_at"]
+    assert event["facts"]["following"] == "00000002"
+    assert "decided that it was a failover" in event["message"]
     orphaned = [one for one in site("wal", "list", "--json").data["stretches"] if one["kind"] == "orphaned"]
     assert [(one["timeline"], one["start"], one["end"]) for one in orphaned] == [
         ("00000001", decided["left_at"], decided["orphaned"]["end"])
@@ -120,6 +132,11 @@ def test_the_same_fork_may_be_a_restore_that_begins_a_new_epoch(
     assert "nothing to decide" in again.stderr
     site.daemon.start()
     wait_archived(site, standby)
+    wait_until(lambda: adoptions(site), "the decision is signed")
+    (event,) = adoptions(site)
+    assert (event["facts"]["as"], event["facts"]["left_epoch"]) == ("restore", "1")
+    assert event["facts"]["timeline"] == "00000002"
+    assert site("log", "--json").data["archive"] == made["archive"]
     assert site.daemon.stop() == 0, site.daemon.tail()
 
 

@@ -296,3 +296,15 @@ def test_the_command_releases_is_killed_and_ends_what_it_began(make_site: MakeSi
         process.kill()
         process.wait(10)
     assert site.daemon.stop() == 0
+    # What it did while no daemon was there, the daemon has signed, and signs no second time.
+    site.start_daemon()
+    assert site.daemon.stop() == 0
+    events = [one for one in site("log", "--json").data["events"] if one["facts"].get("by") == "watchdog"]
+    assert [(one["event"], one["facts"]["step"]) for one in reversed(events)] == [
+        ("commits-released", "released"),
+        ("commits-released", "released"),
+        ("commits-held-again", "held-again"),
+    ]
+    assert "found so at the start" in events[1]["message"]
+    assert events[1]["facts"]["before"] == "pitr"
+    assert "the watchdog released commits" in site("log").stdout

@@ -18,6 +18,7 @@ from pitr.event_reader import BAD_EVENTS_MAX, EventReader
 from pitr.layout import event_key, event_sequence
 from pitr.pipeline.sign import sign_record
 from pitr.repository import Repository
+from pitr.timeline_events import event_causes
 from storage.memory import MemoryStore
 
 DEADLINE_S = 20.0
@@ -180,3 +181,21 @@ def test_an_event_is_refused_that_says_too_much_or_nothing() -> None:
     for bad in ("events/1/1/0", key + "0", key.upper()):
         with pytest.raises(MalformedValue):
             event_sequence(bad)
+
+
+def test_a_kind_of_a_later_version_is_shown_as_the_text_that_it_is(host: Host) -> None:
+    log = host.log()
+    log.note(Happening(fix.BEGIN, "of-a-later-version", "whatever it means", (("who", "a program"),)))
+    log.note(
+        Happening.of(
+            fix.BEGIN, EventKind.WAL_LOST, "loss 2", timeline="00000001", start="0/3000000", end="0/4000000"
+        )
+    )
+    log.start()
+    assert log.stop(DEADLINE_S)
+    page = EventReader(host.house.repository).page(host.house.archive, limit=10)
+    assert page.faults == ()
+    assert [one.record.happening.event for one in page.events] == ["wal-lost", "of-a-later-version"]
+    assert [cause.detail.partition(": ")[2] for cause in event_causes(one.record for one in page.events)] == [
+        "loss 2"
+    ]
