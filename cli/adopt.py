@@ -107,11 +107,6 @@ def _fork(server: ServerPast, repository: Repository, archive: ArchiveId, state_
     from pitr.wal.follow import find_fork
     from pitr.wal.timeline import TimelineHistory, TimelineId
 
-    if server.is_standby:
-        raise UsageRefused(
-            "the server is a standby, and a failover makes a primary",
-            hint="wait until it is promoted, or name the new primary in the configuration",
-        )
     received = received_end(repository, archive, state_dir)
     if received is None:
         raise UsageRefused("there is nothing to decide: nothing is archived yet", hint="pitr daemon")
@@ -121,6 +116,12 @@ def _fork(server: ServerPast, repository: Repository, archive: ArchiveId, state_
     fork = find_fork(received, own, server.history)
     if fork is not None:
         return fork
+    if server.is_standby:
+        # One that follows a new primary already has its timeline, and was answered above.
+        raise UsageRefused(
+            "the server is a standby, and it has not left the archive's timeline",
+            hint="wait until it is promoted or follows the new primary, or name that in the configuration",
+        )
     if server.identity.timeline == received.timeline and server.identity.flushed < received.end:
         raise UsageRefused(
             f"this was no failover: timeline {received.timeline} goes on, and the server has less of it",

@@ -87,6 +87,9 @@ class HostJudge(ForkJudge):
         # A REST interface of another cluster vouches for nothing here.
         if now.system_identifier != self._archive.system_identifier:
             return None
+        # The lock of a standby cluster was not taken from the primary whose WAL this is.
+        if now.is_standby:
+            return None
         return f"{now.name} holds Patroni's lock, so this was a failover"
 
     def _why_by_decision(self, fork: ArchiveFork) -> str | None:

@@ -31,11 +31,13 @@ class Member:
         timeline: int | None = 1,
         identifier: int = IDENTIFIER,
         members: object = None,
+        is_standby: bool = False,
     ) -> None:
-        """Say from now on that this member holds the lock, and where its server is."""
+        """Say from now on that this member holds the lock, perhaps a standby cluster's, and where."""
+        role = "standby_leader" if is_standby else "primary"
         primary: dict[str, object] = {
             "state": "running",
-            "role": "primary",
+            "role": role,
             "database_system_identifier": str(identifier),
             "patroni": {"name": name, "scope": "test"},
         }
@@ -43,12 +45,14 @@ class Member:
             primary["timeline"] = timeline
         if members is None:
             members = [{"name": name, "host": host, "port": port, "role": "leader"}]
-        self.answers["/primary"] = (200, json.dumps(primary).encode())
+        body = json.dumps(primary).encode()
+        self.answers["/primary"] = (503 if is_standby else 200, body)
+        self.answers["/standby-leader"] = (200 if is_standby else 503, body)
         self.answers["/cluster"] = (200, json.dumps({"members": members}).encode())
 
     def follow(self) -> None:
         """Say from now on that this member is a replica."""
-        self.answers["/primary"] = (503, b'{"role": "replica"}')
+        self.answers["/primary"] = self.answers["/standby-leader"] = (503, b'{"role": "replica"}')
 
 
 @contextmanager

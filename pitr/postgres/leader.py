@@ -33,7 +33,8 @@ class LeaderAddress:
 
     @property
     def leads_only(self) -> bool:
-        return True
+        streaming = self.streaming
+        return streaming is None or not streaming.is_standby
 
     def find(self) -> str:
         leader = self.leader()

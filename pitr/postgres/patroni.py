@@ -2,7 +2,7 @@
 
 It tells where a server is and that it holds the lock; whose WAL it has, the replication connection tells.
 
-Reference: Patroni documentation, "Patroni REST API": GET /primary, GET /cluster.
+Reference: Patroni documentation, "Patroni REST API": GET /primary, GET /standby-leader, GET /cluster.
 """
 
 from __future__ import annotations
@@ -42,12 +42,16 @@ class PatroniTls:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The member that says that it holds the lock.  ``timeline`` None: it does not say."""
+    """The member that says that it holds the lock.  ``timeline`` None: it does not say.
+
+    ``is_standby``: it leads a standby cluster, so its server follows a primary elsewhere.
+    """
 
     name: str
     endpoint: Endpoint
     timeline: TimelineId | None
     system_identifier: int | None
+    is_standby: bool = False
 
 
 class PatroniMembers:
@@ -100,16 +104,20 @@ class PatroniMembers:
         """Return the leader if this member is it, else why not."""
         try:
             status, body = self._get(place, "primary")
-            if status != 200:
-                return f"not the primary ({status})"
-            primary = decode_object(body)
-            name = member_name(primary)
+            if is_standby := status != 200:
+                # The lock of a standby cluster, and a server that is to stay a standby; a member with the
+                # lock that is not promoted yet is neither this nor the primary.
+                leads, leader_body = self._get(place, "standby-leader")
+                if leads != 200:
+                    return f"not the primary ({status})"
+                body = leader_body
+            leader = decode_object(body)
+            name = member_name(leader)
             status, body = self._get(place, "cluster")
             if status != 200:
                 return f"/cluster answers {status}"
-            return Leader(
-                name, member_endpoint(decode_object(body), name), _timeline(primary), _identifier(primary)
-            )
+            endpoint = member_endpoint(decode_object(body), name)
+            return Leader(name, endpoint, _timeline(leader), _identifier(leader), is_standby)
         except MalformedValue as refused:
             return refused.message
         except (OSError, http.client.HTTPException) as error:
@@ -177,9 +185,9 @@ def decode_object(body: bytes) -> Mapping[str, Any]:
     return found
 
 
-def member_name(primary: Mapping[str, Any]) -> str:
-    """Return the name of the member that answered /primary."""
-    patroni = primary.get("patroni")
+def member_name(leader: Mapping[str, Any]) -> str:
+    """Return the name of the member that answered /primary or /standby-leader."""
+    patroni = leader.get("patroni")
     name = patroni.get("name") if isinstance(patroni, dict) else None
     if not isinstance(name, str) or not 0 < len(name) <= _NAME_CHARACTERS_MAX:
         raise MalformedValue("the member does not say its name")
@@ -212,13 +220,13 @@ def declared_slots(config: Mapping[str, Any]) -> Mapping[str, str]:
     }
 
 
-def _timeline(primary: Mapping[str, Any]) -> TimelineId | None:
-    number = primary.get("timeline")
+def _timeline(leader: Mapping[str, Any]) -> TimelineId | None:
+    number = leader.get("timeline")
     return TimelineId(number) if isinstance(number, int) and 0 < number < 1 << 32 else None
 
 
-def _identifier(primary: Mapping[str, Any]) -> int | None:
-    text = primary.get("database_system_identifier")
+def _identifier(leader: Mapping[str, Any]) -> int | None:
+    text = leader.get("database_system_identifier")
     return (
         int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 21 else None
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from fix_cli import MakeSite, Site, wait_until
+from fix_patroni_rest import IDENTIFIER, rest_member
 from fix_postgres import PostgresFactory, RunningPostgres
-from fix_standby import make_standby
+from fix_standby import caught_up, make_standby
 
 from pitr.wal.lsn import LSN
 
@@ -38,8 +40,13 @@ def adoptions(site: Site) -> list[dict[str, Any]]:
     return [one for one in events if one["event"] == "adopted"]
 
 
-def lose_wal(site: Site, postgres_factory: PostgresFactory) -> RunningPostgres:
-    """Let the primary die with commits that the archive has and the standby, promoted then, has not."""
+def lose_wal(
+    site: Site, postgres_factory: PostgresFactory, before: Callable[[], None] = lambda: None
+) -> RunningPostgres:
+    """Let the primary die with commits that the archive has and the standby, promoted then, has not.
+
+    ``before`` is called when all have the same still.
+    """
     server = site.server
     server.execute("CREATE TABLE a (v text)")
     site.start_daemon()
@@ -47,6 +54,7 @@ def lose_wal(site: Site, postgres_factory: PostgresFactory) -> RunningPostgres:
     server.execute("INSERT INTO a VALUES ('1 before')")
     site.wait_durable()
     wait_until(lambda: rows(standby.dsn) == ["1 before"], "the standby has it")
+    before()
     standby.stop()
     server.execute("INSERT INTO a VALUES ('2 only in the archive')")
     site.wait_durable()
@@ -208,3 +216,53 @@ def test_a_damaged_note_of_decisions_is_named_and_not_believed(make_site: MakeSi
     with pytest.raises(MalformedValue, match="damaged"):
         read_decisions(site.folder)
     assert judge.why_failover(fork) is None
+
+
+def test_the_lock_of_a_standby_cluster_does_not_prove_a_failover(make_site: MakeSite) -> None:
+    from cli.adoption import HostJudge
+    from pitr.layout import ArchiveId
+    from pitr.postgres.leader import LeaderAddress
+    from pitr.postgres.patroni import PatroniMembers
+    from pitr.wal.follow import ArchiveFork
+    from pitr.wal.timeline import TimelineId
+
+    site = make_site(init=False)
+    fork = ArchiveFork(TimelineId(1), LSN(100), TimelineId(1), LSN(200), TimelineId(2), LSN(100))
+    with rest_member() as member:
+        address = LeaderAddress("user=postgres", PatroniMembers([member.url]))
+        judge = HostJudge(site.folder, ArchiveId(IDENTIFIER, 1), address)
+        member.lead("pg1", "10.0.0.1", 5432, timeline=2)
+        address.find()
+        assert judge.why_failover(fork) is not None
+        member.lead("pg1", "10.0.0.1", 5432, timeline=2, is_standby=True)
+        assert judge.why_failover(fork) is None
+
+
+def test_a_standby_that_follows_the_new_primary_can_be_adopted_too(
+    make_site: MakeSite, postgres_factory: PostgresFactory
+) -> None:
+    site = make_site(settings=SETTINGS)
+    others: list[RunningPostgres] = []
+
+    def leave_another() -> None:
+        others.append(make_standby(postgres_factory, site.server, SETTINGS))
+        caught_up(site.server, others[0])
+        others[0].stop()
+
+    primary = lose_wal(site, postgres_factory, leave_another)
+    assert site.daemon.stop() == 0
+    (standby,) = others
+    conninfo = f"host={primary.host} port={primary.port} user=postgres"
+    standby.start({**SETTINGS, "primary_conninfo": conninfo})
+    caught_up(primary, standby)
+    site.set_option(f'dsn = "{primary.dsn}"', f'dsn = "{standby.dsn}"')
+    decided = site("adopt", "--as", "failover", "--confirm", "--json").data
+    assert decided["following"] == "00000002"
+    site.daemon.start()
+    primary.execute("INSERT INTO a VALUES ('4 after')")
+    end = primary.value("SELECT pg_current_wal_flush_lsn()")
+    sql = "SELECT flush_lsn >= %s::pg_lsn FROM pg_stat_replication WHERE application_name = 'pitr'"
+    wait_until(lambda: (True,) in standby.execute(sql, end), f"{end} is durable\n{site.daemon.tail()}")
+    assert site.daemon.stop() == 0
+    done = site.restore("latest", site.folder / "new", "--start")
+    assert rows(done.data["dsn"]) == ["1 before", "3 after", "4 after"]

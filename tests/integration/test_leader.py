@@ -56,6 +56,18 @@ def test_the_member_that_leads_need_not_be_the_one_that_is_first_in_the_cluster(
     assert ask(members).endpoint == Endpoint("10.0.0.2", "2")
 
 
+def test_the_leader_of_a_standby_cluster_is_found_and_is_known_as_one(members: list[Member]) -> None:
+    members[1].lead("pg2", "10.0.0.2", 5432, timeline=3, is_standby=True)
+    found = ask(members)
+    assert found == Leader("pg2", Endpoint("10.0.0.2", "5432"), TimelineId(3), IDENTIFIER, is_standby=True)
+    # Promoted: the same member, and no standby any more.
+    members[1].lead("pg2", "10.0.0.2", 5432, timeline=4)
+    assert not ask(members).is_standby
+    members[0].lead("pg1", "10.0.0.1", 5432, timeline=4, is_standby=True)
+    with pytest.raises(ServerUnavailable, match="pg1 and pg2 both say"):
+        ask(members)
+
+
 def test_without_a_leader_each_answer_is_told(members: list[Member]) -> None:
     urls = [*(one.url for one in members), "http://127.0.0.1:1"]
     with pytest.raises(ServerUnavailable, match="no member") as told:
@@ -244,6 +256,38 @@ def test_the_stream_follows_the_lock_and_never_asks_a_standby(
     finally:
         address.stop()
         running.archiver.stop(0.0)
+    assert house.wal(2).assert_equals_server(standby.data_dir) > 0
+    assert not told.has(ArchiveEventKind.WAL_LOST)
+
+
+def test_the_leader_of_a_standby_cluster_is_streamed_from_also_through_its_promotion(
+    postgres_factory: PostgresFactory, tmp_path: Path, members: list[Member]
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    standby = make_standby(postgres_factory, server, KEEP_WAL)
+    members[0].lead("pg2", standby.host, standby.port, is_standby=True)
+    address = LeaderAddress(server.dsn, PatroniMembers([one.url for one in members]), poll_every_s=0.1)
+    told = Told()
+    running = archiver(house, address, tmp_path / "spool", told)
+    address.start(running.archiver.look_at_server)
+    try:
+        running.start().wait_streaming()
+        commit(server)
+        running.wait_durable(flush_lsn(server))
+        assert standby.execute("SELECT 1 FROM pg_stat_replication")
+        assert not address.leads_only
+        server.stop()
+        standby.instance.promote()
+        members[0].lead("pg2", standby.host, standby.port, timeline=2)
+        wait_until(lambda: not standby.value("SELECT pg_is_in_recovery()"), "the promotion")
+        commit(standby)
+        running.wait_durable(flush_lsn(standby))
+        running.stop()
+    finally:
+        address.stop()
+        running.archiver.stop(0.0)
+    assert house.wal(1).assert_equals_server(standby.data_dir) > 0
     assert house.wal(2).assert_equals_server(standby.data_dir) > 0
     assert not told.has(ArchiveEventKind.WAL_LOST)
 
