@@ -78,6 +78,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     from cli.wiring import host_identity, preferred_bin_dir, server_address
     from pitr.errors import KeyMissing, ServerUnavailable
     from pitr.gate_script import archive_command
+    from pitr.postgres.leader import LeaderAddress
     from verifiers.archiver import ArchiverWish
     from verifiers.disk_probes import probe_wal_disk
     from verifiers.host_probes import (
@@ -89,8 +90,12 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     )
     from verifiers.probes import VERSION_MIN, probe_server
 
+    leads_standby_cluster = None
     try:
-        dsn = server_address(settings.cluster).session()
+        address = server_address(settings.cluster)
+        dsn = address.find()
+        if isinstance(address, LeaderAddress) and address.streaming is not None:
+            leads_standby_cluster = address.streaming.is_standby
     except (ServerUnavailable, ConfigRefused) as error:
         hint = error.hint or "see the members' state: patronictl list"
         text = error.message if error.detail is None else f"{error.message}: {error.detail}"
@@ -102,6 +107,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         now=lambda: datetime.now(UTC),
         reads_files=settings.backup.source == "files",
         archiver=ArchiverWish(archive_command(settings.gate_dir), settings.wal.source == "archive"),
+        leads_standby_cluster=leads_standby_cluster,
     )
     yield from findings
     yield from _examine_patroni(settings.cluster)

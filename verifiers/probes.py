@@ -17,8 +17,10 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pitr.postgres.address import chooses_session, hosts_of
 from verifiers.archiver import ArchiverWish, judge_archiver
 from verifiers.base import Finding, Severity
+from verifiers.standby_probes import StandbyWish, judge_standby
 
 CONNECT_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_MS = 15_000
@@ -91,11 +93,13 @@ def probe_server(
     now: Callable[[], datetime],
     reads_files: bool = True,
     archiver: ArchiverWish | None = None,
+    leads_standby_cluster: bool | None = None,
 ) -> tuple[ServerProbe | None, list[Finding]]:
     """Look at the server; return what was seen (None if it did not let us in) and the findings.
 
     ``reads_files`` False: backups come over the replication protocol, from whatever host.  ``archiver``:
     what is wanted of ``archive_command``; where it is the source of WAL, nothing is streamed.
+    ``leads_standby_cluster``: what Patroni says of it; None where it is not asked.
     """
     try:
         probe = _look(dsn, slot, now)
@@ -106,7 +110,10 @@ def probe_server(
     streams = not reads_files or archiver is None or not archiver.is_source
     findings = [
         Finding("server.reachable", Severity.OK, "server", f"answers as role {probe.facts['role']}"),
-        *_judge_version(probe),
+        *_judge_version(
+            probe,
+            StandbyWish(chooses_session(dsn), len(hosts_of(dsn)) > 1, reads_files, leads_standby_cluster),
+        ),
         *_judge_streaming(probe, streams=streams),
         *_judge_grants(probe, reads_files=reads_files, streams=streams),
         *(_judge_slot(probe, slot) if streams else ()),
@@ -149,20 +156,14 @@ def _look(dsn: str, slot: str, now: Callable[[], datetime]) -> ServerProbe:
     return ServerProbe(version, facts, settings, found, skew_s, archiver)
 
 
-def _judge_version(probe: ServerProbe) -> Iterator[Finding]:
+def _judge_version(probe: ServerProbe, wish: StandbyWish) -> Iterator[Finding]:
     name = f"PostgreSQL {probe.major}"
     if probe.version < VERSION_MIN:
         yield Finding("server.version", Severity.FAIL, "server", name, "PostgreSQL 15 or later is needed")
         return
     yield Finding("server.version", Severity.OK, "server", name)
     if probe.facts["is_standby"]:
-        yield Finding(
-            "server.role",
-            Severity.WARN,
-            "server",
-            "this is a standby",
-            "point [cluster] dsn at the primary, or list both hosts with target_session_attrs=read-write",
-        )
+        yield judge_standby(wish)
     yield clock_finding("server.clock", "server", probe.clock_skew_s)
 
 

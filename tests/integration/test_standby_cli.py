@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fix_cli import MakeSite, Site, wait_until
+from fix_patroni_rest import rest_member
 from fix_postgres import PostgresFactory, RunningPostgres, table_digests
 from fix_standby import caught_up, make_standby
 
@@ -33,6 +34,12 @@ def test_a_daemon_on_a_standby_backs_up_and_takes_a_backup_again_after_a_promoti
     caught_up(primary, standby)
     site = replace(made, server=standby)
     site.init()
+    findings = {one["id"]: one for one in site("doctor", "--json", exit_code=None).data["findings"]}
+    assert findings["server.role"]["severity"] == "warn"
+    assert "target_session_attrs=prefer-standby" in findings["server.role"]["next"]
+    site.set_option(f'dsn = "{standby.dsn}"', f'dsn = "{standby.dsn} target_session_attrs=prefer-standby"')
+    findings = {one["id"]: one for one in site("doctor", "--json", exit_code=None).data["findings"]}
+    assert (findings["server.role"]["severity"], findings["server.role"]["next"]) == ("ok", None)
     site.start_daemon()
     primary.execute("UPDATE wide SET t = 'changed' WHERE id % 300 = 5")
     caught_up(primary, standby)
@@ -60,3 +67,32 @@ def test_a_daemon_on_a_standby_backs_up_and_takes_a_backup_again_after_a_promoti
     assert restored.data["plan"]["backup"] == newest["backup"]
     assert table_digests(restored.data["dsn"]) == expected
     assert site.daemon.stop() == 0, site.daemon.tail()
+
+
+def test_the_leader_of_a_standby_cluster_is_archived_and_backed_up(
+    make_site: MakeSite, postgres_factory: PostgresFactory
+) -> None:
+    made = make_site(settings=SETTINGS, init=False)
+    primary = made.server
+    primary.execute("CREATE TABLE wide AS SELECT generate_series(1, 5000) AS id")
+    standby = make_standby(postgres_factory, primary, SETTINGS)
+    caught_up(primary, standby)
+    site = replace(made, server=standby)
+    site.init()
+    with rest_member() as member:
+        member.lead("dr1", standby.host, standby.port, is_standby=True)
+        site.set_option(f'dsn = "{standby.dsn}"', f'dsn = "{primary.dsn}"\npatroni = ["{member.url}"]')
+        findings = {one["id"]: one for one in site("doctor", "--json", exit_code=None).data["findings"]}
+        assert findings["server.role"]["severity"] == "ok", findings["server.role"]
+        assert findings["server.role"]["next"] is None
+        site.start_daemon()
+        primary.execute("INSERT INTO wide VALUES (0)")
+        caught_up(primary, standby)
+        assert site("backup", "--type", "incr", "--json").data["backup"]["type"] == "incr"
+        primary.execute("INSERT INTO wide VALUES (-1)")
+        site.wait_durable(flushed(primary))
+        assert not primary.execute("SELECT 1 FROM pg_stat_replication WHERE application_name = 'pitr'")
+        expected = table_digests(primary.dsn)
+        restored = site.restore("latest", site.folder / "restored", "--start")
+        assert table_digests(restored.data["dsn"]) == expected
+        assert site.daemon.stop() == 0, site.daemon.tail()
