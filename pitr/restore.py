@@ -59,7 +59,7 @@ from pitr.restore_request import (
     next_steps,
 )
 from pitr.restore_staged import RestorePlace
-from pitr.restore_wal import write_wal_plan
+from pitr.restore_wal import recovery_timeline, write_wal_plan
 
 
 def restore(
@@ -107,6 +107,7 @@ class _Run:
     ) -> None:
         self._request = request
         self._stop = exact_stop(request)
+        self._timeline = recovery_timeline(request.plan, self._stop)
         self._backup = request.plan.backup
         self._repository = repository
         self._data_keys = data_keys
@@ -240,7 +241,7 @@ class _Run:
                 old=None if self._old is None else self._old.directory,
             )
             restored = builder.fetch(self._repository.store, self._on_progress)
-            builder.add_recovery(request.plan.timeline, self._stop, request.fetch_command)
+            builder.add_recovery(self._timeline, self._stop, request.fetch_command)
             hand_over(work.plan_file, request.user)
             hand_over(work.desk.script, request.user)
             builder.finish()
@@ -307,7 +308,7 @@ class _Run:
                     monotonic=self._monotonic,
                 )
                 try:
-                    done = recovery.run(settings, request.action, request.plan.timeline)
+                    done = recovery.run(settings, request.action, self._timeline)
                 except ArrivedElsewhere as cause:
                     instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
                     self._refuse(cause)
@@ -381,7 +382,7 @@ class _Run:
             action=request.action,
             replay_end=None if done is None else done.replay_lsn,
             last_xact_at=None if done is None else done.last_xact_at,
-            timeline=request.plan.timeline if done is None else done.timeline,
+            timeline=self._timeline if done is None else done.timeline,
             files=self._backup.files,
             size_bytes=self._backup.size_bytes,
             fetched_bytes=0 if files is None else files.fetched_bytes,

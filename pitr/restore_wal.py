@@ -78,6 +78,15 @@ def archived_spans(plan: RestorePlan, stop: StopPoint) -> list[ArchivedSpan]:
     return spans
 
 
+def recovery_timeline(plan: RestorePlan, stop: StopPoint) -> TimelineId:
+    """Return the timeline that PostgreSQL is to recover along: the last one that is read.
+
+    Not the last of the plan's way: a server that stops before a fork and was told of the timeline after it
+    takes that one for the parent of its own, and its history file then goes back (xlog.c, StartupXLOG).
+    """
+    return archived_spans(plan, stop)[-1].timeline
+
+
 def _histories(plan: RestorePlan, spans: Sequence[ArchivedSpan], repository: Repository) -> list[HistoryFile]:
     """Return the history files of all timelines on the way: the target's must be there."""
     found: list[HistoryFile] = []
