@@ -105,6 +105,8 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
         output.line(f"         the next one is due at {backup['next_at']}")
+    if seen["events"].get("wal-lost"):
+        output.warn("WAL was lost since the daemon began: pitr timeline shows the gap, pitr log the reason")
     if seen["last_error"]:
         output.warn(str(seen["last_error"]))
     output.table(

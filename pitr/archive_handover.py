@@ -229,7 +229,12 @@ class Handover:
         reason = f"WAL from {received.end} to {start} is lost: PostgreSQL archives what comes after it"
         descriptor = self._folder.open(file)
         try:
-            self._tell(ArchiveEventKind.WAL_LOST, reason)
+            facts = (
+                ("end", str(start)),
+                ("start", str(received.end)),
+                ("timeline", str(file.name.timeline)),
+            )
+            self._tell(ArchiveEventKind.WAL_LOST, reason, facts)
             self._feeder.feed(descriptor, Feed(RunStart(file.name.timeline, start, None, follows=False), end))
             self._fed[file.name.text] = file.stamp
         finally:
@@ -336,8 +341,8 @@ class Handover:
             " two servers write one archive, or this one was set back",
         )
 
-    def _tell(self, kind: ArchiveEventKind, message: str) -> None:
-        self._events.on_event(ArchiveEvent(kind, message))
+    def _tell(self, kind: ArchiveEventKind, message: str, facts: tuple[tuple[str, str], ...] = ()) -> None:
+        self._events.on_event(ArchiveEvent(kind, message, facts))
 
 
 def _reaches(durable: DurableEnd, timeline: TimelineId, end: LSN) -> bool:

@@ -39,13 +39,14 @@ from pitr.wal.follow import (
     ReceivedEnd,
     find_fork,
     first_run,
+    lost_stretches,
     next_run,
     run_after,
     segment_start,
 )
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
-from pitr.wal.timeline import TimelineHistory, TimelineId
+from pitr.wal.timeline import TimelineHistory
 
 _FIRST_PAUSE_S = 0.1
 # More switches than this in one connection is no history but a loop.
@@ -203,15 +204,16 @@ class WalStream:
         """
         slot = self._live_slot(connection)
         files = self._histories.read(connection, identity.timeline)
+        history = files[-1].history() if files else TimelineHistory(identity.timeline)
         received, segment_bytes = self._flow.received, self._writer.segment_bytes
         self._wants_new_run = self._wants_new_run or self._why_give_up is not None
         if received is None and self._why_give_up is not None:
-            run = self._begin_anew(connection, slot.restart or identity.flushed)
+            lost_from = ReceivedEnd(identity.timeline, slot.restart or identity.flushed)
+            run = self._begin_anew(connection, lost_from, history)
         elif received is None:
             timeline, kept_from = slot.timeline or identity.timeline, slot.restart or identity.flushed
             run = first_run(timeline, kept_from, segment_bytes=segment_bytes)
         else:
-            history = files[-1].history() if files else TimelineHistory(identity.timeline)
             run = self._run_on(connection, identity, received, history)
         if slot.restart is not None and run.start < segment_start(slot.restart, self._writer.segment_bytes):
             # Perhaps it is there still: the server is asked for it, and only its word is a loss.
@@ -235,18 +237,20 @@ class WalStream:
         if fork is not None:
             self._follow_fork(fork)
             if self._wants_new_run:
-                return self._begin_anew(connection, fork.left_at)
+                return self._begin_anew(connection, ReceivedEnd(fork.timeline, fork.left_at), history)
             durable = self._flow.durable
             since = None if durable is None else durable.start
             run = run_after(fork, since, segment_bytes=segment_bytes)
             if run.start > fork.left_at:
                 # The new primary had more of the old timeline than ever came here.
-                self._tell_lost(fork.timeline, fork.left_at, run.start)
+                self._tell_lost(ReceivedEnd(fork.timeline, fork.left_at), history, run.start)
             return run
         following = next_run(received, history, identity.flushed, segment_bytes=segment_bytes)
         if following is None:
             self._refuse_earlier_end(connection, identity, received.end)
-        return self._begin_anew(connection, received.end, following) if self._wants_new_run else following
+        if self._wants_new_run:
+            return self._begin_anew(connection, received, history, following)
+        return following
 
     def _follow_fork(self, fork: ArchiveFork) -> None:
         """Let the archive go on with a server that lacks its end, if somebody says that it was a failover.
@@ -277,7 +281,11 @@ class WalStream:
         )
 
     def _begin_anew(
-        self, connection: ReplicationConnection, lost_from: LSN, following: RunStart | None = None
+        self,
+        connection: ReplicationConnection,
+        received: ReceivedEnd,
+        history: TimelineHistory,
+        following: RunStart | None = None,
     ) -> RunStart:
         """Leave a hole, and say so: what the server no longer has cannot be archived.
 
@@ -286,7 +294,7 @@ class WalStream:
         connection.drop_slot(self._settings.slot)
         why, self._why_give_up = self._why_give_up, None
         if why is not None:
-            facts = (("lost_from", str(lost_from)), ("reason", why), ("slot", self._settings.slot))
+            facts = (("lost_from", str(received.end)), ("reason", why), ("slot", self._settings.slot))
             self._tell(ArchiveEventKind.SLOT_DROPPED, f"the slot was given up for the disk: {why}", facts)
         slot, identity = self._live_slot(connection), connection.identify()
         run = first_run(
@@ -295,18 +303,18 @@ class WalStream:
             segment_bytes=self._writer.segment_bytes,
         )
         self._wants_new_run = False
-        if why is not None and following is not None and run.start <= lost_from:
+        if why is not None and following is not None and run.start <= received.end:
             # The server needs the WAL itself, for a crash: nothing is lost with the slot.
             return following
-        self._tell_lost(run.timeline, lost_from, run.start)
+        self._tell_lost(received, history, run.start)
         return run
 
-    def _tell_lost(self, timeline: TimelineId, start: LSN, end: LSN) -> None:
+    def _tell_lost(self, received: ReceivedEnd, history: TimelineHistory, until: LSN) -> None:
         """Say that WAL can never be archived; only a new backup reaches beyond it."""
-        reason = f"WAL from {start} to {end} is lost: the server no longer has it"
-        facts = (("end", str(end)), ("start", str(start)), ("timeline", str(timeline)))
-        self._tell(ArchiveEventKind.WAL_LOST, reason, facts)
-        self._events.request_full_backup(reason)
+        for lost in lost_stretches(received, history, until):
+            facts = (("end", str(lost.end)), ("start", str(lost.start)), ("timeline", str(lost.timeline)))
+            self._tell(ArchiveEventKind.WAL_LOST, f"WAL {lost} is lost: the server no longer has it", facts)
+        self._events.request_full_backup(f"WAL up to {until} is lost: the server no longer has it")
 
     def _live_slot(self, connection: ReplicationConnection) -> SlotState:
         """Return the slot's state; one that is gone or was invalidated is made anew."""

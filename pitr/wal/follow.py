@@ -134,6 +134,36 @@ def run_after(fork: ArchiveFork, since: LSN | None, *, segment_bytes: int) -> Ru
     return RunStart(fork.following, start, None, follows=is_joined)
 
 
+@dataclass(frozen=True, slots=True)
+class LostStretch:
+    """WAL of one timeline that the archive will never have."""
+
+    timeline: TimelineId
+    start: LSN
+    end: LSN
+
+    def __str__(self) -> str:
+        return f"from {self.start} to {self.end} of timeline {self.timeline}"
+
+
+def lost_stretches(received: ReceivedEnd, history: TimelineHistory, until: LSN) -> tuple[LostStretch, ...]:
+    """Return what is lacking between what was received and ``until``, on each timeline of the server's way.
+
+    A run on a new timeline begins at a segment's boundary, with WAL of the timeline before; so what counts
+    as received may lie before its timeline's begin.
+    """
+    stretches: list[LostStretch] = []
+    begin: LSN | None = None
+    for timeline, end in _path(history, None):
+        if timeline >= received.timeline:
+            start = received.end if begin is None else max(received.end, begin)
+            stop = until if end is None else min(until, end)
+            if start < stop:
+                stretches.append(LostStretch(timeline, start, stop))
+        begin = end
+    return tuple(stretches)
+
+
 def _path(history: TimelineHistory, end: LSN | None) -> list[tuple[TimelineId, LSN | None]]:
     return [*((one.timeline, one.lsn) for one in history.switches), (history.timeline, end)]
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from pitr.errors import ArchiveDiverged
-from pitr.wal.follow import ArchiveFork, ReceivedEnd, find_fork, first_run, next_run, run_after
+from pitr.wal.follow import (
+    ArchiveFork,
+    LostStretch,
+    ReceivedEnd,
+    find_fork,
+    first_run,
+    lost_stretches,
+    next_run,
+    run_after,
+)
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
 from pitr.wal.timeline import TimelineHistory, TimelineId, TimelineSwitch
@@ -149,3 +158,19 @@ def test_timelines_up_to_1f_are_followed_one_after_the_other() -> None:
         assert (fork.timeline, fork.left_at) == (own.timeline, at(number + 1.25))
         assert run_after(fork, at(1), segment_bytes=MIB).timeline == server.timeline
     assert str(server.timeline) == "0000001F"
+
+
+def test_a_hole_is_told_timeline_by_timeline_and_no_more_of_it_than_is_lacking() -> None:
+    history = TimelineHistory(THREE, (TimelineSwitch(ONE, at(5.5)), TimelineSwitch(TWO, at(7.5))))
+    assert lost_stretches(ReceivedEnd(ONE, at(5)), history, at(9)) == (
+        LostStretch(ONE, at(5), at(5.5)),
+        LostStretch(TWO, at(5.5), at(7.5)),
+        LostStretch(THREE, at(7.5), at(9)),
+    )
+    # All of timeline 1 is there; the run on timeline 2 began with its segment, and nothing came.
+    for received in (ReceivedEnd(ONE, at(5.5)), ReceivedEnd(TWO, at(5))):
+        assert lost_stretches(received, history, at(7)) == (LostStretch(TWO, at(5.5), at(7)),)
+    assert lost_stretches(ReceivedEnd(ONE, at(5)), TimelineHistory(ONE), at(6)) == (
+        LostStretch(ONE, at(5), at(6)),
+    )
+    assert lost_stretches(ReceivedEnd(THREE, at(9)), history, at(8)) == ()
