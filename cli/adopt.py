@@ -57,7 +57,7 @@ def adopt(decision: str, identity: Path | None, confirm: bool) -> None:
             hint="pitr adopt --help",
         )
     check_stopped(settings.daemon.state_dir, "")
-    server = read_server(server_address(settings.cluster).find())
+    server = read_server(server_address(settings.cluster).find(), streams=settings.wal.source == "stream")
     if identity is None:
         _adopt_failover(app, settings, server, is_confirmed=confirm)
     else:

@@ -32,6 +32,7 @@ class NewConfig:
     state_dir: Path
     metrics_listen: str = "127.0.0.1:9187"
     timezone: str | None = None
+    wal_source: str = "stream"
 
 
 # What is the same in every new configuration.
@@ -62,7 +63,7 @@ pause_lag = "off"
 pause_latency = "off"
 """
 
-
+_SOURCE = 'source = "stream"'
 _WAL = f"""\
 [wal]
 # WAL is sent when it is this old, or when there is this much of it (with what else waits by then).
@@ -72,7 +73,7 @@ puts_in_flight = 4
 # On a database that is idle for so long, commit an empty message, so that a moment then has a time.
 heartbeat = "off"      # or "1s"
 # "archive": nothing is streamed, WAL comes from PostgreSQL's archive_command (see: pitr wal gate).
-source = "stream"
+{_SOURCE}
 # Where synchronous_standby_names names "pitr", commits wait until their WAL is in the quorum of regions:
 # so many puts are then on their way at a time, and begin so far apart (docs/synchronous.md).
 sync_puts_in_flight = 8
@@ -128,7 +129,7 @@ root = {_quote(new.root)}
 recipients = [
 {recipients}]
 
-{_WAL}
+{_WAL.replace(_SOURCE, f"source = {_quote(new.wal_source)}")}
 {_BACKUP}
 {_RETENTION}
 [daemon]

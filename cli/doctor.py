@@ -90,7 +90,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     )
     from verifiers.probes import VERSION_MIN, probe_server
 
-    leads_standby_cluster = None
+    streams, leads_standby_cluster = settings.wal.source == "stream", None
     try:
         address = server_address(settings.cluster)
         dsn = address.find()
@@ -106,14 +106,15 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         settings.cluster.slot,
         now=lambda: datetime.now(UTC),
         reads_files=settings.backup.source == "files",
-        archiver=ArchiverWish(archive_command(settings.gate_dir), settings.wal.source == "archive"),
+        archiver=ArchiverWish(archive_command(settings.gate_dir), not streams),
         leads_standby_cluster=leads_standby_cluster,
     )
     yield from findings
-    yield from _examine_patroni(settings.cluster)
+    if streams:
+        yield from _examine_patroni(settings.cluster)
     if probe is not None and probe.version >= VERSION_MIN:
         yield from _examine_synchronous(settings)
-        if settings.backup.source == "files":
+        if streams and settings.backup.source == "files":
             yield from probe_wal_disk(settings.cluster.dsn, settings.cluster.slot, settings.wal.drop)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))

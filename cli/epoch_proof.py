@@ -8,16 +8,15 @@ transactions in microseconds: where two branches agree on such a record they agr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from typing import Final
 
 from cli.epochs import Sameness
+from cli.server_past import ServedWal
 from pitr.catalogue.records import EpochRecord
 from pitr.datakeys import DataKeys
-from pitr.errors import KeyMissing, NotAuthentic, ServerRefused, TargetRefused
+from pitr.errors import KeyMissing, NotAuthentic, TargetRefused
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.pipeline.keys import Identity
-from pitr.postgres.replication import ReplicationConnection
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import SegmentName
@@ -34,12 +33,13 @@ _LOOK_BACK_BYTES: Final = 1 << 30
 class ArchiveProof:
     """Compares one server with one epoch and the epochs that it came from.  Reads only.
 
-    ``flushed`` is how far the server has WAL, ``segment_bytes`` the size of its segments.
+    ``served`` gives the server's WAL, ``flushed`` is how far it has some, ``segment_bytes`` the size of its
+    segments.
     """
 
     def __init__(
         self,
-        dsn: str,
+        served: ServedWal,
         repository: Repository,
         identity: Identity,
         archive: ArchiveId,
@@ -49,7 +49,7 @@ class ArchiveProof:
         flushed: LSN,
         segment_bytes: int,
     ) -> None:
-        self._dsn: Final = dsn
+        self._served: Final = served
         self._repository: Final = repository
         self._keys: Final = DataKeys(repository, identity)
         self._archive: Final = archive
@@ -126,14 +126,6 @@ class ArchiveProof:
             return way_to(self._archive, timeline, self._epochs, self._histories)
         except TargetRefused:
             return ()
-
-    def _served(self, timeline: TimelineId, start: LSN, end: LSN) -> bytes | None:
-        """Return the server's WAL; None if it has none there any more, or never had."""
-        try:
-            with closing(ReplicationConnection.connect(self._dsn)) as connection:
-                return connection.read_wal(start, end, timeline)
-        except ServerRefused:
-            return None
 
 
 def _range_of(key: PieceKey | SegmentKey, segment_bytes: int) -> tuple[LSN, LSN]:

@@ -50,6 +50,13 @@ _DEFAULT_DSN = "host=/var/run/postgresql dbname=postgres"
 @click.option("--name", default="main", show_default=True, help="The cluster's name.")
 @click.option("--slot", default="pitr", show_default=True, help="The replication slot to make.")
 @click.option(
+    "--wal-source",
+    type=click.Choice(["stream", "archive"]),
+    default="stream",
+    show_default=True,
+    help="Whether WAL is streamed, or comes by archive_command alone, without a slot or replication.",
+)
+@click.option(
     "--recipient",
     "recipients",
     multiple=True,
@@ -76,6 +83,7 @@ def init(
     directory: Path,
     name: str,
     slot: str,
+    wal_source: str,
     recipients: tuple[str, ...],
     identity_in: Path | None,
     identity_out: Path | None,
@@ -125,6 +133,7 @@ def init(
         creates_directories=create_directories,
         timezone=app.zone,
         metrics_listen=metrics,
+        wal_source=wal_source,
     )
     _check_before(request)
     tell(app, carry_out(app, request))
@@ -155,6 +164,7 @@ def request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None
         recipients=(),
         creates_directories=False,
         kept=settings,
+        wal_source=settings.wal.source,
     )
 
 
@@ -244,7 +254,8 @@ def tell(app: App, result: SetupResult) -> None:
     from verifiers.base import Severity
 
     output = app.output
-    findings = list(examine(load_settings(result.config_path), None))
+    settings = load_settings(result.config_path)
+    findings = list(examine(settings, None))
     for finding in findings:
         if finding.severity is Severity.FAIL:
             output.warn(f"{finding.id}: {finding.message}; next: {finding.hint}")
@@ -255,6 +266,8 @@ def tell(app: App, result: SetupResult) -> None:
         output.line(f"kept {result.config_path}; the archive is {result.archive} from now on")
     else:
         output.line(f"nothing to do: the server goes on from archive {result.archive}")
+    if settings.wal.source == "archive":
+        output.line(f"next: pitr -c {result.config_path} wal gate, which says how to set archive_command")
     output.line(f"next: pitr -c {result.config_path} daemon")
     output.finish(
         {

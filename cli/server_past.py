@@ -2,42 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from cli.lock import RunLock
 from cli.settings import LOCK_NAME, SPOOL_NAME
 from pitr.archive_resume import archived_end
-from pitr.errors import AlreadyRunning
+from pitr.errors import AlreadyRunning, ServerRefused
 from pitr.layout import ArchiveId, PieceKey, parse_wal_key
 from pitr.postgres.replication import ReplicationConnection, ServerIdentity
+from pitr.postgres.server import Server
+from pitr.postgres.wal_folder import WalFolder
 from pitr.repository import Repository
 from pitr.spool import DirectorySpool
 from pitr.wal.follow import ReceivedEnd
+from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId
+
+# Returns the server's WAL of a timeline from one LSN to another, within a segment; None if it has none there
+# any more, or never had.  Raises ServerUnavailable.
+ServedWal: TypeAlias = Callable[[TimelineId, LSN, LSN], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerPast:
-    """A server and the history of its timeline."""
+    """A server, the history of its timeline, and its WAL."""
 
-    dsn: str
     identity: ServerIdentity
     history: TimelineHistory
     segment_bytes: int
     is_standby: bool
+    served: ServedWal
 
 
-def read_server(dsn: str) -> ServerPast:
-    """Ask a server.  Raises ServerUnavailable, ServerRefused."""
+def read_server(dsn: str, *, streams: bool = True) -> ServerPast:
+    """Ask a server.  Raises ServerUnavailable, ServerRefused.
+
+    ``streams`` False: it lets nobody replicate; it is asked by SQL, and its files are read.
+    """
+    if not streams:
+        return _read_files(dsn)
     with closing(ReplicationConnection.connect(dsn)) as connection:
         identity = connection.identify()
         history = TimelineHistory(identity.timeline)
         if identity.timeline != TimelineId(1):
             content = connection.timeline_history(identity.timeline)
             history = TimelineHistory.parse(identity.timeline, content)
-        return ServerPast(dsn, identity, history, connection.segment_bytes(), connection.is_standby())
+        return ServerPast(
+            identity,
+            history,
+            connection.segment_bytes(),
+            connection.is_standby(),
+            partial(_streamed, dsn),
+        )
+
+
+def _read_files(dsn: str) -> ServerPast:
+    with Server.connect(dsn) as server:
+        facts = server.facts()
+        timeline, flushed, is_standby = server.wal_position()
+    folder = WalFolder(facts.data_directory / "pg_wal", facts.segment_bytes)
+    history = TimelineHistory(timeline)
+    if timeline != TimelineId(1):
+        history = TimelineHistory.parse(timeline, folder.timeline_history(timeline))
+    return ServerPast(
+        ServerIdentity(facts.system_identifier, timeline, flushed),
+        history,
+        facts.segment_bytes,
+        is_standby,
+        lambda of, start, end: folder.read_wal(start, end, history, of),
+    )
+
+
+def _streamed(dsn: str, timeline: TimelineId, start: LSN, end: LSN) -> bytes | None:
+    try:
+        with closing(ReplicationConnection.connect(dsn)) as connection:
+            return connection.read_wal(start, end, timeline)
+    except ServerRefused:
+        return None
 
 
 def received_end(repository: Repository, archive: ArchiveId, state_dir: Path) -> ReceivedEnd | None:

@@ -23,13 +23,17 @@ from cli.key_files import (
     remove_staged,
     write_secret,
 )
+from cli.lock import RunLock
 from cli.regions import create_regions, open_reading, open_regions
+from cli.server_past import ServerPast, read_server
+from cli.settings import LOCK_NAME
 from cli.setup_check import REPEAT, SetupGround, check_ground, refusal, told_in_setup
 from cli.setup_epoch import WrittenEpoch, put_epoch
 from cli.setup_keys import HostKeyFiles
 from cli.setup_request import SetupRequest, SetupResult
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.errors import KeyMissing, PitrError, ServerRefused
+from pitr.gate_folder import GateFolder
 from pitr.pipeline.keys import Identity, IdentityFile, Recipient, best_suite
 from pitr.postgres.replication import ReplicationConnection
 from pitr.repository import Repository
@@ -87,9 +91,18 @@ def _make(
     regions = create_regions(settings) if request.creates_directories else open_regions(settings)
     _put_repository(regions, ground, identity, recipients, now())
     say(f"repository {identity.repository} is in {', '.join(region.name for region in regions)}")
-    slot_start = _ensure_slot(request.dsn, request.slot)
-    say(f"slot {request.slot!r} keeps WAL from {slot_start} on")
-    written = _put_epoch(request, regions, identity, keys, slot_start, now(), random)
+    if request.streams:
+        start = _ensure_slot(request.dsn, request.slot)
+        say(f"slot {request.slot!r} keeps WAL from {start} on")
+    server = read_server(request.dsn, streams=request.streams)
+    if not request.streams:
+        # No slot keeps anything: what comes first is the segment that the server writes now.
+        flushed = server.identity.flushed.offset
+        start = LSN(max(flushed - flushed % server.segment_bytes, server.segment_bytes))
+        if RunLock.holder(request.state_dir / LOCK_NAME) is None:
+            GateFolder(request.gate_dir).forget_handed()
+        say(f"nothing is streamed; archive_command is to hand over WAL from {start} on")
+    written = _put_epoch(request, server, regions, identity, keys, start, now(), random)
     record = written.record
     if written.left is not None:
         say(f"the server does not go on from what this host archived: {written.left}")
@@ -129,22 +142,23 @@ def _check_kept(request: SetupRequest, ground: SetupGround) -> None:
 
 def _put_epoch(
     request: SetupRequest,
+    server: ServerPast,
     regions: Sequence[Region],
     identity: IdentityFile,
     keys: HostKeyFiles,
-    slot_start: LSN,
+    start: LSN,
     now: datetime,
     random: Callable[[int], bytes],
 ) -> WrittenEpoch:
     store = open_reading(regions, request.quorum)
     try:
         return put_epoch(
-            request.dsn,
+            server,
             Repository(store, identity.repository, identity.root),
             regions,
             identity,
             keys,
-            slot_start,
+            start,
             state_dir=request.state_dir if request.identity_in is not None else None,
             now=now,
             random=random,
@@ -250,6 +264,7 @@ def _render(request: SetupRequest, identity: IdentityFile, recipients: Sequence[
             state_dir=request.state_dir.absolute(),
             metrics_listen=request.metrics_listen,
             timezone=request.timezone,
+            wal_source=request.wal_source,
         )
     )
 

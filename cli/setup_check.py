@@ -18,17 +18,19 @@ from cli.settings import RegionSettings
 from cli.setup_identity import KnownIdentity, RegionLook, check_identity
 from cli.setup_request import SetupRequest
 from pitr.errors import PitrError, ServerRefused
+from pitr.gate_script import archive_command
 from pitr.postgres.server import Server, ServerFacts
 from pitr.repository_record import find_repository_record
 from storage.local import DirectoryStore
 from storage.store import StoreError, StoreUnavailable
 from storage.url import DirectoryLocation, parse_region_url
+from verifiers.archiver import ArchiverWish
 from verifiers.base import Severity
 from verifiers.probes import probe_server
 
 REPEAT = "then repeat the same command"
 # What the doctor may find wrong without keeping a set-up from being made: it can be mended later.
-_LATER = ("server.clock", "server.data_directory")
+_LATER = ("server.clock", "server.data_directory", "server.archive.")
 
 
 class _NoRegion(StoreUnavailable):
@@ -93,11 +95,17 @@ def _server(request: SetupRequest, failures: list[Failure]) -> ServerFacts | Non
     """Ask who the server is and whether the role may do all that will be needed."""
     try:
         with Server.connect(request.dsn) as server:
-            _probe, findings = probe_server(request.dsn, request.slot, now=lambda: datetime.now(UTC))
+            _probe, findings = probe_server(
+                request.dsn,
+                request.slot,
+                now=lambda: datetime.now(UTC),
+                reads_files=request.reads_files,
+                archiver=ArchiverWish(archive_command(request.gate_dir), not request.streams),
+            )
             failed = [
                 finding
                 for finding in findings
-                if finding.severity is Severity.FAIL and finding.id not in _LATER
+                if finding.severity is Severity.FAIL and not finding.id.startswith(_LATER)
             ]
             for finding in failed:
                 what = f"slot {request.slot!r}: " if finding.id == "server.slot" else ""

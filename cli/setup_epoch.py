@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cli.epoch_proof import ArchiveProof
 from cli.epochs import ArchivedPast, Sameness, find_parent, leaves_all
-from cli.server_past import ServerPast, check_stopped, read_server, received_end
+from cli.server_past import ServerPast, check_stopped, received_end
 from cli.setup_keys import HostKeyFiles
 from pitr.catalogue.records import EpochParent, EpochRecord, HeadRecord
 from pitr.errors import ArchiveDiverged, NotInitialised
@@ -40,12 +40,12 @@ class WrittenEpoch:
 
 
 def put_epoch(
-    dsn: str,
+    server: ServerPast,
     repository: Repository,
     regions: Sequence[Region],
     identity: IdentityFile,
     keys: HostKeyFiles,
-    slot_start: LSN,
+    start: LSN,
     *,
     state_dir: Path | None,
     now: datetime,
@@ -53,11 +53,11 @@ def put_epoch(
 ) -> WrittenEpoch:
     """Let this host write: take its epoch if it has the newest and goes on from it, else make the next one.
 
-    ``state_dir`` is the host's if it may leave its epoch: where the server left what this host archived,
-    a new key is made for a new epoch, and the old one is kept aside.  May be repeated after a kill.
+    ``start`` is where the WAL begins that will be archived.  ``state_dir`` is the host's if it may leave its
+    epoch: where the server left what this host archived, a new key is made for a new epoch, and the old one
+    is kept aside.  May be repeated after a kill.
     Raises AlreadyRunning if a daemon writes as the old one still.
     """
-    server = read_server(dsn)
     system_identifier = server.identity.system_identifier
     epochs = _epochs(repository, system_identifier)
     newest = epochs[-1] if epochs else None
@@ -76,7 +76,7 @@ def put_epoch(
             signer = staged or keys.make_next(random)
     record = newest
     if record is None or record.signer != str(signer.public):
-        parent = past.find_parent(slot_start)
+        parent = past.find_parent(start)
         archive = ArchiveId(system_identifier, 1 if newest is None else newest.archive.epoch + 1)
         record = EpochRecord(identity.repository, archive, now, str(signer.public), parent)
         is_new = True
@@ -210,7 +210,7 @@ class _Past:
 
     def _compare(self, archive: ArchiveId, timeline: TimelineId, until: LSN) -> Sameness:
         proof = ArchiveProof(
-            self._server.dsn,
+            self._server.served,
             self._repository,
             self._identity.identity,
             archive,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.config_template import NewRegion
-from cli.settings import RegionSettings, Settings
+from cli.settings import GATE_NAME, RegionSettings, Settings
 from pitr.catalogue.records import EpochParent
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import IdentityFile, Recipient
@@ -32,6 +32,21 @@ class SetupRequest:
     timezone: str | None = None
     metrics_listen: str = "127.0.0.1:9187"
     kept: Settings | None = None
+    wal_source: str = "stream"
+
+    @property
+    def streams(self) -> bool:
+        """Whether WAL is streamed, which needs the right to replicate and a slot."""
+        return self.wal_source == "stream"
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether backups are of the server's files; else they need the right to replicate as well."""
+        return self.kept is None or self.kept.backup.source == "files"
+
+    @property
+    def gate_dir(self) -> Path:
+        return self.state_dir / GATE_NAME if self.kept is None else self.kept.gate_dir
 
     @property
     def config_path(self) -> Path:

@@ -98,6 +98,15 @@ class GateFolder:
         self.streams(is_streaming=False)
         self._write(DAEMON_NAME, f"{os.getpid()}\n", 0o640)
 
+    def forget_handed(self) -> None:
+        """Remove what was handed over and not taken, while no daemon is here; PostgreSQL hands it over again.
+
+        Before a new writer epoch: what the server's past self handed over must not become its first WAL.
+        """
+        todo = self.root / HANDED_NAME
+        for path in todo.iterdir() if todo.is_dir() else ():
+            path.unlink(missing_ok=True)
+
     def end(self) -> None:
         """Say that no daemon is here."""
         for name in (STREAMS_NAME, DAEMON_NAME):

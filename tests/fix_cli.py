@@ -250,7 +250,7 @@ class Site:
     def state_dir(self) -> Path:
         return self.folder / "pitr" / "state"
 
-    def init(self, *more: object) -> Done:
+    def init(self, *more: object, exit_code: int | None = 0) -> Done:
         """Make the repository, the keys, the slot and the configuration."""
         self.identity.parent.mkdir(exist_ok=True)
         words: list[object] = ["init", "--pg", self.server.dsn, "--quorum", self.quorum, "--non-interactive"]
@@ -259,7 +259,7 @@ class Site:
             words += ["--region", f"{name}={url}"]
         if any(url.startswith("file:") for url in self.region_urls):
             words.append("--create-directories")
-        return self.program(*words, *more)
+        return self.program(*words, *more, exit_code=exit_code)
 
     def set_option(self, line: str, new: str) -> None:
         """Replace a line of the configuration, which must be there once."""

@@ -117,7 +117,7 @@ def probe_server(
         *_judge_streaming(probe, streams=streams),
         *_judge_grants(probe, reads_files=reads_files, streams=streams),
         *(_judge_slot(probe, slot) if streams else ()),
-        *_judge_advice(probe, reads_files=reads_files),
+        *_judge_advice(probe, reads_files=reads_files, streams=streams),
     ]
     if streams:
         findings.append(_judge_replication_connection(dsn, probe))
@@ -273,25 +273,25 @@ def _judge_slot(probe: ServerProbe, name: str) -> Iterator[Finding]:
         yield Finding(check, Severity.WARN, name, text, "the daemon lags: look at pitr status")
 
 
-def _judge_advice(probe: ServerProbe, *, reads_files: bool) -> Iterator[Finding]:
+def _judge_slot_limit(settings: Mapping[str, str]) -> Finding:
+    check, limit = "server.max_slot_wal_keep_size", settings["max_slot_wal_keep_size"]
+    if limit != "-1":
+        return Finding(check, Severity.OK, "server", f"max_slot_wal_keep_size = {limit} MB")
+    return Finding(
+        check,
+        Severity.WARN,
+        "server",
+        "max_slot_wal_keep_size = -1: a long outage of all regions can fill pg_wal",
+        "ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare, and watch the slot",
+    )
+
+
+def _judge_advice(probe: ServerProbe, *, reads_files: bool, streams: bool) -> Iterator[Finding]:
     if probe.version < VERSION_MIN:
         return
     settings = probe.settings
-    keeps_all = settings["max_slot_wal_keep_size"] == "-1"
-    yield Finding(
-        "server.max_slot_wal_keep_size",
-        Severity.WARN if keeps_all else Severity.OK,
-        "server",
-        "max_slot_wal_keep_size = "
-        + (
-            "-1: a long outage of all regions can fill pg_wal"
-            if keeps_all
-            else f"{settings['max_slot_wal_keep_size']} MB"
-        ),
-        "ALTER SYSTEM SET max_slot_wal_keep_size to what the disk can spare, and watch the slot"
-        if keeps_all
-        else None,
-    )
+    if streams:
+        yield _judge_slot_limit(settings)
     has_checksums = settings["data_checksums"] == "on"
     yield Finding(
         "server.data_checksums",

@@ -217,6 +217,15 @@ class Server:
         row = self._row(f"SELECT system_identifier, {size} FROM pg_control_system()")
         return int(str(row[0])), check_segment_bytes(int(str(row[1])))
 
+    def wal_position(self) -> tuple[TimelineId, LSN, bool]:
+        """Return the timeline, how far its WAL is flushed or received, and whether this is a standby."""
+        row = self._row(
+            "SELECT pg_is_in_recovery(), CASE WHEN pg_is_in_recovery()"
+            " THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
+            " ELSE pg_current_wal_flush_lsn() END::text"
+        )
+        return self._timeline(bool(row[0])), LSN.parse(str(row[1])), bool(row[0])
+
     def setting_sources(self) -> tuple[str, ...]:
         """Return the files where settings were found, as far as this role may see them."""
         rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")

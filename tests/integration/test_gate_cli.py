@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import shutil
 
 import psycopg
 import pytest
@@ -10,6 +11,7 @@ from fix_cli import MakeSite, Site, wait_until
 from fix_postgres import PostgresHouse
 
 from pitr.gate_script import archive_command
+from pitr.postgres.server_user import hand_over
 
 
 def gated_site(make_site: MakeSite, house: PostgresHouse, major: int) -> Site:
@@ -65,6 +67,90 @@ def test_a_restore_from_what_came_by_archive_command_holds_all_of_it(
         f"host={restored[4]} port={restored[3]} user=postgres dbname=postgres"
     ) as connection:
         assert connection.execute("SELECT count(*), sum(n) FROM kept").fetchall() == sums
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_lets_nobody_replicate_is_set_up_archived_and_goes_on_after_a_restore(
+    make_site: MakeSite, postgres_house: PostgresHouse
+) -> None:
+    site = make_site(17, init=False)
+    folder = site.folder.parent / "gate"
+    site.server.stop()
+    site.settings = {**site.settings, "max_wal_senders": "0", "wal_keep_size": "1GB"}
+    site.start_server()
+    functions = "pg_backup_start(text, boolean), pg_backup_stop(boolean)"
+    site.server.execute("CREATE ROLE plain LOGIN IN ROLE pg_read_all_settings")
+    site.server.execute(f"GRANT EXECUTE ON FUNCTION {functions} TO plain")
+    dsn = site.server.dsn.replace("user=postgres", "user=plain")
+    refused = site.init("--pg", dsn, exit_code=None)
+    assert refused.exit_code != 0
+    assert "REPLICATION" in refused.stderr
+    assert not site.config.exists()
+
+    made = site.init("--pg", dsn, "--wal-source", "archive")
+    assert "wal gate" in made.stdout
+    assert site.server.value("SELECT count(*) FROM pg_replication_slots") == 0
+    lines = ['source = "archive"', f'gate_dir = "{folder}"']
+    if postgres_house.user is not None:
+        lines.append(f'gate_group = "{grp.getgrgid(postgres_house.user.gid).gr_name}"')
+    site.set_option('source = "archive"', "\n".join(lines))
+    site("wal", "gate")
+    site.settings = {
+        **site.settings,
+        "archive_mode": "on",
+        "archive_command": archive_command(folder),
+        "archive_timeout": "1s",
+    }
+    site.server.stop()
+    site.start_server()
+    site.daemon.start()
+    wait_until(lambda: site.backups(), f"a base backup\n{site.daemon.tail()}", timeout_s=120)
+    site.server.execute("CREATE TABLE kept AS SELECT generate_series(1, 5000) AS n")
+    moment = f"lsn:{site.insert_lsn()}"
+    site.server.execute("INSERT INTO kept VALUES (-1)")
+    wait_archived(site)
+    findings = {one["id"]: one for one in site("doctor", "--json").data["findings"]}
+    assert not [one for one in findings.values() if one["severity"] == "fail"]
+    assert findings["server.archive.settings"]["severity"] == "ok"
+    for check in ("slot", "grant.replication", "max_slot_wal_keep_size", "wal_disk", "max_wal_senders"):
+        assert f"server.{check}" not in findings
+    assert site.daemon.stop() == 0
+
+    # Restored and promoted it goes on in an epoch of its own, and its past is seen in its files.
+    site.server.stop()
+    shutil.rmtree(site.server.data_dir)
+    site.restore(moment, site.server.data_dir)
+    hand_over(site.server.data_dir, postgres_house.user)
+    site.start_server()
+    wait_until(lambda: not site.server.value("SELECT pg_is_in_recovery()"), "the promotion")
+    # What the server's past self handed over last is there still, and no WAL of the new epoch.
+    stale = folder / "todo" / "0000000100000000000000FF"
+    stale.write_bytes(bytes(16 << 20))
+    again = site("init", "--identity", site.identity, "--json").data
+    assert not stale.exists()
+    assert again["is_new_epoch"] is True
+    assert again["parent"]["timeline"] == "00000001"
+    assert site.server.value("SELECT count(*) FROM pg_replication_slots") == 0
+    site.daemon.start()
+    site.server.execute("INSERT INTO kept VALUES (0)")
+    try:
+        # PostgreSQL asks for a file that was refused thrice only a minute later.
+        wait_until(lambda: len(site.backups()) == 2, "a base backup", timeout_s=240)
+    finally:
+        print(site.daemon.tail())
+    wait_archived(site)
+    assert site.daemon.stop() == 0
+    restored = site.restore("latest", site.folder / "restored", "--start").data
+    assert restored["plan"]["archive"].endswith("00000002")
+    with psycopg.connect(restored["dsn"]) as connection:
+        assert connection.execute("SELECT count(*), min(n) FROM kept").fetchall() == [(5001, 0)]
+
+
+def wait_archived(site: Site) -> None:
+    """Return once PostgreSQL was told that all of its WAL until now is durable."""
+    name = str(site.server.value("SELECT pg_walfile_name(pg_switch_wal())"))
+    archived = "SELECT coalesce(last_archived_wal, '') >= %s FROM pg_stat_archiver"
+    wait_until(lambda: site.server.value(archived, name), f"{name} is archived\n{site.daemon.tail()}")
 
 
 def test_doctor_says_what_is_wrong_with_the_archiver(
