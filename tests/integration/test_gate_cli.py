@@ -132,12 +132,13 @@ def test_a_server_that_lets_nobody_replicate_is_set_up_archived_and_goes_on_afte
     assert again["parent"]["timeline"] == "00000001"
     assert site.server.value("SELECT count(*) FROM pg_replication_slots") == 0
     site.daemon.start()
-    site.server.execute("INSERT INTO kept VALUES (0)")
     try:
         # PostgreSQL asks for a file that was refused thrice only a minute later.
         wait_until(lambda: len(site.backups()) == 2, "a base backup", timeout_s=240)
     finally:
         print(site.daemon.tail())
+    # After the backup, which ends its segment: of an empty one there is nothing to wait for.
+    site.server.execute("INSERT INTO kept VALUES (0)")
     wait_archived(site)
     assert site.daemon.stop() == 0
     restored = site.restore("latest", site.folder / "restored", "--start").data
