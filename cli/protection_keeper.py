@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -44,16 +45,32 @@ class SyncLook:
     can_release: bool
 
 
+class Undone(StrEnum):
+    """What came of undoing a release; the texts are for a person."""
+
+    NOTHING = "commits had not been released by this daemon"
+    HELD = "commits wait again as before"
+    CHANGED = "synchronous_standby_names was changed by somebody else meanwhile: it is left so"
+    ELSEWHERE = "commits were released on another server, and are not held again there"
+
+
 class SyncServer(Protocol):
     """The server, as far as it waits for us.  All raise ServerUnavailable or ServerRefused."""
 
+    @property
+    def has_released(self) -> bool:
+        """Whether a release, perhaps of an earlier run, is not undone yet.  Raises nothing."""
+
     def look(self) -> SyncLook: ...
 
-    def release(self, reason: str) -> None:
-        """Let commits wait for nobody, until ``hold_again``."""
+    def release(self) -> Undone:
+        """Let commits wait for us no more, until ``hold_again``; of others is asked what still is.
 
-    def hold_again(self) -> None:
-        """Let commits wait again as before; nothing happens if they do."""
+        After ServerUnavailable it may have been done.  May be repeated: what came of an earlier release.
+        """
+
+    def hold_again(self) -> Undone:
+        """Let commits wait again exactly as before the release, unless the setting is not as we left it."""
 
 
 class Store(Protocol):
@@ -87,7 +104,7 @@ class ProtectionMark:
         except FileNotFoundError:
             return Level.QUORUM
         except (OSError, ValueError, KeyError, TypeError):
-            return Level.FEWER_REGIONS
+            return Level.ASYNCHRONOUS
 
     def write(self, level: Level) -> None:
         """Return once it is on disk.  Raises OSError."""
@@ -125,7 +142,8 @@ class ProtectionKeeper:
         self._monotonic: Final = monotonic
         self._log: Final = log
         self._count: Final = count
-        self._level = mark.read()
+        # The marks are two files: a crash between them must not leave commits released for good.
+        self._level = Level.ASYNCHRONOUS if server.has_released else mark.read()
         self._ladder = Ladder(policy, self._level)
         self._look = SyncLook(is_synchronous=False, commits_waiting=0, can_release=False)
         self._settling_since: datetime | None = None
@@ -166,15 +184,22 @@ class ProtectionKeeper:
         was_synchronous, self._look = self._look.is_synchronous, look
         if self._settling_since is not None:
             self._settle(self._settling_since)
-        level = self._ladder.step(self._observe(look))
-        if level > self._level or (level is Level.QUORUM and self._is_to_raise()):
-            self._change(level)
+        seen = self._observe(look)
+        level, in_force = self._ladder.step(seen), self._in_force
+        if level > in_force:
+            self._lower(level)
+        elif level < in_force:
+            self._raise()
+        elif self._ladder.must_release_again(seen):
+            self._release_again()
         elif look.is_synchronous != was_synchronous:
             self._log.info("commits wait for us" if look.is_synchronous else "no commit waits for us")
-            self._put_in_force(self._level)
+            self._put_in_force(in_force)
 
-    def _is_to_raise(self) -> bool:
-        return self._level is not Level.QUORUM and self._settling_since is None
+    @property
+    def _in_force(self) -> Level:
+        """What an acknowledgement given now is worth; those before may be worth less for a while yet."""
+        return self._level if self._settling_since is None else Level.QUORUM
 
     def _ask_server(self) -> SyncLook:
         try:
@@ -198,12 +223,6 @@ class ProtectionKeeper:
             can_release=look.can_release,
         )
 
-    def _change(self, level: Level) -> None:
-        if level > self._level:
-            self._lower(level)
-        else:
-            self._raise()
-
     def _lower(self, level: Level) -> None:
         """Say so where it lasts, then do it; if it cannot be said, commits go on waiting."""
         status = self._archiver.status()
@@ -220,8 +239,7 @@ class ProtectionKeeper:
             )
             self._mark.write(level)
             if level is Level.ASYNCHRONOUS:
-                self._note_event(EventKind.COMMITS_RELEASED, "the server waits for nobody", by="daemon")
-                self._server.release(message)
+                self._release()
         except (NotesFailed, OSError, ServerUnavailable, ServerRefused) as failure:
             self._stay()
             self._log.critical("protection cannot be lowered, and commits wait", reason=str(failure))
@@ -232,22 +250,54 @@ class ProtectionKeeper:
         self._count("protection-lowered")
         self._log.critical(message, durable=str(status.durable), level=level.name.lower())
 
+    def _release(self) -> None:
+        """Let the server release commits; if it is not known whether it did, that is found out later."""
+        self._note_event(EventKind.COMMITS_RELEASED, "the server waits for us no more", by="daemon")
+        try:
+            undone = self._server.release()
+        except ServerUnavailable as failure:
+            self._log.critical("the server does not say whether it released commits", reason=str(failure))
+            return
+        if undone is not Undone.NOTHING:
+            self._log.critical(f"of an earlier release: {undone}")
+
+    def _release_again(self) -> None:
+        """Commits wait, on the last step: for a server that did not follow, or a new primary, or by hand."""
+        try:
+            self._release()
+        except (NotesFailed, OSError, ServerRefused) as failure:
+            self._log.critical("commits cannot be released again, and wait", reason=str(failure))
+
     def _raise(self) -> None:
         """Ask for the quorum again, and wait until what was lowered has it too."""
         try:
             if self._level is Level.ASYNCHRONOUS:
-                self._server.hold_again()
-                self._note_event(EventKind.COMMITS_HELD_AGAIN, "commits wait again as before", by="daemon")
-        except (NotesFailed, OSError, ServerUnavailable, ServerRefused) as failure:
+                self._hold_again()
+        except (OSError, ServerUnavailable, ServerRefused) as failure:
             self._log.warning("commits cannot be held again yet", reason=str(failure))
             self._stay()
             return
         self._settling_since = self._now()
         self._put_in_force(Level.QUORUM)
 
+    def _hold_again(self) -> None:
+        # First what an acknowledgement is worth: a commit that waits must not be told of one region's.
+        self._put_in_force(Level.QUORUM)
+        undone = self._server.hold_again()
+        if undone is not Undone.HELD:
+            self._log.warning(f"after a release: {undone}")
+            return
+        try:
+            self._note_event(EventKind.COMMITS_HELD_AGAIN, str(undone), by="daemon")
+        except (NotesFailed, OSError) as failure:
+            # They wait, and that is not taken back for a note.
+            self._log.critical(f"{undone}, and that cannot be noted", reason=str(failure))
+
     def _stay(self) -> None:
         """Go on with the level as it is: the step could not be taken, and is tried again after a while."""
-        self._ladder.stay(self._level)
+        in_force = self._in_force
+        self._ladder.stay(in_force)
+        self._put_in_force(in_force)
         with suppress(OSError):
             if self._level is Level.QUORUM:
                 self._mark.remove()

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cli.protection_keeper import SyncLook
+from cli.protection_keeper import SyncLook, Undone
 from pitr.errors import ServerRefused, ServerUnavailable
+from pitr.postgres.sync_names import SyncNames
 from pitr.postgres.sync_standby import SyncStandby, standby_name
+from pitr.release_journal import Release
 from storage.synced_file import replace_synced
 
 # As PostgreSQL's pg_stat_replication.sync_state has it: these are waited for.
@@ -24,17 +26,18 @@ _T = TypeVar("_T")
 
 
 class ReleaseNote:
-    """What stood before, while commits are released; the file is there only as long."""
+    """What stood before, and where, while commits are released; the file is there only as long."""
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
 
-    def read(self) -> tuple[str, bool] | None:
-        """Return the names, and whether they stood in postgresql.auto.conf.  Raises ServerRefused."""
+    def read(self) -> Release | None:
+        """Return what was or may have been done.  Raises ServerRefused."""
         try:
             with self._path.open("rb") as file:
                 fields = json.loads(file.read(_NOTE_BYTES_MAX))
-            return str(fields["names"]), bool(fields["was_in_auto_conf"])
+            names, released, server = (str(fields[name]) for name in ("names", "released", "server"))
+            return Release(server, names, bool(fields["was_in_auto_conf"]), released)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as cause:
@@ -43,10 +46,19 @@ class ReleaseNote:
                 hint="set it by hand, and remove the file",
             ) from cause
 
-    def write(self, names: str, *, was_in_auto_conf: bool) -> None:
+    def write(self, release: Release) -> None:
         """Return once it is on disk.  Raises OSError."""
-        fields = {"names": names, "was_in_auto_conf": was_in_auto_conf}
+        fields = {
+            "server": release.server,
+            "names": release.before,
+            "was_in_auto_conf": release.was_in_auto_conf,
+            "released": release.released,
+        }
         replace_synced(self._path, json.dumps(fields).encode())
+
+    @property
+    def is_there(self) -> bool:
+        return self._path.exists()
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -68,6 +80,11 @@ class SyncServerSession:
             self._session.close()
             self._session = None
 
+    @property
+    def has_released(self) -> bool:
+        """See ``SyncServer.has_released``."""
+        return self._note.is_there
+
     def look(self) -> SyncLook:
         """See ``SyncServer.look``."""
         return self._asked(self._look)
@@ -82,26 +99,44 @@ class SyncServerSession:
             can_release=session.rights().suffice and session.setting().is_ours_to_change,
         )
 
-    def release(self, reason: str) -> None:  # noqa: ARG002 - the event says it
+    def release(self) -> Undone:
         """See ``SyncServer.release``.  What stood before is on disk first."""
-        self._asked(self._release)
+        return self._asked(self._release)
 
-    def _release(self, session: SyncStandby) -> None:
-        setting = session.setting()
-        if setting.names:
-            self._note.write(setting.names, was_in_auto_conf=setting.is_in_auto_conf)
-        session.release("")
+    def _release(self, session: SyncStandby) -> Undone:
+        # A note that is there still is of a server that does not lead now, or of what others have undone.
+        undone = self._hold_again(session)
+        view = session.look()
+        names = SyncNames.parse(view.setting.names)
+        if names.names_standby(self._name):
+            left = str(names.without(self._name))
+            release = Release(view.server, view.setting.names, view.setting.is_in_auto_conf, left)
+            self._note.write(release)
+            session.release(release.released)
+        # Else another, the watchdog perhaps, has released them, and knows how to undo it.
+        return undone
 
-    def hold_again(self) -> None:
+    def hold_again(self) -> Undone:
         """See ``SyncServer.hold_again``."""
-        self._asked(self._hold_again)
+        return self._asked(self._hold_again)
 
-    def _hold_again(self, session: SyncStandby) -> None:
-        before = self._note.read()
-        if before is not None:
-            names, was_in_auto_conf = before
-            session.restore(names, was_in_auto_conf=was_in_auto_conf)
+    def _hold_again(self, session: SyncStandby) -> Undone:
+        release = self._note.read()
+        if release is None:
+            return Undone.NOTHING
+        view = session.look()
+        if view.server != release.server:
             self._note.remove()
+            return Undone.ELSEWHERE
+        # A daemon that was killed may have altered it, and the server not have read that yet.
+        setting = session.reload()
+        undone = Undone.HELD
+        if setting.names == release.released and setting.is_in_auto_conf:
+            session.restore(release.before, was_in_auto_conf=release.was_in_auto_conf)
+        elif setting.names != release.before:
+            undone = Undone.CHANGED
+        self._note.remove()
+        return undone
 
     def _asked(self, ask: Callable[[SyncStandby], _T]) -> _T:
         if self._session is None:

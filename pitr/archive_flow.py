@@ -65,6 +65,8 @@ class Flow:
             settings.puts_in_flight_max, 1 if end is None else end.piece_sequence + 1
         )
         self._flushed: Final = FlushedEnd(self._received)
+        # Of the piece that the sealer has in hand, which waits there while the spool is full.
+        self._sealing_s: float | None = None
         self._puts = 0
         self._to_put: deque[SealedPiece] = deque()
         self._waiting: dict[int, WaitingPiece] = {}
@@ -151,6 +153,7 @@ class Flow:
                     under_way = 0 if self._flushed.counts_spooled else len(self._waiting)
                     cut = self._cutting.take(self._monotonic(), under_way)
                     if cut.piece is not None:
+                        self._sealing_s = cut.piece.received_s
                         return cut.piece
                     if cut.is_empty and self._is_draining:
                         break
@@ -173,6 +176,7 @@ class Flow:
     def compared(self, raw: RawPiece) -> None:
         """Note that known WAL was the same."""
         with self._lock:
+            self._sealing_s = None
             if self._run is not None and raw.end == self._run.known_to:
                 self._accept()
             self._backlog_bytes -= raw.end - raw.start
@@ -183,6 +187,7 @@ class Flow:
         """Note that a piece is sealed and in the spool."""
         with self._lock:
             piece = sealed.piece
+            self._sealing_s = None
             self._waiting[piece.header.sequence] = WaitingPiece(
                 piece, raw.end - raw.start, sealed.finishes, self._monotonic()
             )
@@ -373,8 +378,8 @@ class Flow:
         """Return the flow at this moment."""
         with self._lock:
             waiting_s = [waiting.piece.received_s for waiting in self._waiting.values()]
-            uncut_s = self._cutter.oldest_s
-            oldest_s = min(waiting_s) if waiting_s else uncut_s
+            unsealed_s = self._cutter.oldest_s if self._sealing_s is None else self._sealing_s
+            oldest_s = min(waiting_s) if waiting_s else unsealed_s
             flushed, sealed = self._flushed.end, self._flushed.sealed
             return FlowStatus(
                 self._received,
@@ -386,7 +391,7 @@ class Flow:
                 len(self._waiting),
                 self._segments_open,
                 oldest_s,
-                uncut_s if self._flushed.counts_spooled else oldest_s,
+                unsealed_s if self._flushed.counts_spooled else oldest_s,
                 None if flushed is None else flushed.end,
                 self._cutting.is_synchronous,
                 self._puts,

@@ -95,6 +95,13 @@ class Ladder:
         """Take back the last step, which could not be taken; the next one waits as after any other."""
         self._level = level
 
+    def must_release_again(self, seen: Observation) -> bool:
+        """Say whether commits wait although they were released; not more often than a step is taken."""
+        if self._level is not Level.ASYNCHRONOUS or not seen.can_release or not self._must_lower(seen):
+            return False
+        self._changed_s = seen.at_s
+        return True
+
     def _next(self, seen: Observation) -> Level:
         if self._level is not Level.QUORUM and self._is_good_again(seen):
             return Level.QUORUM

@@ -333,9 +333,11 @@ class Site:
     # -- restores, as on a bare machine: regions and identity, no configuration, no catalogue
 
     def restore_words(
-        self, target: object, into: Path, *more: object, regions: tuple[Region, ...] | None = None
+        self, target: object, into: Path, *more: object, regions: Sequence[Region | str] | None = None
     ) -> list[object]:
-        urls = self.region_urls if regions is None else tuple(region.url for region in regions)
+        """Return the words of a restore from all regions, or these, each a URL if it is no directory."""
+        chosen: Sequence[Region | str] = self.region_urls if regions is None else regions
+        urls = [one if isinstance(one, str) else one.url for one in chosen]
         words: list[object] = ["restore", "--identity", self.identity, "--to", target, "--into", into]
         for url in urls:
             words += ["--from", url]
@@ -346,7 +348,7 @@ class Site:
         target: object,
         into: Path,
         *more: object,
-        regions: tuple[Region, ...] | None = None,
+        regions: Sequence[Region | str] | None = None,
         exit_code: int = 0,
     ) -> Done:
         """Run ``pitr restore`` with URLs and the identity alone."""

@@ -154,6 +154,13 @@ class Ledger:
         wanted = len(self.commits_at_quorum) + count
         self._wait(lambda: len(self.commits_at_quorum) >= wanted, f"{wanted} commits at quorum", timeout_s)
 
+    def wait_caught_up(self, *, timeout_s: float = 60) -> None:
+        """Return once all that is acknowledged now, which must be something, is at quorum."""
+        wanted = max(commit.before for commit in self.commits)
+        self._wait(
+            lambda: (end := self.quorum_lsn) is not None and end >= wanted, f"{wanted} at quorum", timeout_s
+        )
+
     def _wait(self, is_so: object, what: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         assert callable(is_so)
@@ -295,6 +302,14 @@ def judge_quorum(present: set[Row], at_quorum: Iterable[Commit]) -> None:
     """Check that no commit is missing that was acknowledged and at quorum."""
     missing = [commit for commit in at_quorum if commit.row not in present]
     assert not missing, f"{len(missing)} commits at quorum are gone, the first of them {missing[0]}"
+
+
+def judge_bound(present: set[Row], commits: Iterable[Commit], before_s: float) -> None:
+    """Check that no commit is missing that was acknowledged before a moment of the ledger's clock."""
+    missing = [one for one in commits if one.acknowledged_s < before_s and one.row not in present]
+    assert not missing, (
+        f"{len(missing)} commits older than the bound are gone, the last of them {missing[-1]}"
+    )
 
 
 def judge_end(present: set[Row], commits: Iterable[Commit], end: LSN) -> None:

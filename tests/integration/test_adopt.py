@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from fix_cli import MakeSite, Site, wait_until
 from fix_patroni_rest import IDENTIFIER, rest_member
-from fix_postgres import PostgresFactory, RunningPostgres
+from fix_postgres import PostgresFactory, RunningPostgres, majors
 from fix_standby import caught_up, make_standby
 
 from pitr.wal.lsn import LSN
@@ -67,10 +67,11 @@ def lose_wal(
     return standby
 
 
+@pytest.mark.parametrize("major", majors(slow=[18]), ids=lambda major: f"pg{major}")
 def test_a_failover_that_lost_wal_is_adopted_and_both_ends_are_restored(
-    make_site: MakeSite, postgres_factory: PostgresFactory
+    make_site: MakeSite, postgres_factory: PostgresFactory, major: int
 ) -> None:
-    site = make_site(settings=SETTINGS)
+    site = make_site(major, settings=SETTINGS)
     standby = lose_wal(site, postgres_factory)
     site.daemon.stop()
 

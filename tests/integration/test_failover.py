@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from fix_postgres import PostgresFactory, RunningPostgres
+from fix_postgres import PostgresFactory, RunningPostgres, majors
 from fix_standby import make_standby
 from fix_wal_archive import (
     SLOT,
@@ -32,6 +32,7 @@ from verifiers.chain import check_chain
 
 KEEP_WAL = {"wal_keep_size": "1GB"}
 ONE, TWO = TimelineId(1), TimelineId(2)
+EACH_MAJOR = pytest.mark.parametrize("major", majors(slow=[18]), ids=lambda major: f"pg{major}")
 
 
 @dataclass
@@ -65,10 +66,11 @@ def orphans(told: Told) -> list[ArchiveFork]:
 
 
 @pytest.mark.parametrize("lost_mib", [1, 40])
+@EACH_MAJOR
 def test_the_archive_goes_on_with_the_new_timeline_and_keeps_the_orphaned_end(
-    postgres_factory: PostgresFactory, tmp_path: Path, lost_mib: int
+    postgres_factory: PostgresFactory, tmp_path: Path, major: int, lost_mib: int
 ) -> None:
-    server = postgres_factory(17, KEEP_WAL)
+    server = postgres_factory(major, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, server.dsn, tmp_path / "spool") as running:
@@ -119,11 +121,12 @@ def test_the_archive_goes_on_with_the_new_timeline_and_keeps_the_orphaned_end(
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
+@EACH_MAJOR
 def test_a_slot_that_begins_too_late_is_told_and_only_wal_that_is_gone_is_lost(
-    postgres_factory: PostgresFactory, tmp_path: Path, is_kept: bool
+    postgres_factory: PostgresFactory, tmp_path: Path, major: int, is_kept: bool
 ) -> None:
     """A new leader whose slot was made after the failover: nothing kept the WAL that we lack."""
-    server = postgres_factory(17, KEEP_WAL)
+    server = postgres_factory(major, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, server.dsn, tmp_path / "spool") as running:
@@ -157,10 +160,11 @@ def test_a_slot_that_begins_too_late_is_told_and_only_wal_that_is_gone_is_lost(
     assert (head.wal_start > end) is not is_kept
 
 
+@EACH_MAJOR
 def test_a_crash_between_the_decision_and_the_first_piece_changes_nothing(
-    postgres_factory: PostgresFactory, tmp_path: Path
+    postgres_factory: PostgresFactory, tmp_path: Path, major: int
 ) -> None:
-    server = postgres_factory(17, KEEP_WAL)
+    server = postgres_factory(major, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     # Heads are far apart: the pieces alone must lead the next daemon over the fork.
@@ -189,11 +193,12 @@ def test_a_crash_between_the_decision_and_the_first_piece_changes_nothing(
     assert not [one for one in check_chain(house.repository, house.archive) if one.severity is Severity.FAIL]
 
 
+@EACH_MAJOR
 def test_wal_that_only_the_old_primary_had_never_counts_as_durable(
-    postgres_factory: PostgresFactory, tmp_path: Path
+    postgres_factory: PostgresFactory, tmp_path: Path, major: int
 ) -> None:
     """The end of a backup that the archive did not receive: the new timeline soon has higher LSNs."""
-    server = postgres_factory(17, KEEP_WAL)
+    server = postgres_factory(major, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, server.dsn, tmp_path / "spool") as running:
@@ -216,10 +221,11 @@ def test_wal_that_only_the_old_primary_had_never_counts_as_durable(
         assert running.archiver.wait_durable(ONE, LSN(end.offset - 8192), end, 1.0)
 
 
+@EACH_MAJOR
 def test_the_old_primary_that_comes_back_is_refused_whoever_says_failover(
-    postgres_factory: PostgresFactory, tmp_path: Path
+    postgres_factory: PostgresFactory, tmp_path: Path, major: int
 ) -> None:
-    server = postgres_factory(17, KEEP_WAL)
+    server = postgres_factory(major, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     with archiving(house, server.dsn, tmp_path / "spool") as running:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from fix_patroni_rest import IDENTIFIER, Member, rest_member
-from fix_postgres import PostgresFactory, RunningPostgres
+from fix_postgres import PostgresFactory, RunningPostgres, majors
 from fix_standby import make_standby
 from fix_wal_archive import RunningArchiver as Running
 from fix_wal_archive import Told, WalHouse, flush_lsn, now, quick_settings, system_identifier, wait_until
@@ -31,6 +31,7 @@ from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 
 KEEP_WAL = {"wal_keep_size": "1GB"}
+EACH_MAJOR = pytest.mark.parametrize("major", majors(slow=[18]), ids=lambda major: f"pg{major}")
 
 
 @pytest.fixture
@@ -220,10 +221,11 @@ def commit(server: RunningPostgres) -> None:
     server.execute("SELECT pg_logical_emit_message(true, 'x', repeat('a', 300000))")
 
 
+@EACH_MAJOR
 def test_the_stream_follows_the_lock_and_never_asks_a_standby(
-    postgres_factory: PostgresFactory, tmp_path: Path, members: list[Member]
+    postgres_factory: PostgresFactory, tmp_path: Path, members: list[Member], major: int
 ) -> None:
-    server = postgres_factory(17, KEEP_WAL)
+    server = postgres_factory(major, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
     standby = make_standby(postgres_factory, server, KEEP_WAL)
     members[0].lead("pg1", server.host, server.port)
@@ -292,7 +294,7 @@ def test_the_leader_of_a_standby_cluster_is_streamed_from_also_through_its_promo
     assert not told.has(ArchiveEventKind.WAL_LOST)
 
 
-@pytest.mark.parametrize("major", [17, pytest.param(18, marks=pytest.mark.slow)])
+@EACH_MAJOR
 def test_of_several_hosts_the_primary_is_streamed_from_and_sessions_go_there_too(
     postgres_factory: PostgresFactory, major: int
 ) -> None:

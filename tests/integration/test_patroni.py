@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from fix_cli import Site, wait_until
 from fix_patroni import MakePatroni, Node, PatroniCluster, archived_cluster, wait_archived
-from fix_postgres import table_digests
+from fix_postgres import majors, table_digests
 
 FULL = ["backup", "--type", "full", "--json"]
 
@@ -87,8 +87,9 @@ def no_gap(site: Site) -> None:
     assert checked is not None
 
 
-def test_a_switchover_leaves_no_gap(make_patroni: MakePatroni, server_tmp_path: Path) -> None:
-    cluster = make_patroni()
+@pytest.mark.parametrize("major", majors(slow=[18]), ids=lambda major: f"pg{major}")
+def test_a_switchover_leaves_no_gap(make_patroni: MakePatroni, server_tmp_path: Path, major: int) -> None:
+    cluster = make_patroni(major=major)
     cluster.start(2)
     with archived_cluster(cluster, server_tmp_path) as site:
         begin(cluster, site)
