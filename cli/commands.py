@@ -31,6 +31,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "patroni-replica": LazyCommand(
         "cli.patroni_hooks", "patroni_replica", "Seed a replica, as Patroni's method to create one."
     ),
+    "report": LazyCommand(
+        "cli.report", "report", "Reports of verified restores: list, show, export, certify."
+    ),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
     "log": LazyCommand(
         "cli.event_list", "log", "Show the signed events: what changed the archive's promises."

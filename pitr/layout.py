@@ -199,6 +199,46 @@ def event_sequence(key: str) -> int:
     return _HEAD_TOP - int(match[1], 16)
 
 
+def log_prefix(key_id: str, what: str) -> str:
+    """Return the prefix of the entries (``entry``) or checkpoints (``checkpoint``) of a verifier's log."""
+    return f"log/{_key_id(key_id)}/{what}/"
+
+
+def log_entry_key(key_id: str, sequence: int) -> str:
+    """Return the key of entry ``sequence`` (from 0) of a verifier's log; newer ones sort first."""
+    return f"{log_prefix(key_id, 'entry')}{_inverse(sequence + 1)}"
+
+
+def checkpoint_key(key_id: str, size: int) -> str:
+    """Return the key of the checkpoint over the first ``size`` entries of a verifier's log."""
+    return f"{log_prefix(key_id, 'checkpoint')}{_inverse(size)}"
+
+
+def log_number(key: str) -> int:
+    """Return an entry's sequence plus one, or a checkpoint's size, from its key.  Raises MalformedValue."""
+    match = re.fullmatch(r"log/[0-9a-f]{16}/(?:entry|checkpoint)/([0-9a-f]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not a key of a verifier's log: {key!r}")
+    return _HEAD_TOP - int(match[1], 16)
+
+
+def report_prefix(key_id: str, system_identifier: int, number: int) -> str:
+    """Return the prefix of what belongs to report ``number`` (from 1) that a verifier signed of a cluster."""
+    return f"reports/{_key_id(key_id)}/{system_identifier}/{_inverse(number)}/"
+
+
+def _key_id(text: str) -> str:
+    if re.fullmatch(r"[0-9a-f]{16}", text) is None:
+        raise MalformedValue(f"not a signer's key id: {text[:80]!r}")
+    return text
+
+
+def _inverse(number: int) -> str:
+    if not 0 < number < _HEAD_TOP:
+        raise MalformedValue(f"sequence out of range: {number}")
+    return f"{_HEAD_TOP - number:016x}"
+
+
 def backup_prefix(archive: ArchiveId, backup: str) -> str:
     """Return the prefix of all packs and index parts of a base backup."""
     return f"backups/{archive}/{backup}/"

@@ -122,9 +122,16 @@ def sign_record(payload: Mapping[str, object], signer: Signer) -> bytes:
     kind = payload.get("kind")
     if not isinstance(kind, str) or _KIND.fullmatch(kind) is None:
         raise MalformedValue(f"not a record's kind: {kind!r}")
-    content = encode_payload(payload)
-    signature = signer.sign(_pae(record_type(kind), content))
-    record = _record(content, kind, signer.public.key_id, signature)
+    return sign_typed(encode_payload(payload), record_type(kind), signer)
+
+
+def sign_typed(content: bytes, payload_type: str, signer: Signer) -> bytes:
+    """Return the envelope of a payload of any DSSE type, in the one form that a record's has.
+
+    The same content gives the same bytes.  Raises MalformedValue if it is too long.
+    """
+    signature = signer.sign(_pae(payload_type, content))
+    record = _record(content, payload_type, signer.public.key_id, signature)
     if len(record) > RECORD_BYTES_MAX:
         raise MalformedValue(f"record has {len(record)} bytes; the limit is {RECORD_BYTES_MAX}")
     return record
@@ -136,13 +143,14 @@ def record_bytes(payload: Mapping[str, object]) -> int:
     Raises MalformedValue as that does.
     """
     content = len(encode_payload(payload))
-    return (content + 2) // 3 * 4 + len(_record(b"", str(payload.get("kind")), "0" * 16, bytes(64)))
+    payload_type = record_type(str(payload.get("kind")))
+    return (content + 2) // 3 * 4 + len(_record(b"", payload_type, "0" * 16, bytes(64)))
 
 
-def _record(content: bytes, kind: str, key_id: str, signature: bytes) -> bytes:
+def _record(content: bytes, payload_type: str, key_id: str, signature: bytes) -> bytes:
     return b'{"payload":"%b","payloadType":"%b","signatures":[{"keyid":"%b","sig":"%b"}]}' % (
         base64.b64encode(content),
-        record_type(kind).encode("ascii"),
+        payload_type.encode("ascii"),
         key_id.encode("ascii"),
         base64.b64encode(signature),
     )
@@ -154,15 +162,7 @@ def open_record(body: bytes | memoryview, verifier: Verifier, kind: str) -> dict
     Raises NotAuthentic if it is no record, is by another signer, is altered or is of another kind;
     MalformedValue if the signer signed what a record cannot hold, or another version.
     """
-    match = _match(body)
-    payload_type = match[2].decode("ascii")
-    if match[3].decode("ascii") != verifier.key_id:
-        raise NotAuthentic(
-            "record is by another signer",
-            detail=f"Its key is {match[3].decode()}, expected {verifier.key_id}.",
-        )
-    content = _decode_base64(match[1])
-    verifier.verify(_decode_base64(match[4]), _pae(payload_type, content))
+    content, payload_type = _verified(body, verifier)
     if payload_type != record_type(kind):
         if re.fullmatch(rf"application/vnd\.pitr\.{re.escape(kind)}\.v[0-9]+\+json", payload_type):
             raise MalformedValue(
@@ -173,6 +173,28 @@ def open_record(body: bytes | memoryview, verifier: Verifier, kind: str) -> dict
     if payload.get("kind") != kind:
         raise NotAuthentic("record's payload is of another kind", detail=f"It says {payload.get('kind')!r}.")
     return payload
+
+
+def open_typed(body: bytes | memoryview, verifier: Verifier, payload_type: str) -> bytes:
+    """Return the payload of an envelope of ``sign_typed``.  Raises NotAuthentic as ``open_record`` does."""
+    content, said = _verified(body, verifier)
+    if said != payload_type:
+        raise NotAuthentic("envelope is of another type", detail=f"It is {said}, expected {payload_type}.")
+    return content
+
+
+def _verified(body: bytes | memoryview, verifier: Verifier) -> tuple[bytes, str]:
+    """Return an envelope's payload and its type, once its signature is ``verifier``'s."""
+    match = _match(body)
+    payload_type = match[2].decode("ascii")
+    if match[3].decode("ascii") != verifier.key_id:
+        raise NotAuthentic(
+            "record is by another signer",
+            detail=f"Its key is {match[3].decode()}, expected {verifier.key_id}.",
+        )
+    content = _decode_base64(match[1])
+    verifier.verify(_decode_base64(match[4]), _pae(payload_type, content))
+    return content, payload_type
 
 
 def record_key_id(body: bytes | memoryview) -> str:

