@@ -31,6 +31,10 @@ COMMANDS: dict[str, LazyCommand] = {
     "patroni-replica": LazyCommand(
         "cli.patroni_hooks", "patroni_replica", "Seed a replica, as Patroni's method to create one."
     ),
+    "verify": LazyCommand(
+        "cli.verify", "verify", "Prove that the cluster can be restored, and sign the proof."
+    ),
+    "verifier": LazyCommand("cli.verifier", "verifier", "The verifier's own key."),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
     "log": LazyCommand(
         "cli.event_list", "log", "Show the signed events: what changed the archive's promises."

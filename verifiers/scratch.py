@@ -161,6 +161,20 @@ class ScratchRoot:
         finally:
             place.release()
 
+    def is_held(self, run_id: str) -> bool:
+        """Tell whether a run with this id works here now."""
+        try:
+            lock = os.open(self.path / run_id / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
     def abandoned(self) -> list[Abandoned]:
         """Return what killed runs left, the oldest first; nothing else in the folder is looked at."""
         found = []
