@@ -86,15 +86,19 @@ def verify(
         is_scheduled=scheduled,
     )
     done = _run(app, VerifyFlow, settings, config, choices)
-    _tell(app, done, config)
+    if done is None:
+        app.output.line("no verification is due")
+        app.output.finish({"is_not_due": True})
+    else:
+        _tell(app, done, config)
 
 
-def _run(app: App, flow: Any, settings: Any, config: VerifySettings, choices: Any) -> VerifyDone:
+def _run(app: App, flow: Any, settings: Any, config: VerifySettings, choices: Any) -> VerifyDone | None:
     from cli.progress import ProgressReport
     from cli.restore import progress_words
 
     with ProgressReport(app.output) as report:
-        done: VerifyDone = flow(
+        done: VerifyDone | None = flow(
             app, settings, config, choices, lambda progress: report.update(*progress_words(progress))
         ).run()
     return done

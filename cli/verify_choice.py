@@ -71,15 +71,16 @@ def choose(
     survey: ArchiveSurvey,
     entries: Sequence[LogEntry],
     archive: ArchiveId,
-) -> Chosen:
-    """Decide.  Raises UsageRefused, TargetRefused."""
+) -> Chosen | None:
+    """Decide; None if it was to run when it is due, and is not.  Raises UsageRefused, TargetRefused."""
     scheduled_at: datetime | None = None
     missed: tuple[datetime, ...] = ()
     if choices.is_scheduled and config.every_s is not None:
-        now = datetime.now(UTC)
         last = last_scheduled_at(entries, archive.system_identifier)
-        found = due(last, config.every_s, now)
-        scheduled_at, missed = (now, ()) if found is None else (found.scheduled_at, found.missed)
+        found = due(last, config.every_s, datetime.now(UTC))
+        if found is None:
+            return None
+        scheduled_at, missed = found.scheduled_at, found.missed
     method = choices.method or config.target
     if method == "random":
         seed = os.urandom(32).hex()

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -30,17 +30,21 @@ from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import open_reader, preferred_bin_dir
 from pitr.datakeys import DataKeys
-from pitr.errors import NotInitialised, PitrError
+from pitr.errors import NotInitialised, PitrError, TargetRefused
 from pitr.postgres.installation import find_pg
 from pitr.postgres.server_user import readable_installation
+from pitr.recovery import RecoveryTarget
 from storage.store import StoreError
 from verifiers.checks_data import read_assertions
+from verifiers.checks_source import Comparison
+from verifiers.fingerprint import get_fingerprint, next_fingerprint
 from verifiers.log_entry import LogEntry
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
 from verifiers.verify_report import Policy, ReportFacts, Scope, draft_report, intent_facts
-from verifiers.verify_run import Verified, VerifyRequest, verify
+from verifiers.verify_run import verify
+from verifiers.verify_values import Verified, VerifyRequest
 
 if TYPE_CHECKING:
     from cli.planning import Looked
@@ -85,8 +89,11 @@ class VerifyFlow:
         self._begun = time.monotonic()
         self._started_at = datetime.now(UTC)
 
-    def run(self) -> VerifyDone:
-        """Verify.  Raises AlreadyRunning, TargetRefused, RestoreRefused, KeyMissing, StoreError."""
+    def run(self) -> VerifyDone | None:
+        """Verify; None if it is scheduled and not due.
+
+        Raises AlreadyRunning, TargetRefused, RestoreRefused, KeyMissing, StoreError.
+        """
         root = ScratchRoot(self._config.scratch_dir)
         root.prepare()
         with root.slot() as slot, open_log(self._settings, self._config, slot) as opened:
@@ -114,7 +121,7 @@ class VerifyFlow:
 
     # -- the run
 
-    def _verify(self, root: ScratchRoot, opened: OpenedLog) -> VerifyDone:
+    def _verify(self, root: ScratchRoot, opened: OpenedLog) -> VerifyDone | None:
         config, choices = self._config, self._choices
         run_id = uuid7(self._started_at, os.urandom(10))
         identity = choices.identity or config.identity_file
@@ -136,6 +143,9 @@ class VerifyFlow:
                 place.wipe()
                 raise NotInitialised("there is no backup to verify", hint="pitr backup")
             chosen = choose(self._app, choices, config, looked.survey, opened.log.entries(), archive)
+            if chosen is None:
+                place.wipe()
+                return None
             for at in chosen.missed:
                 self._log_missed(opened, at, archive.system_identifier)
             intent = opened.log.intend(
@@ -186,6 +196,7 @@ class VerifyFlow:
         plan = plan_from(looked, reader, source, chosen.target, self._app.output)
         check_room(place.path, plan.backup.size_bytes)
         request = self._request(reader, looked, plan, place, region)
+        request = self._with_comparison(request, reader, source, looked, opened)
         self._app.output.note(f"verifying {plan.target} from region {region}, backup {plan.backup.backup}")
         found = verify(request, begun=self._begun, on_progress=self._on_progress)
         head = looked.heads.get(looked.archive)
@@ -202,6 +213,25 @@ class VerifyFlow:
 
         lagging = lagging_regions(opened.store, wait_s=5.0)
         return VerifyDone(intent.entry.run_id, report, found, plan, region, folder, lagging)
+
+    def _with_comparison(
+        self, request: VerifyRequest, reader: Reader, source: Source, looked: Looked, opened: OpenedLog
+    ) -> VerifyRequest:
+        """Add the next fingerprint after the target, if a way leads there from the same backup."""
+        plan, log = request.plan, opened.log
+        system, public = plan.archive.system_identifier, log.signer.public
+        if plan.stop is None:
+            return request
+        lsn = next_fingerprint(reader.store, public, system, plan.stop.replay_end)
+        if lsn is None:
+            return request
+        fingerprint = get_fingerprint(reader.store, public, log.repository_id, system, lsn)
+        target = RecoveryTarget("lsn", lsn=lsn, is_inclusive=False, timeline=plan.timeline)
+        try:
+            onward = plan_from(looked, reader, source, target, self._app.output, backup_id=plan.backup.backup)
+        except TargetRefused as cause:
+            return replace(request, why_no_comparison=f"no way leads to the fingerprint at {lsn}: {cause}")
+        return replace(request, comparison=Comparison(fingerprint, onward))
 
     def _export(self, opened: OpenedLog, folder: Path) -> None:
         from verifiers.report_export import export_reports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,13 +15,19 @@ from pitr.catalogue.records import HeadRecord
 from pitr.recovery import RecoveryTarget
 from verifiers.check import CheckResult
 from verifiers.scratch import ScratchRoot
-from verifiers.verify_run import Verified, VerifyRequest, verify
+from verifiers.verify_run import verify
+from verifiers.verify_values import Verified, VerifyRequest
 
 RUN = "018f0000-0000-7000-8000-000000000001"
 
 
 def run_verification(
-    history: History, folder: Path, target: RecoveryTarget | None = None, **options: Any
+    history: History,
+    folder: Path,
+    target: RecoveryTarget | None = None,
+    *,
+    cancel: threading.Event | None = None,
+    **options: Any,
 ) -> Verified:
     """Verify the archive of a history in ``folder``; ``options`` are fields of the request."""
     house = history.restores
@@ -42,7 +49,7 @@ def run_verification(
             deadline_s=300.0,
             product_version="test",
         )
-        return verify(replace(request, **options), begun=begun)
+        return verify(replace(request, **options), begun=begun, cancel=cancel)
 
 
 def put_head(history: History) -> None:

@@ -17,7 +17,7 @@ from pitr.wal.transactions import TransactionEnd
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import clean
 from verifiers.statement import check_fields
-from verifiers.verify_run import Mark, Verified
+from verifiers.verify_values import Mark, Verified
 
 SUITE: Final = "AES-256-GCM, key by HKDF-SHA-512 with commitment"
 _FINDINGS_MAX: Final = 100

@@ -8,123 +8,48 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
-from pitr.catalogue.backup_record import BackupManifest
-from pitr.datakeys import DataKeys
-from pitr.errors import NotAuthentic, PitrError, RecoveryFailed, WalMissing
+from pitr.errors import PitrError
 from pitr.postgres.cut_off import why_not_cut_off
-from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
-from pitr.postgres.server_user import ServerUser, readable_installation
+from pitr.postgres.server_user import readable_installation
 from pitr.recover import ReplayProgress
-from pitr.repository import ListedBackup, Repository
 from pitr.restore import restore
 from pitr.restore_directory import FilesDiffer
 from pitr.restore_files import FileProgress
-from pitr.restore_plan import RestorePlan
+from pitr.restore_onward import Onward, go_on
 from pitr.restore_request import Progress, RestoreRequest, RestoreResult
-from storage.store import CopyDamaged, StoreError
+from pitr.wal.timeline import TimelineId
+from storage.store import StoreError
 from verifiers.check import CheckResult
 from verifiers.check_maker import CheckMaker
 from verifiers.check_table import CHECKS
-from verifiers.checks_data import Assertion, check_assertions, check_constraints, check_relations
+from verifiers.checks_data import check_assertions, check_constraints, check_relations
 from verifiers.checks_files import check_control, check_files, check_page_checksums
-from verifiers.checks_safety import Isolation, check_isolation, check_signs, check_wiped, look_at_network
+from verifiers.checks_safety import check_isolation, check_signs, check_wiped, look_at_network
 from verifiers.checks_schema import check_roles, check_schema, check_versions
+from verifiers.checks_source import Comparison, check_source
 from verifiers.checks_store import StoreScope, check_objects, check_signatures
 from verifiers.checks_target import (
-    Reached,
     check_last_commit,
     check_reached,
     check_replayed_wal,
     look_at_target,
 )
-from verifiers.scratch import ScratchPlace
 from verifiers.scratch_server import ScratchServer
+from verifiers.verify_values import (
+    DeadlinePassed,
+    Marks,
+    Verified,
+    VerifyRequest,
+    failed_check,
+    server_settings,
+)
 
 STOP_TIMEOUT_S: Final = 600.0
-# What the restored cluster must not do here; docs/verify.md, "Isolation".
-_CLOSED: Final = {
-    "archive_command": "",
-    "archive_library": "",
-    "max_logical_replication_workers": "0",
-    "local_preload_libraries": "",
-    "event_source": "PostgreSQL",
-}
-_EVENT_TRIGGERS_SINCE: Final = 17
-
-
-class DeadlinePassed(PitrError):
-    """The verification took longer than it may."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
-    """What to verify, and with what.
-
-    ``alone`` is the repository as the region ``region`` has it.  ``backups`` are all of the archive, for the
-    signs of rot.  ``preload_allowed``: libraries of the cluster's that may be loaded.  ``kafka_reason``: why
-    C16 is not looked at.
-    """
-
-    plan: RestorePlan
-    repository: Repository
-    alone: Repository
-    region: str
-    data_keys: DataKeys
-    installation: Installation
-    user: ServerUser | None
-    superuser: str
-    place: ScratchPlace
-    deadline_s: float
-    product_version: str
-    backups: Sequence[BackupManifest] = ()
-    assertions: Sequence[Assertion] = ()
-    preload_allowed: Sequence[str] = ()
-    workers: int = 3
-    wants_network_cut: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """When a step of recovery was reached, and after how long."""
-
-    at: datetime
-    ms: int
-
-
-@dataclass(slots=True)
-class Marks:
-    """The steps of one recovery, each noted the first time.  Thread-safe as far as dicts are."""
-
-    monotonic: Callable[[], float]
-    begun: float
-    found: dict[str, Mark] = field(default_factory=dict)
-
-    def note(self, step: str) -> None:
-        """Note a step, if it is the first time."""
-        elapsed_ms = max(0, round((self.monotonic() - self.begun) * 1000))
-        self.found.setdefault(step, Mark(datetime.now(UTC), elapsed_ms))
-
-
-@dataclass(slots=True)
-class Verified:
-    """What a verification found; ``failure`` is why the restore did not come to its end, None if it did."""
-
-    checks: list[CheckResult] = field(default_factory=list)
-    marks: dict[str, Mark] = field(default_factory=dict)
-    listed: list[ListedBackup] = field(default_factory=list)
-    result: RestoreResult | None = None
-    reached: Reached | None = None
-    isolation: Isolation | None = None
-    databases: list[str] = field(default_factory=list)
-    failure: str | None = None
-    recovery_time_ms: int | None = None
-    certificate_sha256: str | None = None
 
 
 def verify(
@@ -167,6 +92,7 @@ class _Verification:
         # Checks between recovery and promotion are no part of the time that recovery takes.
         self._paused_s = 0.0
         self._no_namespace: str | None = None
+        self._opened_on: TimelineId | None = None
 
     def run(self) -> Verified:
         removed = 0
@@ -198,7 +124,8 @@ class _Verification:
         wanted = RestoreRequest(
             plan=plan,
             target=request.place.data_dir,
-            action="promote",
+            # Where it goes on to a fingerprint it is opened there.
+            action="promote" if request.comparison is None else "pause",
             installation=installation,
             fetch_command=(),
             tablespace_mapping={
@@ -228,12 +155,37 @@ class _Verification:
             raise
         self._instance = result.instance
         self._marks.note("wal_replay_done")
-        self._marks.note("accept_writes")
         total_s = self._monotonic() - self._begun - self._paused_s
-        self._found.recovery_time_ms = max(0, round(total_s * 1000))
         self._found.result = result
+        self._opened_on = result.timeline
+        if request.comparison is not None and result.has_paused and result.instance is not None:
+            total_s += self._go_on(wanted, request.comparison, result.instance)
+        self._marks.note("accept_writes")
+        self._found.recovery_time_ms = max(0, round(total_s * 1000))
         self._add(check_files(installation.version, None, result.files, self._maker))
         return result
+
+    def _go_on(self, wanted: RestoreRequest, comparison: Comparison, instance: Instance) -> float:
+        """Go on to the fingerprint, compare there, open the server; return how long the opening took."""
+
+        def compare(paused: Instance) -> None:
+            server, plan = self._server(paused), comparison.plan
+            assert plan.stop is not None, "it was resolved"
+            reached = look_at_target(server, plan, None)
+            self._add(check_source(server, comparison.fingerprint, reached.replay_lsn, self._maker))
+
+        done = go_on(
+            Onward(wanted, comparison.plan),
+            instance,
+            self._request.repository,
+            self._request.data_keys,
+            at_target=compare,
+            on_progress=lambda progress: self._watch(progress),
+            cancel=self._cancel,
+            monotonic=self._monotonic,
+        )
+        self._opened_on = done.timeline
+        return done.promote_s
 
     def _watch(self, progress: Progress) -> None:
         """Note what the restore comes to; called from its threads."""
@@ -283,7 +235,7 @@ class _Verification:
             self._add(one)
         instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
         self._check_time()
-        self._add(check_control(server, plan.archive.system_identifier, result.timeline, maker))
+        self._add(check_control(server, plan.archive.system_identifier, self._opened_on, maker))
         self._add(check_page_checksums(server, plan.backup, maker))
 
     def _server(self, instance: Instance) -> ScratchServer:
@@ -335,7 +287,7 @@ class _Verification:
             why = f"{why}: {self._found.failure.splitlines()[0]}"
         for check, spec in CHECKS.items():
             if check not in self._results:
-                reasons = {"C11": "no fingerprint was compared", "C16": "no Kafka topic is configured"}
+                reasons = {"C11": self._request.why_no_comparison, "C16": "no Kafka topic is configured"}
                 reason = reasons.get(check, why) if not spec.is_required else why
                 self._add(self._maker.skipped(check, reason))
 
@@ -354,38 +306,6 @@ class _Verification:
                 f"the verification took longer than {self._request.deadline_s:g} s",
                 hint="set [verify] deadline",
             )
-
-
-def server_settings(
-    plan: RestorePlan, installation: Installation, preload_allowed: Sequence[str]
-) -> dict[str, str]:
-    """Return what the scratch server is started with, over what every restore's is."""
-    source = dict(plan.backup.settings)
-    wanted = [one.strip() for one in source.get("shared_preload_libraries", "").split(",") if one.strip()]
-    settings = {
-        **_CLOSED,
-        "shared_preload_libraries": ",".join(one for one in wanted if one in preload_allowed),
-        # Replay keeps commit times only where the setting is on, and a check asks for one.
-        "track_commit_timestamp": source.get("track_commit_timestamp", "off"),
-    }
-    if installation.major >= _EVENT_TRIGGERS_SINCE:
-        settings["event_triggers"] = "off"
-    return settings
-
-
-def failed_check(cause: Exception) -> str | None:
-    """Return the check that a restore's failure belongs to."""
-    if isinstance(cause, FilesDiffer):
-        return "C04"
-    if isinstance(cause, WalMissing):
-        return "C05"
-    if isinstance(cause, RecoveryFailed):
-        return "C09"
-    if isinstance(cause, CopyDamaged):
-        return "C02"
-    if isinstance(cause, NotAuthentic):
-        return "C03"
-    return None
 
 
 def _raise(cause: Exception) -> NoReturn:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from pitr.errors import PitrError
 
@@ -32,13 +33,14 @@ class ScratchSession:
         self,
         dsn: str,
         *,
-        superuser: str,
+        superuser: str | None,
         database: str,
         timeout_s: float,
         is_read_only: bool = True,
         search_path: str = "pg_catalog",
     ) -> None:
-        """Connect.  Raises QueryFailed."""
+        """Connect as ``superuser``, None: as ``dsn`` says.  Raises QueryFailed."""
+        user = "" if superuser is None else superuser
         options = {
             "statement_timeout": str(max(1, round(timeout_s * 1000))),
             "lock_timeout": str(max(1, round(timeout_s * 1000))),
@@ -55,8 +57,7 @@ class ScratchSession:
         }
         try:
             self._session = psycopg.connect(
-                dsn,
-                user=superuser,
+                make_conninfo(dsn, **({"user": user} if user else {})),
                 dbname=database,
                 autocommit=True,
                 connect_timeout=_CONNECT_TIMEOUT_S,
@@ -106,7 +107,7 @@ class ScratchSession:
         return found[0][0] if found else None
 
 
-def databases_of(dsn: str, *, superuser: str, timeout_s: float) -> list[str]:
+def databases_of(dsn: str, *, superuser: str | None, timeout_s: float) -> list[str]:
     """Return the databases that let anybody in, but for templates.  Raises QueryFailed."""
     with ScratchSession(dsn, superuser=superuser, database="template1", timeout_s=timeout_s) as session:
         # A DROP DATABASE that was cut leaves one with connection limit -2, which nobody may use.
