@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fix_postgres import PostgresFactory, RunningPostgres
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
 from fix_restore import HISTORY_SETTINGS, History, make_history
 from fix_standby import make_standby
 from fix_stores import FaultyStore
@@ -20,7 +18,6 @@ from fix_verify import RUN, outcome_of, put_head, run_verification
 from pitr.errors import AlreadyRunning, RestoreRefused, ServerRefused
 from pitr.postgres.paused_replay import paused_replay
 from pitr.postgres.scratch_session import ScratchSession, databases_of
-from pitr.postgres.server_user import ServerUser
 from pitr.recovery import RecoveryTarget
 from pitr.wal.lsn import LSN
 from storage.memory import MemoryStore
@@ -31,27 +28,33 @@ from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint
 from verifiers.scratch import ScratchRoot, check_room
 from verifiers.table_digests import ClusterDigests, TableDigest, cluster_digests, differences
 
+MUST_NOT_BE = Path("/tmp/pitr-a-command-of-the-source-ran")
+STRANGE_SETTINGS = {
+    "archive_mode": "on",
+    "archive_command": f"touch {MUST_NOT_BE}",
+    "restore_command": f"touch {MUST_NOT_BE}; false",
+    "recovery_end_command": f"touch {MUST_NOT_BE}",
+    "primary_conninfo": "host=192.0.2.1",
+    "shared_preload_libraries": "auto_explain",
+    "listen_addresses": "*",
+}
+
 
 @pytest.fixture(scope="module")
-def history(module_postgres_factory: PostgresFactory, server_user_or_none: ServerUser | None) -> History:
-    settings = {
-        **HISTORY_SETTINGS,
-        "archive_mode": "on",
-        "archive_command": "touch /tmp/pitr-must-not-be; false",
-    }
-    server = module_postgres_factory(17, settings)
+def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse) -> History:
+    server = module_postgres_factory(17, HISTORY_SETTINGS)
     # In the data directory, and so in the restored one: none of it may be obeyed there.
-    server.execute("ALTER SYSTEM SET primary_conninfo = 'host=192.0.2.1'")
-    server.execute("ALTER SYSTEM SET shared_preload_libraries = 'auto_explain'")
-    server.execute("ALTER SYSTEM SET restore_command = 'touch /tmp/pitr-must-not-be'")
-    history = make_history(server, server_user_or_none, MemoryStore())
+    for name, value in STRANGE_SETTINGS.items():
+        server.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    history = make_history(server, postgres_house.user, MemoryStore())
     put_head(history)
     return history
 
 
 @pytest.fixture
-def standby(history: History, postgres_factory: PostgresFactory) -> Iterator[RunningPostgres]:
-    yield make_standby(postgres_factory, history.server, HISTORY_SETTINGS)
+def standby(history: History, postgres_factory: PostgresFactory) -> RunningPostgres:
+    history.server.execute("ALTER SYSTEM RESET ALL")
+    return make_standby(postgres_factory, history.server, HISTORY_SETTINGS)
 
 
 def test_a_sound_archive_passes_every_required_check_and_leaves_nothing(
@@ -69,7 +72,7 @@ def test_a_sound_archive_passes_every_required_check_and_leaves_nothing(
     assert [found.marks[step].ms for step in order] == sorted(found.marks[step].ms for step in order)
     assert found.recovery_time_ms is not None
     assert 0 < found.recovery_time_ms <= found.marks["accept_writes"].ms
-    assert not Path("/tmp/pitr-must-not-be").exists()
+    assert not MUST_NOT_BE.exists()
 
 
 def test_a_given_moment_is_reached_exactly(history: History, server_tmp_path: Path) -> None:
@@ -236,4 +239,4 @@ def test_a_cancelled_verification_ends_soon_and_is_wiped(history: History, serve
     cancel.set()
     found = run_verification(history, server_tmp_path, cancel=cancel)
     assert "cancelled" in str(found.failure)
-    assert os.listdir(server_tmp_path / "scratch") == ["slot-1.lock"]
+    assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
