@@ -52,6 +52,7 @@ class AuditLog:
         self.lost_entries = 0
         self._lock = threading.RLock()
         self._entries: list[LogEntry] | None = None
+        self._leaves: list[bytes] = []
         self._tree = GrowingTree()
         self._newest: SignedCheckpoint | None = None
 
@@ -119,7 +120,8 @@ class AuditLog:
         """Return the path from an entry's leaf to the root of its checkpoint."""
         size = logged.checkpoint.checkpoint.size
         with self._lock:
-            return inclusion_proof(logged.entry.sequence, [one.leaf() for one in self._loaded()[:size]])
+            self._loaded()
+            return inclusion_proof(logged.entry.sequence, self._leaves[:size])
 
     def _try_append(self, kind: EntryKind, run_id: str, facts: Mapping[str, object], at: datetime) -> Logged:
         entries = self._loaded()
@@ -146,7 +148,7 @@ class AuditLog:
         entries, tree = self._loaded(), GrowingTree()
         before: SignedCheckpoint | None = None
         for entry in entries[: made.sequence + 1]:
-            tree.append(entry.leaf())
+            tree.append(self._leaves[entry.sequence])
             if entry.sequence == made.sequence - 1:
                 before = self._signed(tree, entry)
         return Logged(made, self._signed(tree, made), before)
@@ -161,7 +163,7 @@ class AuditLog:
 
     def _take(self, state: LogState, known: int) -> None:
         """Go on from what the store has and what is remembered, and mend what a crash left between."""
-        self._entries, self._tree, self._newest = [], GrowingTree(), state.newest
+        self._entries, self._leaves, self._tree, self._newest = [], [], GrowingTree(), state.newest
         covered = 0 if state.newest is None else state.newest.checkpoint.size
         self.lost_entries += max(0, known - state.stored)
         for entry in state.entries:
@@ -177,7 +179,8 @@ class AuditLog:
             self._memory.append(entry)
         assert self._entries is not None
         self._entries.append(entry)
-        self._tree.append(entry.leaf())
+        self._leaves.append(entry.leaf())
+        self._tree.append(self._leaves[-1])
 
     def _signed(self, tree: GrowingTree, last: LogEntry) -> SignedCheckpoint:
         checkpoint = Checkpoint(self.origin, tree.size, tree.root(), last.at)

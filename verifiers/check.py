@@ -70,13 +70,18 @@ class CheckResult:
 def overall(checks: Iterable[CheckResult]) -> Outcome:
     """Return FAILED if any check failed, WARNED if a required one did not pass, else PASSED.
 
-    No check at all proves nothing: WARNED.  A check that is not required and is WARNED or SKIPPED leaves
-    the verdict as it is; the report says it in words.
+    No required check at all proves nothing: WARNED.  A check that is not required and is WARNED or SKIPPED
+    leaves the verdict as it is; the report says it in words.
     """
-    results = list(checks)
-    if any(check.outcome is Outcome.FAILED for check in results):
+    return overall_of((check.is_required, check.outcome) for check in checks)
+
+
+def overall_of(outcomes: Iterable[tuple[bool, Outcome]]) -> Outcome:
+    """Return the verdict as ``overall`` does, from whether each check is required, and its outcome."""
+    results = list(outcomes)
+    if any(outcome is Outcome.FAILED for _, outcome in results):
         return Outcome.FAILED
-    required = [check for check in results if check.is_required]
-    if not required or any(check.outcome is not Outcome.PASSED for check in required):
+    required = [outcome for is_required, outcome in results if is_required]
+    if not required or any(outcome is not Outcome.PASSED for outcome in required):
         return Outcome.WARNED
     return Outcome.PASSED

@@ -24,79 +24,70 @@ TEST_RESULT_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
 SCHEMA_VERSION: Final = 1
 LIST_MAX: Final = 10_000
 
-# What a value may be: a pattern that the whole text must match, and its greatest length.
-TYPES: Final = {
-    "text": (r"[^\x00-\x08\x0b-\x1f\x7f]*", 8000),
-    "name": (r"[^\x00-\x1f\x7f]+", 300),
-    "time": (r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z", 27),
-    "sha256": (r"[0-9a-f]{64}", 64),
-    "key_id": (r"[0-9a-f]{16}", 16),
-    "repository_id": (r"[0-9a-f]{32}", 32),
-    "uuid": (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", 36),
-    "system_identifier": (r"[1-9][0-9]{0,19}", 20),
-    "lsn": (r"(?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})", 17),
-    "timeline": (r"[0-9A-F]{8}", 8),
-    "check": (r"[A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?", 80),
-}
+# What a text may be: its kind, its greatest length, and a pattern that the whole of it must match.
+TYPES_TEXT: Final = r"""
+text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   timeline 8 [0-9A-F]{8}
+time 27 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z   repository_id 32 [0-9a-f]{32}
+sha256 64 [0-9a-f]{64}   key_id 16 [0-9a-f]{16}   system_identifier 20 [1-9][0-9]{0,19}
+uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
+lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})
+check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?
+"""
 
-# `name:type`; `?` may be null; `[]` a list of them; `{ … }` an object; `a|b` one of these; `=1` that number.
+# `name,name:type`; `name?` may be null; `name[]` is a list; `{ … }` an object; `a|b` one of these; `=1` is 1.
 # `count` is an integer from 0, `number` from 1, `integer` any of 64 bits.
 REPORT_SHAPE: Final = """
-subject{ backups[]{ name:name manifest_sha256:sha256 }
-  wal[]{ timeline:timeline start_lsn:lsn end_lsn:lsn index_sha256:sha256? } }
-identity{ report_id:uuid run_id:name
+subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline start_lsn,end_lsn:lsn
+  index_sha256?:sha256 } }
+identity{ report_id:uuid run_id:name schema_version:=1 series_seq:number previous_report_sha256?:sha256
   report_type:weekly_verification|monthly_drill|quarterly_drill|actual_recovery|scrub
-  schema_version:=1 series_seq:number previous_report_sha256:sha256? repository:repository_id
-  created_at:time period_start:time? period_end:time? }
-scope{ org:text system_name:text system_identifier:system_identifier pg_version:text? databases:name[]
-  asset_id:text? criticality_tier:text? data_classes:name[] excluded[]{ item:text reason:text } }
-policy{ policy_id:name sha256:sha256 required_frequency_ms:number? rto_ms:number? rpo_ms:number?
-  retention_ms:number? plan_document?{ id:text version:text sha256:sha256 } }
-trigger{ scheduled_at:time? started_at:time started_by:text reason:text intent_log_index:count
-  sampling{ method:latest|given|random seed:sha256? seed_sha256:sha256? } }
-source{ backup_id:name? kind:full|incr? chain:name[] taken_at:time? taken_by:text? region:text?
-  regions[]{ name:name is_used:bool object_lock_mode:text? min_lock_until:time? }
-  store_checksum:text? encryption?{ suite:text key_ids:name[] commitment_ok:bool? }
-  manifest_signature?{ key_id:name is_valid:bool } }
-target{ environment_id:text region:text? host:text pg_binary_version:text?
-  segregation{ account{ is_distinct:bool? shown_by:text } network{ is_distinct:bool? shown_by:text }
-    credentials{ is_distinct:bool? shown_by:text } }
-  wiped_after:bool? wiped_proof:text? }
-request{ kind:latest|time|lsn|name|xid|immediate value:text? timezone:text inclusive:bool timeline:text? }
-timings{ detect?{ at:time ms:count } decide?{ at:time ms:count } provision?{ at:time ms:count }
-  fetch_first_byte?{ at:time ms:count } base_done?{ at:time ms:count } wal_replay_done?{ at:time ms:count }
-  consistent?{ at:time ms:count } accept_reads?{ at:time ms:count } accept_writes?{ at:time ms:count }
-  checks_done?{ at:time ms:count } recovery_time_ms:count? bytes:count? wal_bytes:count?
-  throughput_bytes_s:count? }
-data_loss{ last_source_commit?{ lsn:lsn? time:time? xid:count? marker:text? }
-  last_recovered?{ lsn:lsn? time:time? xid:count? marker:text? }
-  data_loss_ms:count? data_loss_tx:count? lsn_gap_bytes:count? method:text clock_skew_ms:integer? }
-degradation?{ service_degradation{ window_ms:count latency_us_before{ p50:count p95:count p99:count }
-    latency_us_during{ p50:count p95:count p99:count } latency_us_after{ p50:count p95:count p99:count }
-    throughput_permille:count read_only_ms:count }
-  error_rate{ requests:count clients:count errors[]{ class:name count:count } } }
-checks[]{ id:check category:name title:text required:bool tool:name tool_version:text command_sha256:sha256
-  started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED reason:text? expected:text observed:text
-  evidence_sha256:sha256? }
-kafka?{ partitions[]{ topic:name partition:count offset_at_target:integer high_watermark:integer
-    replayed_from:integer? replayed_to:integer? duplicates:count missing:count result:text } }
-ransomware?{ indicators[]{ name:name value:text baseline:text threshold:text } last_clean_point:text? }
-result{ overall:PASSED|WARNED|FAILED rto_met:bool? rpo_met:bool? limits:text[] }
-findings[]{ id:name severity:low|medium|high|critical description:text root_cause:text? owner:text?
-  due_at:time? status:open|closed|accepted corrective_action:text? retest_report_id:uuid? }
-people{ executed_by{ key_id:key_id name:text } participants[]{ name:text role:text } notified:text[] }
-tool{ product_version:text wheel_sha256:sha256? sbom_sha256:sha256? config_sha256:sha256
-  pg_binaries_sha256:sha256? }
-log{ log_origin:name leaf_index:count tree_size:number root_hash:sha256 inclusion_proof:sha256[]
-  checkpoint:text prev_checkpoint:text? rfc3161_token:text? object_lock_copy?{ uri:text version:text? } }
-mapping[]{ framework:name control:name status:satisfied|partial|not-tested fields:name[] }
+  repository:repository_id created_at:time period_start,period_end?:time }
+scope{ org,system_name:text system_identifier:system_identifier pg_version,asset_id,criticality_tier?:text
+  databases,data_classes[]:name excluded[]{ item,reason:text } }
+policy{ policy_id:name sha256:sha256 required_frequency_ms,rto_ms,rpo_ms,retention_ms?:number
+  plan_document?{ id,version:text sha256:sha256 } }
+trigger{ scheduled_at?:time started_at:time started_by,reason:text intent_log_index:count sampling{
+  method:latest|given|random seed,seed_sha256?:sha256 } }
+source{ backup_id?:name kind?:full|incr chain[]:name taken_at?:time taken_by,region,store_checksum?:text
+  regions[]{ name:name is_used:bool object_lock_mode?:text min_lock_until?:time } encryption?{ suite:text
+  key_ids[]:name commitment_ok?:bool } manifest_signature?{ key_id:name is_valid:bool } }
+target{ environment_id,host:text region,pg_binary_version,wiped_proof?:text wiped_after?:bool segregation{
+  account,network,credentials{ is_distinct?:bool shown_by:text } } }
+request{ kind:latest|time|lsn|name|xid|immediate value,timeline?:text timezone:text inclusive:bool }
+timings{ detect,decide,provision,fetch_first_byte,base_done,wal_replay_done?{ at:time ms:count }
+  consistent,accept_reads,accept_writes,checks_done?{ at:time ms:count }
+  recovery_time_ms,bytes,wal_bytes,throughput_bytes_s?:count }
+data_loss{ last_source_commit,last_recovered?{ lsn?:lsn time?:time xid?:count marker?:text } method:text
+  data_loss_ms,data_loss_tx,lsn_gap_bytes?:count clock_skew_ms?:integer }
+degradation?{ service_degradation{ window_ms,throughput_permille,read_only_ms:count
+  latency_us_before,latency_us_during,latency_us_after{ p50,p95,p99:count } } error_rate{
+  requests,clients:count errors[]{ class:name count:count } } }
+checks[]{ id:check category,tool:name title,tool_version,expected,observed:text reason?:text required:bool
+  command_sha256:sha256 evidence_sha256?:sha256 started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED
+  }
+kafka?{ partitions[]{ topic:name partition,duplicates,missing:count offset_at_target,high_watermark:integer
+  replayed_from,replayed_to?:integer result:text } }
+ransomware?{ indicators[]{ name:name value,baseline,threshold:text } last_clean_point?:text }
+result{ overall:PASSED|WARNED|FAILED rto_met,rpo_met?:bool limits[]:text }
+findings[]{ id:name severity:low|medium|high|critical status:open|closed|accepted description:text
+  root_cause,owner,corrective_action?:text due_at?:time retest_report_id?:uuid }
+people{ executed_by{ key_id:key_id name:text } participants[]{ name,role:text } notified[]:text }
+tool{ product_version:text wheel_sha256,sbom_sha256,pg_binaries_sha256?:sha256 config_sha256:sha256 }
+log{ log_origin:name leaf_index:count tree_size:number root_hash:sha256 inclusion_proof[]:sha256
+  checkpoint:text prev_checkpoint,rfc3161_token?:text object_lock_copy?{ uri:text version?:text } }
+mapping[]{ framework,control:name status:satisfied|partial|not-tested fields[]:name }
 """
 
 CERTIFICATION_SHAPE: Final = """
-report_id:uuid report_sha256:sha256 series_seq:number certified_at:time
-certified_by{ name:name role:name key:name } reviewed_by?{ name:name role:name } statement:text
-corrective_actions:text[]
+report_id:uuid report_sha256:sha256 series_seq:number certified_at:time certified_by{ name,role,key:name }
+reviewed_by?{ name,role:name } statement:text corrective_actions[]:text
 """
+
+_WORDS: Final = TYPES_TEXT.split()
+TYPES: Final = {
+    kind: (pattern, int(chars_max))
+    for kind, chars_max, pattern in zip(_WORDS[::3], _WORDS[1::3], _WORDS[2::3], strict=True)
+}
 
 Shape = dict[str, "tuple[str, object]"]
 """Field name to its suffix (``?``, ``[]`` or nothing) and its type's text or, for an object, its shape."""
@@ -112,17 +103,16 @@ def parse_shape(text: str) -> Shape:
 
 def _fields(words: Iterator[str]) -> Shape:
     shape: Shape = {}
+    kind: object
     for word in words:
         if word == "}":
             break
         if word.endswith("{"):
-            name = word[:-1]
-            suffix = next((end for end in ("[]", "?") if name.endswith(end)), "")
-            shape[name.removesuffix(suffix)] = (suffix, _fields(words))
+            names, kind = word[:-1], _fields(words)
         else:
-            name, _, kind = word.partition(":")
-            suffix = next((end for end in ("[]", "?") if kind.endswith(end)), "")
-            shape[name] = (suffix, kind.removesuffix(suffix))
+            names, _, kind = word.partition(":")
+        suffix = next((end for end in ("[]", "?") if names.endswith(end)), "")
+        shape.update((name, (suffix, kind)) for name in names.removesuffix(suffix).split(","))
     return shape
 
 

@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("storage", "pitr", "verifiers", "cli")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LINES_MAX = 400
+# One file, so that an auditor can read all of it.
+AUDITOR = "verifiers/pitr_audit.py"
+AUDITOR_LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
 
 # Whoever decides gets the time, the randomness and the surroundings as arguments.
@@ -111,7 +114,7 @@ def _uses(path: Path, forbidden: re.Pattern[str]) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_a_module_stays_short_and_a_function_fits_on_a_screen(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= LINES_MAX
+    assert len(text.splitlines()) <= (AUDITOR_LINES_MAX if _name(path) == AUDITOR else LINES_MAX)
     long = [
         f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
         for node in ast.walk(ast.parse(text))

@@ -52,7 +52,7 @@ def test_the_patterns_of_types_are_plain_enough_for_every_dialect(kind: str) -> 
     ],
 )
 def test_a_value_has_exactly_the_fields_of_its_shape(value: object, told: str | None) -> None:
-    shape = parse_shape("a:number b:sha256? c:bool[] d{ e:x|y }")
+    shape = parse_shape("a:number b?:sha256 c[]:bool d{ e:x|y }")
     if told is None:
         check_shape(value, shape)
         return
