@@ -35,7 +35,7 @@ COMMANDS: dict[str, LazyCommand] = {
         "cli.verify", "verify", "Prove that the cluster can be restored, and sign the proof."
     ),
     "fingerprint": LazyCommand(
-        "cli.fingerprint", "fingerprint", "Take the digests of all tables on a standby, to compare with."
+        "cli.fingerprint", "fingerprint", "Take the digests of all tables on a standby, at an exact LSN."
     ),
     "verifier": LazyCommand("cli.verifier", "verifier", "The verifier's own key."),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),

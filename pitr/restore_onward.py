@@ -23,7 +23,7 @@ from pitr.recovery_certificate import Certifier
 from pitr.repository import Repository
 from pitr.restore_directory import AUTO_CONF
 from pitr.restore_journal import WorkDirectory, remove_tree
-from pitr.restore_plan import RestorePlan
+from pitr.restore_plan import RestorePlan, StopPoint
 from pitr.restore_request import RestoreRequest
 from pitr.restore_wal import write_wal_plan
 from pitr.wal_deliveries import notes_file
@@ -54,11 +54,7 @@ def go_on(
     RestoreRefused for a plan that does not lead on, WalMissing, RecoveryFailed, StoreError.
     """
     plan, request = onward.plan, onward.request
-    stop = plan.stop
-    before = request.plan.stop
-    is_alike = (plan.backup, plan.timeline) == (request.plan.backup, request.plan.timeline)
-    if stop is None or before is None or not is_alike or stop.replay_end < before.replay_end:
-        raise RestoreRefused("the plan does not lead on from where the restore is paused")
+    stop = _check(onward)
     work = WorkDirectory.of(request.target)
     instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
     # What lies in the spool may end where the first plan does, and be zero from there on.
@@ -66,22 +62,13 @@ def go_on(
     notes_file(work.plan_file).unlink(missing_ok=True)
     work.desk.spool.mkdir(mode=0o700)
     write_wal_plan(work.plan_file, plan, stop, repository, request.regions, request.identity_file)
-    auto_conf = request.target / AUTO_CONF
-    text = auto_conf.read_text("utf-8", "surrogateescape")
-    settings = recovery_settings(
-        restore_command=script_command(work.desk.script),
-        timeline=plan.timeline,
-        stop_lsn=stop.target_lsn,
-        is_inclusive=stop.is_inclusive,
-    )
-    auto_conf.write_text(with_recovery_settings(text, settings), "utf-8", "surrogateescape")
-    hand_over(auto_conf, request.user)
+    _aim(request, plan, stop)
     work.hand_over(request.user)
 
     def read_wal(key: PieceKey | SegmentKey) -> bytes:
         return repository.read_wal(key, data_keys)
 
-    file = request.certificate_file
+    file = request.certificate_file.with_name(f"onward-{request.certificate_file.name}")
     with Prefetcher(
         work.plan_file,
         read_wal,
@@ -95,21 +82,41 @@ def go_on(
             Arrival(stop.replay_end),
             superuser=request.superuser,
             # Replay goes on in mid-way: what came before is in the first certificate.
-            certifier=Certifier(
-                file.with_name(f"onward-{file.name}"),
-                plan,
-                stop,
-                feeder.path,
-                feeder.notes,
-                is_resumed=True,
-            ),
+            certifier=Certifier(file, plan, stop, feeder.path, feeder.notes, is_resumed=True),
             on_progress=on_progress,
             cancel=cancel or threading.Event(),
             at_target=at_target,
             stall_timeout_s=request.stall_timeout_s,
             monotonic=monotonic,
         )
-        private = private_settings(
-            dict(plan.backup.settings), work.path, request.target, request.server_settings
-        )
+        settings = dict(plan.backup.settings)
+        private = private_settings(settings, work.path, request.target, request.server_settings)
         return recovery.run(private, "promote", plan.timeline)
+
+
+def _check(onward: Onward) -> StopPoint:
+    """Return where it stops, if its plan leads on from the restore's.  Raises RestoreRefused."""
+    plan, first = onward.plan, onward.request.plan
+    is_alike = (plan.backup, plan.timeline) == (first.backup, first.timeline)
+    if (
+        not is_alike
+        or plan.stop is None
+        or first.stop is None
+        or plan.stop.replay_end < first.stop.replay_end
+    ):
+        raise RestoreRefused("the plan does not lead on from where the restore is paused")
+    return plan.stop
+
+
+def _aim(request: RestoreRequest, plan: RestorePlan, stop: StopPoint) -> None:
+    """Give recovery its new target."""
+    auto_conf = request.target / AUTO_CONF
+    text = auto_conf.read_text("utf-8", "surrogateescape")
+    settings = recovery_settings(
+        restore_command=script_command(WorkDirectory.of(request.target).desk.script),
+        timeline=plan.timeline,
+        stop_lsn=stop.target_lsn,
+        is_inclusive=stop.is_inclusive,
+    )
+    auto_conf.write_text(with_recovery_settings(text, settings), "utf-8", "surrogateescape")
+    hand_over(auto_conf, request.user)

@@ -1,6 +1,6 @@
 """Fingerprints: what the source's tables came to at one LSN, taken on a standby and signed by the verifier.
 
-Reference: docs/verify.md, "Fingerprints"; docs/format.md §9.
+Reference: docs/verify.md, "Fingerprints"; docs/format.md §6.8.
 """
 
 from __future__ import annotations

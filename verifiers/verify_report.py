@@ -103,26 +103,8 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
             "period_end": None,
         },
         "scope": _scope(facts, found),
-        "policy": {
-            "policy_id": facts.policy.policy_id,
-            "sha256": facts.policy.sha256,
-            "required_frequency_ms": facts.policy.every_ms,
-            "rto_ms": facts.policy.rto_ms,
-            "rpo_ms": facts.policy.rpo_ms,
-            "retention_ms": facts.policy.retention_ms,
-            "plan_document": None,
-        },
-        "trigger": {
-            "scheduled_at": None if facts.scheduled_at is None else encode_time(facts.scheduled_at),
-            "started_at": encode_time(facts.started_at),
-            "started_by": facts.started_by,
-            "reason": facts.reason,
-            "sampling": {
-                "method": facts.sampling.method,
-                "seed": facts.sampling.seed,
-                "seed_sha256": facts.sampling.seed_sha256,
-            },
-        },
+        "policy": _policy(facts.policy),
+        "trigger": _trigger(facts),
         "source": _source(facts, found),
         "target": _target(facts, found),
         "request": {
@@ -153,6 +135,32 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
             "pg_binaries_sha256": facts.pg_binaries_sha256,
         },
         "mapping": [],
+    }
+
+
+def _policy(policy: Policy) -> dict[str, Any]:
+    return {
+        "policy_id": policy.policy_id,
+        "sha256": policy.sha256,
+        "required_frequency_ms": policy.every_ms,
+        "rto_ms": policy.rto_ms,
+        "rpo_ms": policy.rpo_ms,
+        "retention_ms": policy.retention_ms,
+        "plan_document": None,
+    }
+
+
+def _trigger(facts: ReportFacts) -> dict[str, Any]:
+    return {
+        "scheduled_at": None if facts.scheduled_at is None else encode_time(facts.scheduled_at),
+        "started_at": encode_time(facts.started_at),
+        "started_by": facts.started_by,
+        "reason": facts.reason,
+        "sampling": {
+            "method": facts.sampling.method,
+            "seed": facts.sampling.seed,
+            "seed_sha256": facts.sampling.seed_sha256,
+        },
     }
 
 

@@ -15,13 +15,12 @@ from fix_standby import make_standby
 from fix_stores import FaultyStore
 from fix_verify import RUN, outcome_of, put_head, run_verification
 
-from pitr.errors import AlreadyRunning, RestoreRefused, ServerRefused
+from pitr.errors import AlreadyRunning, NoGoodCopy, RestoreRefused, ServerRefused
 from pitr.postgres.paused_replay import paused_replay
 from pitr.postgres.scratch_session import ScratchSession, databases_of
 from pitr.recovery import RecoveryTarget
 from pitr.wal.lsn import LSN
 from storage.memory import MemoryStore
-from storage.store import CopyDamaged
 from verifiers.check import Outcome, overall
 from verifiers.checks_source import Comparison
 from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
@@ -195,7 +194,7 @@ def test_fingerprints_are_found_by_their_lsn_and_only_as_they_were_signed(histor
     assert next_fingerprint(store, public, 7, LSN(0x1)) == LSN(0x300)
     assert get_fingerprint(store, public, "0" * 32, 7, LSN(0x300)) == made
     store.damage(key)
-    with pytest.raises(CopyDamaged):
+    with pytest.raises(NoGoodCopy):
         get_fingerprint(store, public, "0" * 32, 7, LSN(0x300))
 
 
