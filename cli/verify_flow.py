@@ -31,6 +31,7 @@ from cli.verify_settings import VerifySettings
 from cli.wiring import open_reader, preferred_bin_dir
 from pitr.datakeys import DataKeys
 from pitr.errors import NotInitialised, PitrError, TargetRefused
+from pitr.pipeline.sign import encode_time
 from pitr.postgres.installation import find_pg
 from pitr.postgres.server_user import readable_installation
 from pitr.recovery import RecoveryTarget
@@ -38,7 +39,8 @@ from storage.store import StoreError
 from verifiers.checks_data import read_assertions
 from verifiers.checks_source import Comparison
 from verifiers.fingerprint import get_fingerprint, next_fingerprint
-from verifiers.log_entry import LogEntry
+from verifiers.log_entry import EntryKind, LogEntry
+from verifiers.observed_chains import observed_facts
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
@@ -173,10 +175,11 @@ class VerifyFlow:
                 raise
 
     def _log_missed(self, opened: OpenedLog, at: datetime, system_identifier: int) -> None:
-        from pitr.pipeline.sign import encode_time
-        from verifiers.log_entry import EntryKind
-
-        facts = {"scheduled_at": encode_time(at), "system_identifier": str(system_identifier)}
+        facts = {
+            "scheduled_at": encode_time(at),
+            "system_identifier": str(system_identifier),
+            "reason": "nobody verified when it was due",
+        }
         opened.log.append(
             EntryKind.VERIFICATION_MISSED, f"missed-{encode_time(at)}", facts, datetime.now(UTC)
         )
@@ -206,6 +209,7 @@ class VerifyFlow:
         facts = self._facts(request, chosen, plan, region, age_ms)
         now = datetime.now(UTC)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
+        self._observe(reader, looked, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir
         if folder is not None:
             self._export(opened, folder)
@@ -213,6 +217,14 @@ class VerifyFlow:
 
         lagging = lagging_regions(opened.store, wait_s=5.0)
         return VerifyDone(intent.entry.run_id, report, found, plan, region, folder, lagging)
+
+    def _observe(self, reader: Reader, looked: Looked, intent: Logged, opened: OpenedLog) -> None:
+        """Log where the host's own chains are: a later rewrite of them shows then."""
+        try:
+            facts = observed_facts(reader.repository, looked.archive)
+            opened.log.append(EntryKind.OBSERVED, intent.entry.run_id, facts, datetime.now(UTC))
+        except (PitrError, StoreError) as cause:
+            self._app.output.warn(f"the host's signed chains could not be logged: {cause}")
 
     def _with_comparison(
         self, request: VerifyRequest, reader: Reader, source: Source, looked: Looked, opened: OpenedLog
