@@ -38,6 +38,9 @@ COMMANDS: dict[str, LazyCommand] = {
         "cli.fingerprint", "fingerprint", "Take the digests of all tables on a standby, at an exact LSN."
     ),
     "verifier": LazyCommand("cli.verifier", "verifier", "The verifier's own key."),
+    "report": LazyCommand(
+        "cli.report", "report", "Reports of verified restores: list, show, export, certify."
+    ),
     "expire": LazyCommand("cli.expire", "expire", "Drop what the retention window no longer needs."),
     "log": LazyCommand(
         "cli.event_list", "log", "Show the signed events: what changed the archive's promises."

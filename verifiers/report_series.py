@@ -210,6 +210,10 @@ def certify_report(
     for at_index, made in enumerate(report.certified):
         if made.key == person.public:
             return read_certifications(log.store, log.signer.public, report)[at_index]
+    if person.public == log.signer.public:
+        raise MalformedValue(
+            "the verifier cannot certify its own report", hint="a person certifies, with a key of their own"
+        )
     statement = read_report(log.store, log.signer.public, report)
     certification = sign_certification(
         {

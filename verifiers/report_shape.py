@@ -1,7 +1,7 @@
 """The shape of a restore verification report: which fields there are, and what each may hold.  Pure.
 
-One compact text says it; JSON Schema for everyone else is made from it (docs/schema/, ``python -m
-verifiers.report_shape``).  The auditor's tool holds the same text, and a test compares the two.
+One compact text says it; JSON Schema for everyone else is made from it (docs/schema/, by
+``python -m cli.schema_page``).  The auditor's tool holds the same text, and a test compares the two.
 Every field is always there: what was not measured is null, never left out, so that nothing can be
 dropped unseen.  Reference: docs/audit.md.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -219,7 +218,3 @@ def _typed(kind: str) -> dict[str, object]:
 def render_schema() -> str:
     """Return the published schema's text."""
     return json.dumps(json_schema(), indent=1, sort_keys=False) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render_schema())

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("storage", "pitr", "verifiers", "cli")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LINES_MAX = 400
-# One file, so that an auditor can read all of it.
+# One file and a program of its own, so that an auditor can read all of it.
 AUDITOR = "verifiers/pitr_audit.py"
 AUDITOR_LINES_MAX = 600
 FUNCTION_LINES_MAX = 60
@@ -129,7 +129,7 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(tree)
     if path.name == "__init__.py":
         assert len(tree.body) == 1, "a package's __init__ holds a docstring only"
-    else:
+    elif _name(path) != AUDITOR:
         future = [
             node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"
         ]
@@ -140,7 +140,7 @@ def test_only_the_shell_prints() -> None:
     found = [
         f"{_name(path)}:{node.lineno}"
         for path in MODULES
-        if not path.is_relative_to(ROOT / "cli")
+        if not path.is_relative_to(ROOT / "cli") and _name(path) != AUDITOR
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and _dotted(node.func) in {"print", "sys.stdout.write", "sys.stderr.write"}

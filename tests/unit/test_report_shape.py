@@ -15,7 +15,7 @@ SCHEMA = ROOT / "docs" / "schema" / "restore-verification-v1.schema.json"
 
 
 def test_the_published_schema_is_made_from_the_shape() -> None:
-    assert SCHEMA.read_text() == render_schema(), "python -m verifiers.report_shape > docs/schema/…"
+    assert SCHEMA.read_text() == render_schema(), "python -m cli.schema_page > docs/schema/…"
 
 
 def test_the_report_has_the_groups_that_were_agreed() -> None:

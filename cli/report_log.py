@@ -1,0 +1,139 @@
+"""The verifier's log and reports, opened by a command: to read with a public key, to add to with the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cli.context import App
+from cli.errors import UsageRefused
+from cli.key_files import read_signing_key
+from pitr.errors import KeyMissing, MalformedValue, NotInitialised
+
+if TYPE_CHECKING:
+    from cli.wiring import Reader
+    from pitr.pipeline.sign import Verifier
+    from verifiers.audit_log import AuditLog
+    from verifiers.report_series import LoggedReport
+
+KEY_NAME: Final = "verifier.key"
+PUBLIC_KEY_NAME: Final = "verifier.pub.pem"
+_PEM_BYTES_MAX: Final = 10_000
+_CLOSE_S: Final = 10.0
+
+
+def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
+    """Return whose log to read: of the file that is given, else beside the configuration, else the only one.
+
+    The last is only as good as the store, which is said.  Raises UsageRefused, KeyMissing, NotInitialised.
+    """
+    from verifiers.log_reader import log_key_ids
+
+    path = path or _beside_configuration(app, PUBLIC_KEY_NAME)
+    if path is not None:
+        return _read_public(path)
+    key_ids = log_key_ids(reader.store)
+    if not key_ids:
+        raise NotInitialised("no restore was ever verified here", hint="pitr verify makes the first report")
+    if len(key_ids) > 1:
+        raise UsageRefused(
+            f"several verifiers keep logs here: {', '.join(key_ids)}",
+            hint="name the public key of one: --verifier FILE",
+        )
+    verifier = _first_key(reader, key_ids[0])
+    app.output.warn(
+        f"the verifier's key {verifier.key_id} is taken from its own log;"
+        " compare it with one that you have from elsewhere: --verifier FILE"
+    )
+    return verifier
+
+
+def _first_key(reader: Reader, key_id: str) -> Verifier:
+    """Return the key that a log's first entry names, which must be signed by it and have the log's id."""
+    from pitr.errors import NotAuthentic
+    from pitr.layout import log_entry_key
+    from pitr.pipeline.sign import Verifier, payload_of
+    from pitr.verified import get_verified
+    from verifiers.log_entry import LogEntry, open_entry
+
+    def read(body: bytes) -> Verifier:
+        key = Verifier.parse(LogEntry.parse(payload_of(body)).text("public_key") or "")
+        if key.key_id != key_id:
+            raise NotAuthentic(f"the log of {key_id} begins with another key: {key.key_id}")
+        open_entry(body, key)
+        return key
+
+    return get_verified(reader.store, log_entry_key(key_id, 0), read)
+
+
+def _read_public(path: Path) -> Verifier:
+    from verifiers.public_key import from_pem
+
+    try:
+        with path.open("r", encoding="ascii") as file:
+            return from_pem(file.read(_PEM_BYTES_MAX))
+    except OSError as error:
+        raise KeyMissing(f"the public key {path} cannot be read", detail=error.strerror) from error
+    except (UnicodeDecodeError, MalformedValue) as error:
+        raise KeyMissing(
+            f"{path} is not the public key of a verifier",
+            detail=error.message if isinstance(error, MalformedValue) else "it is not text",
+            hint="it is the file that openssl reads: -----BEGIN PUBLIC KEY-----",
+        ) from error
+
+
+@contextmanager
+def open_log(app: App, key_file: Path | None) -> Iterator[AuditLog]:
+    """Open the log for writing, at the regions' quorum.  Raises KeyMissing, StoreError, PitrError."""
+    from cli.regions import open_regions, open_writing
+    from storage.repair import RepairQueue
+    from verifiers.audit_log import AuditLog
+
+    settings = app.settings()
+    path = key_file or settings.path.parent / KEY_NAME
+    if not path.exists():
+        raise KeyMissing(
+            f"there is no verifier's key {path}",
+            detail="the log that a certification goes into is signed with it",
+            hint="run this where restores are verified, or name the key: --verifier-key FILE",
+        )
+    signer = read_signing_key(path)
+    settings.daemon.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    queue = RepairQueue(settings.daemon.state_dir / "report-repair.sqlite")
+    store = open_writing(open_regions(settings.regions), settings.repository.quorum, queue)
+    try:
+        yield AuditLog(store, settings.repository.repository, signer)
+    finally:
+        store.close(_CLOSE_S)
+        queue.close()
+
+
+def choose_report(reports: list[LoggedReport], wanted: str) -> LoggedReport:
+    """Return the report of a number, an id or the beginning of one, or ``newest``.  Raises UsageRefused."""
+    found = [
+        report
+        for report in reports
+        if str(report.number) == wanted or (len(wanted) >= 8 and report.report_id.startswith(wanted))
+    ]
+    if wanted == "newest" and reports:
+        found = reports[-1:]
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        raise UsageRefused(
+            f"several reports are {wanted!r}",
+            detail=", ".join(report.report_id for report in found),
+            hint="name one by its whole id",
+        )
+    raise UsageRefused(f"there is no report {wanted!r}", hint="pitr report list")
+
+
+def _beside_configuration(app: App, name: str) -> Path | None:
+    from cli.config import find_config_or_none
+
+    if app.config_path is None and find_config_or_none(None) is None:
+        return None
+    path = app.settings().path.parent / name
+    return path if path.exists() else None
