@@ -41,7 +41,7 @@ from verifiers.checks_source import Comparison
 from verifiers.fingerprint import get_fingerprint, next_fingerprint
 from verifiers.log_entry import EntryKind, LogEntry
 from verifiers.observed_chains import observed_facts
-from verifiers.report_series import issue_report
+from verifiers.report_series import issue_report, settle_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
 from verifiers.verify_report import Policy, ReportFacts, Scope, draft_report, intent_facts
@@ -111,6 +111,9 @@ class VerifyFlow:
             one.place.wipe()
             self._app.output.warn(f"run {one.run_id} was killed; what it had restored was wiped")
         wiped = {one.run_id for one in left}
+        for system in {intent.text("system_identifier") for intent in opened.log.open_intents()} - {None}:
+            # Killed between putting its report and logging it, a run did come to one.
+            settle_report(opened.log, int(str(system)), datetime.now(UTC))
         for intent in opened.log.open_intents():
             if not root.is_held(intent.run_id):
                 said = (

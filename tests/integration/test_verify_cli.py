@@ -161,6 +161,7 @@ def is_alive(pid: int) -> bool:
     return found.stdout.strip()[:1] not in ("", "Z")
 
 
+@pytest.mark.timeout(900)
 def test_the_daemon_verifies_when_it_is_due_and_catches_up_once(make_site: MakeSite) -> None:
     site = verified_site(
         make_site(17),
@@ -172,7 +173,7 @@ def test_the_daemon_verifies_when_it_is_due_and_catches_up_once(make_site: MakeS
         site.daemon.check_alive()
         return len(list(folder.glob("*.html")))
 
-    wait_until(lambda: reports() >= 1, f"a scheduled report; {site.daemon.tail()}", timeout_s=240)
+    wait_until(lambda: reports() >= 1, f"a scheduled report; {site.daemon.tail()}", timeout_s=400)
     said = site("status").stdout
     assert "verify   " in said
     site.daemon.stop()
@@ -183,7 +184,7 @@ def test_the_daemon_verifies_when_it_is_due_and_catches_up_once(make_site: MakeS
     # Two of its times pass with nobody there.
     time.sleep(max(0.0, 125 - (datetime.now(first.tzinfo) - first).total_seconds()))
     site.daemon.start()
-    wait_until(lambda: reports() > count, f"a report that catches up; {site.daemon.tail()}", timeout_s=240)
+    wait_until(lambda: reports() > count, f"a report that catches up; {site.daemon.tail()}", timeout_s=400)
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert "verification-missed" in [e["kind"] for e in entries]
 
