@@ -128,6 +128,7 @@ class VerifyFlow:
 
     def _verify(self, root: ScratchRoot, opened: OpenedLog) -> VerifyDone | None:
         config, choices = self._config, self._choices
+        self._begun = time.monotonic()
         run_id = uuid7(self._started_at, os.urandom(10))
         identity = choices.identity or config.identity_file
         if identity is None:
@@ -167,6 +168,8 @@ class VerifyFlow:
                 ),
                 datetime.now(UTC),
             )
+            # What was announced begins after it, whatever this host's clock does.
+            self._started_at = max(datetime.now(UTC), intent.entry.at)
             try:
                 return self._announced(reader, source, looked, chosen, intent, place, opened, region)
             except BaseException as cause:
@@ -210,7 +213,7 @@ class VerifyFlow:
         if head is not None:
             age_ms = max(0, round((self._started_at - head.at).total_seconds() * 1000))
         facts = self._facts(request, chosen, plan, region, age_ms)
-        now = datetime.now(UTC)
+        now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
         self._observe(reader, looked, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir
@@ -292,7 +295,7 @@ class VerifyFlow:
         return ReportFacts(
             report_id=uuid7(datetime.now(UTC), os.urandom(10)),
             report_type="weekly_verification",
-            created_at=datetime.now(UTC),
+            created_at=max(datetime.now(UTC), self._started_at),
             started_at=self._started_at,
             scheduled_at=chosen.scheduled_at,
             started_by="pitr daemon" if self._choices.is_scheduled else "pitr verify",

@@ -31,8 +31,8 @@ _POLL_S: Final = 0.5
 # Told to end it stops a server and removes what it restored.
 _END_S: Final = 120.0
 _OUTPUT_BYTES_MAX: Final = 16 << 20
-# It costs a whole restore, and what keeps it from beginning is seldom over in a minute.
-_RETRY_FIRST_S: Final = 600.0
+# Before the first backup nothing can be verified; what fails for long is tried a few times a day.
+_RETRY_FIRST_S: Final = 30.0
 _RETRY_MAX_S: Final = 6 * 3600.0
 # A verdict was reached and signed, whatever it is.
 _JUDGED: Final = (ExitCode.OK, ExitCode.NOT_VERIFIED)
