@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_cli import Done, MakeSite, Site, wait_until
+from fix_cli import CHECKOUT, Done, MakeSite, Site, wait_until
 
 from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
 
@@ -73,7 +74,11 @@ def test_the_latest_moment_is_proved_and_the_report_signed(site: Site) -> None:
     for ending in ("json", "html", "test-result.json"):
         assert (site.folder / "reports" / f"{stem}.{ending}").stat().st_size > 0
     mine = [entry["kind"] for entry in log_of(site) if entry["run_id"] == done.data["run"]]
-    assert mine == ["verification-intended", "verification-ended"]
+    assert mine == ["verification-intended", "verification-ended", "observed"]
+    words = [sys.executable, "-I", "-S", str(CHECKOUT / "verifiers" / "pitr_audit.py")]
+    words += ["--key", str(site.config.parent / "verifier.pub.pem"), str(site.folder / "reports")]
+    audited = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
 
 
 def test_a_random_moment_is_what_the_logged_commitment_says(site: Site) -> None:
