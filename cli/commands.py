@@ -31,6 +31,13 @@ COMMANDS: dict[str, LazyCommand] = {
     "patroni-replica": LazyCommand(
         "cli.patroni_hooks", "patroni_replica", "Seed a replica, as Patroni's method to create one."
     ),
+    "verify": LazyCommand(
+        "cli.verify", "verify", "Prove that the cluster can be restored, and sign the proof."
+    ),
+    "fingerprint": LazyCommand(
+        "cli.fingerprint", "fingerprint", "Take the digests of all tables on a standby, at an exact LSN."
+    ),
+    "verifier": LazyCommand("cli.verifier", "verifier", "The verifier's own key."),
     "report": LazyCommand(
         "cli.report", "report", "Reports of verified restores: list, show, export, certify."
     ),

@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
 )
@@ -23,6 +21,7 @@ from cli.config_mistakes import (
     contradictions,
     unknown_setting,
 )
+from cli.config_table import Duration, Name, Table
 from cli.config_values import (
     as_value_error,
     read_duration,
@@ -38,6 +37,7 @@ from cli.config_values import (
     read_root,
     read_size,
 )
+from cli.config_verify import VerifyTable, verify_settings
 from cli.settings import (
     BackupSettings,
     ClusterSettings,
@@ -59,46 +59,40 @@ REGIONS_MAX = 16
 PATRONI_MEMBERS_MAX = 32
 
 
-Duration = Annotated[float, BeforeValidator(read_duration), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class _Cluster(_Table):
+class _Cluster(Table):
     name: Name = "main"
     dsn: Annotated[str, Field(min_length=1), AfterValidator(no_password), AfterValidator(chosen_host)]
     slot: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,63}$")] = "pitr"
     patroni: Annotated[
         list[Annotated[str, as_value_error(patroni_url)]], Field(max_length=PATRONI_MEMBERS_MAX)
-    ] = []
+    ] = Field(default_factory=list)
     patroni_ca_file: str | None = None
     patroni_certificate_file: str | None = None
     patroni_key_file: str | None = None
 
 
-class _Repository(_Table):
+class _Repository(Table):
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     quorum: Annotated[int, Field(ge=1, le=REGIONS_MAX)]
 
 
-class _Region(_Table):
+class _Region(Table):
     name: Name
     url: Annotated[str, AfterValidator(read_region_url)]
     credentials_file: str | None = None
     credentials_profile: Annotated[str, Field(min_length=1)] = "default"
 
 
-class _Keys(_Table):
+class _Keys(Table):
     signing_key_file: str
     root: Annotated[str, as_value_error(read_root)]
-    recipients: Annotated[list[Annotated[str, as_value_error(read_recipient)]], Field(max_length=32)] = []
+    recipients: Annotated[list[Annotated[str, as_value_error(read_recipient)]], Field(max_length=32)] = Field(
+        default_factory=list
+    )
     recipients_file: str | None = None
 
 
-class _Wal(_Table):
+class _Wal(Table):
     piece_age_s: Annotated[float, Field(ge=0.05, le=3600)] = 1.0
     piece_bytes: Annotated[int, Field(ge=64 << 10, le=16 << 20)] = PIECE_BYTES
     puts_in_flight: Annotated[int, Field(ge=1, le=16)] = 4
@@ -117,7 +111,7 @@ class _Wal(_Table):
     put_price: Annotated[float, Field(ge=0, le=1000)] = 0.005
 
 
-class _Backup(_Table):
+class _Backup(Table):
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     # One union member at a time would give two messages for one mistake.
     full_every: Annotated[float | None, BeforeValidator(read_duration_or_never)] = 86_400.0
@@ -131,14 +125,14 @@ class _Backup(_Table):
     pause_latency: Annotated[float | None, BeforeValidator(read_latency)] = None
 
 
-class _Retention(_Table):
+class _Retention(Table):
     pitr_window: Annotated[
         float, BeforeValidator(read_duration), Field(ge=10, le=3660 * 86_400, allow_inf_nan=False)
     ] = 35 * 86_400.0
     minimum_backups: Annotated[int, Field(ge=1, le=1000)] = 2
 
 
-class _Daemon(_Table):
+class _Daemon(Table):
     state_dir: str
     metrics_listen: Annotated[str, AfterValidator(read_listen)] = "127.0.0.1:9187"
     drain: Duration = 25.0
@@ -146,11 +140,11 @@ class _Daemon(_Table):
     spool_bytes_max: Annotated[int, Field(ge=8 << 20, le=1 << 40)] = SPOOL_BYTES_MAX
 
 
-class _Postgres(_Table):
+class _Postgres(Table):
     bin_dir: str | None = None
 
 
-class _Config(_Table):
+class _Config(Table):
     cluster: _Cluster
     repository: _Repository
     region: Annotated[list[_Region], Field(min_length=1, max_length=REGIONS_MAX)]
@@ -160,6 +154,7 @@ class _Config(_Table):
     backup: _Backup = _Backup()
     retention: _Retention = _Retention()
     postgres: _Postgres = _Postgres()
+    verify: VerifyTable | None = None
     timezone: Annotated[str, AfterValidator(read_known_zone)] | None = None
 
 
@@ -178,6 +173,7 @@ _KNOWN = {
             ("retention", _Retention),
             ("daemon", _Daemon),
             ("postgres", _Postgres),
+            ("verify", VerifyTable),
         )
     },
 }
@@ -327,6 +323,9 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             strain=StrainBounds(*config.backup.pause_lag, config.backup.pause_latency),
         ),
         retention=RetentionSettings(config.retention.pitr_window, config.retention.minimum_backups),
+        verify=verify_settings(
+            config.verify, base, _path(base, config.daemon.state_dir), config.cluster.name
+        ),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )

@@ -142,6 +142,11 @@ drain = "25s"
 # How much sealed WAL may wait on disk; beyond it the slot keeps the rest on the server.
 spool_bytes_max = {1 << 30}
 
+# Restores that are verified each week, best on a machine of the verifier's own (docs/verify.md).
+# [verify]
+# identity_file = "/vault/identity.toml"
+# every = "7d"
+
 [postgres]
 # Where the programs of PostgreSQL are; without it they are looked for in the usual places.
 # bin_dir = "/usr/lib/postgresql/17/bin"

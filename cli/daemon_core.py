@@ -36,6 +36,7 @@ from cli.release_signer import ReleaseSigner
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
+from cli.verify_keeper import VerifyKeeper
 from cli.wiring import (
     gate_folder,
     host_identity,
@@ -103,6 +104,7 @@ class Daemon:
         self._keeper = CatalogueKeeper(
             settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)
         )
+        self._verifications = VerifyKeeper(settings, log)
         self._backups: BackupRunner
         self._taker: BackupTaker
         self._archive: ArchiveId
@@ -217,7 +219,8 @@ class Daemon:
             self._backups.run,
             self._backups.last_success_at,
         )
-        self._timetable = Timetable([task], now=_now, report=self._report_task)
+        tasks = [task, *self._verifications.tasks()]
+        self._timetable = Timetable(tasks, now=_now, report=self._report_task)
         self.state = DaemonState(
             cluster=settings.cluster.name,
             archive=str(self._archive),
@@ -358,6 +361,7 @@ class Daemon:
         if listing.backups:
             newest = max(listing.backups, key=lambda one: one.manifest.stopped_at)
             self._backups.remember(newest.manifest)
+        self._verifications.learn(self.store, self._archive)
         self._timetable.start()
 
     def _stop_archiving(self, archiving: threading.Thread) -> None:

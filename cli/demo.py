@@ -36,8 +36,11 @@ FOLDER_BYTES_MAX = 60
 @click.option(
     "--s3", "uses_s3", is_flag=True, help="Regions on a real S3 server (versitygw) instead of directories."
 )
+@click.option(
+    "--verify", "verifies", is_flag=True, help="End with a verification; its signed report is in DIR/reports."
+)
 @common_options
-def demo(keep: Path | None, major: int, uses_s3: bool) -> None:
+def demo(keep: Path | None, major: int, uses_s3: bool, verifies: bool) -> None:
     """Show the whole way on a throw-away cluster, in a minute.
 
     A clerk commits to a small hospital's database and writes down every acknowledged commit, WAL is
@@ -51,7 +54,7 @@ def demo(keep: Path | None, major: int, uses_s3: bool) -> None:
     begun = time.monotonic()
     folder = _folder(keep)
     try:
-        result = DemoRun(DemoChoices(folder, major, uses_s3), app.output.note).run()
+        result = DemoRun(DemoChoices(folder, major, uses_s3, verifies), app.output.note).run()
     finally:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -91,6 +94,7 @@ def _tell(app: App, result: DemoResult, total_s: float, keep: Path | None) -> No
         "rpo_max_s": round(result.rpo_max_s, 3),
         "rto_s": round(result.rto_s, 3),
         "total_s": round(total_s, 3),
+        "verified": result.verified,
         "kept": str(keep) if keep is not None else None,
     }
     if not app.output.is_json:
@@ -105,12 +109,17 @@ def _tell(app: App, result: DemoResult, total_s: float, keep: Path | None) -> No
             f"{verdict.bills_differ} bills differ, {verdict.patients} patients",
             hint="repeat with --keep DIR and report what is in it",
         )
+    if result.verified is not None and result.verified["verdict"] == "FAILED":
+        app.partial_result = fields
+        raise ChecksFailed("the verification found something wrong", hint="read its checks with --json")
     app.output.finish(fields)
 
 
 def show_report(app: App, result: DemoResult, total_s: float) -> None:
     """Write what a person reads at the end: each step's time, what was measured, and the verdict."""
     from rich.table import Table
+
+    from cli.demo_verify import describe_verdict
 
     table = Table(title="pitr demo", title_justify="left")
     table.add_column("step")
@@ -133,4 +142,6 @@ def show_report(app: App, result: DemoResult, total_s: float) -> None:
         "every acknowledged commit before it is there, and nothing after it" if verdict.is_right else "WRONG"
     )
     app.output.line(f"restored to {result.moment.at.isoformat()}: {words}")
+    if result.verified is not None:
+        app.output.line(describe_verdict(result.verified))
     app.output.line(f"{verdict.expected} commits compared, in {format_seconds(total_s)} all in all")

@@ -18,6 +18,7 @@ from cli.config_template import without_schedule
 from cli.control import ControlRequest, ask_daemon
 from cli.demo_hospital import Acknowledged, Clerk, Moment, Verdict, break_things, judge, open_hospital
 from cli.demo_s3 import DemoS3
+from cli.demo_verify import describe_verdict, verify_what_is_left
 from cli.own_command import ROOT, own_command
 from cli.wiring import preferred_bin_dir
 from pitr.errors import PitrError
@@ -50,6 +51,7 @@ class DemoChoices:
     folder: Path
     major: int
     uses_s3: bool
+    verifies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class DemoResult:
     rpo_max_s: float
     rto_s: float
     restored: Mapping[str, Any]
+    verified: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -123,6 +126,7 @@ class DemoRun:
             with self._steps.step("every row is compared with the ledger") as note:
                 verdict = judge(str(restored["dsn"]), clerk.acknowledged, moment)
                 note.append(f"{verdict.expected} acknowledged before, {verdict.found} found")
+            verified = self._verify(moment) if self._choices.verifies else None
         ages = sorted(durable.ages_of(clerk.acknowledged))
         return DemoResult(
             steps=tuple(self._steps.done),
@@ -133,6 +137,7 @@ class DemoRun:
             rpo_max_s=ages[-1] if ages else 0.0,
             rto_s=rto_s,
             restored=restored,
+            verified=verified,
         )
 
     def _start_server(self, ending: ExitStack) -> Instance:
@@ -236,6 +241,12 @@ class DemoRun:
             seconds = ", ".join(f"{name} {float(spent):.1f} s" for name, spent in done["seconds"].items())
             note.append(f"pg_verifybackup accepts the files; {seconds}")
         return done, rto_s
+
+    def _verify(self, moment: Moment) -> Mapping[str, Any]:
+        with self._steps.step("pitr verify: the same moment, in a scratch place, by every check") as note:
+            done = verify_what_is_left(self._pitr, self._folder, self._identity, moment.at, REGIONS[0])
+            note.append(describe_verdict(done))
+        return done
 
     @property
     def _urls(self) -> dict[str, str]:

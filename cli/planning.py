@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cli.output import Output
@@ -13,9 +14,13 @@ from pitr.catalogue_rebuild import NamedRegion, RebuildResult, rebuild
 from pitr.catalogue_survey import survey_archive
 
 if TYPE_CHECKING:
+    from cli.forks import ForkSeen
+    from pitr.catalogue.records import HeadRecord
     from pitr.catalogue.wal_records import WalUnit
+    from pitr.layout import ArchiveId
     from pitr.recovery import RecoveryTarget
     from pitr.restore_plan import RestorePlan
+    from pitr.survey import ArchiveSurvey
 
 _REFUSED_SHOWN_MAX = 10
 
@@ -47,6 +52,33 @@ def read_regions(reader: Reader, catalogue: Catalogue, output: Output) -> Rebuil
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the regions say of one archive, read once for any number of plans."""
+
+    archive: ArchiveId
+    forks: tuple[ForkSeen, ...]
+    survey: ArchiveSurvey
+    heads: Mapping[ArchiveId, HeadRecord]
+
+
+def look(reader: Reader, source: Source, output: Output, *, without: Collection[str] = ()) -> Looked:
+    """Read the regions; ``without`` names backups that are not to be used.  Raises as ``make_plan``."""
+    from cli.forks import warn_of_forks
+    from pitr.survey import leave_out
+
+    archive = choose_archive(reader.repository, source.archive)
+    forks = warn_of_forks(reader, archive, output)
+    catalogue = Catalogue(":memory:")
+    try:
+        result = read_regions(reader, catalogue, output)
+        survey = leave_out(survey_archive(catalogue, archive, reader.answers(result.unseen)), without)
+        heads = {other: found.head for other in result.archives if (found := catalogue.head(other))}
+    finally:
+        catalogue.close()
+    return Looked(archive, forks, survey, heads)
+
+
 def make_plan(
     reader: Reader,
     source: Source,
@@ -64,30 +96,30 @@ def make_plan(
 
     Raises TargetRefused, StoreError, NotAuthentic, KeyMissing.
     """
-    from cli.forks import refuse_forked, warn_of_forks
+    looked = look(reader, source, output, without=without)
+    return plan_from(looked, reader, source, target, output, backup_id=backup_id)
+
+
+def plan_from(
+    looked: Looked,
+    reader: Reader,
+    source: Source,
+    target: RecoveryTarget,
+    output: Output,
+    *,
+    backup_id: str | None = None,
+) -> RestorePlan:
+    """Return the plan from what was read already.  Raises as ``make_plan``."""
+    from cli.forks import refuse_forked
     from pitr.datakeys import DataKeys
     from pitr.epoch_choice import judge_epoch
     from pitr.planner import plan_restore
     from pitr.stop import resolve_plan
-    from pitr.survey import leave_out
 
-    archive = choose_archive(reader.repository, source.archive)
-    forks = warn_of_forks(reader, archive, output)
-    catalogue = Catalogue(":memory:")
-    try:
-        result = read_regions(reader, catalogue, output)
-        survey = survey_archive(
-            catalogue,
-            archive,
-            reader.answers(result.unseen),
-        )
-        survey = leave_out(survey, without)
-        heads = {other: found.head for other in result.archives if (found := catalogue.head(other))}
-    finally:
-        catalogue.close()
+    survey = looked.survey
 
     def judged(plan: RestorePlan) -> RestorePlan:
-        warning = None if source.names_epoch else judge_epoch(plan, survey.epochs, heads)
+        warning = None if source.names_epoch else judge_epoch(plan, survey.epochs, looked.heads)
         if warning is not None:
             output.warn(warning)
         return plan
@@ -99,4 +131,4 @@ def make_plan(
     def read_wal(unit: WalUnit) -> bytes:
         return reader.repository.read_wal(unit.key, keys)
 
-    return judged(refuse_forked(resolve_plan(target, survey, read_wal, backup=backup_id), forks))
+    return judged(refuse_forked(resolve_plan(target, survey, read_wal, backup=backup_id), looked.forks))

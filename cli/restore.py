@@ -198,17 +198,18 @@ def data_keys_of(reader: Reader) -> DataKeys:
 def execute(app: App, reader: Reader, request: RestoreRequest) -> RestoreResult:
     """Carry a restore out, and show how far it is."""
     from cli.progress import ProgressReport
+    from cli.restore_choices import cache_dir
     from pitr.postgres.server_user import readable_installation
     from pitr.restore import restore as carry_out
 
     if request.installation is not None:
-        installation = readable_installation(request.installation, request.user, _cache_dir())
+        installation = readable_installation(request.installation, request.user, cache_dir())
         request = replace(request, installation=installation)
     keys = data_keys_of(reader)
     with ProgressReport(app.output) as report:
 
         def show(progress: Progress) -> None:
-            report.update(*_progress_of(progress))
+            report.update(*progress_words(progress))
 
         return carry_out(request, reader.repository, keys, on_progress=show)
 
@@ -258,21 +259,8 @@ def _request(
     )
 
 
-def _cache_dir() -> Path:
-    """Return where programs are copied to that the server's user cannot read where they are."""
-    import os
-    import tempfile
-
-    folder = Path(tempfile.gettempdir()) / f"pitr-postgres-{os.geteuid()}"
-    folder.mkdir(mode=0o755, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-        # Programs are run from here: a folder that somebody else made could hold anything.
-        raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
-    folder.chmod(0o755)
-    return folder
-
-
-def _progress_of(progress: Progress) -> tuple[str, int, int | None]:
+def progress_words(progress: Progress) -> tuple[str, int, int | None]:
+    """Return what a restore does, how much of it is done, and of how much."""
     from pitr.restore_files import FileProgress
 
     if isinstance(progress, FileProgress):

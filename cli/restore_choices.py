@@ -94,3 +94,17 @@ def show_delta(
         "kept_bytes": found.kept_bytes,
         "left": [str(place) for place in old.left],
     }
+
+
+def cache_dir() -> Path:
+    """Return where programs are copied to that the server's user cannot read where they are."""
+    import os
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"pitr-postgres-{os.geteuid()}"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        # Programs are run from here: a folder that somebody else made could hold anything.
+        raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
+    folder.chmod(0o755)
+    return folder

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cli.verify_settings import VerifySettings
 from pitr.disk_forecast import DropPolicy
 from pitr.priority import Priority
 from pitr.protection import ProtectionPolicy
@@ -188,6 +189,7 @@ class Settings:
     wal: WalSettings = field(default_factory=WalSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
+    verify: VerifySettings | None = None
     timezone: str | None = None
     bin_dir: Path | None = None
 

@@ -33,6 +33,7 @@ def back_up_alone(
         settings,
         backup=replace(settings.backup, full_every_s=None, incr_every_s=None),
         daemon=replace(settings.daemon, metrics_port=None),
+        verify=None,
     )
     log = configure_log(form=app.log_format, verbosity=app.verbosity, is_coloured=False)
     settings.daemon.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

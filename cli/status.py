@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -107,6 +107,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the next one is due at {backup['next_at']}")
     if seen["events"].get("wal-lost"):
         output.warn("WAL was lost since the daemon began: pitr timeline shows the gap, pitr log the reason")
+    _show_verification(output, seen["tasks"])
     if seen["last_error"]:
         output.warn(str(seen["last_error"]))
     output.table(
@@ -126,6 +127,19 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_verification(output: Output, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """Say when a restore is verified next, or that none is."""
+    task = next((task for task in tasks if task["name"] == "verification"), None)
+    if task is None:
+        output.line("verify   no restore is verified by itself: the configuration has no [verify]")
+    elif task["is_running"]:
+        output.line("verify   a restore is being verified")
+    else:
+        output.line(f"verify   the next one is due at {task['next_at'] or '-'}")
+        if task["last_error"]:
+            output.line(f"         the last attempt: {task['last_error']}")
 
 
 def _show_protection(output: Output, protection: Mapping[str, Any]) -> None:

@@ -168,13 +168,19 @@ def open_reader(
     urls: Sequence[str] = (),
     identity_path: Path | None = None,
     region: str | None = None,
+    first: str | None = None,
+    without: str | None = None,
 ) -> Iterator[Reader]:
     """Open the repository from the configuration, or from URLs and an identity alone.
 
-    ``region`` restricts a configured repository to one region.  Raises NotInitialised, KeyMissing.
+    ``region`` restricts a configured repository to one region, ``without`` leaves one out, and ``first`` is
+    read before the others.  Raises NotInitialised, KeyMissing.
     """
     identity = read_identity(identity_path) if identity_path is not None else None
-    regions = _regions_of(settings, urls, region)
+    for named in filter(None, (first, without)):
+        _regions_of(settings, urls, named)
+    regions = tuple(one for one in _regions_of(settings, urls, region) if one.name != without)
+    regions = tuple(sorted(regions, key=lambda one: one.name != first))
     if identity is not None:
         repository_id, root = identity.repository, identity.root
     elif settings is not None:

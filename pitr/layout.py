@@ -265,3 +265,21 @@ def part_and_number(key: str) -> tuple[int, int]:
 def manifest_key(archive: ArchiveId, backup: str) -> str:
     """Return the key of a backup's manifest."""
     return f"manifests/{archive}/{backup}"
+
+
+def fingerprint_prefix(key_id: str, system_identifier: int) -> str:
+    """Return the prefix of the fingerprints of a cluster that one verifier took; they sort by LSN."""
+    return f"fingerprints/{key_id}/{system_identifier}/"
+
+
+def fingerprint_key(key_id: str, system_identifier: int, lsn: LSN) -> str:
+    """Return the key of the fingerprint at an LSN."""
+    return f"{fingerprint_prefix(key_id, system_identifier)}{lsn.offset:016X}"
+
+
+def fingerprint_lsn(key: str) -> LSN:
+    """Return the LSN that a fingerprint's key names.  Raises MalformedValue."""
+    match = re.fullmatch(r"fingerprints/[0-9a-f]{16}/[0-9]+/([0-9A-F]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not a fingerprint's key: {key!r}")
+    return LSN(int(match[1], 16))

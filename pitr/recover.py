@@ -132,7 +132,10 @@ def private_settings(
 
 
 class Recovery:
-    """One recovery of one instance.  The caller owns the instance and stops it after any error."""
+    """One recovery of one instance.  The caller owns the instance and stops it after any error.
+
+    ``at_target`` is called when it is paused at the target, before anything else is done with it.
+    """
 
     def __init__(
         self,
@@ -144,6 +147,7 @@ class Recovery:
         certifier: Certifier,
         on_progress: Callable[[ReplayProgress], None],
         cancel: threading.Event,
+        at_target: Callable[[Instance], None] = lambda _instance: None,
         stall_timeout_s: float = STALL_TIMEOUT_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -154,6 +158,7 @@ class Recovery:
         self._certifier = certifier
         self._on_progress = on_progress
         self._cancel = cancel
+        self._at_target = at_target
         self._stall_timeout_s = stall_timeout_s
         self._monotonic = monotonic
 
@@ -174,6 +179,7 @@ class Recovery:
             if state.is_in_recovery:
                 replayed = self._check_arrival(state)
                 self._certifier.arrived(replayed, state.last_xact_at)
+                self._at_target(self._instance)
             if action == "pause" and state.is_in_recovery:
                 return Recovered(
                     self._arrival.replay_end, state.last_xact_at, old, arrived - begun, 0.0, has_paused=True

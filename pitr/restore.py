@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys
 from pitr.errors import AlreadyRunning, PitrError, RecoveryFailed, RestoreRefused
 from pitr.layout import PieceKey, SegmentKey
@@ -233,7 +232,7 @@ class _Run:
             )
         with self._timed("fetch"):
             builder = DirectoryBuilder(
-                [self._link(manifest) for manifest in (self._backup, *request.plan.parents)],
+                [ChainLink.open(each, self._data_keys) for each in (self._backup, *request.plan.parents)],
                 self._place,
                 user=request.user,
                 workers=request.workers,
@@ -247,9 +246,6 @@ class _Run:
             builder.finish()
         self._journal("placing")
         return restored
-
-    def _link(self, manifest: BackupManifest) -> ChainLink:
-        return ChainLink.open(manifest, self._data_keys)
 
     def _place_files(self) -> None:
         with self._timed("place"):
@@ -281,7 +277,7 @@ class _Run:
 
     def _recover(self, installation: Installation, *, is_resumed: bool = False) -> RestoreResult:
         request, work = self._request, self._place.work
-        with private_instance(installation, self._place, request.user) as instance:
+        with private_instance(installation, self._place, request) as instance:
             if is_resumed and is_promotion_cut(self._place.data.final):
                 raise _PromotionCut
             self._journal("recovering")
@@ -304,6 +300,7 @@ class _Run:
                     certifier=self._certifier(feeder, is_resumed=is_resumed),
                     on_progress=self._on_progress,
                     cancel=self._cancel,
+                    at_target=request.at_target,
                     stall_timeout_s=request.stall_timeout_s,
                     monotonic=self._monotonic,
                 )

@@ -11,9 +11,10 @@ from typing import Final
 from pitr.errors import RestoreRefused
 from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
-from pitr.postgres.server_user import ServerUser, hand_over
+from pitr.postgres.server_user import hand_over
 from pitr.recover import STOP_TIMEOUT_S
 from pitr.restore_journal import remove_tree
+from pitr.restore_request import RestoreRequest
 from pitr.restore_staged import RestorePlace
 
 _SOCKET_PATH_BYTES: Final = 80
@@ -23,7 +24,7 @@ _PORT: Final = 5432
 
 @contextlib.contextmanager
 def private_instance(
-    installation: Installation, place: RestorePlace, user: ServerUser | None
+    installation: Installation, place: RestorePlace, request: RestoreRequest
 ) -> Iterator[Instance]:
     """Give the instance on the restored files; whatever happens but success, it does not run on.
 
@@ -34,14 +35,15 @@ def private_instance(
     socket_dir = work.path / "s"
     if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
         socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
-        hand_over(socket_dir, user)
+        hand_over(socket_dir, request.user)
     instance = Instance(
         installation,
         place.data.final,
-        user=user,
+        user=request.user,
         socket_dir=socket_dir,
         port=_PORT,
         log_path=work.log_file,
+        is_cut_off=request.is_cut_off,
     )
     _end_leftover(instance, place.data.final)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +38,8 @@ class RestoreRequest:
     ``installation`` None only for the action "none" without ``verify_files``.
     ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
     the backup's system identifier, or be the one that ``replaced_cluster`` names.
+    ``is_cut_off``: the server runs without a network.  ``at_target`` is called with the server when it is
+    paused there, before it is promoted.
     """
 
     plan: RestorePlan
@@ -61,6 +63,8 @@ class RestoreRequest:
     certificate: Path | None = None
     is_delta: bool = False
     replaced_cluster: int | None = None
+    is_cut_off: bool = False
+    at_target: Callable[[Instance], None] = lambda _instance: None
 
     @property
     def certificate_file(self) -> Path:

@@ -17,7 +17,7 @@ from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.layout import report_prefix
 from pitr.pipeline.sign import Signer, Verifier, encode_time
 from pitr.verified import get_verified
-from storage.store import ObjectConflict, ObjectMissing, ObjectStore
+from storage.store import ObjectConflict, ObjectStore
 from verifiers.audit_log import AuditLog, Logged
 from verifiers.log_entry import INTENTS, EntryKind, LogEntry
 from verifiers.report_html import render_report
@@ -142,11 +142,12 @@ def issue_report(log: AuditLog, intent: Logged, draft: Predicate, at: datetime) 
 def settle_report(log: AuditLog, system_identifier: int, at: datetime) -> LoggedReport | None:
     """Log the report that a killed run put and could not log any more; None if there is none such."""
     number = len(_series(log, system_identifier)) + 1
-    key = report_prefix(log.key_id, system_identifier, number) + "report"
-    try:
-        report = get_verified(log.store, key, lambda body: open_report(body, log.signer.public))
-    except ObjectMissing:
+    prefix = report_prefix(log.key_id, system_identifier, number)
+    key = f"{prefix}report"
+    # By a listing: that an object is nowhere can be read only while every region answers.
+    if all(info.key != key for info in log.store.list_objects(prefix)):
         return None
+    report = get_verified(log.store, key, lambda body: open_report(body, log.signer.public))
     run_id = report.predicate["identity"]["run_id"]
     intent = next((one for one in log.entries() if one.kind in INTENTS and one.run_id == run_id), None)
     if intent is None:

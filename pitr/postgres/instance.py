@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pitr.errors import ServerRefused, ServerUnavailable
+from pitr.postgres.cut_off import as_cut_off_user
 from pitr.postgres.installation import Installation
 from pitr.postgres.processes import descendants, is_alive, postmaster_pid
 from pitr.postgres.server_user import ServerUser as ServerUser
@@ -42,7 +43,8 @@ class Instance:
 
     It listens on a Unix socket in ``socket_dir`` and, unless the settings say otherwise, nowhere
     else.  Dropping the object does not stop the server: it outlives its starter's terminal.
-    ``environment`` None passes on the caller's, which ``restore_command`` may need.
+    ``environment`` None passes on the caller's, which ``restore_command`` may need.  ``is_cut_off``: it runs
+    without a network (``pitr.postgres.cut_off``).
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Instance:
         port: int,
         log_path: Path,
         environment: Mapping[str, str] | None = None,
+        is_cut_off: bool = False,
     ) -> None:
         self.installation = installation
         self.data_dir = data_dir.absolute()
@@ -63,6 +66,7 @@ class Instance:
         self.port = port
         self.log_path = log_path
         self._environment = environment
+        self._is_cut_off = is_cut_off
         self._settings: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         socket_path = f"{self.socket_dir}/.s.PGSQL.{port}.lock"
@@ -139,7 +143,7 @@ class Instance:
             **settings,
         }.items():
             command += ["-c", f"{name}={value}"]
-        prefix, options = as_user(self.user)
+        prefix, options = as_cut_off_user(self.user) if self._is_cut_off else as_user(self.user)
         with self.log_path.open("ab") as log:
             # A session of its own: neither ^C in the terminal nor its end reaches the postmaster.
             self._process = subprocess.Popen(

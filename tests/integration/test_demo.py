@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fix_cli import Done, PitrProgram, wait_until
+from fix_cli import CHECKOUT, Done, PitrProgram, wait_until
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_s3 import S3Server
 
@@ -98,6 +98,24 @@ def test_the_demo_runs_on_a_real_s3_server_and_leaves_nothing(
     # Only the copy of PostgreSQL's programs may stay, which the next restore uses again.
     assert left <= {f"pitr-postgres-{os.geteuid()}"}
     assert not _is_left(server_tmp_path)
+
+
+def test_the_demo_ends_with_a_verification_that_an_auditor_can_check_alone(server_tmp_path: Path) -> None:
+    folder = server_tmp_path / "demo"
+    pitr = PitrProgram(server_tmp_path)
+    done = pitr("demo", "--keep", folder, "--verify", "--json", timeout_s=2 * DEMO_TIMEOUT_S)
+    _check(done)
+    verified = done.data["verified"]
+    assert verified["verdict"] == "PASSED", [one for one in verified["checks"] if one["result"] != "PASSED"]
+    (report,) = folder.glob(f"reports/00000001-{verified['report']}.json")
+    assert report.stat().st_size > 0
+    assert "host" not in {path.parent.name for path in folder.rglob("verifier.key")}
+    key, tool = folder / "keys" / "verifier.pub.pem", CHECKOUT / "verifiers" / "pitr_audit.py"
+    words = [sys.executable, "-I", "-S", str(tool), "--key", str(key), str(folder / "reports")]
+    audited = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert list((folder / "v").glob("0*")) == []
+    assert not _is_left(folder)
 
 
 def test_a_folder_with_too_long_a_path_is_refused_before_anything_starts(tmp_path: Path) -> None:

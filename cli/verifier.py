@@ -1,0 +1,67 @@
+"""``pitr verifier``: the key of whoever verifies, which is nobody's who writes backups."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from cli.context import common_options, current
+
+
+@click.group("verifier")
+def verifier() -> None:
+    """The verifier's own key."""
+
+
+@verifier.command("init")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The key file (default: [verify] key_file).",
+)
+@click.option(
+    "--public",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the public key goes (default: verifier.pub.pem beside the key).",
+)
+@common_options
+def init_verifier(key: Path | None, public: Path | None) -> None:
+    """Make the key that signs reports, and its public half for auditors.
+
+    Make it on the machine that verifies, and give the public key to whoever reads the reports, by a way of
+    its own. May be repeated: a key that is there stays, and its public half is written again.
+    """
+    from cli.key_files import read_signing_key, write_secret
+    from cli.verify_settings import PUBLIC_KEY_NAME, default_verify
+    from pitr.pipeline.sign import Signer
+    from storage.synced_file import replace_synced
+    from verifiers.public_key import to_pem
+
+    app = current()
+    if key is None:
+        settings = app.settings()
+        base = settings.path.parent
+        config = settings.verify or default_verify(settings.daemon.state_dir, base, settings.cluster.name)
+        key = config.key_file
+    is_new = not key.exists()
+    if is_new:
+        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_secret(key, Signer.generate(os.urandom).text() + "\n")
+    signer = read_signing_key(key)
+    public = public or key.with_name(PUBLIC_KEY_NAME)
+    public.parent.mkdir(parents=True, exist_ok=True)
+    replace_synced(public, to_pem(signer.public).encode("ascii"))
+    public.chmod(0o644)
+    app.output.line(f"{'made' if is_new else 'found'} {key}, key id {signer.public.key_id}")
+    app.output.line(f"public key {public}: give it to whoever reads the reports")
+    app.output.finish(
+        {
+            "key": str(key),
+            "public_key_file": str(public),
+            "public_key": str(signer.public),
+            "key_id": signer.public.key_id,
+            "is_new": is_new,
+        }
+    )

@@ -1,0 +1,164 @@
+"""``pitr verify``: restore into a scratch place, check it in every way, and sign what was seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli.context import App, common_options, current
+from cli.errors import ChecksFailed, UsageRefused
+
+if TYPE_CHECKING:
+    from cli.verify_flow import VerifyDone
+    from cli.verify_settings import VerifySettings
+
+
+@click.command()
+@click.option("--latest", is_flag=True, help="Verify the newest moment that is archived.")
+@click.option("--at", "target", metavar="TARGET", help="Verify this moment: a time with zone, lsn:X/Y …")
+@click.option("--random", "is_random", is_flag=True, help="Verify a moment that a logged seed draws.")
+@click.option(
+    "--identity",
+    type=click.Path(path_type=Path),
+    help="The reader's identity file (default: [verify] identity_file).",
+)
+@click.option(
+    "--region", metavar="NAME|auto", default="auto", show_default=True, help="Read from this region."
+)
+@click.option("--without-region", metavar="NAME", help="Do as if this region were lost.")
+@click.option("--archive", metavar="SYSTEM/EPOCH", help="Which archive, if there are several.")
+@click.option("--scratch", type=click.Path(path_type=Path), help="Restore below this folder, which is wiped.")
+@click.option("--reports", type=click.Path(path_type=Path), help="Export reports and log to this folder.")
+@click.option(
+    "--checks", type=click.Path(path_type=Path), help="Folder of own queries: *.sql, to return no row."
+)
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="The verifier's key (default: [verify] key_file)."
+)
+@click.option("--scheduled", is_flag=True, hidden=True)
+@common_options
+def verify(
+    latest: bool,
+    target: str | None,
+    is_random: bool,
+    identity: Path | None,
+    region: str,
+    without_region: str | None,
+    archive: str | None,
+    scratch: Path | None,
+    reports: Path | None,
+    checks: Path | None,
+    key: Path | None,
+    scheduled: bool,
+) -> None:
+    """Prove that the cluster can be restored, and sign the proof.
+
+    Restores from the store alone into a scratch place, starts PostgreSQL there without a network, recovers
+    exactly to the target, runs the checks of docs/verify.md, measures, and wipes it all. That it will run is
+    logged before it does; the report is signed with the verifier's own key. Exit code 7 if a check failed.
+    """
+    from dataclasses import replace
+
+    from cli.verify_choice import VerifyChoices
+    from cli.verify_flow import VerifyFlow
+    from cli.verify_settings import default_verify
+
+    app = current()
+    if sum((latest, target is not None, is_random)) > 1:
+        raise UsageRefused("--latest, --at and --random exclude each other")
+    if region != "auto" and region == without_region:
+        raise UsageRefused(f"region {region} cannot be read from and be lost", hint="leave out one of them")
+    settings = app.settings()
+    base = settings.path.parent
+    config = settings.verify or default_verify(settings.daemon.state_dir, base, settings.cluster.name)
+    changes: dict[str, Any] = {"scratch_dir": scratch, "checks_dir": checks, "key_file": key}
+    config = replace(config, **{name: path.absolute() for name, path in changes.items() if path is not None})
+    choices = VerifyChoices(
+        method="latest" if latest else "given" if target is not None else "random" if is_random else None,
+        target=target,
+        region=None if region == "auto" else region,
+        without_region=without_region,
+        identity=identity,
+        archive=archive,
+        reports_dir=None if reports is None else reports.absolute(),
+        is_scheduled=scheduled,
+    )
+    done = _run(app, VerifyFlow, settings, config, choices)
+    if done is None:
+        app.output.line("no verification is due")
+        app.output.finish({"is_not_due": True})
+    else:
+        _tell(app, done, config)
+
+
+def _run(app: App, flow: Any, settings: Any, config: VerifySettings, choices: Any) -> VerifyDone | None:
+    from cli.progress import ProgressReport
+    from cli.restore import progress_words
+
+    with ProgressReport(app.output) as report:
+        done: VerifyDone | None = flow(
+            app, settings, config, choices, lambda progress: report.update(*progress_words(progress))
+        ).run()
+    return done
+
+
+def verify_fields(done: VerifyDone) -> dict[str, object]:
+    """Return what a program reads."""
+    predicate = done.report.predicate
+    return {
+        "run": done.run_id,
+        "report": predicate["identity"]["report_id"],
+        "number": predicate["identity"]["series_seq"],
+        "report_sha256": done.report.payload_sha256,
+        "verdict": predicate["result"]["overall"],
+        "rto_met": predicate["result"]["rto_met"],
+        "rpo_met": predicate["result"]["rpo_met"],
+        "limits": predicate["result"]["limits"],
+        "region": done.region,
+        "backup": done.plan.backup.backup,
+        "target": predicate["request"],
+        "sampling": predicate["trigger"]["sampling"],
+        "recovery_time_ms": predicate["timings"]["recovery_time_ms"],
+        "data_loss_ms": predicate["data_loss"]["data_loss_ms"],
+        "checks": predicate["checks"],
+        "segregation": predicate["target"]["segregation"],
+        "reports_dir": None if done.reports_dir is None else str(done.reports_dir),
+        "lagging_regions": list(done.lagging),
+    }
+
+
+def _tell(app: App, done: VerifyDone, config: VerifySettings) -> None:
+    from cli.output import format_seconds
+
+    fields = verify_fields(done)
+    output = app.output
+    predicate = done.report.predicate
+    for check in predicate["checks"]:
+        said = check["observed"] if check["reason"] is None else check["reason"].splitlines()[0]
+        output.line(f"{check['result'].ljust(7)} {check['id'].ljust(4)} {check['title']}: {said}")
+    verdict = predicate["result"]["overall"]
+    took_ms = predicate["timings"]["recovery_time_ms"]
+    output.line()
+    output.line(f"{verdict}: report {fields['number']}, {fields['report']}")
+    if took_ms is not None:
+        goal = "" if config.rto_s is None else f"; the objective is {format_seconds(config.rto_s)}"
+        output.line(f"recovery took {format_seconds(took_ms / 1000)}{goal}")
+    for limit in predicate["result"]["limits"]:
+        output.line(f"limit: {limit}")
+    if done.reports_dir is not None:
+        output.line(f"exported to {done.reports_dir}")
+    for name in done.lagging:
+        output.warn(f"region {name} lacks a part of the report yet: pitr repair")
+    if verdict == "FAILED":
+        app.partial_result = fields
+        failed = [check["id"] for check in predicate["checks"] if check["result"] == "FAILED"]
+        raise ChecksFailed(
+            "the restored cluster did not prove right",
+            detail=f"failed: {', '.join(failed)}; report {fields['number']} is signed and says so",
+            hint="read the checks above",
+        )
+    if verdict == "WARNED":
+        output.warn("the proof is not complete: a required check did not pass")
+    output.finish(fields)

@@ -1,0 +1,60 @@
+"""The verifier's log and its key, opened: where intents, outcomes and reports go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cli.key_files import read_signing_key
+from cli.regions import open_regions, open_writing
+from cli.settings import Settings
+from cli.verify_settings import VerifySettings
+from pitr.errors import KeyMissing
+from storage.repair import RepairQueue
+from verifiers.audit_log import AuditLog
+from verifiers.log_memory import LogMemory
+
+if TYPE_CHECKING:
+    from pitr.pipeline.sign import Signer
+    from storage.replicated import ReplicatedStore
+
+_CLOSE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedLog:
+    """The log, and the store that it is written to."""
+
+    log: AuditLog
+    store: ReplicatedStore
+
+
+def verifier_key(verify: VerifySettings) -> Signer:
+    """Read the verifier's key.  Raises KeyMissing."""
+    if not verify.key_file.exists():
+        raise KeyMissing(
+            f"there is no verifier's key {verify.key_file}",
+            detail="reports are signed by a key of their own, not by the host's",
+            hint="pitr verifier init",
+        )
+    return read_signing_key(verify.key_file)
+
+
+@contextmanager
+def open_log(settings: Settings, verify: VerifySettings, slot: int) -> Iterator[OpenedLog]:
+    """Open the log for writing at quorum.  ``slot``: the number of this run, for files of its own.
+
+    Raises KeyMissing, StoreError, PitrError.
+    """
+    signer = verifier_key(verify)
+    verify.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    queue = RepairQueue(verify.work_dir / f"repair-{slot}.sqlite")
+    store = open_writing(open_regions(settings.regions), settings.repository.quorum, queue)
+    try:
+        memory = LogMemory(verify.work_dir / f"log-{signer.public.key_id}-{slot}.jsonl")
+        yield OpenedLog(AuditLog(store, settings.repository.repository, signer, memory=memory), store)
+    finally:
+        store.close(_CLOSE_S)
+        queue.close()

@@ -1,0 +1,57 @@
+"""What the configuration says of verifications, as frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+WEEK_S: Final = 7 * 86_400.0
+KEY_NAME: Final = "verifier.key"
+PUBLIC_KEY_NAME: Final = "verifier.pub.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """How restores are verified.  ``every_s`` None: only when asked.
+
+    ``identity_file`` opens the backups, ``key_file`` signs the reports.  ``work_dir`` holds the verifier's
+    own copy of its log.  ``reports_dir`` None: reports are in the store only.  ``rto_s`` and ``rpo_s`` are
+    the objectives.
+    """
+
+    work_dir: Path
+    scratch_dir: Path
+    key_file: Path
+    identity_file: Path | None = None
+    reports_dir: Path | None = None
+    checks_dir: Path | None = None
+    every_s: float | None = WEEK_S
+    target: Literal["latest", "random"] = "random"
+    deadline_s: float = 43_200.0
+    rto_s: float | None = 300.0
+    rpo_s: float | None = 60.0
+    organisation: str = ""
+    system: str = ""
+    asset_id: str | None = None
+    criticality_tier: str | None = None
+    data_classes: tuple[str, ...] = field(default_factory=tuple)
+    preload_libraries: tuple[str, ...] = field(default_factory=tuple)
+    superuser: str = "postgres"
+    network: Literal["none", "host"] = "none"
+
+    @property
+    def public_key_file(self) -> Path:
+        """Where the verifier's public key is, for auditors."""
+        return self.key_file.with_name(PUBLIC_KEY_NAME)
+
+
+def default_verify(state_dir: Path, base: Path, cluster: str) -> VerifySettings:
+    """Return what holds where nothing is configured: nothing by itself, files beside the others."""
+    return VerifySettings(
+        work_dir=state_dir / "verify",
+        scratch_dir=state_dir / "verify" / "scratch",
+        key_file=base / KEY_NAME,
+        every_s=None,
+        system=cluster,
+    )

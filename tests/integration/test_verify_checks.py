@@ -1,0 +1,550 @@
+"""Each check of a verification, on something that is sound and on something that is broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
+from fix_restore import HISTORY_SETTINGS, History, make_history, restore_to
+from fix_stores import FaultyStore
+from fix_verify import put_head
+
+from pitr.catalogue.backup_signs import BackupSigns
+from pitr.errors import NotAuthentic
+from pitr.layout import ArchiveId, head_key, manifest_key
+from pitr.pipeline.keys import DataKey
+from pitr.postgres.cut_off import why_not_cut_off
+from pitr.recovery import RecoveryTarget
+from pitr.repository import Repository
+from pitr.restore_directory import FilesDiffer, verify_directory
+from pitr.restore_plan import RestorePlan
+from pitr.wal.lsn import LSN
+from storage.memory import MemoryStore
+from verifiers.check import CheckResult, Outcome
+from verifiers.check_maker import CheckMaker
+from verifiers.checks_data import (
+    Assertion,
+    check_assertions,
+    check_constraints,
+    check_relations,
+    read_assertions,
+)
+from verifiers.checks_files import check_control, check_files, check_page_checksums
+from verifiers.checks_safety import (
+    Isolation,
+    check_isolation,
+    check_signs,
+    check_wiped,
+    look_at_network,
+)
+from verifiers.checks_schema import check_roles, check_schema, check_versions
+from verifiers.checks_store import StoreScope, check_objects, check_signatures
+from verifiers.checks_target import check_last_commit, check_reached, check_replayed_wal, look_at_target
+from verifiers.scratch_server import ScratchServer
+
+MAKER = CheckMaker("test")
+CUT_OFF = Isolation(True, "a namespace of its own")
+
+
+@pytest.fixture(scope="module")
+def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse) -> History:
+    server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="checked")
+    history = make_history(server, postgres_house.user, MemoryStore())
+    put_head(history)
+    return history
+
+
+@pytest.fixture
+def server(history: History) -> ScratchServer:
+    """The source itself, for checks that ask any server."""
+    return scratch(history.server)
+
+
+def scratch(server: RunningPostgres) -> ScratchServer:
+    return ScratchServer(server.instance, "postgres", lambda: 120.0)
+
+
+@dataclass
+class Database:
+    server: RunningPostgres
+    name: str
+
+    def execute(self, *statements: str) -> None:
+        with psycopg.connect(self.server.dsn, dbname=self.name, autocommit=True) as session:
+            for statement in statements:
+                session.execute(statement.encode())
+
+
+@pytest.fixture
+def database(history: History) -> Iterator[Database]:
+    """A database that a test breaks; it is dropped, for other checks look at all of them."""
+    history.server.execute("CREATE DATABASE broken")
+    yield Database(history.server, "broken")
+    history.server.execute("DROP DATABASE broken WITH (FORCE)")
+
+
+def assert_passed(result: CheckResult) -> None:
+    assert result.outcome is Outcome.PASSED, result
+    assert result.command_sha256
+
+
+def assert_failed(result: CheckResult, *words: str) -> None:
+    assert result.outcome is Outcome.FAILED, result
+    for word in words:
+        assert word in f"{result.observed} {result.reason}", result
+
+
+# -- C01 to C03: the store
+
+
+def scope_of(history: History, store: FaultyStore, plan: RestorePlan | None = None) -> StoreScope:
+    house = history.restores
+    plan = plan or house.plan(RecoveryTarget("latest"))
+    alone = Repository(store, house.repository.repository_id, house.repository.root)
+    # Long after: nothing that is missing is on its way.
+    began_at = datetime.now(UTC) + timedelta(days=1)
+    return StoreScope(plan, house.repository, alone, "eu", house.data_keys, began_at)
+
+
+def test_a_sound_store_passes_and_its_objects_are_evidence(history: History) -> None:
+    scope = scope_of(history, FaultyStore(history.restores.store))
+    signed, listed = check_signatures(scope, MAKER)
+    digests, seals = check_objects(scope, MAKER)
+    for result in (signed, digests, seals):
+        assert_passed(result)
+        assert result.evidence_sha256 is not None
+    assert [one.manifest for one in listed] == [scope.plan.backup]
+
+
+@pytest.mark.parametrize("kind", ["manifest", "head", "wal"])
+def test_c01_fails_for_a_record_that_was_changed(history: History, kind: str) -> None:
+    store = FaultyStore(history.restores.store)
+    scope = scope_of(history, store)
+    backup = scope.plan.backup
+    keys = {
+        "manifest": manifest_key(backup.archive, backup.backup),
+        "head": head_key(backup.archive, 1),
+        "wal": str(scope.wal_keys[0]),
+    }
+    store.damage(keys[kind])
+    result, _ = check_signatures(scope, MAKER)
+    assert result.outcome is Outcome.FAILED
+
+
+def test_c01_fails_for_a_manifest_that_says_another_thing_than_the_plan(history: History) -> None:
+    scope = scope_of(history, FaultyStore(history.restores.store))
+    other = replace(scope.plan, backup=replace(scope.plan.backup, label="another"))
+    result, _ = check_signatures(replace(scope, plan=other), MAKER)
+    assert_failed(result, "differs")
+
+
+def test_c02_and_c03_fail_for_a_flipped_bit_in_a_pack_and_in_an_index(history: History) -> None:
+    store = FaultyStore(history.restores.store)
+    scope = scope_of(history, store)
+    for stored in (scope.plan.backup.packs[0], scope.plan.backup.indexes[0]):
+        store.heal()
+        store.damage(stored.key)
+        digests, seals = check_objects(scope, MAKER)
+        assert_failed(digests, "damaged", stored.key)
+        assert_failed(seals, stored.key)
+
+
+def test_c02_fails_for_a_missing_pack_and_for_missing_wal(history: History) -> None:
+    store = FaultyStore(history.restores.store)
+    scope = scope_of(history, store)
+    store.lose(scope.plan.backup.packs[0].key)
+    digests, _ = check_objects(scope, MAKER)
+    assert_failed(digests, "missing")
+    store.heal()
+    store.lose(str(scope.wal_keys[0]))
+    digests, _ = check_objects(scope, MAKER)
+    assert_failed(digests, "missing", str(scope.wal_keys[0]))
+
+
+def test_c02_fails_for_damaged_wal(history: History) -> None:
+    store = FaultyStore(history.restores.store)
+    scope = scope_of(history, store)
+    store.damage(str(scope.wal_keys[-1]))
+    digests, _ = check_objects(scope, MAKER)
+    assert_failed(digests, "damaged")
+
+
+def test_wal_of_the_last_minutes_may_be_on_its_way_to_a_region(history: History) -> None:
+    store = FaultyStore(history.restores.store)
+    scope = replace(scope_of(history, store), began_at=datetime.now(UTC))
+    store.lose(str(scope.wal_keys[-1]))
+    digests, _ = check_objects(scope, MAKER)
+    assert_passed(digests)
+    assert "1 of the last" in digests.observed
+
+
+class WrongKeys:
+    """Data keys that open nothing."""
+
+    def get(self, _archive: ArchiveId, _key_id: bytes) -> DataKey:
+        return DataKey(bytes(32))
+
+
+def test_c03_fails_for_a_key_that_the_containers_are_not_committed_to(history: History) -> None:
+    scope = scope_of(history, FaultyStore(history.restores.store))
+    wrong = replace(scope, data_keys=WrongKeys())
+    _, seals = check_objects(wrong, MAKER)
+    assert_failed(seals, "do not open")
+
+
+# -- C04: the files
+
+
+def test_c04_fails_for_a_flipped_byte_in_a_restored_file(history: History, server_tmp_path: Path) -> None:
+    result = restore_to(history, RecoveryTarget("latest"), server_tmp_path, action="none", verify_files=False)
+    installation, user = history.server.instance.installation, history.restores.user
+    verify_directory(installation, result.target, user)
+    assert_passed(check_files(installation.version, None, result.files, MAKER))
+    victim = next(path for path in sorted((result.target / "base").rglob("*")) if path.stat().st_size > 8192)
+    content = bytearray(victim.read_bytes())
+    content[5000] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(FilesDiffer) as refusal:
+        verify_directory(installation, result.target, user)
+    assert_failed(check_files(installation.version, refusal.value, result.files, MAKER), victim.name)
+
+
+# -- C05: the WAL that was replayed
+
+
+def certificate_of(history: History, folder: Path) -> tuple[RestorePlan, Path]:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    assert plan.stop is not None
+    file = folder / "certificate.json"
+    stated = {
+        "format": "pitr-recovery-certificate/1",
+        "backup": plan.backup.backup,
+        "wal": {
+            "segments": 2,
+            "delivered": [{"segment": "000000010000000000000002"}, {"segment": "000000010000000000000003"}],
+            "fetched_alone_after_a_crash": [],
+        },
+        "holes": "none",
+        "replay": {"end": str(plan.stop.replay_end)},
+    }
+    file.write_text(json.dumps(stated))
+    return plan, file
+
+
+@pytest.mark.parametrize("fault", ["segment", "end", "backup", "unnoted", "cut"])
+def test_c05_fails_for_a_certificate_that_lacks_something(
+    history: History, tmp_path: Path, fault: str
+) -> None:
+    plan, file = certificate_of(history, tmp_path)
+    assert_passed(check_replayed_wal(file, plan, MAKER))
+    stated = json.loads(file.read_text())
+    if fault == "segment":
+        del stated["wal"]["delivered"][0]
+    elif fault == "end":
+        stated["replay"]["end"] = "0/1"
+    elif fault == "backup":
+        stated["backup"] = "another"
+    elif fault == "unnoted":
+        stated["wal"]["fetched_alone_after_a_crash"] = [stated["wal"]["delivered"].pop()["segment"]]
+    text = json.dumps(stated)
+    file.write_text(text[:-20] if fault == "cut" else text)
+    assert check_replayed_wal(file, plan, MAKER).outcome is Outcome.FAILED
+
+
+# -- C06 to C08: the data directory
+
+
+def test_c06_fails_while_a_server_runs_and_for_another_cluster(
+    history: History, server: ScratchServer
+) -> None:
+    system = history.restores.plan(RecoveryTarget("latest")).archive.system_identifier
+    assert_failed(check_control(server, system, None, MAKER), "in production")
+    assert_failed(check_control(server, system + 1, None, MAKER), str(system))
+
+
+def test_c06_and_c07_pass_when_sound_and_c07_fails_for_a_flipped_page(
+    postgres_factory: PostgresFactory, history: History
+) -> None:
+    own = postgres_factory(17)
+    own.execute("CREATE TABLE t AS SELECT n, repeat('x', 500) FROM generate_series(1, 500) n")
+    own.checkpoint()
+    file = own.data_dir / str(own.value("SELECT pg_relation_filepath('t')"))
+    system = int(str(own.value("SELECT system_identifier FROM pg_control_system()")))
+    backup = history.restores.plan(RecoveryTarget("latest")).backup
+    own.stop()
+    assert_passed(check_control(scratch(own), system, None, MAKER))
+    assert_passed(check_page_checksums(scratch(own), backup, MAKER))
+    with file.open("r+b") as stream:
+        stream.seek(8192 + 4000)
+        byte = stream.read(1)
+        stream.seek(8192 + 4000)
+        stream.write(bytes([byte[0] ^ 1]))
+    assert_failed(check_page_checksums(scratch(own), backup, MAKER), "Bad checksums")
+
+
+def test_c07_is_skipped_and_not_required_where_the_cluster_has_no_checksums(
+    history: History, server: ScratchServer
+) -> None:
+    backup = replace(history.restores.plan(RecoveryTarget("latest")).backup, page_checksums=False)
+    result = check_page_checksums(server, backup, MAKER)
+    assert (result.outcome, result.is_required) == (Outcome.SKIPPED, False)
+
+
+def test_c08_fails_for_an_index_that_lacks_a_row(server: ScratchServer, database: Database) -> None:
+    database.execute("CREATE TABLE t (n int)", "CREATE INDEX i ON t (n)", "INSERT INTO t VALUES (1)")
+    assert_passed(check_relations(server, MAKER))
+    database.execute(
+        "UPDATE pg_index SET indisready = false WHERE indexrelid = 'i'::regclass",
+        "INSERT INTO t VALUES (2)",
+        "UPDATE pg_index SET indisready = true WHERE indexrelid = 'i'::regclass",
+    )
+    assert_failed(check_relations(server, MAKER), "lacks matching index tuple")
+
+
+# -- C09 and C10: the target
+
+
+def test_c09_fails_by_one_transaction_and_c10_for_a_commit_that_is_not_there(history: History) -> None:
+    house = history.restores
+    second, third = history.moments[1:3]
+    plan = house.plan(RecoveryTarget("time", instant=second.at + (third.at - second.at) / 2))
+    assert plan.stop is not None
+    # The source itself has all transactions: what comes after the target is there.
+    reached = look_at_target(scratch(history.server), plan, plan.stop.replay_end)
+    assert_failed(check_reached(plan, reached, MAKER), "after the target is there")
+    assert_passed(check_last_commit(plan, reached, MAKER))
+    exact = replace(reached, after_status="future")
+    assert_passed(check_reached(plan, exact, MAKER))
+    before = house.plan(RecoveryTarget("time", instant=second.at, is_inclusive=False))
+    assert before.stop is not None
+    assert_failed(check_reached(plan, replace(exact, replay_lsn=before.stop.replay_end), MAKER), "elsewhere")
+    assert_failed(check_last_commit(plan, replace(reached, before_status="future"), MAKER), "not there")
+    moved = replace(reached, before_at=second.at + timedelta(microseconds=1))
+    assert_failed(check_last_commit(plan, moved, MAKER), "another time")
+
+
+def test_c09_fails_at_another_lsn_where_no_commit_tells(history: History) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    reached = look_at_target(scratch(history.server), plan, LSN(1))
+    assert_failed(check_reached(plan, reached, MAKER), "elsewhere")
+
+
+# -- C12, C13, C18: the schema
+
+
+def test_c12_fails_for_a_schema_that_cannot_be_read(server: ScratchServer, database: Database) -> None:
+    assert_passed(check_schema(server, MAKER))
+    database.execute(
+        "CREATE SCHEMA gone", "CREATE TABLE gone.t ()", "DELETE FROM pg_namespace WHERE nspname = 'gone'"
+    )
+    assert check_schema(server, MAKER).outcome is Outcome.FAILED
+
+
+def test_c12_has_one_digest_for_one_schema_and_another_for_another(
+    server: ScratchServer, database: Database
+) -> None:
+    first, again = check_schema(server, MAKER), check_schema(server, MAKER)
+    assert first.evidence_sha256 == again.evidence_sha256
+    database.execute("CREATE TABLE p (n int PRIMARY KEY)", "CREATE TABLE c (n int REFERENCES p)")
+    with_key = check_schema(server, MAKER)
+    database.execute("ALTER TABLE c DROP CONSTRAINT c_n_fkey")
+    assert check_schema(server, MAKER).evidence_sha256 != with_key.evidence_sha256
+
+
+def test_c13_fails_for_an_extension_that_is_not_installed(server: ScratchServer, database: Database) -> None:
+    assert_passed(check_versions(server, MAKER))
+    database.execute(
+        "INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)"
+        " VALUES (90000, 'nosuch', 10, 'public'::regnamespace, false, '1.0')"
+    )
+    assert_failed(check_versions(server, MAKER), "nosuch 1.0")
+
+
+def test_c13_warns_of_an_extension_or_a_collation_of_another_version(
+    server: ScratchServer, database: Database
+) -> None:
+    database.execute("UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'plpgsql'")
+    result = check_versions(server, MAKER)
+    assert (result.outcome, "plpgsql 0.9" in str(result.reason)) == (Outcome.WARNED, True)
+    database.execute("UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'plpgsql'")
+    assert_passed(check_versions(server, MAKER))
+    database.execute("UPDATE pg_database SET datcollversion = '1.2' WHERE datname = 'broken'")
+    with psycopg.connect(database.server.dsn, dbname="broken") as session:
+        actual = session.execute(
+            "SELECT pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = 'broken'"
+        ).fetchone()
+    expected = Outcome.PASSED if actual == ("1.2",) else Outcome.WARNED
+    assert check_versions(server, MAKER).outcome is expected
+
+
+def test_c18_fails_for_an_owner_who_is_no_role(server: ScratchServer, database: Database) -> None:
+    assert_passed(check_roles(server, MAKER))
+    database.server.execute("CREATE ROLE owner")
+    database.execute("CREATE TABLE t ()", "ALTER TABLE t OWNER TO owner")
+    database.server.execute("DELETE FROM pg_authid WHERE rolname = 'owner'")
+    assert_failed(check_roles(server, MAKER), "relation public.t")
+
+
+def test_c18_fails_for_a_grant_to_who_is_no_role(server: ScratchServer, database: Database) -> None:
+    database.server.execute("CREATE ROLE reader")
+    database.execute("CREATE TABLE t ()", "GRANT SELECT ON t TO reader")
+    database.server.execute("DELETE FROM pg_authid WHERE rolname = 'reader'")
+    assert_failed(check_roles(server, MAKER), "grant on public.t")
+
+
+# -- C14 and C15: the rows
+
+
+def test_c14_passes_for_every_kind_of_sound_constraint(server: ScratchServer, database: Database) -> None:
+    database.execute(
+        'CREATE TABLE "P t" (a int, "B b" text, PRIMARY KEY (a, "B b"))',
+        'CREATE TABLE c (x int, y text, z int NOT NULL CHECK (z > 0), FOREIGN KEY (x, y) REFERENCES "P t")',
+        "INSERT INTO \"P t\" VALUES (1, 'one')",
+        "INSERT INTO c VALUES (1, 'one', 1), (NULL, 'two', 2), (3, NULL, 3)",
+        "CREATE TABLE parts (n int PRIMARY KEY) PARTITION BY RANGE (n)",
+        "CREATE TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (10)",
+        "CREATE TABLE r (n int REFERENCES parts)",
+        "INSERT INTO parts VALUES (1)",
+        "INSERT INTO r VALUES (1), (NULL)",
+    )
+    assert_passed(check_constraints(server, MAKER))
+
+
+BROKEN = {
+    "foreign key": (
+        "CREATE TABLE p (n int PRIMARY KEY)",
+        "CREATE TABLE c (n int REFERENCES p)",
+        "SET session_replication_role = replica",
+        "INSERT INTO c VALUES (7)",
+    ),
+    "full match": (
+        "CREATE TABLE p (a int, b int, PRIMARY KEY (a, b))",
+        "CREATE TABLE c (a int, b int, CONSTRAINT c_n_fkey FOREIGN KEY (a, b) REFERENCES p MATCH FULL)",
+        "SET session_replication_role = replica",
+        "INSERT INTO c VALUES (7, NULL)",
+    ),
+    "check": (
+        "CREATE TABLE c (n int)",
+        "INSERT INTO c VALUES (-1)",
+        "ALTER TABLE c ADD CONSTRAINT c_n_check CHECK (n > 0) NOT VALID",
+        "UPDATE pg_constraint SET convalidated = true WHERE conname = 'c_n_check'",
+    ),
+    "not null": (
+        "CREATE TABLE c (n int)",
+        "INSERT INTO c VALUES (NULL)",
+        "UPDATE pg_attribute SET attnotnull = true WHERE attrelid = 'c'::regclass AND attname = 'n'",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_c14_fails_for_a_row_that_breaks_a_constraint(
+    server: ScratchServer, database: Database, kind: str
+) -> None:
+    database.execute(*BROKEN[kind])
+    assert_failed(check_constraints(server, MAKER), "broken: ")
+
+
+def test_c14_warns_of_a_constraint_that_is_not_valid(server: ScratchServer, database: Database) -> None:
+    database.execute(
+        "CREATE TABLE p (n int PRIMARY KEY)",
+        "CREATE TABLE c (n int)",
+        "INSERT INTO c VALUES (7)",
+        "ALTER TABLE c ADD FOREIGN KEY (n) REFERENCES p NOT VALID",
+    )
+    result = check_constraints(server, MAKER)
+    assert (result.outcome, "NOT VALID" in str(result.reason)) == (Outcome.WARNED, True)
+
+
+def asked(server: ScratchServer, sql: str, database: str = "broken") -> CheckResult:
+    (result,) = check_assertions(server, [Assertion("own", sql, database)], MAKER)
+    return result
+
+
+def test_c15_fails_for_rows_for_errors_and_for_writing(server: ScratchServer, database: Database) -> None:
+    database.execute("CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)")
+    good = asked(server, "SELECT * FROM t WHERE n > 1")
+    assert_passed(good)
+    assert (good.id, good.is_required) == ("C15.own", True)
+    assert_failed(asked(server, "SELECT * FROM t"), "1 rows")
+    assert_failed(asked(server, "SELECT * FROM t WHERE n > 1; SELECT * FROM t"), "1 rows")
+    assert_failed(asked(server, "SELECT * FROM nosuch"), "nosuch")
+    assert_failed(asked(server, "DELETE FROM t"), "read-only")
+    assert asked(server, "SELECT * FROM t").evidence_sha256 is not None
+
+
+def test_c15_shows_no_row_in_the_report(server: ScratchServer, database: Database) -> None:
+    result = asked(server, "SELECT 'a patient''s name'")
+    assert "patient" not in f"{result.observed}{result.reason}{result.expected}"
+
+
+def test_c15_reads_queries_and_their_database_from_files(tmp_path: Path) -> None:
+    (tmp_path / "No Orphans.sql").write_text("-- database: app\nSELECT 1")
+    (tmp_path / "totals.sql").write_text("SELECT 2")
+    found = read_assertions(tmp_path)
+    assert [(one.name, one.database) for one in found] == [("no-orphans", "app"), ("totals", "postgres")]
+
+
+# -- C17, C19, C20: safety
+
+
+def test_c17_fails_for_files_that_do_not_belong(history: History) -> None:
+    backup = history.restores.plan(RecoveryTarget("latest")).backup
+    assert_passed(check_signs(backup, [backup], MAKER))
+    alien = replace(backup, signs=BackupSigns(("base/5/README.locked",), 1))
+    assert_failed(check_signs(alien, [backup], MAKER), "README.locked")
+
+
+def test_c19_fails_for_a_server_that_archives_or_is_connected(postgres_factory: PostgresFactory) -> None:
+    own = postgres_factory(17, {"archive_mode": "on", "archive_command": "false", "listen_addresses": ""})
+    assert_failed(
+        check_isolation(scratch(own), CUT_OFF, [], MAKER), "archive_mode", "archive_command", "archiver"
+    )
+
+
+CLOSED = {"listen_addresses": "", "max_logical_replication_workers": "0", "archive_mode": "off"}
+
+
+def test_c19_warns_where_only_settings_keep_it_from_going_out(postgres_factory: PostgresFactory) -> None:
+    own = postgres_factory(17, CLOSED)
+    assert_passed(check_isolation(scratch(own), CUT_OFF, [], MAKER))
+    seen = look_at_network(own.instance.pid, "operation not permitted")
+    result = check_isolation(scratch(own), seen, [], MAKER)
+    assert (result.outcome, "operation not permitted" in str(result.reason)) == (Outcome.WARNED, True)
+
+
+def test_c19_fails_for_a_library_that_is_not_allowed(postgres_factory: PostgresFactory) -> None:
+    own = postgres_factory(17, {**CLOSED, "shared_preload_libraries": "auto_explain"})
+    assert_failed(check_isolation(scratch(own), CUT_OFF, [], MAKER), "auto_explain")
+    assert_passed(check_isolation(scratch(own), CUT_OFF, ["auto_explain"], MAKER))
+
+
+def test_a_server_can_be_cut_off_here_or_it_is_said_why_not(postgres_house: PostgresHouse) -> None:
+    assert why_not_cut_off(postgres_house.user) is None
+
+
+def test_c20_fails_for_what_is_left_and_for_who_holds_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    file = folder / "left"
+    file.write_text("data")
+    assert_failed(check_wiped(folder, 0, MAKER), "still there")
+    with file.open():
+        shutil.rmtree(folder)
+        assert_failed(check_wiped(folder, 1, MAKER), "still holds")
+    assert_passed(check_wiped(folder, 1, MAKER))
+
+
+def test_an_unforeseen_error_of_a_check_is_its_failure(history: History) -> None:
+    def judge() -> Sequence[str]:
+        raise NotAuthentic("signature is wrong", detail="of somebody else")
+
+    result = MAKER.run("C01", "x", judge)  # type: ignore[arg-type]
+    assert_failed(result, "of somebody else")

@@ -1,0 +1,198 @@
+"""``pitr verify`` as people run it: a real archive in three regions, a verifier with a key of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fix_cli import CHECKOUT, Done, MakeSite, Site, wait_until
+
+from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
+
+VERIFY_TIMEOUT_S = 300.0
+
+
+def verified_site(site: Site, more: str = "") -> Site:
+    """Give a site a backup, some rows, a verifier's key and a table [verify]."""
+    site.config.write_text(
+        site.config.read_text()
+        + f"\n[verify]\nidentity_file = {json.dumps(str(site.identity))}\n"
+        + f'organisation = "St. Elsewhere"\nscratch_dir = "{site.folder}/scratch"\n{more}'
+    )
+    site("verifier", "init")
+    site.server.execute("CREATE TABLE patients (id int PRIMARY KEY, name text NOT NULL)")
+    site.server.execute("INSERT INTO patients SELECT n, 'p' || n FROM generate_series(1, 1000) n")
+    site.start_daemon()
+    site.server.execute("INSERT INTO patients VALUES (5000, 'late')")
+    site.wait_durable()
+    return site
+
+
+@pytest.fixture(scope="module")
+def site(module_make_site: MakeSite) -> Site:
+    site = verified_site(module_make_site(17), 'every = "never"\n')
+    site.server.execute("INSERT INTO patients VALUES (5001, 'later')")
+    site.wait_durable()
+    return site
+
+
+def verify(site: Site, *words: object, exit_code: int = 0) -> Done:
+    return site.program(
+        "-c", site.config, "verify", "--json", *words, exit_code=exit_code, timeout_s=VERIFY_TIMEOUT_S
+    )
+
+
+def results(done: Done) -> dict[str, str]:
+    return {check["id"]: check["result"] for check in done.data["checks"]}
+
+
+def log_of(site: Site) -> list[dict[str, Any]]:
+    """Return the log, exported by a verification into a folder."""
+    folder = site.folder / "reports"
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def left_in_scratch(site: Site) -> list[str]:
+    return sorted(path.name for path in (site.folder / "scratch").glob("0*"))
+
+
+def test_the_latest_moment_is_proved_and_the_report_signed(site: Site) -> None:
+    done = verify(site, "--latest", "--reports", site.folder / "reports")
+    not_passed = {check: result for check, result in results(done).items() if result != "PASSED"}
+    assert not_passed == {"C11": "SKIPPED", "C15": "SKIPPED", "C16": "SKIPPED"}
+    assert (done.data["verdict"], done.data["rto_met"]) == ("PASSED", True)
+    assert done.data["segregation"]["network"]["is_distinct"] is True
+    assert left_in_scratch(site) == []
+    stem = f"{done.data['number']:08d}-{done.data['report']}"
+    for ending in ("json", "html", "test-result.json"):
+        assert (site.folder / "reports" / f"{stem}.{ending}").stat().st_size > 0
+    mine = [entry["kind"] for entry in log_of(site) if entry["run_id"] == done.data["run"]]
+    assert mine == ["verification-intended", "verification-ended", "observed"]
+    words = [sys.executable, "-I", "-S", str(CHECKOUT / "verifiers" / "pitr_audit.py")]
+    words += ["--key", str(site.config.parent / "verifier.pub.pem"), str(site.folder / "reports")]
+    audited = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+
+
+def test_a_random_moment_is_what_the_logged_commitment_says(site: Site) -> None:
+    done = verify(site, "--random", "--reports", site.folder / "reports")
+    sampling = done.data["sampling"]
+    intent = next(
+        entry
+        for entry in log_of(site)
+        if entry["run_id"] == done.data["run"] and entry["kind"] == "verification-intended"
+    )
+    assert intent["facts"]["seed_sha256"] == sampling["seed_sha256"] == seed_sha256(sampling["seed"])
+    assert sampling["seed"] not in json.dumps(intent)
+    moment = random_moment(sampling["seed"], parse_stretches(intent["facts"]["stretches"]))
+    assert datetime.fromisoformat(done.data["target"]["value"]) == moment
+    assert done.data["verdict"] == "PASSED"
+
+
+def test_regions_take_turns_and_one_can_be_lost(site: Site) -> None:
+    first = verify(site, "--latest").data["region"]
+    second = verify(site, "--latest", "--without-region", first)
+    assert second.data["region"] != first
+    assert any(f"region {first} was cut off" in limit for limit in second.data["limits"])
+    refused = verify(site, "--latest", "--region", first, "--without-region", first, exit_code=2)
+    assert "cannot be read from and be lost" in refused.error["message"]
+
+
+def test_a_query_of_the_owners_that_finds_rows_fails_the_run_with_exit_code_7(site: Site) -> None:
+    checks = site.folder / "checks"
+    checks.mkdir()
+    (checks / "no-late-patients.sql").write_text("SELECT * FROM patients WHERE id > 4999")
+    (checks / "all-named.sql").write_text("SELECT * FROM patients WHERE name = ''")
+    done = verify(site, "--latest", "--checks", checks, exit_code=7)
+    found = results(done)
+    assert (found["C15.no-late-patients"], found["C15.all-named"]) == ("FAILED", "PASSED")
+    assert done.data["verdict"] == "FAILED"
+    assert "C15.no-late-patients" in done.error["why"]
+    assert left_in_scratch(site) == []
+
+
+def test_without_a_key_an_identity_or_a_target_nothing_is_begun(site: Site) -> None:
+    no_key = verify(site, "--latest", "--key", site.folder / "nosuch", exit_code=8)
+    assert no_key.error["next"] == "pitr verifier init"
+    both = verify(site, "--latest", "--random", exit_code=2)
+    assert "exclude each other" in both.error["message"]
+
+
+def test_a_moment_that_cannot_be_restored_is_said_and_logged(site: Site) -> None:
+    verify(site, "--at", "2020-01-01T00:00:00Z", exit_code=4)
+    verify(site, "--latest", "--reports", site.folder / "reports")
+    ended = [e for e in log_of(site) if e["kind"] == "verification-ended"]
+    abandoned = [e for e in ended if e["facts"]["outcome"] == "ABANDONED"]
+    assert any("is not restorable" in e["facts"]["reason"] for e in abandoned)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_is_found_wiped_and_logged(site: Site, how: signal.Signals) -> None:
+    log = site.folder / "killed.log"
+    process = site.program.begin("-c", site.config, "verify", "--latest", log=log)
+    scratch = site.folder / "scratch"
+
+    def has_server() -> bool:
+        assert process.poll() is None, log.read_text()
+        return any(scratch.glob("0*/data/postmaster.pid"))
+
+    wait_until(has_server, "the scratch server runs", timeout_s=120)
+    (pid_file,) = scratch.glob("0*/data/postmaster.pid")
+    run = pid_file.parents[1].name
+    pid = int(pid_file.read_text().split("\n", 1)[0])
+    process.send_signal(how)
+    process.wait(120)
+    if how is signal.SIGKILL:
+        assert left_in_scratch(site) == [run]
+    else:
+        assert left_in_scratch(site) == []
+    done = verify(site, "--latest", "--reports", site.folder / "reports")
+    assert left_in_scratch(site) == []
+    wait_until(lambda: not is_alive(pid), "the killed run's server has ended", timeout_s=30)
+    kinds = [(e["kind"], e["facts"].get("outcome")) for e in log_of(site) if e["run_id"] == run]
+    assert kinds == [("verification-intended", None), ("verification-ended", "ABANDONED")]
+    assert done.data["verdict"] == "PASSED"
+
+
+def is_alive(pid: int) -> bool:
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
+@pytest.mark.timeout(900)
+def test_the_daemon_verifies_when_it_is_due_and_catches_up_once(make_site: MakeSite) -> None:
+    site = verified_site(
+        make_site(17),
+        'every = "60s"\ntarget = "latest"\nreports_dir = "{FOLDER}"\n'.replace("{FOLDER}", "r"),
+    )
+    folder = site.config.parent / "r"
+
+    def reports() -> int:
+        site.daemon.check_alive()
+        return len(list(folder.glob("*.html")))
+
+    wait_until(lambda: reports() >= 1, f"a scheduled report; {site.daemon.tail()}", timeout_s=400)
+    said = site("status").stdout
+    assert "verify   " in said
+    site.daemon.stop()
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    intents = [e for e in entries if e["kind"] == "verification-intended"]
+    first = datetime.fromisoformat(intents[-1]["facts"]["scheduled_at"])
+    count = reports_in(folder)
+    # Two of its times pass with nobody there.
+    time.sleep(max(0.0, 125 - (datetime.now(first.tzinfo) - first).total_seconds()))
+    site.daemon.start()
+    wait_until(lambda: reports() > count, f"a report that catches up; {site.daemon.tail()}", timeout_s=400)
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert "verification-missed" in [e["kind"] for e in entries]
+
+
+def reports_in(folder: Path) -> int:
+    return len(list(folder.glob("*.html")))

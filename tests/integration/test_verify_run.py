@@ -1,0 +1,259 @@
+"""A whole verification on a real server: restored, judged by every check, measured, and wiped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, majors
+from fix_restore import HISTORY_SETTINGS, History, make_history
+from fix_standby import make_standby
+from fix_stores import FaultyStore
+from fix_verify import RUN, outcome_of, put_head, run_verification
+
+from pitr.errors import AlreadyRunning, NoGoodCopy, RestoreRefused, ServerRefused
+from pitr.postgres.paused_replay import paused_replay
+from pitr.postgres.scratch_session import ScratchSession, databases_of
+from pitr.recovery import RecoveryTarget
+from pitr.wal.lsn import LSN
+from storage.memory import MemoryStore
+from verifiers.check import Outcome, overall
+from verifiers.checks_source import Comparison
+from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
+from verifiers.scratch import ScratchRoot, check_room
+from verifiers.table_digests import ClusterDigests, TableDigest, cluster_digests, differences
+
+MUST_NOT_BE = Path("/tmp/pitr-a-command-of-the-source-ran")
+STRANGE_SETTINGS = {
+    "archive_mode": "on",
+    "archive_command": f"touch {MUST_NOT_BE}",
+    "restore_command": f"touch {MUST_NOT_BE}; false",
+    "recovery_end_command": f"touch {MUST_NOT_BE}",
+    "primary_conninfo": "host=192.0.2.1",
+    "shared_preload_libraries": "auto_explain",
+    "listen_addresses": "*",
+}
+
+
+@pytest.fixture(scope="module")
+def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse) -> History:
+    server = module_postgres_factory(17, HISTORY_SETTINGS)
+    # In the data directory, and so in the restored one: none of it may be obeyed there.
+    for name, value in STRANGE_SETTINGS.items():
+        server.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    history = make_history(server, postgres_house.user, MemoryStore())
+    put_head(history)
+    return history
+
+
+@pytest.fixture
+def standby(history: History, postgres_factory: PostgresFactory) -> RunningPostgres:
+    history.server.execute("ALTER SYSTEM RESET ALL")
+    return make_standby(postgres_factory, history.server, HISTORY_SETTINGS)
+
+
+def test_a_sound_archive_passes_every_required_check_and_leaves_nothing(
+    history: History, server_tmp_path: Path
+) -> None:
+    found = run_verification(history, server_tmp_path)
+    assert found.failure is None
+    not_passed = {one.id: one.reason for one in found.checks if one.outcome is not Outcome.PASSED}
+    assert sorted(not_passed) == ["C11", "C15", "C16"], not_passed
+    assert overall(found.checks) is Outcome.PASSED
+    assert [one.id for one in found.checks] == [f"C{number:02d}" for number in range(1, 21)]
+    assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
+    order = ["decide", "provision", "fetch_first_byte", "base_done", "accept_reads", "wal_replay_done"]
+    order += ["accept_writes", "checks_done"]
+    assert [found.marks[step].ms for step in order] == sorted(found.marks[step].ms for step in order)
+    assert found.recovery_time_ms is not None
+    assert 0 < found.recovery_time_ms <= found.marks["accept_writes"].ms
+    assert not MUST_NOT_BE.exists()
+
+
+def test_a_given_moment_is_reached_exactly(history: History, server_tmp_path: Path) -> None:
+    second, third = history.moments[1:3]
+    middle = RecoveryTarget("time", instant=second.at + (third.at - second.at) / 2)
+    found = run_verification(history, server_tmp_path, middle)
+    assert overall(found.checks) is Outcome.PASSED
+    assert f"transaction {third.xid}" in outcome_of(found, "C09").expected
+    assert f"transaction {second.xid}" in outcome_of(found, "C10").observed
+
+
+def test_a_pack_that_rotted_fails_the_run_and_every_other_check_says_that_it_did_not_run(
+    history: History, server_tmp_path: Path
+) -> None:
+    house = history.restores
+    store = FaultyStore(house.store)
+    plan = house.plan(RecoveryTarget("latest"))
+    store.damage(plan.backup.packs[0].key)
+    repository = type(house.repository)(store, house.repository.repository_id, house.repository.root)
+    found = run_verification(history, server_tmp_path, repository=repository, alone=repository)
+    assert overall(found.checks) is Outcome.FAILED
+    assert outcome_of(found, "C02").outcome is Outcome.FAILED
+    assert outcome_of(found, "C08").outcome is Outcome.SKIPPED
+    assert outcome_of(found, "C20").outcome is Outcome.PASSED
+    assert found.failure is not None
+
+
+def test_a_verification_past_its_deadline_ends_and_is_wiped(history: History, server_tmp_path: Path) -> None:
+    found = run_verification(history, server_tmp_path, deadline_s=0.0)
+    assert "longer than 0 s" in str(found.failure)
+    assert overall(found.checks) is Outcome.FAILED or overall(found.checks) is Outcome.WARNED
+    assert outcome_of(found, "C20").outcome is Outcome.PASSED
+
+
+# -- fingerprints
+
+
+def fingerprint_of(history: History, standby: RunningPostgres) -> Fingerprint:
+    def session(database: str) -> ScratchSession:
+        return ScratchSession(standby.dsn, superuser=None, database=database, timeout_s=60.0)
+
+    with paused_replay(standby.dsn) as at:
+        digests = cluster_digests(databases_of(standby.dsn, superuser=None, timeout_s=60.0), session)
+        assert standby.value("SELECT pg_is_wal_replay_paused()") is True
+    assert standby.value("SELECT pg_is_wal_replay_paused()") is False
+    return Fingerprint(
+        history.restores.repository.repository_id,
+        at.system_identifier,
+        at.timeline,
+        at.lsn,
+        datetime.now(UTC),
+        at.server_version,
+        digests,
+    )
+
+
+def test_a_run_goes_on_to_the_fingerprint_and_finds_a_row_that_differs(
+    history: History, standby: RunningPostgres, server_tmp_path: Path
+) -> None:
+    caught_up(history, standby)
+    taken = fingerprint_of(history, standby)
+    history.archiver.ship()
+    house = history.restores
+    second, third = history.moments[1:3]
+    middle = RecoveryTarget("time", instant=second.at + (third.at - second.at) / 2)
+    backup = house.plan(middle).backup.backup
+    target = RecoveryTarget("lsn", lsn=taken.lsn, is_inclusive=False)
+    onward = house.plan(target, backup=backup)
+    assert onward.stop is not None
+    assert onward.stop.replay_end == taken.lsn
+    found = run_verification(history, server_tmp_path, middle, comparison=Comparison(taken, onward))
+    compared = outcome_of(found, "C11")
+    assert compared.outcome is Outcome.PASSED, compared
+    assert (compared.is_required, overall(found.checks)) == (True, Outcome.PASSED)
+    first, *rest = taken.digests.tables
+    wrong = replace(first, digest="1")
+    tampered = replace(taken, digests=ClusterDigests((wrong, *rest), taken.digests.schemas))
+    found = run_verification(history, server_tmp_path, middle, comparison=Comparison(tampered, onward))
+    compared = outcome_of(found, "C11")
+    assert (compared.outcome, overall(found.checks)) == (Outcome.FAILED, Outcome.FAILED)
+    assert first.table in str(compared.reason)
+
+
+def caught_up(history: History, standby: RunningPostgres) -> None:
+    end = LSN.parse(str(history.server.value("SELECT pg_current_wal_flush_lsn()")))
+    for _ in range(600):
+        if LSN.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()"))) >= end:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the standby does not catch up")
+
+
+def test_no_fingerprint_is_taken_on_a_primary(history: History) -> None:
+    with pytest.raises(ServerRefused, match="standby"), paused_replay(history.server.dsn):
+        pass
+
+
+def test_differences_name_what_is_wrong() -> None:
+    one, other = TableDigest("d.s.t", 2, "10"), TableDigest("d.s.u", 1, "7")
+    source = ClusterDigests((one, other), (("d", "aa"),))
+    assert differences(source, source) == []
+    found = ClusterDigests((replace(one, rows=3), TableDigest("d.s.v", 1, "1")), (("d", "bb"),))
+    said = "; ".join(differences(source, found))
+    for words in ("d.s.t has 3 rows", "d.s.u is missing", "d.s.v is there", "schema of database d"):
+        assert words in said
+    assert differences(source, ClusterDigests((replace(one, digest="11"), other), source.schemas)) == [
+        "table d.s.t has other rows than the source"
+    ]
+
+
+def test_fingerprints_are_found_by_their_lsn_and_only_as_they_were_signed(history: History) -> None:
+    store, signer = FaultyStore(MemoryStore()), history.archiver.house.signer
+    digests = ClusterDigests((TableDigest("d.s.t", 2, "10"),), (("d", "aa"),))
+    timeline = history.archiver.timeline
+    made = Fingerprint("0" * 32, 7, timeline, LSN(0x300), datetime.now(UTC), 170000, digests)
+    key = put_fingerprint(store, made, signer)
+    public = signer.public
+    assert next_fingerprint(store, public, 7, LSN(0x301)) is None
+    assert next_fingerprint(store, public, 7, LSN(0x300)) == LSN(0x300)
+    assert next_fingerprint(store, public, 7, LSN(0x1)) == LSN(0x300)
+    assert get_fingerprint(store, public, "0" * 32, 7, LSN(0x300)) == made
+    store.damage(key)
+    with pytest.raises(NoGoodCopy):
+        get_fingerprint(store, public, "0" * 32, 7, LSN(0x300))
+
+
+# -- scratch places
+
+
+def test_two_verifications_run_at_once_and_a_third_is_refused(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    with root.slot() as one, root.slot() as other:
+        assert {one, other} == {1, 2}
+        with pytest.raises(AlreadyRunning), root.slot():
+            pass
+    with root.slot() as again:
+        assert again == 1
+
+
+def test_only_what_nobody_holds_is_abandoned_and_only_that_is_wiped(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    (root.path / "somebody's").mkdir()
+    with root.place(RUN, datetime.now(UTC)) as place:
+        (place.path / "data").mkdir()
+        (place.path / "data" / "file").write_text("x")
+        assert root.abandoned() == []
+        assert root.is_held(RUN)
+    (left,) = root.abandoned()
+    assert (left.run_id, root.is_held(RUN)) == (RUN, False)
+    assert left.place.wipe() == 2
+    assert sorted(path.name for path in root.path.iterdir()) == ["somebody's"]
+
+
+def test_a_verification_that_will_not_fit_is_refused(tmp_path: Path) -> None:
+    check_room(tmp_path, 1)
+    with pytest.raises(RestoreRefused, match="lacks room"):
+        check_room(tmp_path, 1 << 60)
+
+
+def test_a_cancelled_verification_ends_soon_and_is_wiped(history: History, server_tmp_path: Path) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    found = run_verification(history, server_tmp_path, cancel=cancel)
+    assert "cancelled" in str(found.failure)
+    assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
+
+
+@pytest.mark.parametrize(
+    "major", [one for one in majors(slow=[18]) if one != 17], ids=["pg18", "pg15", "pg16"]
+)
+def test_other_majors_are_verified_by_their_own_programs(
+    major: int, postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(major, HISTORY_SETTINGS)
+    history = make_history(server, postgres_house.user, MemoryStore())
+    put_head(history)
+    found = run_verification(history, server_tmp_path)
+    assert found.failure is None
+    not_passed = {one.id: one.reason for one in found.checks if one.outcome is not Outcome.PASSED}
+    # The package of 16 that the tests have comes without the extension that C08 asks for.
+    expected = ["C08", "C11", "C15", "C16"] if major == 16 else ["C11", "C15", "C16"]
+    assert sorted(not_passed) == expected, not_passed
+    assert overall(found.checks) is (Outcome.WARNED if major == 16 else Outcome.PASSED)

@@ -1,0 +1,100 @@
+"""The table [verify]: what it may say, and what holds where nothing is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.config_schema import check_tables
+from cli.settings import Settings
+from cli.verify_settings import default_verify
+from pitr.pipeline.keys import Identity
+from pitr.pipeline.sign import Signer
+
+BASE = Path("/etc/pitr")
+
+
+def tables(verify: dict[str, Any] | None) -> dict[str, Any]:
+    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
+    found: dict[str, Any] = {
+        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
+        "repository": {"id": "0" * 32, "quorum": 1},
+        "region": [{"name": "eu", "url": "file:///srv/eu"}],
+        "keys": {
+            "signing_key_file": "host.key",
+            "root": str(Signer(bytes(32)).public),
+            "recipients": [str(recipient)],
+        },
+        "daemon": {"state_dir": "state"},
+    }
+    return found if verify is None else {**found, "verify": verify}
+
+
+def settings_of(verify: dict[str, Any] | None) -> Settings:
+    found = check_tables(tables(verify), base=BASE, path=BASE / "pitr.toml")
+    assert isinstance(found, Settings), found
+    return found
+
+
+def test_without_the_table_nothing_is_verified_by_itself() -> None:
+    settings = settings_of(None)
+    assert settings.verify is None
+    fallback = default_verify(settings.daemon.state_dir, BASE, "clinic")
+    assert (fallback.every_s, fallback.key_file) == (None, BASE / "verifier.key")
+
+
+def test_an_identity_is_all_that_a_weekly_verification_needs() -> None:
+    found = settings_of({"identity_file": "/vault/identity.toml"}).verify
+    assert found is not None
+    assert found.identity_file == Path("/vault/identity.toml")
+    assert (found.every_s, found.target, found.network) == (7 * 86_400.0, "random", "none")
+    assert (found.rto_s, found.rpo_s) == (300.0, 60.0)
+    assert found.scratch_dir == BASE / "state" / "verify" / "scratch"
+    assert found.public_key_file == BASE / "verifier.pub.pem"
+    assert found.system == "clinic"
+
+
+def test_objectives_schedule_and_places_are_as_they_are_written() -> None:
+    found = settings_of(
+        {
+            "identity_file": "id.toml",
+            "every": "never",
+            "rto": "15m",
+            "rpo": "none",
+            "scratch_dir": "/big/scratch",
+            "checks_dir": "checks",
+            "preload_libraries": ["pg_stat_statements"],
+        }
+    ).verify
+    assert found is not None
+    assert (found.every_s, found.rto_s, found.rpo_s) == (None, 900.0, None)
+    assert (found.scratch_dir, found.checks_dir) == (Path("/big/scratch"), BASE / "checks")
+    assert found.preload_libraries == ("pg_stat_statements",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("every", "5s"),
+        ("target", "given"),
+        ("network", "all"),
+        ("rto", 0),
+        ("preload_libraries", ["a b; c"]),
+        ("organisation", "St.\nElsewhere"),
+        ("identty_file", "x"),
+    ],
+)
+def test_a_mistake_is_named_by_its_place(name: str, value: object) -> None:
+    found = check_tables(
+        tables({"identity_file": "id.toml", name: value}), base=BASE, path=BASE / "pitr.toml"
+    )
+    assert isinstance(found, list)
+    assert [mistake.place[:2] for mistake in found] == [("verify", name)]
+
+
+def test_a_table_without_an_identity_is_a_mistake() -> None:
+    found = check_tables(tables({}), base=BASE, path=BASE / "pitr.toml")
+    assert isinstance(found, list)
+    assert [mistake.place for mistake in found] == [("verify", "identity_file")]

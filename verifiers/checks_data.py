@@ -1,0 +1,223 @@
+"""C08, C14 and C15: the rows, judged by their indexes, their constraints and the owner's own queries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pitr.errors import PitrError
+from pitr.postgres.scratch_session import QueryFailed, ScratchSession
+from verifiers.check import CheckResult, Outcome
+from verifiers.check_maker import CheckMaker, Judgement, failed, passed
+from verifiers.scratch_server import ScratchServer
+
+CONSTRAINTS_MAX: Final = 5000
+CONSTRAINT_TIMEOUT_S: Final = 600.0
+QUERY_TIMEOUT_S: Final = 300.0
+QUERIES_MAX: Final = 200
+QUERY_BYTES_MAX: Final = 1 << 20
+_SHOWN_MAX: Final = 8
+# Half of what PostgreSQL lets a function have.
+_ARGUMENTS: Final = 50
+_UNIQUE_SINCE: Final = 17
+_NAME: Final = re.compile(r"[^a-z0-9_-]+")
+# Of a partitioned table the parent's constraint speaks for all.
+_CONSTRAINTS: Final = """
+SELECT c.oid::int8, c.contype::text, c.conname, c.convalidated, c.conrelid::regclass::text,
+       pg_get_expr(c.conbin, c.conrelid), c.confrelid::regclass::text, c.confmatchtype::text,
+       ARRAY(SELECT quote_ident(a.attname) FROM unnest(c.conkey) WITH ORDINALITY k(n, i)
+               JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.i),
+       ARRAY(SELECT quote_ident(a.attname) FROM unnest(c.confkey) WITH ORDINALITY k(n, i)
+               JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.i),
+       ARRAY(SELECT 'OPERATOR(' || quote_ident(n.nspname) || '.' || o.oprname || ')'
+               FROM unnest(c.conpfeqop) WITH ORDINALITY k(op, i) JOIN pg_operator o ON o.oid = k.op
+               JOIN pg_namespace n ON n.oid = o.oprnamespace ORDER BY k.i)
+  FROM pg_constraint c JOIN pg_namespace s ON s.oid = c.connamespace
+ WHERE c.contype IN ('f', 'c') AND c.conrelid <> 0 AND c.conparentid = 0
+   AND s.nspname !~ '^pg_' AND s.nspname <> 'information_schema'
+ ORDER BY c.conrelid::regclass::text, c.conname"""
+_NOT_NULL: Final = """
+SELECT c.oid::regclass::text, array_agg(quote_ident(a.attname) ORDER BY a.attnum)
+  FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+  JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attnotnull AND NOT a.attisdropped
+ WHERE c.relkind = 'r' AND s.nspname !~ '^pg_' AND s.nspname <> 'information_schema'
+ GROUP BY c.oid ORDER BY 1"""
+
+
+def check_relations(server: ScratchServer, maker: CheckMaker) -> CheckResult:
+    """C08: every table's pages, every B-tree against its table.  The server must take writes."""
+    options = [
+        "--all",
+        "--maintenance-db=template1",
+        "--install-missing",
+        "--heapallindexed",
+        "--parent-check",
+    ]
+    if server.major >= _UNIQUE_SINCE:
+        options.append("--checkunique")
+
+    def judge() -> Judgement:
+        expected = "pg_amcheck ends with exit code 0"
+        with server.session() as session:
+            if not session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'"):
+                reason = "the PostgreSQL programs on this host come without the extension amcheck"
+                return Judgement(Outcome.SKIPPED, expected, "not looked at", reason)
+        run = server.run_tool("pg_amcheck", *server.connection_words, *options)
+        if run.exit_code != 0:
+            said = run.output or run.said
+            return failed(expected, f"exit code {run.exit_code}", said, digest=run.sha256)
+        return passed(expected, "exit code 0", digest=run.sha256)
+
+    return maker.run("C08", "pg_amcheck " + " ".join(options), judge, version=server.version)
+
+
+def check_constraints(server: ScratchServer, maker: CheckMaker) -> CheckResult:
+    """C14: foreign keys, checks and NOT NULL, asked of all rows; not what was never valid."""
+
+    def judge() -> Judgement:
+        counts = _Counts()
+        for database in server.databases():
+            with server.session(database, timeout_s=CONSTRAINT_TIMEOUT_S) as session:
+                _ask_constraints(session, database, counts)
+        expected = "no row that breaks a constraint"
+        observed = f"{counts.asked} constraints asked of all rows"
+        if counts.unasked:
+            observed += f", {len(counts.unasked)} not asked"
+        evidence = "\n".join([observed, *counts.broken, *counts.invalid, *counts.unasked]).encode()
+        if counts.broken:
+            return failed(
+                expected, f"{observed}, {len(counts.broken)} broken", _some(counts.broken), evidence
+            )
+        doubts = counts.invalid + counts.unasked
+        if doubts:
+            return Judgement(Outcome.WARNED, expected, observed, _some(doubts), evidence)
+        return passed(expected, observed, evidence)
+
+    return maker.run("C14", _CONSTRAINTS + _NOT_NULL, judge)
+
+
+class _Counts:
+    def __init__(self) -> None:
+        self.asked = 0
+        self.broken: list[str] = []
+        self.invalid: list[str] = []
+        self.unasked: list[str] = []
+
+
+def _ask_constraints(session: ScratchSession, database: str, counts: _Counts) -> None:
+    queries: list[tuple[str, str]] = []
+    for row in session.rows(_CONSTRAINTS, rows_max=CONSTRAINTS_MAX + 1):
+        _, kind, name, is_valid, table, expression, other, match, own, their, operators = row
+        place = f"{database}: {name} of {table}"
+        if not is_valid:
+            counts.invalid.append(f"{place} is NOT VALID: nobody says that it holds")
+            continue
+        assert isinstance(own, list)
+        assert isinstance(their, list)
+        assert isinstance(operators, list)
+        if kind == "c":
+            queries.append((place, f"SELECT 1 FROM {table} WHERE NOT ({expression}) LIMIT 1"))
+        else:
+            queries.append((place, _orphans(str(table), str(other), own, their, operators, str(match))))
+    for table, columns in session.rows(_NOT_NULL, rows_max=CONSTRAINTS_MAX + 1):
+        assert isinstance(columns, list)
+        # Not IS NULL: the planner takes the constraint's word for it, and looks at no row.
+        groups = [columns[at : at + _ARGUMENTS] for at in range(0, len(columns), _ARGUMENTS)]
+        nulls = " OR ".join(f"num_nulls({', '.join(group)}) > 0" for group in groups)
+        queries.append(
+            (f"{database}: NOT NULL of {table}", f"SELECT 1 FROM ONLY {table} WHERE {nulls} LIMIT 1")
+        )
+    for number, (place, query) in enumerate(queries):
+        if number >= CONSTRAINTS_MAX:
+            counts.unasked.append(f"{database}: {len(queries) - number} constraints are past the limit")
+            break
+        try:
+            found = session.rows(query, rows_max=1)
+        except QueryFailed as cause:
+            counts.unasked.append(f"{place}: {cause.message}")
+            continue
+        counts.asked += 1
+        if found:
+            counts.broken.append(place)
+
+
+def _orphans(
+    table: str, other: str, own: Sequence[str], their: Sequence[str], operators: Sequence[str], match: str
+) -> str:
+    """Return the query for rows without what they refer to; as ri_triggers.c RI_Initial_Check asks it."""
+    joined = " AND ".join(
+        f"pk.{key} {operator} fk.{column}"
+        for column, key, operator in zip(own, their, operators, strict=True)
+    )
+    glue = " OR " if match == "f" else " AND "
+    present = glue.join(f"fk.{column} IS NOT NULL" for column in own)
+    return (
+        f"SELECT 1 FROM {table} fk LEFT JOIN {other} pk ON {joined}"
+        f" WHERE pk.{their[0]} IS NULL AND ({present}) LIMIT 1"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """A query of the owner's, which must return no row.  Its first line may be ``-- database: NAME``."""
+
+    name: str
+    sql: str
+    database: str
+
+
+def read_assertions(folder: Path | None) -> list[Assertion]:
+    """Return the queries in ``folder``, by name.  Raises PitrError for files that are none."""
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise PitrError(f"the folder of checks {folder} is not there", hint="set [verify] checks_dir")
+    files = sorted(folder.glob("*.sql"))
+    if len(files) > QUERIES_MAX:
+        raise PitrError(f"{folder} has {len(files)} checks; the limit is {QUERIES_MAX}")
+    found = []
+    for file in files:
+        with file.open("r", encoding="utf-8") as stream:
+            sql = stream.read(QUERY_BYTES_MAX)
+        line = re.match(r"\s*--\s*database:\s*(\S+)", sql)
+        name = _NAME.sub("-", file.stem.lower()).strip("-")[:60] or "query"
+        found.append(Assertion(name, sql, line[1] if line else "postgres"))
+    return found
+
+
+def check_assertions(
+    server: ScratchServer, assertions: Sequence[Assertion], maker: CheckMaker
+) -> list[CheckResult]:
+    """C15, one result for each query; a query that the owner wrote must pass, so each is required."""
+    if not assertions:
+        return [maker.skipped("C15", "no queries of the owner's are configured ([verify] checks_dir)")]
+    results = []
+    seen: dict[str, int] = {}
+    for one in assertions:
+        seen[one.name] = seen.get(one.name, 0) + 1
+        name = one.name if seen[one.name] == 1 else f"{one.name}-{seen[one.name]}"
+        results.append(_assert(server, f"C15.{name}", one, maker))
+    return results
+
+
+def _assert(server: ScratchServer, check: str, one: Assertion, maker: CheckMaker) -> CheckResult:
+    def judge() -> Judgement:
+        with server.session(one.database, timeout_s=QUERY_TIMEOUT_S, search_path="public") as session:
+            found = session.rows(one.sql, rows_max=_SHOWN_MAX)
+        expected = f"no row, in database {one.database}"
+        if found:
+            evidence = "\n".join(repr(tuple(map(str, row))) for row in found).encode()
+            count = f"{len(found)} rows" if len(found) < _SHOWN_MAX else f"{len(found)} rows or more"
+            # The rows may be somebody's data; the report has their digest.
+            return failed(expected, count, "the query returned rows", evidence)
+        return passed(expected, "no row", b"")
+
+    return maker.run(check, one.sql, judge, is_required=True)
+
+
+def _some(faults: Sequence[str]) -> str:
+    more = f"; and {len(faults) - _SHOWN_MAX} more" if len(faults) > _SHOWN_MAX else ""
+    return "; ".join(faults[:_SHOWN_MAX]) + more

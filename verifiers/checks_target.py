@@ -1,0 +1,157 @@
+"""C05, C09 and C10: what was replayed, where that ended, and that the last commit before it is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from pitr.errors import PitrError
+from pitr.recovery import instant_text
+from pitr.recovery_certificate import FORMAT
+from pitr.restore_plan import RestorePlan
+from pitr.wal.lsn import LSN
+from pitr.wal.transactions import TransactionEnd
+from verifiers.check import CheckResult
+from verifiers.check_maker import CheckMaker, Judgement, failed, passed
+from verifiers.scratch_server import ScratchServer
+
+_CERTIFICATE_BYTES_MAX: Final = 512 * 1024 * 1024
+_REPLAY: Final = """
+SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()"""
+# The next transaction's id has the epoch that 32 bits of a record's lack.
+_NEXT_XID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+_STATUS: Final = "SELECT pg_xact_status(%s::text::xid8)"
+_TIME: Final = """
+SELECT CASE WHEN current_setting('track_commit_timestamp')::bool
+            THEN pg_xact_commit_timestamp(%s::text::xid) END"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Where the restored server stands, and what it says of the commits around that."""
+
+    replay_lsn: LSN | None
+    last_xact_at: datetime | None
+    before_status: str | None
+    before_at: datetime | None
+    after_status: str | None
+
+
+def look_at_target(server: ScratchServer, plan: RestorePlan, replayed: LSN | None) -> Reached:
+    """Ask a server, mostly paused at the target; ``replayed`` is taken where it was opened by itself.
+
+    Raises QueryFailed.
+    """
+    with server.session() as session:
+        in_recovery, lsn, last_xact_at = session.rows(_REPLAY)[0]
+        next_xid = int(str(session.value(_NEXT_XID)))
+        commits = plan.commits
+        before = None if commits is None else commits.before
+        after = None if commits is None else commits.after
+        at = session.value(_TIME, [str(before.xid)]) if before is not None else None
+        return Reached(
+            LSN.parse(lsn) if in_recovery and isinstance(lsn, str) else replayed,
+            last_xact_at.astimezone(UTC) if isinstance(last_xact_at, datetime) else None,
+            _status(session.value, before, next_xid),
+            at.astimezone(UTC) if isinstance(at, datetime) else None,
+            _status(session.value, after, next_xid),
+        )
+
+
+def _status(ask: Any, end: TransactionEnd | None, next_xid: int) -> str | None:
+    """Return what the server says of a transaction: "future" for one that it has not seen begin."""
+    if end is None:
+        return None
+    full = (next_xid & ~0xFFFF_FFFF) | end.xid
+    if full > next_xid + (1 << 31):
+        full -= 1 << 32
+    elif full < next_xid - (1 << 31):
+        full += 1 << 32
+    if full >= next_xid:
+        return "future"
+    found = ask(_STATUS, [str(full)])
+    return None if found is None else str(found)
+
+
+def check_reached(plan: RestorePlan, reached: Reached, maker: CheckMaker) -> CheckResult:
+    """C09: replay stands at the LSN that the plan found in the WAL, the next commit is not there."""
+
+    def judge() -> Judgement:
+        stop = plan.stop
+        assert stop is not None, "a plan without a stop was not restored"
+        after = None if plan.commits is None else plan.commits.after
+        expected = f"replay ended at {stop.replay_end}"
+        observed = f"replay ended at {reached.replay_lsn}"
+        if after is not None:
+            expected += f", transaction {after.xid} of {instant_text(after.at)} not committed"
+            observed += f", transaction {after.xid} is {reached.after_status}"
+        if reached.replay_lsn != stop.replay_end:
+            return failed(expected, observed, "recovery ended elsewhere than planned", observed.encode())
+        if after is not None and reached.after_status == "committed":
+            return failed(expected, observed, "a transaction after the target is there", observed.encode())
+        return passed(expected, observed, observed.encode())
+
+    return maker.run("C09", _REPLAY + _STATUS, judge)
+
+
+def check_last_commit(plan: RestorePlan, reached: Reached, maker: CheckMaker) -> CheckResult:
+    """C10: the marker is the last commit in the WAL before the stop: a heartbeat's, or anybody's."""
+
+    def judge() -> Judgement:
+        before = None if plan.commits is None else plan.commits.before
+        if before is None:
+            expected = "no commit since the backup began"
+            if plan.commits is None or not plan.commits.is_searched:
+                return failed(expected, "not known", "the WAL before the target was not searched to its end")
+            return passed(expected, "none in the WAL")
+        expected = f"transaction {before.xid} committed at {instant_text(before.at)}"
+        at = "at a time that is not tracked" if reached.before_at is None else instant_text(reached.before_at)
+        observed = f"transaction {before.xid} is {reached.before_status}, {at}"
+        if reached.before_status != "committed":
+            return failed(expected, observed, "the last commit before the target is not there")
+        if reached.before_at is not None and reached.before_at != before.at:
+            return failed(expected, observed, "it has another time")
+        return passed(expected, observed, observed.encode())
+
+    return maker.run("C10", _STATUS + _TIME, judge)
+
+
+def check_replayed_wal(certificate: Path, plan: RestorePlan, maker: CheckMaker) -> CheckResult:
+    """C05: by the restore's own notes of each segment that it delivered."""
+
+    def judge() -> Judgement:
+        with certificate.open("rb") as file:
+            body = file.read(_CERTIFICATE_BYTES_MAX)
+        try:
+            stated: Mapping[str, Any] = json.loads(body)
+            return _judge_certificate(stated, plan, body)
+        except (ValueError, KeyError, TypeError) as cause:
+            raise PitrError("the recovery certificate cannot be read", detail=str(cause)) from cause
+
+    return maker.run("C05", "compare the recovery certificate with the plan", judge)
+
+
+def _judge_certificate(stated: Mapping[str, Any], plan: RestorePlan, evidence: bytes) -> Judgement:
+    stop = plan.stop
+    assert stop is not None
+    wal = stated["wal"]
+    delivered = [one["segment"] for one in wal["delivered"]]
+    alone = wal["fetched_alone_after_a_crash"]
+    expected = f"{wal['segments']} segments delivered, replay up to {stop.replay_end}, no hole"
+    observed = f"{len(set(delivered))} segments delivered, replay up to {stated['replay']['end']}"
+    faults = []
+    if stated["format"] != FORMAT or stated["backup"] != plan.backup.backup:
+        faults.append("it is the certificate of another restore")
+    if stated["holes"] != "none" or len(set(delivered)) + len(alone) != wal["segments"]:
+        faults.append("segments on the way were not delivered")
+    if alone:
+        faults.append(f"{len(alone)} segments came without a note")
+    if stated["replay"]["end"] != str(stop.replay_end):
+        faults.append("replay ended elsewhere")
+    if faults:
+        return failed(expected, observed, "; ".join(faults), evidence)
+    return passed(expected, observed, evidence)

@@ -1,0 +1,232 @@
+"""Scratch places: where a verification restores to.  At most two at once; what a killed one left is found.
+
+ROOT/slot-1.lock, slot-2.lock     held by who works here (flock(2)), so that they end with their process
+ROOT/RUN/pitr-verify.json         says whose the folder is; made first, removed last, locked in between
+ROOT/RUN/data, data.pitr          the restored cluster, and its restore's own folder
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pitr.errors import AlreadyRunning, PitrError, RestoreRefused
+from pitr.postgres.processes import descendants, postmaster_pid
+from storage.synced_file import replace_synced
+
+SLOTS: Final = 2
+MARK_NAME: Final = "pitr-verify.json"
+_FORMAT: Final = "pitr-verify/1"
+_MARK_BYTES_MAX: Final = 64 * 1024
+_ABANDONED_MAX: Final = 1000
+# The restore keeps so much WAL ahead of replay, and PostgreSQL some of its own.
+_RESERVE_BYTES: Final = 512 * 1024 * 1024
+_RESERVE_SHARE: Final = 0.1
+_KILL_TIMEOUT_S: Final = 20.0
+
+
+class NotWiped(PitrError):
+    """A scratch place could not be removed: what was restored lies there still."""
+
+
+@dataclass(slots=True)
+class ScratchPlace:
+    """The folder of one run; ``lock`` holds it, None where it is nobody's any more."""
+
+    path: Path
+    run_id: str
+    lock: int | None = None
+
+    @property
+    def data_dir(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def certificate(self) -> Path:
+        return self.path / "recovery-certificate.json"
+
+    def tablespace(self, oid: int) -> Path:
+        """Return where the files of a tablespace go."""
+        return self.path / f"tablespace-{oid}"
+
+    @property
+    def programs(self) -> Path:
+        """Where PostgreSQL's programs are copied to that the server's user cannot run where they are."""
+        return self.path / "programs"
+
+    def wipe(self) -> int:
+        """End what still runs in it, remove it all, and return how many files that were.  May be repeated.
+
+        Raises NotWiped.
+        """
+        _end_server(self.data_dir)
+        files = sum(len(names) for _, _, names in os.walk(self.path))
+        failures: list[str] = []
+        mark = self.path / MARK_NAME
+        for entry in sorted(self.path.iterdir()) if self.path.is_dir() else ():
+            if entry == mark:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, onerror=lambda _f, name, _e: failures.append(str(name)))
+            else:
+                entry.unlink(missing_ok=True)
+        if failures:
+            raise NotWiped(f"{failures[0]} cannot be removed", detail=f"{len(failures)} entries are left")
+        with contextlib.suppress(FileNotFoundError):
+            mark.unlink(missing_ok=True)
+            self.path.rmdir()
+        self.release()
+        return files
+
+    def release(self) -> None:
+        """Let go of the folder.  May be repeated."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """A run that was killed, by what it had noted of itself."""
+
+    run_id: str
+    started_at: str
+    place: ScratchPlace
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchRoot:
+    """The folder for all scratch places."""
+
+    path: Path
+
+    def prepare(self) -> None:
+        """Make the folder.  Raises RestoreRefused."""
+        try:
+            self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        except OSError as cause:
+            raise RestoreRefused(
+                f"the scratch folder {self.path} cannot be made",
+                detail=cause.strerror,
+                hint="set [verify] scratch_dir",
+            ) from cause
+        found = self.path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise RestoreRefused(
+                f"{self.path} is not this user's own folder", hint="set [verify] scratch_dir to another one"
+            )
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator[int]:
+        """Hold one of the slots, and give its number.  Raises AlreadyRunning."""
+        for number in range(1, SLOTS + 1):
+            lock = os.open(self.path / f"slot-{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            try:
+                yield number
+            finally:
+                os.close(lock)
+            return
+        raise AlreadyRunning(
+            f"{SLOTS} verifications run already", detail=f"in {self.path}", hint="wait until one has ended"
+        )
+
+    @contextlib.contextmanager
+    def place(self, run_id: str, started_at: datetime) -> Iterator[ScratchPlace]:
+        """Make the folder of a run, and hold it.  It is not removed here: ``ScratchPlace.wipe``."""
+        place = ScratchPlace(self.path / run_id, run_id)
+        place.path.mkdir(mode=0o711)
+        mark = place.path / MARK_NAME
+        fields = {"format": _FORMAT, "run": run_id, "started_at": started_at.isoformat()}
+        replace_synced(mark, json.dumps(fields).encode())
+        place.lock = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(place.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield place
+        finally:
+            place.release()
+
+    def is_held(self, run_id: str) -> bool:
+        """Tell whether a run with this id works here now."""
+        try:
+            lock = os.open(self.path / run_id / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(lock)
+        return False
+
+    def abandoned(self) -> list[Abandoned]:
+        """Return what killed runs left, the oldest first; nothing else in the folder is looked at."""
+        found = []
+        for entry in sorted(self.path.iterdir())[:_ABANDONED_MAX]:
+            if entry.is_dir() and not entry.is_symlink():
+                one = _abandoned(entry)
+                if one is not None:
+                    found.append(one)
+        return sorted(found, key=lambda one: one.started_at)
+
+
+def _abandoned(folder: Path) -> Abandoned | None:
+    """Return whose a folder was, if it is a run's and nobody holds it."""
+    try:
+        lock = os.open(folder / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fields = json.loads(os.read(lock, _MARK_BYTES_MAX))
+        if fields["format"] != _FORMAT or fields["run"] != folder.name:
+            return None
+        return Abandoned(folder.name, str(fields["started_at"]), ScratchPlace(folder, folder.name))
+    except (BlockingIOError, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        os.close(lock)
+
+
+def check_room(root: Path, size_bytes: int) -> None:
+    """Refuse to begin what will not fit.  Raises RestoreRefused."""
+    needed = size_bytes + round(size_bytes * _RESERVE_SHARE) + _RESERVE_BYTES
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise RestoreRefused(
+            f"the scratch folder {root} lacks room",
+            detail=f"{needed} bytes are needed, {free} are free",
+            hint="make room, or set [verify] scratch_dir to a larger disk",
+        )
+
+
+def _end_server(data_dir: Path) -> None:
+    """Kill a server that a killed run left on its files; no client of it is anybody's."""
+    pid = postmaster_pid(data_dir)
+    if pid is None:
+        return
+    doomed = [pid, *descendants(pid)]
+    for process in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    deadline = time.monotonic() + _KILL_TIMEOUT_S
+    while postmaster_pid(data_dir) is not None:
+        if time.monotonic() >= deadline:
+            raise NotWiped(f"the server on {data_dir} does not end")
+        time.sleep(0.05)
