@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,13 +30,18 @@ ServedWal: TypeAlias = Callable[[TimelineId, LSN, LSN], bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class ServerPast:
-    """A server, the history of its timeline, and its WAL."""
+    """A server, the history of its timeline, and its WAL.
+
+    ``history_files`` are for an archive that no stream brings them to: PostgreSQL hands none over that was
+    made while it archived nothing, as in a restore.
+    """
 
     identity: ServerIdentity
     history: TimelineHistory
     segment_bytes: int
     is_standby: bool
     served: ServedWal
+    history_files: tuple[tuple[TimelineId, bytes], ...] = ()
 
 
 def read_server(dsn: str, *, streams: bool = True) -> ServerPast:
@@ -66,15 +71,22 @@ def _read_files(dsn: str) -> ServerPast:
         facts = server.facts()
         timeline, flushed, is_standby = server.wal_position()
     folder = WalFolder(facts.data_directory / "pg_wal", facts.segment_bytes)
-    history = TimelineHistory(timeline)
+    history, files = TimelineHistory(timeline), []
     if timeline != TimelineId(1):
-        history = TimelineHistory.parse(timeline, folder.timeline_history(timeline))
+        own = folder.timeline_history(timeline)
+        history = TimelineHistory.parse(timeline, own)
+        for ancestor in (one.timeline for one in history.switches if one.timeline != TimelineId(1)):
+            # A restored server need not have it, and the newest one names all of them.
+            with suppress(ServerRefused):
+                files.append((ancestor, folder.timeline_history(ancestor)))
+        files.append((timeline, own))
     return ServerPast(
         ServerIdentity(facts.system_identifier, timeline, flushed),
         history,
         facts.segment_bytes,
         is_standby,
         lambda of, start, end: folder.read_wal(start, end, history, of),
+        tuple(files),
     )
 
 

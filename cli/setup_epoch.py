@@ -17,7 +17,7 @@ from cli.epoch_proof import ArchiveProof
 from cli.epochs import ArchivedPast, Sameness, find_parent, leaves_all
 from cli.server_past import ServerPast, check_stopped, received_end
 from cli.setup_keys import HostKeyFiles
-from pitr.catalogue.records import EpochParent, EpochRecord, HeadRecord
+from pitr.catalogue.records import EpochParent, EpochRecord, HeadRecord, HistoryRecord
 from pitr.errors import ArchiveDiverged, NotInitialised
 from pitr.layout import ArchiveId, PieceKey
 from pitr.pipeline.keys import IdentityFile
@@ -82,9 +82,11 @@ def put_epoch(
         is_new = True
     # Also where it is there: a region that was down when the epoch was made gets its record now.
     for region in regions:
-        Repository(region.store, identity.repository, identity.root).write_epoch(
-            record, identity.identity.root_signer()
-        )
+        copy = Repository(region.store, identity.repository, identity.root)
+        copy.write_epoch(record, identity.identity.root_signer())
+        for timeline, content in server.history_files if is_new else ():
+            file = HistoryRecord(identity.repository, record.archive, timeline, content)
+            copy.put_history(file, signer)
     # Only now: before the new epoch is there, the old key is the one that may write.
     keys.take_next(signer, 0 if own is None else own.archive.epoch)
     return WrittenEpoch(record, is_new, left)

@@ -123,7 +123,7 @@ def check_the_gap(site: Site, fill: Callable[[Site], datetime], reason: str) -> 
     wait_until(lambda: is_dropped(site), f"the slot goes; {site.daemon.tail()}")
     wait_until(lambda: "wal-lost" in site.daemon.tail(), "the gap is told")
     assert site.server.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'pitr'") == 1
-    gap = re.search(r"WAL from (\S+) to (\S+) is lost", site.daemon.tail())
+    gap = re.search(r"WAL from (\S+) to (\S+) of timeline 00000001 is lost", site.daemon.tail())
     assert gap is not None, site.daemon.tail()
     start, end = LSN.parse(gap[1]), LSN.parse(gap[2])
     # What had arrived before is not lost; it begins with the segment that the new slot stands in.
