@@ -3,7 +3,7 @@
 An entry is a create-only object.  Two writers of one log conflict, and the second takes the next number.
 After each entry a checkpoint is signed and put, which all regions get as they get any object.  Nothing is
 buffered: an entry that could not be put is not made, and a run that cannot say that it begins must not.
-Reference: docs/format.md §9; docs/audit.md.
+Reference: docs/format.md §10; docs/audit.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Entries of a verifier's log: what it is about to do, and what came of it, as values.  Pure.
 
-Reference: docs/format.md §9; docs/audit.md.
+Reference: docs/format.md §10; docs/audit.md.
 """
 
 from __future__ import annotations

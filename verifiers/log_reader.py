@@ -1,6 +1,6 @@
 """A verifier's log, read from the store and verified: every entry signed, none missing, the tree as signed.
 
-Reference: docs/format.md §9.
+Reference: docs/format.md §10.
 """
 
 from __future__ import annotations

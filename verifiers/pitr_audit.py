@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """pitr-audit: check a folder of restore verification reports with nothing but the verifier's public key.
 
-    python3 -I -S pitr_audit.py --key verifier.pub.pem FOLDER
-
-No network, nothing written, Python 3.11 alone.  It checks every signature, that the log is the one that all
-checkpoints are of, that each report and page is the one that was logged, that none is missing, that verdicts
-follow from figures.  It cannot tell that a verifier lied about what it saw, nor that a whole folder is an
-older one: give it a report that you kept (--witness).  Exit code: 0 good, 1 findings, 2 usage.  docs/audit.md
+Run it as: python3 -I -S pitr_audit.py --key verifier.pub.pem FOLDER (Python 3.11, no network, read-only).
+It checks every signature, that the log is the one that all checkpoints are of, that each report and page is
+the one that was logged, that none is missing, that verdicts follow from figures.  It cannot tell that a
+verifier lied about what it saw, nor that a whole folder is an older one: give it a report that you kept
+(--witness).  Exit code: 0 good, 1 findings, 2 wrong usage.  Reference: docs/audit.md
 """
 
 import argparse
 import base64
 import hashlib
 import html
+import itertools
 import json
 import os
 import re
@@ -100,7 +100,7 @@ def need(holds, text):
         raise Refused(text)
 
 
-# Ed25519 as RFC 8032 has it; the doubles of a point are kept, for one key signed thousands of times.
+# Ed25519 as RFC 8032 has it; multiples of a point are kept, for one key signed thousands of times.
 P, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, -1, P) % P
 
@@ -121,13 +121,14 @@ class Key:
         square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
         x = pow(square, (P + 3) // 8, P)
         x = x if x * x % P == square else x * pow(2, (P - 1) // 4, P) % P
-        is_point = len(raw) == 32 and y < P and x * x % P == square and (x or not sign)
-        need(is_point, "not a public key: not a point of the curve")
+        need(len(raw) == 32 and y < P and x * x % P == square and (x or not sign), "not a point of the curve")
         x = x if (x & 1 == sign) == is_base else P - x  # of a key, its negative is what verify needs
-        self.raw, self.id, self.doubles = raw, hashlib.sha256(raw).hexdigest()[:16], [(x, y, 1, x * y % P)]
+        self.raw, self.id = raw, hashlib.sha256(raw).hexdigest()[:16]
         self.text = "ed25519:" + base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-        for _ in range(255):
-            self.doubles.append(point_add(self.doubles[-1], self.doubles[-1]))
+        point, self.table = (x, y, 1, x * y % P), []
+        for _ in range(64):
+            self.table.append([*itertools.accumulate([point] * 16, point_add)])
+            point = self.table[-1][15]
 
     @staticmethod
     def read(path):
@@ -137,17 +138,16 @@ class Key:
         need(content[:12].hex() == "302a300506032b6570032100", "not the PEM text of an Ed25519 public key")
         return Key(content[12:])
 
-    def times(self, number, total):
-        for at, point in enumerate(self.doubles):
-            total = point_add(total, point) if number >> at & 1 else total
-        return total
-
     def verify(self, signature, message):
         scalar = int.from_bytes(signature[32:], "little")
         digest = hashlib.sha512(signature[:32] + self.raw + message).digest()
         factor = int.from_bytes(digest, "little") % ORDER
-        x, y, z, _ = self.times(factor, BASE.times(scalar % ORDER, (0, 1, 1, 0)))
-        inverse = pow(z, -1, P)
+        total = (0, 1, 1, 0)
+        for table, number in ((BASE.table, scalar % ORDER), (self.table, factor)):
+            for at, row in enumerate(table):
+                digit = number >> 4 * at & 15
+                total = point_add(total, row[digit - 1]) if digit else total
+        x, y, inverse = total[0], total[1], pow(total[2], -1, P)
         found = (y * inverse % P | (x * inverse % P & 1) << 255).to_bytes(32, "little")
         need(len(signature) == 64 and scalar < ORDER and found == signature[:32], "signature is wrong")
 

@@ -2,7 +2,7 @@
 
 A report takes its number by being put under it, create-only; then what is derived from it is put; then the
 log says its digests.  A crash between any two is settled by whoever comes next, from the report itself.
-Reference: docs/format.md §9; docs/audit.md.
+Reference: docs/format.md §10; docs/audit.md.
 """
 
 from __future__ import annotations

@@ -147,8 +147,8 @@ def test_a_log_forked_at_each_entry_by_its_own_key(house: fix.ReportHouse, folde
     kept = json.loads(lines[at])
     audits.write_log(folder, renumbered([*lines[:at], *lines[at + 1 :]]))
     found = judge(house, folder, "--witness", str(house.folder / f"{REPORTS[2]}.json"))
-    if kept["kind"] == "observed" and at == len(lines) - 1:
-        # Nothing was signed after it: who kept no later checkpoint cannot know of it.
+    if kept["kind"] == "observed" and at == 10:
+        # No report was made after it: who kept no later checkpoint cannot know of it.
         assert found.code == 0
         notes = [json.loads(line) for line in (house.folder / "checkpoints.jsonl").read_text().splitlines()]
         (folder.parent / "note").write_text(notes[-1])
@@ -417,6 +417,12 @@ def test_what_the_forger_makes_is_good_where_it_does_not_lie(tmp_path: Path) -> 
         assert (found.code, found.texts("error", "warning")) == (0, "")
 
 
+def certified_too_soon(entries: list[dict[str, Any]]) -> None:
+    ended = entries.pop()
+    entries.append({**ended, "kind": "report-certified"})
+    entries.append({**ended, "sequence": 3})
+
+
 SKIPPED = {"result": "SKIPPED", "reason": "no time", "required": True}
 LIES: dict[str, tuple[Forgery, str]] = {
     "a failed check, and passed": (
@@ -438,7 +444,7 @@ LIES: dict[str, tuple[Forgery, str]] = {
     "no reason of what was skipped": (Forgery(predicate=put("checks", 1, "reason", value=None)), "reason"),
     "an empty reason": (Forgery(predicate=put("checks", 1, "reason", value="")), "reason"),
     "a check twice": (Forgery(predicate=lambda one: one["checks"].append(one["checks"][0])), "twice"),
-    "a field missing": (Forgery(predicate=drop("policy", "rto_ms")), "missing or unknown"),
+    "a field missing": (Forgery(predicate=drop("policy", "retention_ms")), "missing or unknown"),
     "a group missing": (Forgery(predicate=drop("mapping")), "missing or unknown"),
     "a field unknown": (Forgery(predicate=put("scope", "verdict", value="fine")), "missing or unknown"),
     "a number as text": (Forgery(predicate=put("timings", "bytes", value="1")), "timings.bytes is not count"),
@@ -647,8 +653,8 @@ LIES: dict[str, tuple[Forgery, str]] = {
         "a person's own key",
     ),
     "certified before it was made": (
-        Forgery(entries=put(0, value={})),
-        "is not entry 0",
+        Forgery(entries=lambda all_of: certified_too_soon(all_of)),
+        "was certified before it was made",
     ),
 }
 
