@@ -30,7 +30,6 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
     from dataclasses import replace
 
     from cli.verify_log import open_log
-    from cli.verify_settings import default_verify
     from pitr.postgres.paused_replay import paused_replay
     from pitr.postgres.scratch_session import ScratchSession, databases_of
     from verifiers.fingerprint import Fingerprint, put_fingerprint
@@ -39,9 +38,7 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
 
     app = current()
     settings = app.settings()
-    config = settings.verify or default_verify(
-        settings.daemon.state_dir, settings.path.parent, settings.cluster.name
-    )
+    config = settings.verify_or_default
     if key is not None:
         config = replace(config, key_file=key.absolute())
 

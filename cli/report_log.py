@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from verifiers.audit_log import AuditLog
     from verifiers.report_series import LoggedReport
 
-KEY_NAME: Final = "verifier.key"
-PUBLIC_KEY_NAME: Final = "verifier.pub.pem"
 _PEM_BYTES_MAX: Final = 10_000
 _CLOSE_S: Final = 10.0
 
@@ -31,7 +29,7 @@ def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
     """
     from verifiers.log_reader import log_key_ids
 
-    path = path or _beside_configuration(app, PUBLIC_KEY_NAME)
+    path = path or _configured(app)
     if path is not None:
         return _read_public(path)
     key_ids = log_key_ids(reader.store)
@@ -92,7 +90,7 @@ def open_log(app: App, key_file: Path | None) -> Iterator[AuditLog]:
     from verifiers.audit_log import AuditLog
 
     settings = app.settings()
-    path = key_file or settings.path.parent / KEY_NAME
+    path = key_file or settings.verify_or_default.key_file
     if not path.exists():
         raise KeyMissing(
             f"there is no verifier's key {path}",
@@ -130,10 +128,10 @@ def choose_report(reports: list[LoggedReport], wanted: str) -> LoggedReport:
     raise UsageRefused(f"there is no report {wanted!r}", hint="pitr report list")
 
 
-def _beside_configuration(app: App, name: str) -> Path | None:
+def _configured(app: App) -> Path | None:
     from cli.config import find_config_or_none
 
     if app.config_path is None and find_config_or_none(None) is None:
         return None
-    path = app.settings().path.parent / name
+    path = app.settings().verify_or_default.public_key_file
     return path if path.exists() else None

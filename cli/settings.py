@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cli.verify_settings import VerifySettings
+from cli.verify_settings import VerifySettings, default_verify
 from pitr.disk_forecast import DropPolicy
 from pitr.priority import Priority
 from pitr.protection import ProtectionPolicy
@@ -192,6 +192,12 @@ class Settings:
     verify: VerifySettings | None = None
     timezone: str | None = None
     bin_dir: Path | None = None
+
+    @property
+    def verify_or_default(self) -> VerifySettings:
+        """What a person's ``pitr verify`` goes by; without ``[verify]`` the daemon verifies nothing."""
+        default = default_verify(self.daemon.state_dir, self.path.parent, self.cluster.name)
+        return self.verify or default
 
     @property
     def gate_dir(self) -> Path:

@@ -34,7 +34,7 @@ def init_verifier(key: Path | None, public: Path | None) -> None:
     its own. May be repeated: a key that is there stays, and its public half is written again.
     """
     from cli.key_files import read_signing_key, write_secret
-    from cli.verify_settings import PUBLIC_KEY_NAME, default_verify
+    from cli.verify_settings import PUBLIC_KEY_NAME
     from pitr.pipeline.sign import Signer
     from storage.synced_file import replace_synced
     from verifiers.public_key import to_pem
@@ -42,8 +42,7 @@ def init_verifier(key: Path | None, public: Path | None) -> None:
     app = current()
     if key is None:
         settings = app.settings()
-        base = settings.path.parent
-        config = settings.verify or default_verify(settings.daemon.state_dir, base, settings.cluster.name)
+        config = settings.verify_or_default
         key = config.key_file
     is_new = not key.exists()
     if is_new:

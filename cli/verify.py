@@ -63,7 +63,6 @@ def verify(
 
     from cli.verify_choice import VerifyChoices
     from cli.verify_flow import VerifyFlow
-    from cli.verify_settings import default_verify
 
     app = current()
     if sum((latest, target is not None, is_random)) > 1:
@@ -71,8 +70,7 @@ def verify(
     if region != "auto" and region == without_region:
         raise UsageRefused(f"region {region} cannot be read from and be lost", hint="leave out one of them")
     settings = app.settings()
-    base = settings.path.parent
-    config = settings.verify or default_verify(settings.daemon.state_dir, base, settings.cluster.name)
+    config = settings.verify_or_default
     changes: dict[str, Any] = {"scratch_dir": scratch, "checks_dir": checks, "key_file": key}
     config = replace(config, **{name: path.absolute() for name, path in changes.items() if path is not None})
     choices = VerifyChoices(
