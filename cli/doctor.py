@@ -75,10 +75,9 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
-    from cli.wiring import host_identity, preferred_bin_dir, server_address
-    from pitr.errors import KeyMissing, ServerUnavailable
+    from cli.wiring import host_identity, preferred_bin_dir
+    from pitr.errors import KeyMissing
     from pitr.gate_script import archive_command
-    from pitr.postgres.leader import LeaderAddress
     from verifiers.archiver import ArchiverWish
     from verifiers.disk_probes import probe_wal_disk
     from verifiers.host_probes import (
@@ -90,17 +89,10 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     )
     from verifiers.probes import VERSION_MIN, probe_server
 
-    streams, leads_standby_cluster = settings.wal.source == "stream", None
-    try:
-        address = server_address(settings.cluster)
-        dsn = address.find()
-        if isinstance(address, LeaderAddress) and address.streaming is not None:
-            leads_standby_cluster = address.streaming.is_standby
-    except (ServerUnavailable, ConfigRefused) as error:
-        hint = error.hint or "see the members' state: patronictl list"
-        text = error.message if error.detail is None else f"{error.message}: {error.detail}"
-        yield Finding("server.leader", Severity.FAIL, "Patroni", text, hint)
-        dsn = settings.cluster.dsn
+    streams = settings.wal.source == "stream"
+    dsn, leads_standby_cluster, leaderless = _find_server(settings)
+    if leaderless is not None:
+        yield leaderless
     probe, findings = probe_server(
         dsn,
         settings.cluster.slot,
@@ -134,6 +126,27 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _find_server(settings: Settings) -> tuple[str, bool | None, Finding | None]:
+    """Return the server to ask, whether it leads a standby cluster, and what is wrong with finding it.
+
+    None where no leader is followed, or where it is not known.
+    """
+    from cli.wiring import server_address
+    from pitr.errors import ServerUnavailable
+    from pitr.postgres.leader import LeaderAddress
+
+    try:
+        address = server_address(settings.cluster)
+        dsn = address.find()
+    except (ServerUnavailable, ConfigRefused) as error:
+        hint = error.hint or "see the members' state: patronictl list"
+        text = error.message if error.detail is None else f"{error.message}: {error.detail}"
+        return settings.cluster.dsn, None, Finding("server.leader", Severity.FAIL, "Patroni", text, hint)
+    if isinstance(address, LeaderAddress) and address.streaming is not None:
+        return dsn, address.streaming.is_standby, None
+    return dsn, None, None
 
 
 def _examine_patroni(cluster: ClusterSettings) -> Iterator[Finding]:

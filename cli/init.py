@@ -16,6 +16,7 @@ from cli.units import parse_pair
 
 if TYPE_CHECKING:
     from cli.setup_request import SetupRequest, SetupResult
+    from pitr.pipeline.keys import Recipient
 
 _DEFAULT_DSN = "host=/var/run/postgresql dbname=postgres"
 
@@ -101,8 +102,6 @@ def init(
     then not again.
     """
     from cli.setup_request import SetupRequest
-    from pitr.errors import MalformedValue
-    from pitr.pipeline.keys import Recipient
 
     app = current()
     asks = not non_interactive and app.output.is_interactive() and not app.output.is_json
@@ -116,10 +115,6 @@ def init(
     if not regions:
         regions = _ask_regions() if asks else (_missing("--region NAME=URL, once for each region"),)
     new_regions = _parse_regions(regions, credentials)
-    try:
-        others = tuple(Recipient.parse(text) for text in recipients)
-    except MalformedValue as error:
-        raise UsageRefused(f"--recipient: {error.message}") from error
     request = SetupRequest(
         cluster=name,
         dsn=dsn,
@@ -129,7 +124,7 @@ def init(
         directory=directory,
         identity_in=identity_in,
         identity_out=identity_out or directory / "identity.toml",
-        recipients=others,
+        recipients=_parse_recipients(recipients),
         creates_directories=create_directories,
         timezone=app.zone,
         metrics_listen=metrics,
@@ -137,6 +132,16 @@ def init(
     )
     _check_before(request)
     tell(app, carry_out(app, request))
+
+
+def _parse_recipients(texts: tuple[str, ...]) -> tuple[Recipient, ...]:
+    from pitr.errors import MalformedValue
+    from pitr.pipeline.keys import Recipient
+
+    try:
+        return tuple(Recipient.parse(text) for text in texts)
+    except MalformedValue as error:
+        raise UsageRefused(f"--recipient: {error.message}") from error
 
 
 def request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None:
