@@ -303,7 +303,10 @@ def test_a_recovery_whose_feeder_is_killed_stops_and_goes_on_with_the_next_resto
     done = subprocess.run([sys.executable, str(CHILD), *words], capture_output=True, check=False, timeout=120)
     assert done.returncode == -9, done.stderr.decode()[-2000:]
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while postmaster_pid(request.target) is not None and time.monotonic() < deadline:
+    # A server that was only just begun has no process id in its file yet.
+    quiet = 0
+    while quiet < 20 and time.monotonic() < deadline:
+        quiet = quiet + 1 if postmaster_pid(request.target) is None else 0
         time.sleep(0.1)
     assert_not_promoted(request)
     assert judge.tables(history.restores.restore(request)) == history.end
