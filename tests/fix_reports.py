@@ -261,8 +261,11 @@ def certify(log: AuditLog, number: int, person: Signer = MANAGER) -> SignedState
 
 def observe(log: AuditLog, number: int) -> None:
     """Anchor the host's own chains as they are after week ``number``."""
-    facts = {"archive": f"{SYSTEM}/00000001"}
-    facts |= {"head_sequence": number * 10, "head_sha256": digest(f"head {number}")}  # type: ignore[dict-item]
+    facts: dict[str, str | int] = {
+        "archive": f"{SYSTEM}/00000001",
+        "head_sequence": number * 10,
+        "head_sha256": digest(f"head {number}"),
+    }
     log.append(EntryKind.OBSERVED, f"run-{number}", facts, BEGIN + WEEK * number + timedelta(minutes=7))
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from fix_postgres import RunningPostgres
@@ -137,15 +138,15 @@ class WalHouse:
         return read_wal(repository or self.repository, self.archive, self.identity, TimelineId(timeline))
 
 
-def quick_settings(**changes: object) -> ArchiveSettings:
-    values: dict[str, object] = {
+def quick_settings(**changes: Any) -> ArchiveSettings:
+    values: dict[str, Any] = {
         "slot": SLOT,
         "piece_age_s": 0.1,
         "head_interval_s": 0.5,
         "retry_pause_s_max": 0.3,
         **changes,
     }
-    return ArchiveSettings(**values)  # type: ignore[arg-type]
+    return ArchiveSettings(**values)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 _CHANGES = {"os.mkdir", "os.link", "os.rename", "os.remove", "os.chmod", "shutil.rmtree", "tempfile.mkstemp"}
@@ -109,7 +110,7 @@ def main() -> None:
         folder.mkdir()
         words = _words(folder, dsn)
         is_killed = _dies_at(folder, words, point)
-        code = _in_a_fork(lambda words=words: run_cli(words), log)  # type: ignore[misc]
+        code = _in_a_fork(partial(run_cli, words), log)
         text, killed_text = log.read_text(), (top / "killed.log").read_text()
         assert code == 0, f"killed at step {point}, repeated: exit {code}\n{text}"
         assert _SHEET in text + killed_text, f"killed at step {point}, the keys are never shown"
