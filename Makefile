@@ -77,22 +77,26 @@ test: check s3-server patroni
 # --- the full counts -----------------------------------------------------------------------------------------
 
 # A part that passed leaves a stamp under the commit's name and is not run again, and of a part that was stopped
-# only what has not passed; a changed tree has no name to keep a stamp under, so all of it always runs.
+# only what has not passed (what failed, and how, stands in a file beside it); a changed tree has no name to keep a
+# stamp under, so all of it always runs.
 COMMIT := $(shell git describe --always --dirty --abbrev=16 --exclude '*' 2>/dev/null || echo unknown-dirty)
 FULL := --seeds $(SEEDS) --hypothesis-profile=full --timeout 3600
-PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
+ALL_PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
+# The longest last.
+PARTS = $(filter-out integration,$(ALL_PARTS)) apt integration
 
 # The part "apt" fails where a program is missing: what did not run has not passed.
 test-all: check s3-server patroni
 	@mkdir -p .stamps; rm -f .stamps/*-dirty-*
-	@for part in $(PARTS) apt; do \
+	@for part in $(PARTS); do \
 	  stamp=".stamps/$(COMMIT)-$$part"; \
 	  if [ -e "$$stamp" ]; then echo "test-all: $$part passed before at this commit"; continue; fi; \
 	  echo "test-all: $$part"; \
 	  if [ $$part = apt ]; then set -- tests -m needs_apt; else set -- "tests/$$part" -m 'not needs_apt'; fi; \
-	  $(BIN)/python -m pytest "$$@" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(FULL) --passed "$$stamp-passed" || exit 1; \
-	  touch "$$stamp"; \
-	done; echo "test-all: every part passed"
+	  $(BIN)/python -m pytest "$$@" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(FULL) \
+	    --passed "$$stamp-passed" $(ARGS); status=$$?; \
+	  case $$status in 0) touch "$$stamp" ;; 1) failed="$$failed $$part" ;; *) exit $$status ;; esac; \
+	done; test -z "$$failed" || { echo "test-all: failed:$$failed" >&2; exit 1; }; echo "test-all: every part passed"
 
 # --- the project's own upkeep ----------------------------------------------------------------------------------
 

@@ -32,15 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give ``seed`` to the tests that ask for it; the seed is part of the test's name, so it is printed.
 
-    Of a test that is marked ``few_seeds`` the seeds after those are slow.
+    Of a test that is marked ``few_seeds`` the seeds after those are slow, may be ``times`` as many, and are
+    dealt out to as many workers as it has ``parts`` (see fix_parts.py).
     """
     if "seed" in metafunc.fixturenames:
         first = metafunc.config.getoption("first_seed")
         count = metafunc.config.getoption("seeds")
         few = metafunc.definition.get_closest_marker("few_seeds")
         quick = count if few is None else few.args[0]
-        seeds = [
-            pytest.param(first + n, marks=() if n < quick else pytest.mark.slow, id=f"seed{first + n}")
-            for n in range(count)
-        ]
+        more = {} if few is None else few.kwargs
+        seeds = [pytest.param(first + n, id=f"seed{first + n}") for n in range(min(quick, count))]
+        for n in range(quick, count * more.get("times", 1)):
+            part = f"-part{n % more['parts']}" if "parts" in more else ""
+            seeds.append(pytest.param(first + n, marks=pytest.mark.slow, id=f"seed{first + n}{part}"))
         metafunc.parametrize("seed", seeds)

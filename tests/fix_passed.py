@@ -1,7 +1,8 @@
 """A long suite goes on where it was stopped: what has passed is noted in a file, and is not run again.
 
 `make test-all` gives each of its parts a file under the commit's name.  A test is noted once its teardown has
-passed too; a test that is interrupted, fails or errs anywhere is not noted, and runs again.
+passed too; a test that is interrupted, fails or errs anywhere is not noted, and runs again.  How a test
+failed stands at once in a second file beside it, ``FILE-not``: a run that is stopped prints nothing.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class _Note:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.outcome != "passed":
             self._spoilt.add(report.nodeid)
+            with self._file.with_name(self._file.name + "-not").open("a") as out:
+                out.write(f"{report.nodeid} {report.outcome} in {report.when}\n{report.longreprtext}\n\n")
         elif report.when == "teardown" and report.nodeid not in self._spoilt:
             with self._file.open("a") as out:
                 out.write(report.nodeid + "\n")

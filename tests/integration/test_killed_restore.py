@@ -157,13 +157,22 @@ def test_a_restore_killed_where_it_hurts_is_repeated(
     assert kill_and_repeat(restorable, server_tmp_path, judge, "chain", 0, kill_on).was_killed
 
 
+# Each step with a chain; with a full backup alone, whose steps are of the same code, every fifth.
+EACH_STEP = [
+    *(pytest.param("chain", n + 1, 4, id=f"chain-part{n}") for n in range(4)),
+    pytest.param("full", 5, 5, id="full-part4"),
+]
+
+
 @ONLY_17
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["full", "chain"])
-def test_a_restore_killed_at_each_step_is_repeated(restorable: Restorable, judge: Judge, kind: str) -> None:
-    kill_at, was_killed = 0, True
+@pytest.mark.parametrize(("kind", "first", "stride"), EACH_STEP)
+def test_a_restore_killed_at_each_step_is_repeated(
+    restorable: Restorable, judge: Judge, kind: str, first: int, stride: int
+) -> None:
+    kill_at, was_killed = first - stride, True
     while was_killed:
-        kill_at += 1
+        kill_at += stride
         folder = Path(tempfile.mkdtemp(prefix="pitr-"))
         folder.chmod(0o755)
         try:
