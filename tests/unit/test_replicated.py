@@ -412,7 +412,7 @@ def test_reconciling_brings_nothing_back_that_is_gone(house: House) -> None:
         house.faulty["a"].inner.put(key, key.encode())
     found = house.store.reconcile(is_gone=lambda key: key.endswith("gone"))
     assert (found.objects, found.missing_copies) == (2, 2)
-    house.wait(lambda: len(house.holds("c")) == 1)
+    house.wait(lambda: len(house.holds("b")) == len(house.holds("c")) == 1)
     assert house.holds("b") == house.holds("c") == ["backups/kept"]
 
 
