@@ -4,8 +4,8 @@ The thread of the test is in the near namespace for as long as the fixture lives
 that it starts: PostgreSQL, the daemon, a restore.  The server is in the far one.  The network of the machine
 itself is not touched, and nothing leads out of the two.
 
-Where the machine's kernel was built without netem, the packets pass through one that has it: the user-mode
-Linux of Debian and Ubuntu, as a router between the two namespaces.
+Where the machine's kernel was built without netem, a program of our own stands between the two, and delays
+and drops packets as netem does: netem_router.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import ctypes
 import os
 import queue
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -31,9 +31,8 @@ from fix_s3 import S3Server
 _CLONE_NEWNET = 0x40000000
 # RFC 2544's range for measurements: nobody's own network, and in namespaces of our own it meets none.
 _NEAR, _FAR = "198.18.0.1", "198.18.1.1"
-_ROUTERS = ("198.18.0.254", "198.18.1.254")
 _PORT = 9000
-_ROUTER = Path(__file__).with_name("netem_router.sh")
+_ROUTER = Path(__file__).with_name("netem_router.py")
 _ROUTER_TIMEOUT_S = 60.0
 
 
@@ -89,31 +88,16 @@ class _KernelLink:
 
 @dataclass(slots=True)
 class _RouterLink:
-    """Two tap devices, and a user-mode Linux with netem between them."""
+    """Two tun devices, and a program that passes on what comes out of one into the other."""
 
     names: _Namespaces
-    program: AptProgram
-    folder: Path
     _process: subprocess.Popen[str] | None = None
     _said: queue.Queue[str] = field(default_factory=queue.Queue)
 
     def open(self) -> None:
         names = self.names
-        for device in ("way", "other"):
-            names.ip.must("-n", names.near, "tuntap", "add", "dev", device, "mode", "tap")
-        linux = [
-            self.program.path,
-            "mem=96M",
-            "quiet",
-            "con=null",
-            "con0=fd:0,fd:1",
-            f"uml_dir={self.folder}",
-        ]
-        # The machine's own files, read only.
-        linux += ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={_ROUTER}"]
-        linux += ["vec0:transport=tap,ifname=way", "vec1:transport=tap,ifname=other"]
         self._process = subprocess.Popen(
-            [names.ip.path, "netns", "exec", names.near, *linux],
+            [sys.executable, str(_ROUTER), f"/run/netns/{names.near}", f"/run/netns/{names.far}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -124,11 +108,8 @@ class _RouterLink:
         assert self._process.stdout is not None
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
         self._wait("router: ready")
-        # The router holds it open, wherever it is.
-        names.ip.must("-n", names.near, "link", "set", "other", "netns", names.far)
-        names.ip.must("-n", names.far, "link", "set", "other", "name", "way")
-        names.bring_up(names.near, _NEAR, "198.18.1.0/24", "via", _ROUTERS[0])
-        names.bring_up(names.far, _FAR, "198.18.0.0/24", "via", _ROUTERS[1])
+        names.bring_up(names.near, _NEAR, "198.18.1.0/24", "dev", "way")
+        names.bring_up(names.far, _FAR, "198.18.0.0/24", "dev", "way")
 
     def shape(self, *words: str) -> None:
         assert self._process is not None
@@ -138,9 +119,9 @@ class _RouterLink:
         self._wait(f"router: {' '.join(words)}")
 
     def close(self) -> None:
-        """End it, and the processes that it keeps for its own.  May be repeated."""
-        if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End it.  May be repeated."""
+        if self._process is not None:
+            self._process.kill()
             self._process.communicate()
 
     def _listen(self, output: IO[str]) -> None:
@@ -172,9 +153,8 @@ def far_server(s3_program: Path) -> Iterator[FarServer]:
             ip.must("netns", "add", namespace)
             ending.callback(ip.must, "netns", "delete", namespace)
         link: _KernelLink | _RouterLink = _KernelLink(names)
-        refusal = _kernels_refusal(names)
-        if refusal is not None:
-            link = _RouterLink(names, _user_mode_linux(refusal), folder)
+        if not _has_netem(names):
+            link = _RouterLink(names)
             ending.callback(link.close)
         link.open()
         own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -190,24 +170,13 @@ def far_server(s3_program: Path) -> Iterator[FarServer]:
         yield FarServer(server, link)
 
 
-def _kernels_refusal(names: _Namespaces) -> str | None:
-    """Return what the machine's kernel says if it has no netem."""
+def _has_netem(names: _Namespaces) -> bool:
+    """Tell whether the machine's kernel was built with netem."""
     done = names.tc.run("-n", names.near, "qdisc", "replace", "dev", "lo", "root", "netem", "delay", "0ms")
     if done.returncode != 0:
-        return done.stdout.strip()
+        return False
     names.tc.must("-n", names.near, "qdisc", "delete", "dev", "lo", "root")
-    return None
-
-
-def _user_mode_linux(refusal: str) -> AptProgram:
-    try:
-        # Its kernel loads a module too.
-        apt_program("insmod", "kmod")
-        return apt_program("linux.uml", "user-mode-linux")
-    except pytest.fail.Exception as missing:
-        pytest.fail(
-            f"the kernel has no netem ({refusal}); one that has it can stand in, but {missing}", False
-        )
+    return True
 
 
 def _enter(namespace_fd: int) -> None:

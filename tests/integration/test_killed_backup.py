@@ -20,7 +20,7 @@ from fix_postgres import ONLY_17, PostgresFactory, PostgresHouse, RunningPostgre
 from fix_restore import HandArchiver, Judge, RestoreHouse, archive_of
 
 from pitr.backup_choice import choose, newest_chain
-from pitr.backup_parent import read_note, read_server_manifest
+from pitr.backup_parent import read_note
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.lease_record import Holder
 from pitr.errors import AlreadyRunning
@@ -95,8 +95,8 @@ class Doomed:
             wal_since=LSN(1),
         )
         parent = None if choice.parent is None else choice.parent.backup
-        read = read_server_manifest if is_protocol else read_note
-        if parent is not None and read(self.folder / "notes", parent) is None:
+        # Whether there is a manifest for the server is found out by the backup itself.
+        if parent is not None and not is_protocol and read_note(self.folder / "notes", parent) is None:
             parent = None
         fields: dict[str, object] = {
             "dsn": self.server.dsn,

@@ -1,6 +1,6 @@
 """One region of three is far away, then out of reach: the quorum goes on, and the region ends without a hole.
 
-The delay and the loss are a kernel's (tc-netem(8)), between namespaces of the test's own.
+The delay and the loss are of packets (tc-netem(8)), between namespaces of the test's own.
 """
 
 from __future__ import annotations
