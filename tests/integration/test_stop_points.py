@@ -143,7 +143,7 @@ def test_the_wal_holds_what_the_test_needs(truth: Truth) -> None:
     assert any(r.end - r.start > 8192 for r in truth.records)
 
 
-@pytest.mark.few_seeds(3)
+@pytest.mark.few_seeds(3, parts=3)
 @pytest.mark.parametrize("is_inclusive", [True, False])
 def test_a_time_stops_before_the_first_later_transaction(truth: Truth, seed: int, is_inclusive: bool) -> None:
     usable = [e for e in truth.ends if e.start >= truth.stop_lsn]
@@ -162,7 +162,7 @@ def test_a_time_stops_before_the_first_later_transaction(truth: Truth, seed: int
             assert plan.stop.replay_end == truth.records[-1].end
 
 
-@pytest.mark.few_seeds(3)
+@pytest.mark.few_seeds(3, parts=3)
 def test_an_lsn_stops_by_the_start_of_records_as_postgresql_does(truth: Truth, seed: int) -> None:
     dice = random.Random(seed)
     last = truth.start + len(truth.wal)
@@ -189,7 +189,7 @@ def test_an_lsn_stops_by_the_start_of_records_as_postgresql_does(truth: Truth, s
                 )
 
 
-@pytest.mark.few_seeds(3)
+@pytest.mark.few_seeds(3, parts=3)
 def test_latest_stops_after_the_last_complete_record_however_it_is_cut(truth: Truth, seed: int) -> None:
     dice = random.Random(seed)
     for _ in range(6):

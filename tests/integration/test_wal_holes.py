@@ -255,7 +255,14 @@ def test_a_recovery_over_a_hole_stops_and_is_not_promoted(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("position", [number for number in range(SEGMENTS) if number not in POSITIONS])
+@pytest.mark.parametrize(
+    "position",
+    [
+        pytest.param(number, id=f"{number}-part{number % 4}")
+        for number in range(SEGMENTS)
+        if number not in POSITIONS
+    ],
+)
 def test_a_recovery_over_a_hole_at_any_other_position_stops_and_is_not_promoted(
     history: History, latest: RestorePlan, faulty: FaultyStore, server_tmp_path: Path, position: int
 ) -> None:

@@ -108,11 +108,13 @@ def _waldump(installation: Installation, files: list[Path], end: LSN) -> list[st
     return result.stdout.splitlines()
 
 
-@pytest.fixture
-def real_wal(pg_installation: Installation, postgres_factory: PostgresFactory) -> RealWal:
+@pytest.fixture(scope="module")
+def real_wal(module_major: int, module_postgres_factory: PostgresFactory) -> RealWal:
     settings = {"max_prepared_transactions": "5", "wal_keep_size": "1GB"}
-    server = postgres_factory(installation=pg_installation, settings=settings, initdb=["--wal-segsize=1"])
-    return make_wal(server)
+    server = module_postgres_factory(module_major, settings=settings, initdb=["--wal-segsize=1"])
+    found = make_wal(server)
+    server.stop()
+    return found
 
 
 @pytest.mark.few_seeds(3)
