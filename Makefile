@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 # One more than CI has cores: many a test waits for a server, a lease or a clock.
 WORKERS ?= 3
-SEEDS ?= 50
+SEEDS ?= 20
 UV := uv==0.13.9
 
 help:

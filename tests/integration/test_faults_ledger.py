@@ -4,8 +4,8 @@ Per seed: clients commit; what breaks and when is the seed's choice: daemon, ser
 server end by SIGKILL, a region goes for good, a network is cut.  At last daemon and server are ended, and a
 bare machine restores from the identity and two regions of three.
 
-200 runs with the full counts: 100 without and 100 with commits that wait, twice the SEEDS of the Makefile
-(50) each.  Of them `make test` runs 3 and 2.
+200 runs with the full counts: 100 without and 100 with commits that wait, five times the SEEDS of the
+Makefile (20) each.  Of them `make test` runs 3 and 2.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def run_seed(breakable: BreakableSite, seed: int) -> None:
     site.server.stop()
 
 
-@pytest.mark.few_seeds(3, times=2, parts=6)
+@pytest.mark.few_seeds(3, times=5, parts=6)
 def test_every_commit_at_quorum_survives_faults(make_breakable: MakeBreakable, seed: int) -> None:
     run_seed(make_breakable(18 if seed % 2 == 0 else 17), seed)
 
@@ -163,6 +163,6 @@ def run_synchronous(breakable: BreakableSite, seed: int) -> None:
     judge_end(latest.rows, ledger.commits, latest.replay_end)
 
 
-@pytest.mark.few_seeds(2, times=2, parts=6)
+@pytest.mark.few_seeds(2, times=5, parts=6)
 def test_synchronous_mode_loses_no_acknowledged_commit(make_breakable: MakeBreakable, seed: int) -> None:
     run_synchronous(make_breakable(18 if seed % 2 == 0 else 17), seed)

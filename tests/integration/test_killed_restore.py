@@ -130,7 +130,7 @@ def kill_and_repeat(
 
 
 # One of each kind.
-@pytest.mark.few_seeds(2)
+@pytest.mark.few_seeds(2, times=0)
 @ONLY_17
 def test_a_restore_killed_at_some_step_is_repeated(
     restorable: Restorable, server_tmp_path: Path, judge: Judge, seed: int

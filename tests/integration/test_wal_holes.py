@@ -255,6 +255,7 @@ def test_a_recovery_over_a_hole_stops_and_is_not_promoted(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("history", [17], indirect=True, ids=["pg17"])
 @pytest.mark.parametrize(
     "position",
     [
