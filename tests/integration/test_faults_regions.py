@@ -87,6 +87,8 @@ def test_nothing_is_acknowledged_while_all_regions_are_away(make_site: MakeSite)
     check_whole(site, "caught-up")
 
 
+# Long, and what breaks stops in other tests too.
+@pytest.mark.slow
 def test_a_stopped_s3_server_holds_acknowledgements_until_it_is_back(
     make_site: MakeSite, s3_server: S3Server
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_stopped_s3_server_holds_acknowledgements_until_it_is_back(
     check_whole(site, "caught-up")
 
 
+@pytest.mark.slow
 def test_a_kill_while_all_regions_are_away_leaves_no_gap(make_site: MakeSite) -> None:
     site = make_site()
     site.start_daemon()

@@ -34,7 +34,7 @@ def gated_site(make_site: MakeSite, house: PostgresHouse, major: int) -> Site:
     return site
 
 
-@pytest.mark.parametrize("major", [17, 18])
+@pytest.mark.parametrize("major", [17, pytest.param(18, marks=pytest.mark.slow)])
 def test_a_restore_from_what_came_by_archive_command_holds_all_of_it(
     make_site: MakeSite, postgres_house: PostgresHouse, major: int
 ) -> None:

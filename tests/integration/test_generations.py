@@ -9,7 +9,9 @@ from fix_in_place import renew, restore_in_place
 
 from pitr.layout import ArchiveId
 
-MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18", marks=pytest.mark.slow)]
+# Two minutes each; that a restored server gets its own epoch is also in test_restored_in_place.py.
+pytestmark = pytest.mark.slow
+MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18")]
 # Those that live on for a while; the last one begins with nothing of its own.
 GENERATIONS = 2
 

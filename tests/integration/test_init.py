@@ -332,7 +332,7 @@ def test_a_program_on_a_terminal_is_asked_nothing(site: Site, option: str) -> No
     assert made(site) == before
 
 
-@pytest.mark.few_seeds(3)
+@pytest.mark.few_seeds(2)
 def test_killed_at_any_step_and_repeated_it_ends_as_if_nothing_had_been(site: Site, seed: int) -> None:
     # Every step is some seed's; all of them in one run take a minute.
     words = [
