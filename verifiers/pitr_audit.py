@@ -520,8 +520,8 @@ class Audit:
         if unit in ("ms", "took"):
             parts = value // 3_600_000, value // 60_000 % 60, value // 1000 % 60, value % 1000
             words = "{}:{:02d}:{:02d}.{:03d}" if unit == "ms" else "{} h {} min {}.{:03d} s"
-            return words.format(*parts).removeprefix("0 h ").removeprefix("0 min ")
-        return f"{value:,}" if unit == "count" else str(value)
+            return re.sub(r"^0 h (0 min )?| 0\.000 s$|\.000(?= s$)", "", words.format(*parts))
+        return f"{value:,}" if unit == "count" else str(value).replace("_", " " if unit == "words" else "_")
 
     def check_page(self, name, report, digest, envelope, certified, digest_told):
         content = read_file(self.take(name), HTML_MAX)

@@ -145,20 +145,26 @@ def shown_text(value: object, unit: str = "") -> str:
     """Return how a value is written.  ``pitr_audit`` does it in the same way, and compares.
 
     ``time``: to the second; ``day``; ``took``: milliseconds in words; ``ms``: as hours:minutes:seconds, on
-    pages of version 1; ``count``: with commas.
+    pages of version 1; ``count``: with commas; ``words``: a name, with spaces.
     """
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
+        if unit == "words":
+            return value.replace("_", " ")
         return {"time": f"{value[:10]} {value[11:19]} UTC", "day": value[:10]}.get(unit, value)
     if isinstance(value, int) and unit in ("took", "ms"):
         hours, minutes, seconds = value // 3_600_000, value // 60_000 % 60, value // 1000 % 60
         if unit == "ms":
             return f"{hours}:{minutes:02d}:{seconds:02d}.{value % 1000:03d}"
-        words = f"{hours} h {minutes} min {seconds}.{value % 1000:03d} s"
-        return words.removeprefix("0 h ").removeprefix("0 min ")
+        parts = [f"{hours} h"] if hours else []
+        parts += [f"{minutes} min"] if value >= 60_000 else []
+        rest = value % 60_000
+        if rest or not parts:
+            parts.append(f"{seconds} s" if rest % 1000 == 0 else f"{seconds}.{value % 1000:03d} s")
+        return " ".join(parts)
     return f"{value:,}" if isinstance(value, int) and unit == "count" else str(value)
 
 

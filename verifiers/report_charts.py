@@ -140,7 +140,7 @@ def trend_chart(points: Sequence[Point], objective: Shown | None, title: str) ->
     newest = points[-1]
     if newest.value_ms is not None:
         y = max(y_of(newest.value_ms) - 9, 12.0)
-        drawn.append(_shown(width - right, y, newest.value, anchor="end", weight=700))
+        drawn.append(_shown(width - right, y, newest.value, anchor="end", weight=700, halo=True))
     return _svg(width, height, title, drawn)
 
 
@@ -197,8 +197,8 @@ def _objective(
     drawn = [f'{path} stroke="{_RED}" stroke-width="1.3" stroke-dasharray="5 3"/>']
     if objective is not None and points[-1].objective_ms is not None:
         y = float(height)
-        drawn.append(_text(52, y - 5, "objective", fill=_RED, size=11))
-        drawn.append(_shown(102, y - 5, objective, fill=_RED, size=11))
+        placed = _placed(52, y - 5, "start", _RED, 11, 400, halo=True)
+        drawn.append(f"<text {placed}>objective {_element('tspan', objective)}</text>")
     return drawn
 
 
@@ -230,11 +230,11 @@ def _step(most_ms: int) -> int:
 
 
 def _span_text(value_ms: int) -> str:
+    if value_ms > 60_000 and value_ms % 60_000 == 30_000:
+        return f"{value_ms // 60_000}.5 min"
     for unit_ms, unit in ((3_600_000, "h"), (60_000, "min"), (1000, "s")):
         if value_ms and value_ms % unit_ms == 0:
             return f"{value_ms // unit_ms} {unit}"
-    if value_ms % 60_000 == 30_000:
-        return f"{value_ms // 60_000}.5 min"
     return f"{value_ms} ms" if value_ms else "0"
 
 
@@ -290,8 +290,9 @@ def _shown(
     fill: str = _INK,
     size: int = 12,
     weight: int = 400,
+    halo: bool = False,
 ) -> str:
-    return _element("text", shown, " " + _placed(x, y, anchor, fill, size, weight))
+    return _element("text", shown, " " + _placed(x, y, anchor, fill, size, weight, halo=halo))
 
 
 def _element(name: str, shown: Shown, attributes: str = "") -> str:

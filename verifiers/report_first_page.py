@@ -69,7 +69,7 @@ def _scope(fields: Fields) -> list[tuple[str, Line]]:
     ]
     return [
         ("System", (Value("scope.system_name", tone="strong"), " of ", Value("scope.org", tone="strong"))),
-        ("Report", ("number ", Value("identity.series_seq"), ", ", Value("identity.report_type"))),
+        ("Report", ("number ", Value("identity.series_seq"), ", ", Value("identity.report_type", "words"))),
         ("Cluster", ("system identifier ", Value("scope.system_identifier"))),
         ("Made", (Value("identity.created_at", "time"),)),
         ("PostgreSQL", (Value("scope.pg_version"),)),

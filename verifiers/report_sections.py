@@ -99,31 +99,17 @@ def _earlier(fields: Fields) -> list[Block]:
         [
             (Value(f"{path}.series_seq"),),
             (Value(f"{path}.created_at", "day"),),
-            (Value(f"{path}.report_type"),),
+            (Value(f"{path}.report_type", "words"),),
             (Value(f"{path}.overall", tone="verdict"),),
-            (Value(f"{path}.recovery_time_ms", "took"),),
-            (Value(f"{path}.rto_ms", "took"),),
-            (Value(f"{path}.data_loss_ms", "took"),),
-            (Value(f"{path}.rpo_ms", "took"),),
+            (Value(f"{path}.recovery_time_ms", "took"), " of ", Value(f"{path}.rto_ms", "took")),
+            (Value(f"{path}.data_loss_ms", "took"), " of ", Value(f"{path}.rpo_ms", "took")),
             (Value(f"{path}.bytes", "count"),),
         ]
         for path in reversed(earlier)
     ]
-    columns = [
-        "number",
-        "day",
-        "kind",
-        "verdict",
-        "recovery time",
-        "at most",
-        "data loss",
-        "at most",
-        "bytes",
-    ]
-    return [
-        Heading("Earlier runs"),
-        Table("Runs before this one, the newest first", columns, rows, [3, 5, 7, 5, 6, 6, 5, 5, 6]),
-    ]
+    columns = ["no.", "day", "kind", "verdict", "recovery time", "data loss", "bytes restored"]
+    caption = "Runs before this one, the newest first; what was measured, of what it may be at most"
+    return [Heading("Earlier runs"), Table(caption, columns, rows, [2, 5, 8, 5, 10, 9, 7])]
 
 
 def _checks(fields: Fields) -> list[Block]:
