@@ -212,7 +212,7 @@ class VerifyFlow:
         age_ms = None
         if head is not None:
             age_ms = max(0, round((self._started_at - head.at).total_seconds() * 1000))
-        facts = self._facts(request, chosen, plan, region, age_ms)
+        facts = self._with_map(self._facts(request, chosen, plan, region, age_ms), reader, looked)
         now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
         self._observe(reader, looked, intent, opened)
@@ -320,9 +320,23 @@ class VerifyFlow:
             config_sha256=hashlib.sha256(settings.path.read_bytes()).hexdigest(),
             pg_binaries_sha256=_file_sha256(request.installation.tool("postgres")),
             verifier_name=f"pitr on {socket.gethostname()}",
+            recoverability=(),
             archive_age_ms=age_ms,
             notes=tuple(notes),
         )
+
+    def _with_map(self, facts: ReportFacts, reader: Reader, looked: Looked) -> ReportFacts:
+        """Add what can be restored along the way that was verified, or why that is not known."""
+        from cli.map_sources import map_sources, report_spans
+        from pitr.timeline_map import map_timelines
+
+        try:
+            sources = map_sources(reader, looked.survey, looked.heads, looked.read, self._app.output)
+            spans = report_spans(map_timelines(sources, facts.plan.timeline))
+        except (PitrError, StoreError) as cause:
+            note = f"what else can be restored was not found out: {_reason(cause)}"
+            return replace(facts, notes=(*facts.notes, note))
+        return replace(facts, recoverability=spans)
 
 
 def policy_of(config: VerifySettings, settings: Settings) -> Policy:

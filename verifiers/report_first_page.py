@@ -39,6 +39,7 @@ _METHODS: Final = {
 }
 NOT_TESTED_MAX: Final = 8
 _DATABASES_MAX: Final = 8
+_FAILED_MAX: Final = 5
 _MARKS: Final = (
     "Dot: passed. Triangle: with warnings. Cross: failed. Ring: not measured. Broken line: the objective."
 )
@@ -48,6 +49,7 @@ def first_page(fields: Fields) -> list[Block]:
     """Return the blocks of the first page."""
     return [
         Banner(Value("result.overall", tone="verdict"), _MEANING[fields["result.overall"]]),
+        *_failed(fields),
         Pairs("What was verified", _scope(fields), abreast=2),
         Heading("Objectives"),
         _objectives(),
@@ -57,6 +59,24 @@ def first_page(fields: Fields) -> list[Block]:
         Heading("Trend"),
         *_trend(fields),
     ]
+
+
+def _failed(fields: Fields) -> list[Block]:
+    """Return what did not pass: whoever reads the verdict asks for it next."""
+    bad = [path for path in fields.each("checks") if fields[f"{path}.result"] in ("FAILED", "WARNED")]
+    lines: list[Line] = [
+        (
+            Value(f"{path}.result", tone="verdict"),
+            ": ",
+            Value(f"{path}.title", tone="strong"),
+            ": ",
+            Value(f"{path}.reason"),
+        )
+        for path in bad[:_FAILED_MAX]
+    ]
+    if len(bad) > _FAILED_MAX:
+        lines.append((f"And {len(bad) - _FAILED_MAX} more, under “Checks”.",))
+    return [Items(lines)] if lines else []
 
 
 def _scope(fields: Fields) -> list[tuple[str, Line]]:

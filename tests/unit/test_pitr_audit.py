@@ -27,8 +27,8 @@ from verifiers import pitr_audit, report_shape
 from verifiers.audit_log import AuditLog
 from verifiers.log_entry import EntryKind
 from verifiers.public_key import from_pem, to_pem
-from verifiers.report_export import export_reports
 from verifiers.report_blocks import shown_text
+from verifiers.report_export import export_reports
 from verifiers.report_series import settle_report
 from verifiers.statement import sign_report
 from verifiers.trend import trend_row
