@@ -1,16 +1,20 @@
-"""Pages as a reader sees them: a PDF's text with its places, and pages as pictures; PNG files as well."""
+"""Pages as a reader sees them: the text of a PDF with its places, pages as pictures; and hostile text."""
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pypdfium2 as pdfium
 from numpy.typing import NDArray
 
+from verifiers.report_shape import REPORT
+
+HOSTILE = '</td></table><script>alert(1)</script><img src=x onerror=y>&lt;&#60; "\' data-f="x">'
 Picture = NDArray[np.uint8]
 _SCALE = 1.5
 # Lighter than any ink of ours.
@@ -46,6 +50,8 @@ class Page:
 
 def read_pages(pdf: bytes) -> list[Page]:
     """Return the pages of a PDF."""
+    import pypdfium2 as pdfium
+
     document = pdfium.PdfDocument(pdf)
     pages = []
     for page in document:
@@ -116,3 +122,32 @@ def _unfiltered(kind: int, line: NDArray[np.int32], above: NDArray[np.int32]) ->
             guess = np.choose(near, [left, up, corner])
         left = done[at] = (one + guess) % 256
     return done
+
+
+def set_texts(value: Any, shape: Mapping[str, Any], text: str) -> None:
+    """Set every field that may hold any text to ``text``, in place."""
+    for name, (suffix, kind) in shape.items():
+        inner = value[name]
+        if inner is None:
+            if kind in ("text", "name"):
+                value[name] = text
+        elif isinstance(kind, dict):
+            for one in inner if suffix == "[]" else [inner]:
+                set_texts(one, kind, text)
+        elif kind in ("text", "name"):
+            value[name] = [text for _ in inner] if suffix == "[]" else text
+
+
+def hostile_draft(predicate: dict[str, Any], text: str = HOSTILE) -> None:
+    """Set the texts of a draft, and leave what must not be one: reasons of what passed."""
+    drafted = {name: shape for name, shape in REPORT.items() if name in predicate}
+    kept = predicate["identity"]
+    for name, (suffix, kind) in drafted.items():
+        if name not in ("identity", "result", "trend") and isinstance(kind, dict):
+            for one in predicate[name] if suffix == "[]" else [predicate[name]]:
+                if one is not None:
+                    set_texts(one, {key: part for key, part in kind.items() if key in one}, text)
+    predicate["identity"] = kept
+    predicate["result"]["limits"] = [text]
+    for check in predicate["checks"]:
+        check["reason"] = None if check["result"] == "PASSED" else text

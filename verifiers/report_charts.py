@@ -196,8 +196,8 @@ def _objective(
     path = f'<polyline points="{" ".join([*corners, f"{_number(right)},{height}"])}" fill="none"'
     drawn = [f'{path} stroke="{_RED}" stroke-width="1.3" stroke-dasharray="5 3"/>']
     if objective is not None and points[-1].objective_ms is not None:
-        y = float(height)
-        placed = _placed(52, y - 5, "start", _RED, 11, 400, halo=True)
+        above = float(height) - 5
+        placed = _placed(52, above, "start", _RED, 11, 400, halo=True)
         drawn.append(f"<text {placed}>objective {_element('tspan', objective)}</text>")
     return drawn
 

@@ -42,9 +42,10 @@ _ORDER: Final = {"FAILED": 0, "WARNED": 1, "SKIPPED": 2, "PASSED": 3}
 def sections(fields: Fields) -> list[Block]:
     """Return the blocks after the first page."""
     rest = not_tested(fields)[NOT_TESTED_MAX:]
+    more: list[Block] = [Heading("What else was not tested"), Items(rest)] if rest else []
     return [
         PageBreak(),
-        *([Heading("What else was not tested"), Items(rest)] if rest else []),
+        *more,
         *_timings(fields),
         *_earlier(fields),
         *recoverability(fields),

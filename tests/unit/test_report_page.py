@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import fix_reports as fix
 import pytest
 from fix_audit import Forgery, audit
+from fix_pages import HOSTILE, hostile_draft
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,10 +20,8 @@ from verifiers.audit_log import AuditLog
 from verifiers.report_blocks import shown_text
 from verifiers.report_charts import Bar, Lane, Point, Shown, Span, band_chart, bar_chart, trend_chart
 from verifiers.report_html import render_report
-from verifiers.report_shape import REPORT
 from verifiers.statement import SignedStatement
 
-HOSTILE = '</td></table><script>alert(1)</script><img src=x onerror=y>&lt;&#60; "\' data-f="x">'
 _VOID = {"meta", "col", "br"}
 
 
@@ -70,35 +67,6 @@ def page_of(weeks: int = 3, *, fails: bool = False, certified: bool = False) -> 
         report = fix.run_week(log, number, fails=fails and number == weeks)
     certifications = [fix.certify(log, weeks)] if certified else []
     return report, render_report(report, certifications)
-
-
-def set_texts(value: Any, shape: Mapping[str, Any], text: str) -> None:
-    """Set every field that may hold any text to ``text``, in place."""
-    for name, (suffix, kind) in shape.items():
-        inner = value[name]
-        if inner is None:
-            if kind in ("text", "name"):
-                value[name] = text
-        elif isinstance(kind, dict):
-            for one in inner if suffix == "[]" else [inner]:
-                set_texts(one, kind, text)
-        elif kind in ("text", "name"):
-            value[name] = [text for _ in inner] if suffix == "[]" else text
-
-
-def hostile_draft(predicate: dict[str, Any], text: str = HOSTILE) -> None:
-    """Set the texts of a draft, and leave what must not be one: reasons of what passed."""
-    drafted = {name: shape for name, shape in REPORT.items() if name in predicate}
-    kept = predicate["identity"]
-    for name, (suffix, kind) in drafted.items():
-        if name not in ("identity", "result", "trend") and isinstance(kind, dict):
-            for one in predicate[name] if suffix == "[]" else [predicate[name]]:
-                if one is not None:
-                    set_texts(one, {key: part for key, part in kind.items() if key in one}, text)
-    predicate["identity"] = kept
-    predicate["result"]["limits"] = [text]
-    for check in predicate["checks"]:
-        check["reason"] = None if check["result"] == "PASSED" else text
 
 
 def test_markup_in_every_text_stays_text_and_the_auditors_tool_agrees(tmp_path: Path) -> None:
