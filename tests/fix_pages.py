@@ -62,7 +62,8 @@ def read_pages(pdf: bytes) -> list[Page]:
             for at in range(signs.count_chars())
             if not signs.get_text_range(at, 1).isspace()
         )
-        picture = page.render(scale=_SCALE).to_numpy()[..., :3].copy()
+        # Blue comes first there.
+        picture = page.render(scale=_SCALE).to_numpy()[..., 2::-1].copy()
         width, height = page.get_size()
         pages.append(Page(width, height, " ".join(text.split()), boxes, picture))
         signs.close()
@@ -127,6 +128,9 @@ def _unfiltered(kind: int, line: NDArray[np.int32], above: NDArray[np.int32]) ->
 def set_texts(value: Any, shape: Mapping[str, Any], text: str) -> None:
     """Set every field that may hold any text to ``text``, in place."""
     for name, (suffix, kind) in shape.items():
+        if name not in value:
+            # What only the series and the log know.
+            continue
         inner = value[name]
         if inner is None:
             if kind in ("text", "name"):

@@ -52,7 +52,7 @@ thead th{border-bottom:1.5px solid #1a1a1a;font-weight:600}tbody th{font-weight:
 .code,pre{font-family:ui-monospace,"DejaVu Sans Mono",monospace}.code{font-size:.86em;overflow-wrap:anywhere}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75em;background:#f4f4f4;padding:.7em;margin:.4em 0}
 figure{margin:.4em 0 .8em}figcaption{color:#444;font-size:.88em;margin-bottom:.2em}svg{width:100%;height:auto}
-.abreast{display:grid;grid-template-columns:1fr 1fr;gap:1.2em}
+[data-f]{unicode-bidi:isolate}.abreast{display:grid;grid-template-columns:1fr 1fr;gap:1.2em}
 @media print{body{margin:0;max-width:none;padding:0;font-size:9.2pt}h1{font-size:1.5em}
 h2{break-after:avoid;margin-top:1em}tr,li,figure,.banner,pre.type{break-inside:avoid}thead{display:table-header-group}
 caption,figcaption,thead{break-after:avoid}tbody tr:first-child{break-before:avoid}

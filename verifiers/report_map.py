@@ -10,6 +10,8 @@ from verifiers.report_charts import Lane, Shown, Span, band_chart
 
 _ROWS_MAX: Final = 40
 _REGIONS_MAX: Final = 12
+# What fits beside a lane; the region is named by its place among the regions else.
+_LABEL_CHARS_MAX: Final = 24
 _LSN_OF_LOW: Final = 1 << 32
 
 
@@ -58,10 +60,11 @@ def _lanes(fields: Fields, spans: list[str], marks: dict[str, str]) -> list[Lane
         for path in spans
     ]
     lanes = [Lane("any region", union)]
-    for path in fields.each("source.regions")[:_REGIONS_MAX]:
+    for number, path in enumerate(fields.each("source.regions")[:_REGIONS_MAX], 1):
         name = fields[f"{path}.name"]
+        label = Shown(name, f"{path}.name", "") if len(name) <= _LABEL_CHARS_MAX else f"region {number}"
         own = [Span(*places[one], is_gap=False) for one in spans if name in fields[f"{one}.regions"]]
-        lanes.append(Lane(Shown(name, f"{path}.name", ""), own))
+        lanes.append(Lane(label, own))
     return lanes
 
 

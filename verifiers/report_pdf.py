@@ -1,13 +1,15 @@
 """The PDF of a report: the blocks of its page, set by typst, as PDF/A.  A function of the signed statements.
 
 Nothing is read but our own template and the fonts that typst brings; no package and no network.  What the
-report says goes in as JSON: no text in it can be markup.  The date is the report's, so that one report has
-one PDF.  It is a copy for people: evidence are the signed report and the page that the log names.
+report says goes in as JSON: no text in it can be markup.  A sign that those fonts lack is written by its
+number.  The date is the report's, so that one report has one PDF.  It is a copy for people: evidence are the
+signed report and the page that the log names.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +38,13 @@ from verifiers.statement import SignedStatement
 Paper = Literal["a4", "us-letter"]
 _TEMPLATE: Final = Path(__file__).with_name("report.typ")
 _TITLE: Final = "Restore verification report"
+# Signs that typst's own fonts have: Latin, Greek, Cyrillic, Hebrew, marks, arrows and mathematics.  PDF/A
+# refuses a sign without a shape, and fonts of the host would make one report two files.  Not among them are
+# those that turn or hide what stands beside them.
+_SHAPED: Final = re.compile(
+    "[\u00a0-\u02af\u02c6-\u02dd\u0300-\u034e\u0370-\u03ff\u0400-\u04ff\u05d0-\u05ea\u1e00-\u1fff"
+    "\u2010-\u2027\u20a0-\u20bf\u2190-\u22ff\u2500-\u257f\u25a0-\u25ff]"
+)
 # Archival, and readable by a screen reader.
 _STANDARDS: Final = ["a-2a", "ua-1"]
 
@@ -61,7 +70,7 @@ def render_pdf(
             hint="pip install 'pitr[pdf]'",
         ) from cause
     fields = report_fields(report, certifications)
-    made = json.dumps(pdf_content(fields, paper))
+    made = drawable(json.dumps(pdf_content(fields, paper), ensure_ascii=False))
     date = datetime.fromisoformat(fields["identity.created_at"])
     try:
         compiler = typst.Compiler(
@@ -74,6 +83,15 @@ def render_pdf(
         raise PdfFailed("the PDF could not be set", detail=str(cause)) from cause
     assert isinstance(pdf, bytes)
     return pdf
+
+
+def drawable(text: str) -> str:
+    """Return the text with its other signs by their number, as [U+6F22].  Pure."""
+    return "".join(sign if sign < "\x7f" or _has_shape(sign) else f"[U+{ord(sign):04X}]" for sign in text)
+
+
+def _has_shape(sign: str) -> bool:
+    return _SHAPED.match(sign) is not None and (sign.isprintable() or sign == "\u00a0")
 
 
 def pdf_content(fields: Fields, paper: Paper) -> dict[str, Any]:

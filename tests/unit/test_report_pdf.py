@@ -13,12 +13,13 @@ from fix_pages import Page, colours, hostile_draft, ink, read_pages
 
 from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog
-from verifiers.report_pdf import Paper, render_pdf
+from verifiers.report_pdf import Paper, drawable, render_pdf
 from verifiers.statement import SignedStatement
 
 # Typst's markup, code and a reference; and an end of its string.
 MARKUP = '#panic("x") $x^2$ *bold* _it_ @key <label> \\u{41} ") #read("/etc/passwd") `raw` = head // end'
-_MARGIN = 36.0
+# Points: the footer stands lowest.
+_MARGIN = 24.0
 
 
 def reports(weeks: int, **fails: bool) -> tuple[AuditLog, SignedStatement]:
@@ -92,6 +93,18 @@ def test_one_report_has_one_pdf_archival_and_tagged(year: tuple[SignedStatement,
     assert re.search(rb"<pdfuaid:part>1</pdfuaid:part>", pdf)
     assert b"2027-01-10T03:05:00" in pdf
     assert not re.search(rb"/URI|/JavaScript|/Launch|/EmbeddedFile", pdf)
+
+
+def test_a_sign_without_a_shape_is_told_by_its_number_and_all_others_are_set() -> None:
+    _, report = reports(1)
+    signs = "".join(chr(at) for at in range(0x20, 0x3000) if drawable(chr(at)) == chr(at))
+    assert len(signs) > 2000
+    predicate = fix.changed(report.predicate)
+    predicate["people"]["notified"] = [signs]
+    predicate["source"]["encryption"]["key_ids"] = [signs]
+    predicate["scope"]["org"] = signs
+    assert render_pdf(SignedStatement(report.envelope, predicate), []).startswith(b"%PDF-")
+    assert drawable("a漢\u202e\u00ad\u200b🙂ü") == "a[U+6F22][U+202E][U+00AD][U+200B][U+1F642]ü"
 
 
 @pytest.mark.parametrize("paper", ["a4", "us-letter"])
