@@ -124,7 +124,8 @@ def trend_chart(points: Sequence[Point], objective: Shown | None, title: str) ->
         y = y_of(tick)
         drawn.append(_line(left, y, width - right, y, _GRID))
         drawn.append(_text(left - 6, y + 4, _span_text(tick), anchor="end", fill=_SOFT, size=11))
-    drawn += _objective(points, x_of, y_of, objective, width - right)
+    aim = _objective(points, x_of, y_of, objective, width - right)
+    drawn += aim[:1]
     line = " ".join(
         f"{_number(x_of(point))},{_number(y_of(point.value_ms))}"
         for point in points
@@ -137,10 +138,13 @@ def trend_chart(points: Sequence[Point], objective: Shown | None, title: str) ->
     ends = [(points[0], "start", float(left)), (points[-1], "end", float(width - right))]
     for point, anchor, x in ends[len(points) == 1 :]:
         drawn.append(_shown(x, height - 6, point.day, anchor=anchor, size=11, fill=_SOFT))
+    # Above what is drawn, so that they can be read.
+    drawn += aim[1:]
     newest = points[-1]
     if newest.value_ms is not None:
         y = max(y_of(newest.value_ms) - 9, 12.0)
-        drawn.append(_shown(width - right, y, newest.value, anchor="end", weight=700, halo=True))
+        drawn.append(_backing(width - right, y, newest.value.text, "end", 12))
+        drawn.append(_shown(width - right, y, newest.value, anchor="end", weight=700))
     return _svg(width, height, title, drawn)
 
 
@@ -170,7 +174,8 @@ def band_chart(lanes: Sequence[Lane], ends: tuple[Shown, Shown] | None, title: s
             across = max(end - x, 5.0)
             drawn.append(_rect(x, y, across, row - 6, "url(#gap)", stroke=_RED))
             if span.mark:
-                drawn.append(_text(x + across / 2, y + 14, span.mark, anchor="middle", weight=700, halo=True))
+                drawn.append(_backing(x + across / 2, y + 14, span.mark, "middle", 12))
+                drawn.append(_text(x + across / 2, y + 14, span.mark, anchor="middle", weight=700))
     if ends is not None:
         for shown, anchor, x in ((ends[0], "start", left), (ends[1], "end", width - right)):
             drawn.append(_shown(x, height - 6, shown, anchor=anchor, size=11, fill=_SOFT))
@@ -184,6 +189,7 @@ def _objective(
     objective: Shown | None,
     right: float,
 ) -> list[str]:
+    """Return the line, and then what is written at it."""
     corners: list[str] = []
     for point in points:
         if point.objective_ms is not None:
@@ -197,7 +203,8 @@ def _objective(
     drawn = [f'{path} stroke="{_RED}" stroke-width="1.3" stroke-dasharray="5 3"/>']
     if objective is not None and points[-1].objective_ms is not None:
         above = float(height) - 5
-        placed = _placed(52, above, "start", _RED, 11, 400, halo=True)
+        drawn.append(_backing(52, above, f"objective {objective.text}", "start", 11))
+        placed = _placed(52, above, "start", _RED, 11, 400)
         drawn.append(f"<text {placed}>objective {_element('tspan', objective)}</text>")
     return drawn
 
@@ -260,10 +267,15 @@ def _rect(x: float, y: float, width: float, height: float, fill: str, *, stroke:
     return f'<rect {places} fill="{fill}" stroke="{stroke}"/>'
 
 
-def _placed(x: float, y: float, anchor: str, fill: str, size: int, weight: int, *, halo: bool = False) -> str:
+def _backing(x: float, y: float, words: str, anchor: str, size: int) -> str:
+    """Draw paper behind a text that may stand on a line; as wide as most fonts make it."""
+    width = 0.54 * size * len(words) + 4
+    left = {"start": x - 2, "end": x + 2 - width, "middle": x - width / 2}[anchor]
+    return _rect(left, y - 0.8 * size - 1, width, size + 2, "#fff")
+
+
+def _placed(x: float, y: float, anchor: str, fill: str, size: int, weight: int) -> str:
     shape = f'x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" fill="{fill}" font-size="{size}"'
-    if halo:
-        shape += ' stroke="#fff" stroke-width="3" paint-order="stroke"'
     return shape + (f' font-weight="{weight}"' if weight != 400 else "")
 
 
@@ -276,9 +288,8 @@ def _text(
     fill: str = _INK,
     size: int = 12,
     weight: int = 400,
-    halo: bool = False,
 ) -> str:
-    return f"<text {_placed(x, y, anchor, fill, size, weight, halo=halo)}>{escape(words)}</text>"
+    return f"<text {_placed(x, y, anchor, fill, size, weight)}>{escape(words)}</text>"
 
 
 def _shown(
@@ -290,9 +301,8 @@ def _shown(
     fill: str = _INK,
     size: int = 12,
     weight: int = 400,
-    halo: bool = False,
 ) -> str:
-    return _element("text", shown, " " + _placed(x, y, anchor, fill, size, weight, halo=halo))
+    return _element("text", shown, " " + _placed(x, y, anchor, fill, size, weight))
 
 
 def _element(name: str, shown: Shown, attributes: str = "") -> str:

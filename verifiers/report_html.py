@@ -40,7 +40,7 @@ body{font:15px/1.4 "Helvetica Neue",Arial,"Liberation Sans",sans-serif;color:#1a
 max-width:62rem;margin:2rem auto;padding:0 1.2rem}
 h1{font-size:1.6em;margin:0 0 .5em}h2{font-size:1.12em;color:#1f4e79;border-bottom:1.5px solid #1f4e79;
 margin:1.7em 0 .5em;padding-bottom:.15em}
-p{margin:.4em 0}ul{margin:.3em 0;padding-left:1.3em}li{margin:.15em 0;overflow-wrap:anywhere}
+p{margin:.4em 0}ul{margin:.3em 0 .7em;padding-left:1.3em}li{margin:.15em 0;overflow-wrap:anywhere}
 table{border-collapse:collapse;width:100%;table-layout:fixed;margin:.3em 0 .9em}
 caption{text-align:left;color:#444;font-size:.88em;padding-bottom:.2em}
 th,td{text-align:left;vertical-align:top;padding:.28em .7em .28em 0;overflow-wrap:anywhere;

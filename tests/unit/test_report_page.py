@@ -235,7 +235,7 @@ def test_a_gap_of_a_second_in_a_month_is_seen_over_what_is_beside_it() -> None:
     spans = [Span(0.0, 1000.0, is_gap=False), gap, Span(1001.0, 2_600_000.0, is_gap=False)]
     svg = band_chart([Lane("any region", spans)], None, "x")
     rects = re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="([\d.]+)" height="[\d.]+" fill="([^"]*)"', svg)
-    assert rects[-1] == ("5", "url(#gap)")
+    assert ("5", "url(#gap)") in rects[-2:]
     assert ">G1</text>" in svg
 
 
