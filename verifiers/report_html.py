@@ -154,7 +154,7 @@ class _Page:
 
     def _value(self, value: Value) -> str:
         attributes = f' data-u="{value.unit}"' if value.unit else ""
-        css = value.tone
+        css: str = value.tone
         if css == "verdict":
             css = f"verdict {self._fields[value.path]}"
         attributes += f' class="{escape(css)}"' if css else ""

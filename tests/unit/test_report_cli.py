@@ -237,10 +237,8 @@ def test_reports_are_written_as_pdf_and_only_where_there_is_none_yet(desk: Desk)
     words = ["report", "certify", "2", "--key", str(desk.folder / "manager.key"), "--name", "A. Manager"]
     desk.run(*words, "--role", "head of IT")
     desk.run("report", "export", str(folder), "--pdf")
-    assert sorted(one.name for one in (folder / "pdf").iterdir()) == [
-        *names,
-        names[1].replace(".pdf", "-certified.pdf"),
-    ]
+    certified = names[1].replace(".pdf", "-certified.pdf")
+    assert {one.name for one in (folder / "pdf").iterdir()} == {*names, certified}
     assert kept.read_bytes() == b"kept"
     now = encode_time(fix.BEGIN + fix.WEEK * 2)
     found = audit(folder, desk.folder / "verifier.pub.pem", now=now)
