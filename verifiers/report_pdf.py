@@ -45,8 +45,6 @@ _SHAPED: Final = re.compile(
     "[\u00a0-\u02af\u02c6-\u02dd\u0300-\u034e\u0370-\u03ff\u0400-\u04ff\u05d0-\u05ea\u1e00-\u1fff"
     "\u2010-\u2027\u20a0-\u20bf\u2190-\u22ff\u2500-\u257f\u25a0-\u25ff]"
 )
-# Archival, and readable by a screen reader.
-_STANDARDS: Final = ["a-2a", "ua-1"]
 
 
 class PdfMissing(PitrError):
@@ -78,7 +76,8 @@ def render_pdf(
             font_paths=typst.Fonts(include_system_fonts=False),
             sys_inputs={"report": made},
         )
-        pdf = compiler.compile(format="pdf", pdf_standards=_STANDARDS, timestamp=date)
+        # Archival, and readable by a screen reader.
+        pdf = compiler.compile(format="pdf", pdf_standards=["a-2a", "ua-1"], timestamp=date)
     except typst.TypstError as cause:
         raise PdfFailed("the PDF could not be set", detail=str(cause)) from cause
     assert isinstance(pdf, bytes)
