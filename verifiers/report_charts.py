@@ -104,7 +104,7 @@ def bar_chart(bars: Sequence[Bar], title: str) -> str:
 
 def trend_chart(points: Sequence[Point], objective: Shown | None, title: str) -> str:
     """Draw what each run measured over time, with the objective of its day as a broken line."""
-    width, height, left, right, top, bottom = 350, 190, 48, 16, 18, 34
+    width, height, left, right, top, bottom = 350, 200, 48, 16, 34, 28
     measured = [point.value_ms for point in points if point.value_ms is not None]
     objectives = [point.objective_ms for point in points if point.objective_ms is not None]
     most = max([1, *measured, *objectives])
@@ -124,8 +124,7 @@ def trend_chart(points: Sequence[Point], objective: Shown | None, title: str) ->
         y = y_of(tick)
         drawn.append(_line(left, y, width - right, y, _GRID))
         drawn.append(_text(left - 6, y + 4, _span_text(tick), anchor="end", fill=_SOFT, size=11))
-    aim = _objective(points, x_of, y_of, objective, width - right)
-    drawn += aim[:1]
+    drawn += _objective(points, x_of, y_of, width - right)
     line = " ".join(
         f"{_number(x_of(point))},{_number(y_of(point.value_ms))}"
         for point in points
@@ -138,13 +137,10 @@ def trend_chart(points: Sequence[Point], objective: Shown | None, title: str) ->
     ends = [(points[0], "start", float(left)), (points[-1], "end", float(width - right))]
     for point, anchor, x in ends[len(points) == 1 :]:
         drawn.append(_shown(x, height - 6, point.day, anchor=anchor, size=11, fill=_SOFT))
-    # Above what is drawn, so that they can be read.
-    drawn += aim[1:]
-    newest = points[-1]
-    if newest.value_ms is not None:
-        y = max(y_of(newest.value_ms) - 9, 12.0)
-        drawn.append(_backing(width - right, y, newest.value.text, "end", 12))
-        drawn.append(_shown(width - right, y, newest.value, anchor="end", weight=700))
+    # Above what is drawn: nothing hides a mark, and no line goes through the words.
+    if objective is not None:
+        drawn.append(_named(left, 15, "objective", objective, "start", _RED))
+    drawn.append(_named(width - right, 15, "this run", points[-1].value, "end", _INK))
     return _svg(width, height, title, drawn)
 
 
@@ -183,13 +179,8 @@ def band_chart(lanes: Sequence[Lane], ends: tuple[Shown, Shown] | None, title: s
 
 
 def _objective(
-    points: Sequence[Point],
-    x_of: Callable[[Point], float],
-    y_of: Callable[[int], float],
-    objective: Shown | None,
-    right: float,
+    points: Sequence[Point], x_of: Callable[[Point], float], y_of: Callable[[int], float], right: float
 ) -> list[str]:
-    """Return the line, and then what is written at it."""
     corners: list[str] = []
     for point in points:
         if point.objective_ms is not None:
@@ -200,13 +191,11 @@ def _objective(
         return []
     height = corners[-1].partition(",")[2]
     path = f'<polyline points="{" ".join([*corners, f"{_number(right)},{height}"])}" fill="none"'
-    drawn = [f'{path} stroke="{_RED}" stroke-width="1.3" stroke-dasharray="5 3"/>']
-    if objective is not None and points[-1].objective_ms is not None:
-        above = float(height) - 5
-        drawn.append(_backing(52, above, f"objective {objective.text}", "start", 11))
-        placed = _placed(52, above, "start", _RED, 11, 400)
-        drawn.append(f"<text {placed}>objective {_element('tspan', objective)}</text>")
-    return drawn
+    return [f'{path} stroke="{_RED}" stroke-width="1.3" stroke-dasharray="5 3"/>']
+
+
+def _named(x: float, y: float, words: str, shown: Shown, anchor: str, fill: str) -> str:
+    return f"<text {_placed(x, y, anchor, fill, 12, 700)}>{words} {_element('tspan', shown)}</text>"
 
 
 def _mark(point: Point, x: float, y: float, *, is_last: bool) -> str:

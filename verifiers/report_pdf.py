@@ -69,7 +69,8 @@ def render_pdf(
         ) from cause
     fields = report_fields(report, certifications)
     made = drawable(json.dumps(pdf_content(fields, paper), ensure_ascii=False))
-    date = datetime.fromisoformat(fields["identity.created_at"])
+    # PDF has no smaller part of time than a second.
+    date = datetime.fromisoformat(fields["identity.created_at"]).replace(microsecond=0)
     try:
         compiler = typst.Compiler(
             _TEMPLATE.read_bytes(),

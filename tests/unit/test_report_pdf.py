@@ -119,6 +119,13 @@ def test_markup_is_text_and_endless_words_are_broken(paper: Paper) -> None:
         assert [box for page in pages for box in page.outside(_MARGIN)] == []
 
 
+def test_a_report_of_any_part_of_a_second_is_set() -> None:
+    _, report = reports(1)
+    predicate = fix.changed(report.predicate)
+    predicate["identity"]["created_at"] = "2026-11-30T09:08:07.654321Z"
+    assert b"2026-11-30T09:08:07" in render_pdf(SignedStatement(report.envelope, predicate), [])
+
+
 def test_what_failed_stands_on_the_first_page() -> None:
     _, report = reports(1, fails=True)
     first = read_pages(render_pdf(report, []))[0].text
