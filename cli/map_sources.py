@@ -65,7 +65,7 @@ def map_sources(
 
 
 def report_spans(made: TimelineMap) -> list[dict[str, Any]]:
-    """Return what a report says can be restored: the way's spans since its oldest backup.  Pure.
+    """Return what a report says can be restored: the way's spans since its oldest backup, the newest.  Pure.
 
     What has expired was meant to go, and is left out; so is WAL from before the oldest backup.
     """

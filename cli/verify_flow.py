@@ -327,7 +327,7 @@ class VerifyFlow:
 
     def _with_map(self, facts: ReportFacts, reader: Reader, looked: Looked) -> ReportFacts:
         """Add what can be restored along the way that was verified, or why that is not known."""
-        from cli.map_sources import map_sources, report_spans
+        from cli.map_sources import SPANS_MAX, map_sources, report_spans
         from pitr.timeline_map import map_timelines
 
         try:
@@ -336,7 +336,10 @@ class VerifyFlow:
         except (PitrError, StoreError) as cause:
             note = f"what else can be restored was not found out: {_reason(cause)}"
             return replace(facts, notes=(*facts.notes, note))
-        return replace(facts, recoverability=spans)
+        notes = facts.notes
+        if len(spans) == SPANS_MAX:
+            notes = (*notes, f"the map of what can be restored has its newest {SPANS_MAX} spans alone")
+        return replace(facts, recoverability=spans, notes=notes)
 
 
 def policy_of(config: VerifySettings, settings: Settings) -> Policy:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import base64
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -335,6 +337,19 @@ def test_openssl_says_the_same_by_hand(house: fix.ReportHouse, tmp_path: Path) -
     env["REPORT"] = str(tmp_path / "changed.json")
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
     assert "Verified Successfully" not in done.stdout
+
+
+def test_the_commands_on_a_page_check_its_report(house: fix.ReportHouse, tmp_path: Path) -> None:
+    page = next(house.folder.glob("00000002-*.html")).read_text()
+    (commands,) = re.findall(r'<pre class="type">([^<]*)</pre>', page)
+    shutil.copy(next(house.folder.glob("00000002-*[0-9].json")), tmp_path / "REPORT.json")
+    shutil.copy(house.key, tmp_path / "verifier.pub.pem")
+    words = ["sh", "-eu", "-c", html.unescape(commands)]
+    env = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+    assert "Signature Verified Successfully" in done.stdout, done.stderr
+    (shown,) = re.findall(r'data-f="payload_sha256"[^>]*>([0-9a-f]{64})<', page)
+    assert done.stdout.split()[-1] == shown
 
 
 def test_openssl_reads_our_public_keys(tmp_path: Path) -> None:
