@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from pitr.errors import PitrError
 from pitr.event_reader import EventReader
 from pitr.pipeline.sign import encode_time
 from pitr.region_holdings import find_holdings
 from pitr.survey import ArchiveEnd
 from pitr.timeline_causes import damaged_wal, expired_wal
 from pitr.timeline_events import event_causes
-from pitr.timeline_map import MapSources, TimelineMap
+from pitr.timeline_map import MapSources, TimelineMap, map_timelines
+from storage.store import StoreError
 
 if TYPE_CHECKING:
     from cli.output import Output
+    from cli.planning import Looked
     from cli.wiring import Reader
     from pitr.catalogue.records import HeadRecord
     from pitr.catalogue_rebuild import RebuildResult
     from pitr.layout import ArchiveId
     from pitr.survey import ArchiveSurvey
+    from verifiers.verify_report import ReportFacts
 
 # The newest; events are some in a year.
 _EVENTS_MAX = 10_000
@@ -64,8 +69,22 @@ def map_sources(
     )
 
 
+def with_map(facts: ReportFacts, reader: Reader, looked: Looked, output: Output) -> ReportFacts:
+    """Return what a report says with what can be restored along its way, or why that is not known."""
+    try:
+        sources = map_sources(reader, looked.survey, looked.heads, looked.read, output)
+        spans = report_spans(map_timelines(sources, facts.plan.timeline))
+    except (PitrError, StoreError) as cause:
+        note = f"what else can be restored was not found out: {cause}"
+        return replace(facts, notes=(*facts.notes, note))
+    notes = [*facts.notes]
+    if len(spans) > SPANS_MAX:
+        notes.append(f"the map of what can be restored has its newest {SPANS_MAX} spans alone")
+    return replace(facts, recoverability=spans[-SPANS_MAX:], notes=tuple(notes))
+
+
 def report_spans(made: TimelineMap) -> list[dict[str, Any]]:
-    """Return what a report says can be restored: the way's spans since its oldest backup, the newest.  Pure.
+    """Return what a report says can be restored: the way's spans since its oldest backup.  Pure.
 
     What has expired was meant to go, and is left out; so is WAL from before the oldest backup.
     """
@@ -82,5 +101,5 @@ def report_spans(made: TimelineMap) -> list[dict[str, Any]]:
             "from_at": None if span.first_at is None else encode_time(span.first_at),
             "to_at": None if span.last_at is None else encode_time(span.last_at),
         }
-        for span in spans[-SPANS_MAX:]
+        for span in spans
     ]

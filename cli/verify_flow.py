@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cli.context import App
 from cli.errors import UsageRefused
+from cli.map_sources import with_map
 from cli.planning import look, plan_from
 from cli.reading import Source, choose_archive
 from cli.restore_choices import cache_dir
@@ -212,7 +213,8 @@ class VerifyFlow:
         age_ms = None
         if head is not None:
             age_ms = max(0, round((self._started_at - head.at).total_seconds() * 1000))
-        facts = self._with_map(self._facts(request, chosen, plan, region, age_ms), reader, looked)
+        facts = self._facts(request, chosen, plan, region, age_ms)
+        facts = with_map(facts, reader, looked, self._app.output)
         now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
         self._observe(reader, looked, intent, opened)
@@ -324,22 +326,6 @@ class VerifyFlow:
             archive_age_ms=age_ms,
             notes=tuple(notes),
         )
-
-    def _with_map(self, facts: ReportFacts, reader: Reader, looked: Looked) -> ReportFacts:
-        """Add what can be restored along the way that was verified, or why that is not known."""
-        from cli.map_sources import SPANS_MAX, map_sources, report_spans
-        from pitr.timeline_map import map_timelines
-
-        try:
-            sources = map_sources(reader, looked.survey, looked.heads, looked.read, self._app.output)
-            spans = report_spans(map_timelines(sources, facts.plan.timeline))
-        except (PitrError, StoreError) as cause:
-            note = f"what else can be restored was not found out: {_reason(cause)}"
-            return replace(facts, notes=(*facts.notes, note))
-        notes = facts.notes
-        if len(spans) == SPANS_MAX:
-            notes = (*notes, f"the map of what can be restored has its newest {SPANS_MAX} spans alone")
-        return replace(facts, recoverability=spans, notes=notes)
 
 
 def policy_of(config: VerifySettings, settings: Settings) -> Policy:
