@@ -54,6 +54,11 @@ class Browser:
         return picture
 
 
+def title_height(page: Page) -> float:
+    """Return how high the title's letters are: nothing on the page is larger."""
+    return max(top - bottom for _, bottom, _, top in page.boxes)
+
+
 @pytest.fixture
 def browser(tmp_path: Path) -> Browser:
     return Browser(apt_program("chromium", "chromium"), tmp_path)
@@ -76,6 +81,8 @@ def test_it_prints_whole_with_the_verdict_and_the_trend_on_the_first_page(
     order += ["no Kafka is configured", "Trend", "objective 5 min"]
     places = [pages[0].text.index(one) for one in order]
     assert places == sorted(places)
+    assert "How long it took" not in pages[0].text
+    assert "How long it took" in pages[1].text
     for number, page in enumerate(pages, 1):
         assert page.outside(_MARGIN) == []
         assert f"page {number} of {len(pages)}" in page.text
@@ -110,3 +117,6 @@ def test_no_text_is_cut_however_long_its_words_are(browser: Browser, report: Sig
     hostile_draft(predicate, "x" * 300)
     pages = browser.print(render_report(SignedStatement(report.envelope, predicate), []), "A4")
     assert [box for page in pages for box in page.outside(_MARGIN)] == []
+    # What does not fit a page's width is made smaller by the browser, with all that is on the page.
+    whole = browser.print(render_report(report, []), "A4")
+    assert title_height(pages[0]) == pytest.approx(title_height(whole[0]), rel=0.02)

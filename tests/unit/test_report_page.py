@@ -105,13 +105,26 @@ def test_the_first_page_has_the_verdict_the_objectives_what_was_not_tested_and_t
     ]
 
 
+def checks_of(page: bytes) -> list[str]:
+    """Return the ids of the checks in the order in which the page has them."""
+    return [shown for path, shown in Seen(page).shown if re.fullmatch(r"checks\.\d\.id", path)]
+
+
 def test_what_failed_is_told_below_the_verdict_and_is_the_first_of_the_checks() -> None:
     _, page = page_of(fails=True)
     text = page.decode()
     banner = text.index('class="banner FAILED"')
     assert banner < text.index("a page differs") < text.index("Objectives")
-    ids = [shown for path, shown in Seen(page).shown if re.fullmatch(r"checks\.\d\.id", path)]
-    assert ids == ["C04", "C16", "C15.orders"]
+    assert checks_of(page) == ["C04", "C16", "C15.orders"]
+    report, page = page_of()
+    assert checks_of(page) == ["C16", "C04", "C15.orders"]
+    predicate = fix.changed(report.predicate)
+    predicate["checks"][2] |= {"result": "FAILED", "reason": "a row"}
+    assert checks_of(render_report(SignedStatement(report.envelope, predicate), [])) == [
+        "C15.orders",
+        "C16",
+        "C04",
+    ]
 
 
 def test_what_was_not_tested_is_told_once_and_all_of_it() -> None:
