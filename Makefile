@@ -108,7 +108,7 @@ lock: $(VENV_MADE)
 	test -x .cache/lock-venv/bin/uv || { $(BIN)/python -m venv .cache/lock-venv && \
 	  .cache/lock-venv/bin/python -m pip install --quiet --disable-pip-version-check $(UV); }
 	$(LOCK) $(if $(UPGRADE),--upgrade) --extra make --extra demo -o requirements.lock
-	$(LOCK) $(if $(UPGRADE),--upgrade) --extra make --extra demo --extra test -c requirements.lock -o requirements-test.lock
+	$(LOCK) $(if $(UPGRADE),--upgrade) --extra make --extra demo --extra pdf --extra test -c requirements.lock -o requirements-test.lock
 
 format: $(VENV)/.test-ready
 	$(BIN)/ruff format .

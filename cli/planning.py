@@ -60,6 +60,7 @@ class Looked:
     forks: tuple[ForkSeen, ...]
     survey: ArchiveSurvey
     heads: Mapping[ArchiveId, HeadRecord]
+    read: RebuildResult
 
 
 def look(reader: Reader, source: Source, output: Output, *, without: Collection[str] = ()) -> Looked:
@@ -76,7 +77,7 @@ def look(reader: Reader, source: Source, output: Output, *, without: Collection[
         heads = {other: found.head for other in result.archives if (found := catalogue.head(other))}
     finally:
         catalogue.close()
-    return Looked(archive, forks, survey, heads)
+    return Looked(archive, forks, survey, heads, result)
 
 
 def make_plan(

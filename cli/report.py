@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -43,6 +43,15 @@ def _reading_options(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+_PAPER = click.option(
+    "--paper",
+    type=click.Choice(["a4", "us-letter"]),
+    default="a4",
+    show_default=True,
+    help="What the PDF is printed on.",
+)
 
 
 @contextmanager
@@ -114,12 +123,23 @@ def _row(entry: LogEntry, reports: dict[str, LoggedReport]) -> dict[str, object]
 
 @report.command("show")
 @click.argument("wanted", metavar="REPORT", default="newest")
+@click.option("--pdf", type=_FILE, help="Write it as PDF/A to this file, which is replaced.")
+@_PAPER
 @_reading_options
 @common_options
 def show_report(
-    wanted: str, urls: tuple[str, ...], identity: Path | None, region: str | None, verifier: Path | None
+    wanted: str,
+    pdf: Path | None,
+    paper: Literal["a4", "us-letter"],
+    urls: tuple[str, ...],
+    identity: Path | None,
+    region: str | None,
+    verifier: Path | None,
 ) -> None:
-    """Show one report: its number or id, or the newest. With --json the whole signed statement."""
+    """Show one report: its number or id, or the newest. With --json the whole signed statement.
+
+    With --pdf also as a file for people, which needs the extra pdf: pip install 'pitr[pdf]'.
+    """
     from cli.report_log import choose_report
     from verifiers.log_reader import read_log
     from verifiers.report_series import logged_reports, read_certifications, read_report
@@ -130,6 +150,11 @@ def show_report(
         chosen = choose_report(logged_reports(state.covered), wanted)
         statement = read_report(reader.store, key, chosen)
         certifications = read_certifications(reader.store, key, chosen)
+    if pdf is not None:
+        from storage.synced_file import replace_synced
+        from verifiers.report_pdf import render_pdf
+
+        replace_synced(pdf, render_pdf(statement, certifications, paper))
     _tell(app, statement.predicate, [one.predicate for one in certifications])
     app.output.finish(
         {
@@ -137,6 +162,7 @@ def show_report(
             "report_sha256": statement.payload_sha256,
             "predicate": statement.predicate,
             "certifications": [one.predicate for one in certifications],
+            "pdf": None if pdf is None else str(pdf),
         }
     )
 
@@ -178,20 +204,31 @@ def _tell(app: App, said: Predicate, certifications: list[Predicate]) -> None:
 
 @report.command("export")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--pdf", is_flag=True, help="Also write each as PDF/A, into FOLDER/pdf.")
+@_PAPER
 @_reading_options
 @common_options
 def export_folder(
-    folder: Path, urls: tuple[str, ...], identity: Path | None, region: str | None, verifier: Path | None
+    folder: Path,
+    pdf: bool,
+    paper: Literal["a4", "us-letter"],
+    urls: tuple[str, ...],
+    identity: Path | None,
+    region: str | None,
+    verifier: Path | None,
 ) -> None:
     """Write all reports, the whole log and its checkpoints to FOLDER, for an auditor.
 
-    May be repeated: what is new is added. pitr-audit checks the folder with the public key alone.
+    May be repeated: what is new is added. pitr-audit checks the folder with the public key alone; PDFs are
+    copies for people, and need the extra pdf: pip install 'pitr[pdf]'.
     """
-    from verifiers.report_export import export_reports
+    from verifiers.report_export import export_pdfs, export_reports
 
     app = current()
     with _opened(app, urls, identity, region, verifier) as (reader, key):
-        done = export_reports(reader.store, reader.repository.repository_id, key, folder)
+        repository_id = reader.repository.repository_id
+        done = export_reports(reader.store, repository_id, key, folder)
+        pdfs = export_pdfs(reader.store, repository_id, key, folder / "pdf", paper) if pdf else 0
     if done.uncovered:
         app.output.warn(
             f"{done.uncovered} newest entries of the log are under no checkpoint yet, and were left out"
@@ -206,6 +243,7 @@ def export_folder(
             "log_entries": done.entries,
             "checkpoints": done.checkpoints,
             "uncovered": done.uncovered,
+            "pdfs": pdfs,
         }
     )
 

@@ -1,6 +1,6 @@
 """docs/schema/: the published JSON Schema of a report, made from the shape that the program checks.
 
-python -m cli.schema_page > docs/schema/restore-verification-v1.schema.json
+python -m cli.schema_page > docs/schema/restore-verification-v2.schema.json
 """
 
 from __future__ import annotations

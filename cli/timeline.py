@@ -9,16 +9,13 @@ import click
 
 from cli.context import common_options, current
 from cli.errors import GapFound
-from cli.reading import Source, choose_archive, open_source, source_of, source_options
+from cli.reading import Source, open_source, source_of, source_options
 from cli.target import read_timeline
 
 if TYPE_CHECKING:
     from cli.output import Output
     from cli.wiring import Reader
     from pitr.timeline_map import MapSources, TimelineMap
-
-# The newest; events are some in a year.
-_EVENTS_MAX = 10_000
 
 
 @click.command()
@@ -91,53 +88,8 @@ def _hint(made: TimelineMap) -> str:
 
 def _gather(reader: Reader, source: Source, output: Output) -> MapSources:
     """Read all that the map is made of.  Raises StoreError, NotAuthentic, NotInitialised."""
-    from itertools import chain
+    from cli.map_sources import map_sources
+    from cli.planning import look
 
-    from cli.forks import warn_of_forks
-    from cli.planning import read_regions
-    from pitr.catalogue.sqlite import Catalogue
-    from pitr.catalogue_survey import survey_archive
-    from pitr.event_reader import EventReader
-    from pitr.region_holdings import find_holdings
-    from pitr.survey import ArchiveEnd
-    from pitr.timeline_causes import damaged_wal, expired_wal
-    from pitr.timeline_events import event_causes
-    from pitr.timeline_map import MapSources
-
-    archive = choose_archive(reader.repository, source.archive)
-    warn_of_forks(reader, archive, output)
-    catalogue = Catalogue(":memory:")
-    try:
-        result = read_regions(reader, catalogue, output)
-        answers = reader.answers(result.unseen)
-        survey = survey_archive(catalogue, archive, answers)
-        own = [one for one in result.archives if one.system_identifier == archive.system_identifier]
-        heads = {one: catalogue.head(one) for one in own}
-    finally:
-        catalogue.close()
-    holdings = find_holdings(survey.backups, reader.store.regions)
-    unseen = {*result.unseen, *holdings.unseen}
-    for name in sorted(unseen):
-        output.warn(f"region {name} did not answer: what it holds is not known")
-    sizes = chain(
-        (unit.segment_bytes for unit in survey.units), (backup.segment_bytes for backup in survey.backups)
-    )
-    segment_bytes = next(sizes, None)
-    records = [found.record for one in own if (found := reader.repository.expiry.newest(one)) is not None]
-    events = EventReader(reader.repository)
-    pages = [events.page(one, limit=_EVENTS_MAX) for one in own]
-    for fault in chain.from_iterable(page.faults for page in pages):
-        output.warn(f"signed events: {fault}")
-    known = [*event_causes(one.record for page in pages for one in page.events)]
-    if segment_bytes is not None:
-        known += [*expired_wal(records, segment_bytes), *damaged_wal(result.refused, segment_bytes)]
-    return MapSources(
-        survey=survey,
-        ends={
-            one: ArchiveEnd.of(None if found is None else found.head, answers) for one, found in heads.items()
-        },
-        regions=tuple(one.name for one in reader.store.regions if one.name not in unseen),
-        backup_regions=holdings.regions,
-        known=tuple(known),
-        expired=frozenset(record.archive for record in records if record.backups),
-    )
+    looked = look(reader, source, output)
+    return map_sources(reader, looked.survey, looked.heads, looked.read, output)

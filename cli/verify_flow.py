@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cli.context import App
 from cli.errors import UsageRefused
+from cli.map_sources import with_map
 from cli.planning import look, plan_from
 from cli.reading import Source, choose_archive
 from cli.restore_choices import cache_dir
@@ -213,6 +214,7 @@ class VerifyFlow:
         if head is not None:
             age_ms = max(0, round((self._started_at - head.at).total_seconds() * 1000))
         facts = self._facts(request, chosen, plan, region, age_ms)
+        facts = with_map(facts, reader, looked, self._app.output)
         now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
         self._observe(reader, looked, intent, opened)
@@ -320,6 +322,7 @@ class VerifyFlow:
             config_sha256=hashlib.sha256(settings.path.read_bytes()).hexdigest(),
             pg_binaries_sha256=_file_sha256(request.installation.tool("postgres")),
             verifier_name=f"pitr on {socket.gethostname()}",
+            recoverability=(),
             archive_age_ms=age_ms,
             notes=tuple(notes),
         )

@@ -20,7 +20,9 @@ class AptProgram:
 
     path: str
 
-    def run(self, *words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: object, stdin: str = "", timeout_s: float = TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run it to its end; output and errors are one text, in the order in which they came."""
         return subprocess.run(
             [self.path, *map(str, words)],
@@ -28,13 +30,13 @@ class AptProgram:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
 
-    def must(self, *words: object, stdin: str = "") -> str:
+    def must(self, *words: object, stdin: str = "", timeout_s: float = TIMEOUT_S) -> str:
         """Run it and return what it said; fail with that unless it ended with 0."""
-        done = self.run(*words, stdin=stdin)
+        done = self.run(*words, stdin=stdin, timeout_s=timeout_s)
         said = f"{self.path} {' '.join(map(str, words))}: exit {done.returncode}\n{done.stdout}"
         assert done.returncode == 0, said
         return done.stdout

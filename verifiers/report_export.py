@@ -18,6 +18,7 @@ from storage.store import ObjectStore
 from storage.synced_file import replace_synced
 from verifiers.checkpoint import log_origin
 from verifiers.log_reader import checkpoint_sizes, read_checkpoint, read_log
+from verifiers.report_pdf import Paper, render_pdf
 from verifiers.report_series import (
     LoggedReport,
     logged_reports,
@@ -64,6 +65,27 @@ def export_reports(store: ObjectStore, repository_id: str, verifier: Verifier, f
     )
     _write(folder / LOG_NAME, lines, may_change=True)
     return Exported(len(reports), len(state.covered), len(notes), len(state.entries) - len(state.covered))
+
+
+def export_pdfs(
+    store: ObjectStore, repository_id: str, verifier: Verifier, folder: Path, paper: Paper = "a4"
+) -> int:
+    """Write a PDF of each report into ``folder``, where none is yet; return how many are there.
+
+    One that was certified since gets another.  PDFs are copies for people: the auditor's tool does not look
+    at them.  Raises PdfMissing, PdfFailed, OSError, and as ``read_report``.
+    """
+    reports = logged_reports(read_log(store, repository_id, verifier).covered)
+    folder.mkdir(parents=True, exist_ok=True)
+    for report in reports:
+        times = len(report.certified)
+        ending = "" if times == 0 else "-certified" if times == 1 else f"-certified-{times}"
+        path = folder / f"{report_stem(report)}{ending}.pdf"
+        if not path.exists():
+            certifications = read_certifications(store, verifier, report)
+            pdf = render_pdf(read_report(store, verifier, report), certifications, paper)
+            _write(path, pdf, may_change=True)
+    return len(reports)
 
 
 def report_stem(report: LoggedReport) -> str:

@@ -2,62 +2,80 @@
 
 One file without script.  Each value that it shows stands in an element with ``data-f``, the path of the
 field in the predicate (``data-u`` says how it is written), so that the auditor's tool compares what a
-person reads with what was signed.  Everything else is text of this module.  Reference: docs/audit.md.
+person reads with what was signed.  Everything else is text of our modules.  Reference: docs/audit.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any, Final
+from typing import Final
 
-from verifiers.statement import Predicate, SignedStatement
+from verifiers.report_blocks import (
+    Banner,
+    Block,
+    Commands,
+    Fields,
+    Figure,
+    Figures,
+    Heading,
+    Items,
+    Line,
+    PageBreak,
+    Pairs,
+    Paragraph,
+    Table,
+    Value,
+)
+from verifiers.report_first_page import first_page
+from verifiers.report_sections import sections
+from verifiers.statement import SignedStatement
 
+# No size of paper: that is whoever prints it to say.
 _STYLE: Final = """
-body{font:15px/1.45 system-ui,sans-serif;color:#1a1a1a;max-width:60em;margin:2em auto;padding:0 1em}
-h1{font-size:1.5em;margin:0}h2{font-size:1.1em;border-bottom:1px solid #bbb;margin:1.6em 0 .5em}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.2em .8em .2em 0}
-th{font-weight:600;color:#444}tbody tr{border-top:1px solid #e4e4e4}
-.verdict{font-size:1.3em;font-weight:700;padding:.4em .6em;margin:.6em 0;border:2px solid}
-.PASSED{color:#0a5c2b}.WARNED,.SKIPPED{color:#7a4b00}.FAILED{color:#a00016}
-pre{white-space:pre-wrap;word-break:break-all;font-size:.75em;background:#f5f5f5;padding:.6em}
-.digest{font-family:ui-monospace,monospace;font-size:.85em;word-break:break-all}
-@media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr{break-inside:avoid}}
+@page{margin:14mm 14mm 16mm;@bottom-left{content:"Restore verification report";font:8pt sans-serif;color:#444}
+@bottom-right{content:"page " counter(page) " of " counter(pages);font:8pt sans-serif;color:#444}}
+*{box-sizing:border-box}
+body{font:15px/1.4 "Helvetica Neue",Arial,"Liberation Sans",sans-serif;color:#1a1a1a;background:#fff;
+max-width:62rem;margin:2rem auto;padding:0 1.2rem}
+h1{font-size:1.6em;margin:0 0 .5em}h2{font-size:1.12em;color:#1f4e79;border-bottom:1.5px solid #1f4e79;
+margin:1.7em 0 .5em;padding-bottom:.15em}
+p{margin:.4em 0}ul{margin:.3em 0 .7em;padding-left:1.3em}li{margin:.15em 0;overflow-wrap:anywhere}
+table{border-collapse:collapse;width:100%;table-layout:fixed;margin:.3em 0 .9em}
+caption{text-align:left;color:#444;font-size:.88em;padding-bottom:.2em}
+th,td{text-align:left;vertical-align:top;padding:.28em .7em .28em 0;overflow-wrap:anywhere;
+border-bottom:1px solid #d5d5d5;font-size:.92em}
+thead th{border-bottom:1.5px solid #1a1a1a;font-weight:600}tbody th{font-weight:400;color:#444}
+.banner{border:2px solid;border-left-width:12px;padding:.5em .8em;margin:.4em 0 1em}
+.banner .verdict{font-size:1.5em;letter-spacing:.03em}.banner p{color:#1a1a1a;margin:.1em 0 0}
+.verdict,.strong{font-weight:700}.PASSED{color:#0a5c2b}.WARNED,.SKIPPED{color:#7a4b00}.FAILED{color:#a00016}
+.code,pre{font-family:ui-monospace,"DejaVu Sans Mono",monospace}.code{font-size:.86em;overflow-wrap:anywhere}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75em;background:#f4f4f4;padding:.7em;margin:.4em 0}
+figure{margin:.4em 0 .8em}figcaption{color:#444;font-size:.88em;margin-bottom:.2em}svg{width:100%;height:auto}
+[data-f]{unicode-bidi:isolate}.abreast{display:grid;grid-template-columns:1fr 1fr;gap:1.2em}
+@media print{body{margin:0;max-width:none;padding:0;font-size:9.2pt}h1{font-size:1.5em}
+h2{break-after:avoid;margin-top:1em}tr,li,figure,.banner,pre.type{break-inside:avoid}thead{display:table-header-group}
+caption,figcaption,thead{break-after:avoid}tbody tr:first-child{break-before:avoid}
+.new-page{break-before:page}details{display:none}
+*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 _HEAD: Final = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Restore verification report</title>
+<meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<style>{style}</style></head><body>
+<style>{style}</style></head><body><main>
 <h1>Restore verification report</h1>
 """
-_PHASES: Final = (
-    ("detect", "Detected"),
-    ("decide", "Decided"),
-    ("provision", "Scratch place ready"),
-    ("fetch_first_byte", "First byte fetched"),
-    ("base_done", "Base backup in place"),
-    ("wal_replay_done", "WAL replayed"),
-    ("consistent", "Consistent"),
-    ("accept_reads", "Accepts reads"),
-    ("accept_writes", "Accepts writes"),
-    ("checks_done", "Checks done"),
-)
 
 
 def render_report(report: SignedStatement, certifications: Sequence[SignedStatement]) -> bytes:
     """Return the page; the same bytes for the same statements."""
-    predicate = report.predicate
-    shown = _Shown({**predicate, "certifications": [one.predicate for one in certifications]})
+    fields = report_fields(report, certifications)
+    page = _Page(fields)
     parts = [
         _HEAD.format(style=_STYLE),
-        _verdict(shown, predicate),
-        _objectives(shown),
-        _not_tested(shown, predicate),
-        _checks(shown, predicate),
-        _findings(shown, predicate),
-        _measured(shown, predicate),
-        _certified(shown, len(certifications)),
-        _evidence(shown, predicate),
+        *(page.block(block) for block in report_blocks(fields)),
+        "</main>\n",
         _embedded("envelope", "The signed report, as it is stored", report.envelope),
         *(
             _embedded(f"certification-{number}", "The signed certification, as it is stored", one.envelope)
@@ -68,195 +86,87 @@ def render_report(report: SignedStatement, certifications: Sequence[SignedStatem
     return "".join(parts).encode("utf-8")
 
 
-def shown_text(value: object, unit: str = "") -> str:
-    """Return how a value is written: of a time to the second, milliseconds as hours:minutes:seconds."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if unit == "time" and isinstance(value, str):
-        return f"{value[:10]} {value[11:19]} UTC"
-    if unit == "ms" and isinstance(value, int):
-        return f"{value // 3_600_000}:{value // 60_000 % 60:02d}:{value // 1000 % 60:02d}.{value % 1000:03d}"
-    return str(value)
+def report_fields(report: SignedStatement, certifications: Sequence[SignedStatement]) -> Fields:
+    """Return what is shown of a report and its certifications."""
+    return Fields(report.predicate, [one.predicate for one in certifications], report.payload_sha256)
 
 
-class _Shown:
-    """Values by their path, each in an element that names it."""
+def report_blocks(fields: Fields) -> list[Block]:
+    """Return all that is shown, in its order."""
+    return [*first_page(fields), *sections(fields)]
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+
+class _Page:
+    """Blocks as elements."""
+
+    def __init__(self, fields: Fields) -> None:
         self._fields = fields
+        self._is_new_page = False
 
-    def value(self, path: str) -> Any:
-        found: Any = self._fields
-        for name in path.split("."):
-            found = found[int(name)] if isinstance(found, (list, tuple)) else found[name]
-        return found
+    def block(self, block: Block) -> str:
+        match block:
+            case Heading(text):
+                css, self._is_new_page = (' class="new-page"' if self._is_new_page else ""), False
+                return f"<h2{css}>{escape(text)}</h2>\n"
+            case Banner(verdict, words):
+                overall = self._fields[verdict.path]
+                return f'<div class="banner {overall}">{self._value(verdict)}\n<p>{escape(words)}</p></div>\n'
+            case Paragraph(line):
+                return f"<p>{self._line(line)}</p>\n"
+            case Items(lines):
+                items = "".join(f"<li>{self._line(line)}</li>\n" for line in lines)
+                return f"<ul>\n{items}</ul>\n"
+            case Pairs():
+                return self._pairs(block)
+            case Table():
+                return self._table(block)
+            case Figure(caption, svg, description):
+                about = f' aria-label="{escape(f"{caption}. {description}")}"'
+                return f"<figure{about}><figcaption>{escape(caption)}</figcaption>{svg}</figure>\n"
+            case Figures(figures):
+                return f'<div class="abreast">{"".join(map(self.block, figures))}</div>\n'
+            case Commands(text):
+                return f'<pre class="type">{escape(text)}</pre>\n'
+            case PageBreak():
+                self._is_new_page = True
+                return ""
 
-    def __call__(self, path: str, unit: str = "", *, css: str = "") -> str:
-        written = escape(shown_text(self.value(path), unit))
-        attributes = f' data-u="{unit}"' if unit else ""
-        if css:
-            attributes += f' class="{escape(css)}"'
-        return f'<span data-f="{path}"{attributes}>{written}</span>'
-
-    def each(self, path: str) -> str:
-        """Return a list of texts, with commas between."""
-        count = len(self.value(path))
-        return ", ".join(self(f"{path}.{at}") for at in range(count)) or "none"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{name}</th>" for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>\n"
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f"<tr><th>{name}</th><td>{cell}</td></tr>\n" for name, cell in rows)
-    return f"<table><tbody>\n{body}</tbody></table>\n"
-
-
-def _verdict(shown: _Shown, predicate: Predicate) -> str:
-    overall = predicate["result"]["overall"]
-    return f'<p class="verdict {overall}">{shown("result.overall")}</p>\n' + _pairs(
-        [
-            ("System", f"{shown('scope.system_name')} of {shown('scope.org')}"),
-            ("Cluster", f"system identifier {shown('scope.system_identifier')}"),
-            ("PostgreSQL", shown("scope.pg_version")),
-            ("Databases", shown.each("scope.databases")),
-            ("Kind of test", shown("identity.report_type")),
-            ("Report", f"number {shown('identity.series_seq')}, {shown('identity.report_id')}"),
-            ("Started", shown("trigger.started_at", "time")),
-            ("Planned for", shown("trigger.scheduled_at", "time")),
-            ("Recovery target", f"{shown('request.kind')} {shown('request.value')}"),
-            ("Backup", f"{shown('source.backup_id')} ({shown('source.kind')})"),
-            ("Restored in", f"{shown('target.environment_id')}, from region {shown('source.region')}"),
+    def _pairs(self, block: Pairs) -> str:
+        cells = [
+            f'<th scope="row">{escape(name)}</th><td>{self._line(line)}</td>' for name, line in block.rows
         ]
-    )
+        if len(cells) % block.abreast:
+            cells.append("<td></td><td></td>" * (block.abreast - len(cells) % block.abreast))
+        rows = ["".join(cells[at : at + block.abreast]) for at in range(0, len(block.rows), block.abreast)]
+        widths = [1, 2] * block.abreast if block.abreast > 1 else [2, 7]
+        body = "".join(f"<tr>{row}</tr>\n" for row in rows)
+        return _table_of(block.caption, widths, "", body)
 
-
-def _objectives(shown: _Shown) -> str:
-    return "<h2>Objectives</h2>\n" + _table(
-        ["", "objective (h:m:s)", "measured (h:m:s)", "met"],
-        [
-            [
-                "Recovery time",
-                shown("policy.rto_ms", "ms"),
-                shown("timings.recovery_time_ms", "ms"),
-                shown("result.rto_met"),
-            ],
-            [
-                "Data loss",
-                shown("policy.rpo_ms", "ms"),
-                shown("data_loss.data_loss_ms", "ms"),
-                shown("result.rpo_met"),
-            ],
-        ],
-    )
-
-
-def _not_tested(shown: _Shown, predicate: Predicate) -> str:
-    skipped = [at for at, check in enumerate(predicate["checks"]) if check["result"] == "SKIPPED"]
-    lines = [
-        *(shown(f"result.limits.{at}") for at in range(len(predicate["result"]["limits"]))),
-        *(
-            f"{shown(f'scope.excluded.{at}.item')}: {shown(f'scope.excluded.{at}.reason')}"
-            for at in range(len(predicate["scope"]["excluded"]))
-        ),
-        *(
-            f"{shown(f'checks.{at}.id')} {shown(f'checks.{at}.title')}: {shown(f'checks.{at}.reason')}"
-            for at in skipped
-        ),
-    ]
-    items = "".join(f"<li>{line}</li>\n" for line in lines) or "<li>nothing was left out</li>\n"
-    return f"<h2>What was not tested</h2>\n<ul>\n{items}</ul>\n"
-
-
-def _checks(shown: _Shown, predicate: Predicate) -> str:
-    rows = [
-        [
-            shown(f"checks.{at}.id"),
-            shown(f"checks.{at}.title"),
-            shown(f"checks.{at}.result", css=check["result"]),
-            shown(f"checks.{at}.required"),
-            f"{shown(f'checks.{at}.expected')} / {shown(f'checks.{at}.observed')}"
-            + (f"<br>{shown(f'checks.{at}.reason')}" if check["reason"] else ""),
-            f"{shown(f'checks.{at}.tool')} {shown(f'checks.{at}.tool_version')}",
-        ]
-        for at, check in enumerate(predicate["checks"])
-    ]
-    return "<h2>Checks</h2>\n" + _table(
-        ["id", "check", "result", "required", "expected / observed", "tool"], rows
-    )
-
-
-def _findings(shown: _Shown, predicate: Predicate) -> str:
-    rows = [
-        [shown(f"findings.{at}.{name}", "time" if name == "due_at" else "") for name in _FINDING]
-        for at in range(len(predicate["findings"]))
-    ]
-    if not rows:
-        return ""
-    return "<h2>Findings</h2>\n" + _table([name.replace("_", " ") for name in _FINDING], rows)
-
-
-_FINDING: Final = ("id", "severity", "description", "owner", "due_at", "status", "corrective_action")
-
-
-def _measured(shown: _Shown, predicate: Predicate) -> str:
-    timings = predicate["timings"]
-    rows = [
-        [words, shown(f"timings.{name}.at", "time"), shown(f"timings.{name}.ms", "ms")]
-        for name, words in _PHASES
-        if timings[name] is not None
-    ]
-    return (
-        "<h2>Timings and data loss</h2>\n"
-        + _table(["", "at", "after the start (h:m:s)"], rows)
-        + _pairs(
-            [
-                ("Bytes restored", shown("timings.bytes")),
-                ("Bytes of WAL", shown("timings.wal_bytes")),
-                ("How data loss was measured", shown("data_loss.method")),
-                ("Transactions lost", shown("data_loss.data_loss_tx")),
-                ("Wiped afterwards", f"{shown('target.wiped_after')}: {shown('target.wiped_proof')}"),
-            ]
+    def _table(self, block: Table) -> str:
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in block.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{self._line(cell)}</td>" for cell in row) + "</tr>\n" for row in block.rows
         )
-    )
+        return _table_of(block.caption, block.widths, f"<thead><tr>{head}</tr></thead>", body)
+
+    def _line(self, line: Line) -> str:
+        return "".join(escape(piece) if isinstance(piece, str) else self._value(piece) for piece in line)
+
+    def _value(self, value: Value) -> str:
+        attributes = f' data-u="{value.unit}"' if value.unit else ""
+        css: str = value.tone
+        if css == "verdict":
+            css = f"verdict {self._fields[value.path]}"
+        attributes += f' class="{escape(css)}"' if css else ""
+        return f'<span data-f="{value.path}"{attributes}>{escape(self._fields.text(value))}</span>'
 
 
-def _certified(shown: _Shown, count: int) -> str:
-    if not count:
-        return "<h2>Certification</h2>\n<p>No person has certified this report yet.</p>\n"
-    fields = ("certified_by.name", "certified_by.role", "certified_at", "statement")
-    rows = [
-        [shown(f"certifications.{at}.{name}", "time" if name == "certified_at" else "") for name in fields]
-        for at in range(count)
-    ]
-    return "<h2>Certification</h2>\n" + _table(["by", "role", "at", "statement"], rows)
-
-
-def _evidence(shown: _Shown, predicate: Predicate) -> str:
-    backups = range(len(predicate["subject"]["backups"]))
-    return "<h2>Evidence</h2>\n" + _pairs(
-        [
-            ("Verifier's key", shown("people.executed_by.key_id", css="digest")),
-            ("Log", shown("log.log_origin", css="digest")),
-            ("Intent", f"entry {shown('log.leaf_index')} in a tree of {shown('log.tree_size')}"),
-            ("Root of the tree", shown("log.root_hash", css="digest")),
-            ("Report before this one", shown("identity.previous_report_sha256", css="digest")),
-            ("Policy", f"{shown('policy.policy_id')} {shown('policy.sha256', css='digest')}"),
-            ("Program", shown("tool.product_version")),
-            *(
-                (
-                    "Backup's manifest",
-                    f"{shown(f'subject.backups.{at}.name')} "
-                    + shown(f"subject.backups.{at}.manifest_sha256", css="digest"),
-                )
-                for at in backups
-            ),
-        ]
+def _table_of(caption: str, widths: Sequence[int], head: str, body: str) -> str:
+    whole = sum(widths)
+    columns = "".join(f'<col style="width:{100 * width / whole:.1f}%">' for width in widths)
+    return (
+        f"<table><caption>{escape(caption)}</caption><colgroup>{columns}</colgroup>"
+        f"{head}<tbody>\n{body}</tbody></table>\n"
     )
 
 

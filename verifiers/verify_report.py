@@ -85,13 +85,15 @@ class ReportFacts:
     config_sha256: str
     pg_binaries_sha256: str | None
     verifier_name: str
+    # What can be restored, as the report has it.
+    recoverability: Sequence[Mapping[str, Any]]
     # How old the newest signed head was when the plan was made.
     archive_age_ms: int | None
     notes: Sequence[str] = field(default_factory=tuple)
 
 
 def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
-    """Return the predicate without what the log and the series add."""
+    """Return the predicate without what the log and the series add (``report_series``)."""
     plan = facts.plan
     return {
         "subject": _subject(plan, found),
@@ -135,6 +137,7 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
             "pg_binaries_sha256": facts.pg_binaries_sha256,
         },
         "mapping": [],
+        "recoverability": list(facts.recoverability),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -424,6 +425,15 @@ def certified_too_soon(entries: list[dict[str, Any]]) -> None:
 
 
 SKIPPED = {"result": "SKIPPED", "reason": "no time", "required": True}
+
+
+def page_digest(page: str) -> str:
+    """Return the digest of the payload that a page shows."""
+    found = re.search(r'data-f="payload_sha256"[^>]*>([0-9a-f]{64})<', page)
+    assert found is not None
+    return found[1]
+
+
 LIES: dict[str, tuple[Forgery, str]] = {
     "a failed check, and passed": (
         Forgery(predicate=lambda one: one["checks"][0].update(result="FAILED", reason="torn")),
@@ -445,7 +455,7 @@ LIES: dict[str, tuple[Forgery, str]] = {
     "an empty reason": (Forgery(predicate=put("checks", 1, "reason", value="")), "reason"),
     "a check twice": (Forgery(predicate=lambda one: one["checks"].append(one["checks"][0])), "twice"),
     "a field missing": (Forgery(predicate=drop("policy", "retention_ms")), "missing or unknown"),
-    "a group missing": (Forgery(predicate=drop("mapping")), "missing or unknown"),
+    "a group missing": (Forgery(predicate=drop("recoverability")), "missing or unknown"),
     "a field unknown": (Forgery(predicate=put("scope", "verdict", value="fine")), "missing or unknown"),
     "a number as text": (Forgery(predicate=put("timings", "bytes", value="1")), "timings.bytes is not count"),
     "true as a number": (
@@ -572,12 +582,39 @@ LIES: dict[str, tuple[Forgery, str]] = {
         "another type or subject",
     ),
     "a page with another value": (
-        Forgery(html=lambda text: text.replace("0:04:05.001", "0:00:05.001")),
+        Forgery(html=lambda text: text.replace(">4 min 5.001 s</span>", ">5.001 s</span>")),
         "shows timings.recovery_time_ms",
     ),
     "a page with another verdict": (
-        Forgery(html=lambda text: text.replace(">PASSED</span></p>", ">FAILED</span></p>", 1)),
+        Forgery(html=lambda text: text.replace(">PASSED</span>", ">FAILED</span>", 1)),
         "shows result.overall",
+    ),
+    "a chart with another value": (
+        Forgery(html=lambda text: text.replace(">2 min</text>", ">1 min</text>")),
+        "shows timings.",
+    ),
+    "a page with another digest": (
+        Forgery(html=lambda text: text.replace(f">{page_digest(text)}<", f">{'0' * 64}<")),
+        "shows payload_sha256",
+    ),
+    "a run before the first": (
+        Forgery(
+            predicate=lambda one: one["trend"].append(
+                {
+                    "series_seq": 1,
+                    "report_type": "weekly_verification",
+                    "created_at": one["identity"]["created_at"],
+                    "overall": "PASSED",
+                    **dict.fromkeys(("rto_ms", "rpo_ms", "recovery_time_ms"), 1),
+                    **dict.fromkeys(("wal_replay_done_ms", "data_loss_ms", "bytes"), 1),
+                }
+            )
+        ),
+        "its trend is not what the reports before it say",
+    ),
+    "a version that does not exist": (
+        Forgery(predicate=put("identity", "schema_version", value=3)),
+        "schema_version is not =2",
     ),
     "a page without a verdict": (
         Forgery(html=lambda text: text.replace(' data-f="result.overall"', "")),

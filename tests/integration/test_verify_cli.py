@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from fix_cli import CHECKOUT, Done, MakeSite, Site, wait_until
+from fix_pages import read_pages
 
+from pitr.pipeline.sign import payload_of
 from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
 
 VERIFY_TIMEOUT_S = 300.0
@@ -59,6 +61,14 @@ def log_of(site: Site) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def predicate_of(site: Site, done: Done) -> dict[str, Any]:
+    """Return what the exported report of a run says."""
+    stem = f"{done.data['number']:08d}-{done.data['report']}"
+    envelope = (site.folder / "reports" / f"{stem}.json").read_bytes()
+    predicate: dict[str, Any] = json.loads(payload_of(envelope))["predicate"]
+    return predicate
+
+
 def left_in_scratch(site: Site) -> list[str]:
     return sorted(path.name for path in (site.folder / "scratch").glob("0*"))
 
@@ -79,6 +89,28 @@ def test_the_latest_moment_is_proved_and_the_report_signed(site: Site) -> None:
     words += ["--key", str(site.config.parent / "verifier.pub.pem"), str(site.folder / "reports")]
     audited = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert predicate_of(site, done)["trend"] == []
+    spans = predicate_of(site, done)["recoverability"]
+    mapped = site("timeline", "--json").data
+    regions = {region for span in mapped["branches"][0]["spans"] for region in span["regions"]}
+    assert {span["state"] for span in spans} == {"restorable"}
+    assert {region for span in spans for region in span["regions"]} == regions
+    assert len(regions) == 3
+    assert spans[0]["start_lsn"] == mapped["first"]["lsn"]
+
+
+def test_the_next_report_repeats_the_figures_of_the_one_before_and_is_set_as_pdf(site: Site) -> None:
+    first, done = (verify(site, "--latest", "--reports", site.folder / "reports") for _ in range(2))
+    (*_, row) = predicate_of(site, done)["trend"]
+    before = predicate_of(site, first)
+    assert (row["series_seq"], row["overall"]) == (first.data["number"], "PASSED")
+    assert row["recovery_time_ms"] == before["timings"]["recovery_time_ms"] > 0
+    assert row["wal_replay_done_ms"] == before["timings"]["wal_replay_done"]["ms"]
+    assert row["bytes"] == before["timings"]["bytes"] > 0
+    site("report", "show", "--pdf", site.folder / "report.pdf")
+    pages = read_pages((site.folder / "report.pdf").read_bytes())
+    for words in ("PASSED", "St. Elsewhere", "What was not tested, and why", "Trend"):
+        assert words in pages[0].text
 
 
 def test_a_random_moment_is_what_the_logged_commitment_says(site: Site) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -218,3 +220,45 @@ def test_a_report_of_a_run_that_was_killed_before_it_was_logged_is_settled_by_th
         assert found.texts("error") == ""
         assert found.result["reports"] == (2 if stop_at == "/report" else 3)
         assert ("abandoned: it was killed" in found.texts("warning")) == (stop_at == "/report")
+
+
+def test_reports_are_written_as_pdf_and_only_where_there_is_none_yet(desk: Desk) -> None:
+    path = desk.folder / "one.pdf"
+    assert desk.run("report", "show", "2", "--pdf", str(path), "--paper", "us-letter")["data"]["pdf"] == str(
+        path
+    )
+    assert path.read_bytes().startswith(b"%PDF-")
+    folder = desk.folder / "out"
+    assert desk.run("report", "export", str(folder), "--pdf")["data"]["pdfs"] == 2
+    names = sorted(one.name for one in (folder / "pdf").iterdir())
+    assert [name[:8] for name in names] == ["00000001", "00000002"]
+    kept = folder / "pdf" / names[0]
+    kept.write_bytes(b"kept")
+    words = ["report", "certify", "2", "--key", str(desk.folder / "manager.key"), "--name", "A. Manager"]
+    desk.run(*words, "--role", "head of IT")
+    desk.run("report", "export", str(folder), "--pdf")
+    certified = names[1].replace(".pdf", "-certified.pdf")
+    assert {one.name for one in (folder / "pdf").iterdir()} == {*names, certified}
+    assert kept.read_bytes() == b"kept"
+    now = encode_time(fix.BEGIN + fix.WEEK * 2)
+    found = audit(folder, desk.folder / "verifier.pub.pem", now=now)
+    assert (found.code, found.texts("error", "warning")) == (0, "")
+
+
+def test_without_the_library_a_pdf_is_refused_in_three_lines_and_nothing_is_written(desk: Desk) -> None:
+    path = desk.folder / "one.pdf"
+    script = f"""
+import sys
+sys.modules["typst"] = None
+from cli.main import run_cli
+sys.exit(run_cli(["--config", {str(desk.config)!r}, "report", "show", "--pdf", {str(path)!r}]))
+"""
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=root, check=False, timeout=60)
+    assert done.returncode == 1
+    what, why, what_next = done.stderr.strip().splitlines()[-3:]
+    assert "a PDF needs the library typst, and it is not installed" in what
+    assert "why:" in why
+    assert what_next.strip() == "next: pip install 'pitr[pdf]'"
+    assert not path.exists()
