@@ -24,8 +24,9 @@ TIMEOUT_S = 10.0
 def status(check_rpo: str | None) -> None:
     """Tell what is safe, and how fresh it is.
 
-    The running daemon is asked. With --check-rpo it is a probe: exit code 5 if more would be lost now than
-    allowed, also when no daemon runs.
+    The running daemon is asked, also one that waits for its server or the regions to begin. With
+    --check-rpo it is a probe: exit code 5 if more would be lost now than allowed, or if nobody knows, as
+    where no daemon runs.
     """
     from cli.control import ControlRequest, ask_own_daemon
     from pitr.errors import NotInitialised
@@ -40,6 +41,17 @@ def status(check_rpo: str | None) -> None:
         raise ThresholdBroken(
             f"the RPO is not kept: {error.message}", detail=error.detail, hint=error.hint
         ) from error
+    if seen["state"] != "running":
+        _show_beginning(app, seen)
+        if limit_s is not None:
+            app.partial_result = dict(seen)
+            raise ThresholdBroken(
+                f"the RPO is not known: the daemon has not begun, it is {seen['state']}",
+                detail=_reason(seen),
+                hint="pitr doctor",
+            )
+        app.output.finish(seen)
+        return
     _show(app, seen)
     if limit_s is not None and float(seen["rpo_s"]) > limit_s:
         app.partial_result = dict(seen)
@@ -69,6 +81,24 @@ def _reason(seen: Mapping[str, Any]) -> str:
         return "no WAL is streamed from the server"
     sick = [region["name"] for region in seen["regions"] if not region["is_healthy"]]
     return f"regions that fail: {', '.join(sick)}" if sick else "WAL is on its way"
+
+
+def _show_beginning(app: App, seen: Mapping[str, Any]) -> None:
+    """Say what a daemon waits for that does not archive yet."""
+    output = app.output
+    output.line(
+        f"{seen['cluster']}: NOT streaming, {seen['state']}; the daemon began at {seen['started_at']}"
+    )
+    if seen["last_error"]:
+        output.warn(str(seen["last_error"]))
+    output.table(
+        ["region", "state", "last error"],
+        [
+            [region["name"], "healthy" if region["is_healthy"] else "FAILING", region["last_error"] or ""]
+            for region in seen["regions"]
+        ],
+        empty="",
+    )
 
 
 def _show(app: App, seen: Mapping[str, Any]) -> None:
