@@ -167,6 +167,8 @@ class DaemonSnapshot:
     tasks: tuple[TaskSnapshot, ...]
     events: dict[str, int]
     last_error: str | None
+    # When WAL was lost last, in whichever run; how often is in ``events``.
+    wal_lost_at: datetime | None = None
 
     @property
     def lag_bytes(self) -> int | None:

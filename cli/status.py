@@ -135,8 +135,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
         output.line(f"         the next one is due at {backup['next_at']}")
-    if seen["events"].get("wal-lost"):
-        output.warn("WAL was lost since the daemon began: pitr timeline shows the gap, pitr log the reason")
+    _show_losses(output, seen)
     _show_verification(output, seen["tasks"])
     if seen["last_error"]:
         output.warn(str(seen["last_error"]))
@@ -157,6 +156,23 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_losses(output: Output, seen: Mapping[str, Any]) -> None:
+    """Say that WAL was lost, by whichever run; it is a warning until a backup begins anew after it."""
+    count, lost_at = int(seen["events"].get("wal-lost", 0)), seen["wal_lost_at"]
+    if not count:
+        return
+    times = "once" if count == 1 else f"{count} times"
+    text = (
+        f"WAL was lost {times}, last at {lost_at or '-'}: pitr timeline shows the gaps, pitr log the reason"
+    )
+    completed_at = seen["backup"]["last_completed_at"]
+    # A backup that was being taken when WAL was lost fails: one that was completed later begins after it.
+    if lost_at is not None and completed_at is not None and str(completed_at) > str(lost_at):
+        output.line(f"lost     {text}")
+    else:
+        output.warn(text)
 
 
 def _show_verification(output: Output, tasks: Sequence[Mapping[str, Any]]) -> None:

@@ -142,7 +142,8 @@ def test_the_next_run_signs_what_came_meanwhile_and_nothing_again(host: Host) ->
 def test_where_no_note_can_be_kept_it_is_said_once_and_done_later(host: Host) -> None:
     first = host.log()
     first.note(Happening.of(fix.BEGIN, EventKind.WAL_LOST, "a loss"))
-    host.notes_path.write_bytes(host.notes_path.read_bytes() * (NOTES_MAX - 1))
+    head, line = host.notes_path.read_bytes().splitlines(keepends=True)
+    host.notes_path.write_bytes(head + line * (NOTES_MAX - 1))
     log = host.log()
     host.journal.note(note(1, Step.RELEASED))
     host.journal.note(note(2, Step.HELD))
