@@ -146,7 +146,7 @@ def ask_own_daemon(
     timeout_s: float,
     on_progress: ProgressHandler | None = None,
 ) -> Mapping[str, Any]:
-    """Ask the daemon of a configuration; see ``ask_daemon``.  Tells one that waits to begin from none."""
+    """Ask the daemon of a configuration; see ``ask_daemon``.  Tells one that has only begun from none."""
     try:
         return ask_daemon(daemon.control_path, request, timeout_s=timeout_s, on_progress=on_progress)
     except NotInitialised as error:
@@ -155,8 +155,8 @@ def ask_own_daemon(
             raise
         raise NotInitialised(
             "the daemon is not ready yet",
-            detail=f"process {holder} waits for the server or the regions",
-            hint="look at its log; pitr doctor says what is wrong",
+            detail=f"process {holder} has only begun, or is about to end",
+            hint="repeat it; if it stays so, look at its log",
         ) from error
 
 

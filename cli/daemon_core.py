@@ -23,6 +23,7 @@ from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
 from cli.catalogue_keeper import CatalogueKeeper
 from cli.control_server import ControlServer
+from cli.daemon_begin import START_PAUSE_S, Beginning
 from cli.daemon_events import DaemonEvents
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
@@ -41,17 +42,16 @@ from cli.wiring import (
     gate_folder,
     host_identity,
     host_repository,
-    own_archive,
     server_address,
-    server_identifier,
 )
 from pitr.archive import WalArchiver
 from pitr.archive_gate import Gate
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
+from pitr.catalogue.event_record import EventKind
 from pitr.datakeys import HostKeys
-from pitr.errors import ArchiveDiverged, BackupFailed, ServerUnavailable
+from pitr.errors import ArchiveDiverged, BackupFailed
 from pitr.event_log import EventLog, NotesFile
 from pitr.postgres.leader import LeaderAddress
 from pitr.release_journal import ReleaseJournal
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
     from storage.replicated import Reconciliation
 
 OBSERVE_EVERY_S = 0.25
-START_PAUSE_S = 2.0
 CLOSE_STORE_S = 10.0
 BACKUP_TASK = "backup"
 
@@ -99,6 +98,17 @@ class Daemon:
             puts_in_flight=max(settings.wal.puts_in_flight, settings.wal.sync_puts_in_flight),
         )
         self._repository = host_repository(settings, self.store)
+        # None once the parts run.
+        self.beginning: Beginning | None = Beginning(
+            settings,
+            self._repository,
+            self._host.signer,
+            self._address,
+            self.store.status,
+            log,
+            _now,
+        )
+        self._control = ControlServer(settings.daemon.control_path, Verbs(self))
         self.workers_max = settings.backup.workers
         self.pace = Pace(PaceLimits(settings.backup.rate_limit, self.workers_max))
         self._keeper = CatalogueKeeper(
@@ -127,12 +137,18 @@ class Daemon:
 
         While server or regions are away at the start it waits for them: the slot keeps the WAL.
         """
+        assert self.beginning is not None, "a daemon runs once"
         try:
-            if not self._find_archive():
-                return
-            self._build()
             with ExitStack() as ending:
+                ending.callback(self._control.stop)
+                self._control.start()
+                archive = self.beginning.find_archive(self._stopping)
+                if archive is None:
+                    return
+                self._archive = archive
+                self._build()
                 self._start_parts(ending)
+                self.beginning = None
                 archiving = threading.Thread(target=self._archive_wal, name="archiver", daemon=True)
                 archiving.start()
                 on_ready()
@@ -166,18 +182,6 @@ class Daemon:
             # What was in it is found again by comparing the regions.
             self._log.warning("the repair queue is replaced, and the regions are compared", reason=str(error))
             return RepairQueue.replace_damaged(path)
-
-    def _find_archive(self) -> bool:
-        """Ask the server who it is and the repository what we may write; False if we are to stop first."""
-        while not self._stopping.is_set():
-            try:
-                identifier = server_identifier(self._settings, self._address)
-                self._archive = own_archive(self._repository, self._host.signer, identifier)
-                return True
-            except (ServerUnavailable, StoreUnavailable) as error:
-                self._log.warning("waiting to begin", reason=str(error))
-                self._stopping.wait(START_PAUSE_S)
-        return False
 
     def _build(self) -> None:
         settings = self._settings
@@ -237,6 +241,7 @@ class Daemon:
             put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
             events_waiting=lambda: self._signed.waiting,
             level=lambda: self._protection.level,
+            losses=lambda: self._signed.tally(EventKind.WAL_LOST),
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
@@ -302,9 +307,8 @@ class Daemon:
         if isinstance(self._address, LeaderAddress):
             self._address.start(self._archiver.look_at_server)
             ending.callback(self._address.stop)
-        control = ControlServer(settings.daemon.control_path, Verbs(self))
-        control.start()
-        ending.callback(control.stop)
+        # It answers since before the parts were there, and ends before those that it asks.
+        ending.callback(self._control.stop)
         if settings.wal.heartbeat_s is not None:
             heart = HeartbeatKeeper(self._address, settings.wal.heartbeat_s, self._log, self.state.count)
             heart.start()

@@ -21,12 +21,14 @@ from cli.snapshot import (
     TaskSnapshot,
     WalDiskSnapshot,
 )
+from pitr.catalogue.event_record import EventKind
 from pitr.protection import Level
 
 if TYPE_CHECKING:
     from cli.timetable import TaskState
     from pitr.archive_values import ArchiveStatus
     from pitr.backup_pace import Pace
+    from pitr.event_log import Tally
     from storage.regions import RegionStatus
 
 # Kinds of events come from enumerations of ours; the limit only guards against a mistake.
@@ -58,6 +60,7 @@ class DaemonState:
     put_bill: PutBill
     events_waiting: Callable[[], int]
     level: Callable[[], Level]
+    losses: Callable[[], Tally | None]
     slot_retained_bytes: int | None = None
     wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
@@ -65,6 +68,12 @@ class DaemonState:
     _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    # What earlier runs counted: a hole does not go away when the daemon is started again.
+    _lost_before: int = 0
+
+    def __post_init__(self) -> None:
+        before = self.losses()
+        self._lost_before = 0 if before is None else before.count
 
     def count(self, kind: str) -> None:
         """Count an event."""
@@ -94,7 +103,9 @@ class DaemonState:
         at = self.now()
         with self._lock:
             rpo_s = self._recovery_point.age_s(self.monotonic(), status.oldest_unshipped_age_s)
-            events = dict(self._events)
+            lost = self._lost_before + self._events[EventKind.WAL_LOST]
+            events = {**self._events, EventKind.WAL_LOST.value: lost}
+        losses = self.losses()
         return DaemonSnapshot(
             at=at,
             started_at=self.started_at,
@@ -134,6 +145,7 @@ class DaemonState:
             ),
             events=events,
             last_error=status.last_error or self.last_error,
+            wal_lost_at=None if losses is None else losses.last_at,
         )
 
     def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:

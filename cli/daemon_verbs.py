@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LABEL = "asked for"
 LABEL_CHARS_MAX = 200
+NEED_THE_ARCHIVE = frozenset({"backup", "repair"})
 
 
 class Verbs:
@@ -30,8 +31,11 @@ class Verbs:
     def __call__(
         self, request: ControlRequest, progress: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
+        beginning = self._daemon.beginning
         if request.verb == "status":
-            return self._daemon.state.snapshot().to_fields()
+            return self._daemon.state.snapshot().to_fields() if beginning is None else beginning.to_fields()
+        if beginning is not None and request.verb in NEED_THE_ARCHIVE:
+            raise beginning.not_ready()
         if request.verb == "backup":
             return self._backup(request.options, progress)
         if request.verb == "repair":

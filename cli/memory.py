@@ -16,9 +16,14 @@ from typing import Final
 # malloc.h.  Once one of them is set, neither is adjusted any more.
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
+_ARENA_MAX: Final = -8
 _MAPPED_FROM_BYTES: Final = 2 * 1024 * 1024
-# What each thread's arena keeps of freed memory for its next frames.
+# What an arena keeps of freed memory for the next frames.
 _KEPT_BYTES: Final = 8 * 1024 * 1024
+# Left to itself glibc gives 40 threads 8 arenas for each core, each with holes of its own: what one thread
+# frees the others do not get.  A daemon that caught up had 50 to 100 MiB in them.  The interpreter lets one
+# thread at a time ask for memory anyway, so few of them wait for each other.
+_ARENAS: Final = 2
 # Most objects here live as long as the file or segment at hand; a collection every 700 finds nothing.
 _OBJECTS_PER_COLLECTION: Final = 20_000
 
@@ -33,6 +38,7 @@ def settle_memory() -> None:
     if setting is not None:
         setting(_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
         setting(_TRIM_THRESHOLD, _KEPT_BYTES)
+        setting(_ARENA_MAX, _ARENAS)
     gc.set_threshold(_OBJECTS_PER_COLLECTION, 10, 10)
     # numpy starts a thread per core for sums that are never asked for.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

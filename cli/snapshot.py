@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from pitr.wal.lsn import LSN
@@ -99,6 +100,42 @@ class WalDiskSnapshot:
     when_disk_fills: str
 
 
+class BeginningState(StrEnum):
+    """What a daemon that does not archive yet is at."""
+
+    STARTING = "starting"
+    WAITING_FOR_SERVER = "waiting for the server"
+    WAITING_FOR_REGIONS = "waiting for regions"
+
+
+@dataclass(frozen=True, slots=True)
+class RegionReached:
+    """Whether a region answered when it was asked last."""
+
+    name: str
+    is_healthy: bool
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BeginningSnapshot:
+    """A daemon that has not found its archive yet.  ``last_error`` is what it waits for, in full."""
+
+    at: datetime
+    started_at: datetime
+    pid: int
+    cluster: str
+    quorum: int
+    state: BeginningState
+    last_error: str | None
+    regions: tuple[RegionReached, ...]
+
+    def to_fields(self) -> dict[str, Any]:
+        """Return the snapshot for JSON: nothing is streamed, and what would be lost is not known."""
+        encoded: dict[str, Any] = _encode(asdict(self))
+        return encoded | {"is_streaming": False, "durable_lsn": None, "rpo_s": None}
+
+
 @dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
     """The whole daemon.  ``rpo_s`` is at quorum: what would be lost with the host now."""
@@ -130,6 +167,8 @@ class DaemonSnapshot:
     tasks: tuple[TaskSnapshot, ...]
     events: dict[str, int]
     last_error: str | None
+    # When WAL was lost last, in whichever run; how often is in ``events``.
+    wal_lost_at: datetime | None = None
 
     @property
     def lag_bytes(self) -> int | None:
@@ -145,7 +184,7 @@ class DaemonSnapshot:
 
     def to_fields(self) -> dict[str, Any]:
         """Return the snapshot for JSON."""
-        fields = asdict(self)
+        fields = {"state": "running", **asdict(self)}
         for name in ("received_lsn", "shipped_lsn", "durable_lsn", "server_lsn"):
             lsn = getattr(self, name)
             fields[name] = None if lsn is None else str(lsn)

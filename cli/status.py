@@ -24,8 +24,9 @@ TIMEOUT_S = 10.0
 def status(check_rpo: str | None) -> None:
     """Tell what is safe, and how fresh it is.
 
-    The running daemon is asked. With --check-rpo it is a probe: exit code 5 if more would be lost now than
-    allowed, also when no daemon runs.
+    The running daemon is asked, also one that waits for its server or the regions to begin. With
+    --check-rpo it is a probe: exit code 5 if more would be lost now than allowed, or if nobody knows, as
+    where no daemon runs.
     """
     from cli.control import ControlRequest, ask_own_daemon
     from pitr.errors import NotInitialised
@@ -40,6 +41,17 @@ def status(check_rpo: str | None) -> None:
         raise ThresholdBroken(
             f"the RPO is not kept: {error.message}", detail=error.detail, hint=error.hint
         ) from error
+    if seen["state"] != "running":
+        _show_beginning(app, seen)
+        if limit_s is not None:
+            app.partial_result = dict(seen)
+            raise ThresholdBroken(
+                f"the RPO is not known: the daemon has not begun, it is {seen['state']}",
+                detail=_reason(seen),
+                hint="pitr doctor",
+            )
+        app.output.finish(seen)
+        return
     _show(app, seen)
     if limit_s is not None and float(seen["rpo_s"]) > limit_s:
         app.partial_result = dict(seen)
@@ -69,6 +81,24 @@ def _reason(seen: Mapping[str, Any]) -> str:
         return "no WAL is streamed from the server"
     sick = [region["name"] for region in seen["regions"] if not region["is_healthy"]]
     return f"regions that fail: {', '.join(sick)}" if sick else "WAL is on its way"
+
+
+def _show_beginning(app: App, seen: Mapping[str, Any]) -> None:
+    """Say what a daemon waits for that does not archive yet."""
+    output = app.output
+    output.line(
+        f"{seen['cluster']}: NOT streaming, {seen['state']}; the daemon began at {seen['started_at']}"
+    )
+    if seen["last_error"]:
+        output.warn(str(seen["last_error"]))
+    output.table(
+        ["region", "state", "last error"],
+        [
+            [region["name"], "healthy" if region["is_healthy"] else "FAILING", region["last_error"] or ""]
+            for region in seen["regions"]
+        ],
+        empty="",
+    )
 
 
 def _show(app: App, seen: Mapping[str, Any]) -> None:
@@ -105,8 +135,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
         output.line(f"         the next one is due at {backup['next_at']}")
-    if seen["events"].get("wal-lost"):
-        output.warn("WAL was lost since the daemon began: pitr timeline shows the gap, pitr log the reason")
+    _show_losses(output, seen)
     _show_verification(output, seen["tasks"])
     if seen["last_error"]:
         output.warn(str(seen["last_error"]))
@@ -127,6 +156,23 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_losses(output: Output, seen: Mapping[str, Any]) -> None:
+    """Say that WAL was lost, by whichever run; it is a warning until a backup begins anew after it."""
+    count, lost_at = int(seen["events"].get("wal-lost", 0)), seen["wal_lost_at"]
+    if not count:
+        return
+    times = "once" if count == 1 else f"{count} times"
+    text = (
+        f"WAL was lost {times}, last at {lost_at or '-'}: pitr timeline shows the gaps, pitr log the reason"
+    )
+    completed_at = seen["backup"]["last_completed_at"]
+    # A backup that was being taken when WAL was lost fails: one that was completed later begins after it.
+    if lost_at is not None and completed_at is not None and str(completed_at) > str(lost_at):
+        output.line(f"lost     {text}")
+    else:
+        output.warn(text)
 
 
 def _show_verification(output: Output, tasks: Sequence[Mapping[str, Any]]) -> None:

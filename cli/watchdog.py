@@ -22,7 +22,9 @@ def watchdog() -> None:
     names the daemon: with [wal] protect = "primary" commits that waited for [wal] release_after are released,
     and wait again when the daemon has kept up for a while; with "data" they wait, and it is only said.
 
-    One watchdog at a time works on a state directory (exit code 6) and on a server.
+    One watchdog at a time works on a state directory (exit code 6) and on a server. The daemon that has the
+    same state directory signs what it did; elsewhere it says that nobody does, until its journal is brought
+    there.
     """
     from cli.daemon import notify
     from cli.lock import RunLock
@@ -46,6 +48,13 @@ def watchdog() -> None:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         wal = settings.wal
+        if not settings.daemon.lock_path.exists():
+            # It goes on all the same: commits that hang are worse than a release that is signed late.
+            log.warning(
+                "no daemon has worked on this state directory: nobody signs what is released from here",
+                journal=str(settings.daemon.releases_path),
+                next="use the daemon's state directory, or bring the journal there: docs/synchronous.md",
+            )
         log.info("watching", protect=str(wal.protection.protect), release_after_s=wal.release_after_s)
         notify(b"READY=1")
         Watchdog(

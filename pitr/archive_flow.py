@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece, cutting_of
+from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece, cutting_of, may_seal_more
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
 from pitr.archive_values import Acknowledgement, ArchiveSettings, DurableEnd
@@ -27,8 +27,6 @@ from pitr.wal.lsn import LSN
 from pitr.wal.pieces import AcknowledgeWindow, RawPiece, RunStart
 from pitr.wal.timeline import TimelineId
 
-# Pieces that lie in the spool alone while no region answers and commits must not wait: a few KiB each.
-_SPOOLED_WAITING_MAX: Final = 4096
 # Segments that wait for their put hold their compressed frames.
 _SEGMENTS_WAITING_MAX: Final = 3
 # What is still to be recorded: headers only.
@@ -70,6 +68,7 @@ class Flow:
         self._puts = 0
         self._to_put: deque[SealedPiece] = deque()
         self._waiting: dict[int, WaitingPiece] = {}
+        self._waiting_bytes = 0
         self._segments: deque[SegmentBuilder] = deque()
         self._segments_open = 0
         self._recorded: deque[Recorded] = deque()
@@ -166,9 +165,8 @@ class Flow:
     def _has_room_for_sealed(self) -> bool:
         """When puts do not keep up, WAL waits uncut: so that it then goes in larger pieces."""
         counts_spooled, puts_max = self._flushed.counts_spooled, self._settings.puts_in_flight_max
-        waiting_max = _SPOOLED_WAITING_MAX if counts_spooled else 2 * puts_max
         return (
-            len(self._waiting) < waiting_max
+            may_seal_more(counts_spooled, puts_max, len(self._waiting), self._waiting_bytes)
             and self._segments_open < _SEGMENTS_WAITING_MAX
             and len(self._recorded) < _RECORDED_WAITING_MAX
         )
@@ -191,6 +189,7 @@ class Flow:
             self._waiting[piece.header.sequence] = WaitingPiece(
                 piece, raw.end - raw.start, sealed.finishes, self._monotonic()
             )
+            self._waiting_bytes += len(piece.body)
             self._to_put.append(piece)
             self._flushed.note_sealed(ReceivedEnd(raw.timeline, raw.end))
             if self._flushed.counts_spooled:
@@ -226,6 +225,7 @@ class Flow:
 
     def _count(self, waiting: WaitingPiece) -> None:
         piece, before = waiting.piece, self._durable
+        self._waiting_bytes -= len(piece.body)
         self._puts += 1
         self._cutting.pacing.note_put(self._monotonic() - waiting.since_s)
         start = None if before is None or piece.begins_gap else before.start

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from pitr.archive_seal import SealedPiece, SegmentBuilder
-from pitr.archive_values import ArchiveSettings, DurableEnd
+from pitr.archive_values import MIB, ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader
 from pitr.wal.cutting import Cutting
 from pitr.wal.follow import ReceivedEnd
 from pitr.wal.lsn import LSN
 from pitr.wal.pacing import GroupCommit
 from pitr.wal.pieces import PieceCutter
+
+# Pieces that lie in the spool alone while no region answers and commits must not wait: a few KiB each.
+_SPOOLED_WAITING_MAX: Final = 4096
+# What is sealed is in memory twice, as the piece and for its segment.  WAL that does not compress waits
+# unsealed beyond two of the largest pieces; of other WAL there are more of them in so many bytes.
+_SEALED_WAITING_BYTES_MAX: Final = 32 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,13 @@ class WaitingPiece:
     size_bytes: int
     finishes: SegmentBuilder | None
     since_s: float
+
+
+def may_seal_more(counts_spooled: bool, puts_max: int, waiting: int, waiting_bytes: int) -> bool:
+    """Tell whether one more piece may be sealed beside those that are and wait for the quorum."""
+    if counts_spooled:
+        return waiting < _SPOOLED_WAITING_MAX
+    return waiting < 2 * puts_max and waiting_bytes < _SEALED_WAITING_BYTES_MAX
 
 
 def cutting_of(settings: ArchiveSettings, *, segment_bytes: int, now_s: float) -> Cutting:

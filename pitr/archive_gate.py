@@ -17,7 +17,7 @@ from pitr.archive_flow import Flow
 from pitr.archive_handover import Handover
 from pitr.archive_retry import GivenUp
 from pitr.archive_stream import StreamState
-from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents
+from pitr.archive_values import PIECE_BYTES_MAX, ArchiveEvent, ArchiveEventKind, ArchiveEvents
 from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.wal_records import PieceHeader, SegmentHeader
 from pitr.gate_folder import GateFolder
@@ -28,7 +28,11 @@ from storage.store import StoreError
 
 _POLL_S: Final = 0.05
 _FAILED_PAUSE_S: Final = 2.0
-_READ_BYTES: Final = 1 << 20
+# A segment is all there at once, so it goes in one piece where it fits: in parts the first would be cut
+# while the rest is read, and each piece costs puts, a signature and synced files of its own.
+_READ_BYTES_MAX: Final = PIECE_BYTES_MAX
+# What all segments are multiples of.
+_SEGMENT_UNIT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +199,14 @@ class GateSource:
                 self._wait()
                 if self._stopping.is_set():
                     raise GivenUp("taking what was handed over")
-            content = os.pread(descriptor, min(left, _READ_BYTES), at)
+            content = os.pread(descriptor, min(left, _READ_BYTES_MAX), at)
             if not content:
                 raise OSError("a file that was handed over has become shorter")
             self._flow.add(content)
             at, left = at + len(content), left - len(content)
         received = self._flow.received
         self.state.server_end = None if received is None else received.end
-        if feed.end.offset % _READ_BYTES:
+        if feed.end.offset % _SEGMENT_UNIT_BYTES:
             # A timeline ended inside of a segment: nothing follows that would fill a piece.
             self._flow.close_run()
             self._is_open = False

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from pitr.archive_flow import Flow
-from pitr.archive_intake import Intake
+from pitr.archive_intake import Intake, Sealed
 from pitr.archive_resume import two_writers
 from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import SealedPiece, SealedSegment, SegmentBuilder
@@ -104,13 +104,19 @@ class Pipeline:
                 self._intake.compare(raw)
                 self._flow.compared(raw)
             else:
-                self._seal(raw)
+                sealed = self._seal(raw)
+                # The spool's disk and the next piece may take long: what was received is not held for them.
+                raw = replace(raw, chunks=())
+                self._keep_piece(raw, sealed)
+                del sealed
 
-    def _seal(self, raw: RawPiece) -> None:
+    def _seal(self, raw: RawPiece) -> Sealed:
         parts = self._parts
         data_key = parts.retry.until_done("making a data key", lambda: parts.keys.wal_key(parts.clock()))
         age = timedelta(seconds=max(parts.monotonic() - raw.received_s, 0.0))
-        sealed = self._intake.seal(raw, data_key, parts.clock() - age)
+        return self._intake.seal(raw, data_key, parts.clock() - age)
+
+    def _keep_piece(self, raw: RawPiece, sealed: Sealed) -> None:
         piece = sealed.piece
         self._keep("spooling a piece", str(piece.key), piece.body, piece.sha256)
         self._flow.add_sealed(raw, sealed)
@@ -124,6 +130,8 @@ class Pipeline:
             self._put("putting a piece", str(piece.key), piece.body, piece.sha256)
             self._flow.finish_piece(piece)
             self._forget(piece)
+            # Each of the threads would hold a body of megabytes until its next one comes.
+            del piece
 
     def _forget(self, piece: SealedPiece) -> None:
         spool = self._parts.spool

@@ -196,7 +196,7 @@ class SegmentBuilder:
         self._points.extend(content.points)
 
     def seal(self, data_key: DataKey) -> SealedSegment:
-        """Return the segment's object.  Call it once it ``is_complete``."""
+        """Return the segment's object, and forget its content.  Call it once it ``is_complete``."""
         writer, first, last = self._writer, self.pieces[0], self.pieces[-1]
         header = SegmentHeader(
             repository=writer.repository,
@@ -218,6 +218,7 @@ class SegmentBuilder:
             points=_thinned(self._points),
         )
         body, envelope = _seal(header, self._frames, data_key, writer.signer)
+        self._frames.clear()
         key = SegmentKey(writer.archive, self.name, writer.attempt())
         digest = payload_sha256(envelope)
         return SealedSegment(key, header, digest, body, BodyDigest.of(body))

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -30,24 +31,51 @@ _LINE_BYTES_MAX: Final = 1 << 16
 _FIRST_PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 30.0
 _POSITION: Final = "position"
+_TALLIES: Final = "tallies"
+# Kinds come from an enumeration of ours; the limit only guards against a mistake.
+_KINDS_MAX: Final = 100
 
 
 class NotesFailed(PitrError):
     """A note could not be made durable.  Whatever it was about must not be done unsaid."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often a kind of event was noted here, and when it happened last."""
+
+    count: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The first line of the file: what outlives the notes."""
+
+    position: str | None
+    tallies: Mapping[str, Tally]
+
+    def with_note(self, note: Happening, position: str | None) -> _Head:
+        before = self.tallies.get(note.event)
+        tallies = dict(self.tallies)
+        if before is not None or len(tallies) < _KINDS_MAX:
+            count, last_at = (0, note.at) if before is None else (before.count, before.last_at)
+            tallies[note.event] = Tally(count + 1, max(last_at, note.at))
+        return _Head(position or self.position, tallies)
+
+
 class NotesFile:
     """The notes that wait, in a small file that is replaced whole.  Thread-safe; one process has it.
 
-    It also keeps how far another process's journal has been noted: in one file with the notes, so that a
-    kill leaves neither a line of it that is noted twice nor one that is not noted at all.
+    It also keeps how far another process's journal has been noted, and how often each kind of event was: in
+    one file with the notes, so that a kill leaves nothing that is noted or counted twice or not at all.
     """
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier run left; lines that cannot be read are ``damaged``.  Raises NotesFailed."""
         self._path: Final = path
         self._lock = threading.Lock()
-        self._notes, self._position, self.damaged = _read_notes(path)
+        self._notes, self._head, self.damaged = _read_notes(path)
 
     def add(self, note: Happening, *, position: str | None = None) -> None:
         """Return once the note is on disk, and with it ``position``, if there is a new one.
@@ -57,7 +85,7 @@ class NotesFile:
         with self._lock:
             if len(self._notes) >= NOTES_MAX:
                 raise NotesFailed(f"{NOTES_MAX} events wait to be put already")
-            self._replace([*self._notes, note], position or self._position)
+            self._replace([*self._notes, note], self._head.with_note(note, position))
 
     def has_alike(self, note: Happening) -> bool:
         """Return whether a note waits that says the same, at whatever time."""
@@ -68,7 +96,12 @@ class NotesFile:
     def position(self) -> str | None:
         """Return the newest position that was given with a note."""
         with self._lock:
-            return self._position
+            return self._head.position
+
+    def tally(self, event: str) -> Tally | None:
+        """Return how often events of this kind were noted, also by earlier runs; None if none was."""
+        with self._lock:
+            return self._head.tallies.get(event)
 
     def first(self) -> Happening | None:
         """Return the oldest note that waits."""
@@ -78,7 +111,7 @@ class NotesFile:
     def remove_first(self) -> None:
         """Forget the oldest note: it is in the store.  Raises NotesFailed; it is then found there again."""
         with self._lock:
-            self._replace(self._notes[1:], self._position)
+            self._replace(self._notes[1:], self._head)
 
     @property
     def count(self) -> int:
@@ -86,13 +119,12 @@ class NotesFile:
         with self._lock:
             return len(self._notes)
 
-    def _replace(self, notes: list[Happening], position: str | None) -> None:
-        head = [] if position is None else [json.dumps({_POSITION: position}).encode() + b"\n"]
+    def _replace(self, notes: list[Happening], head: _Head) -> None:
         try:
-            replace_synced(self._path, *head, *map(_encode, notes))
+            replace_synced(self._path, _encode_head(head), *map(_encode, notes))
         except OSError as cause:
             raise NotesFailed(f"events cannot be noted in {self._path}: {cause.strerror or cause}") from cause
-        self._notes, self._position = notes, position
+        self._notes, self._head = notes, head
 
 
 def _encode(note: Happening) -> bytes:
@@ -105,28 +137,51 @@ def _encode(note: Happening) -> bytes:
     return json.dumps(fields, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 
 
-def _read_notes(path: Path) -> tuple[list[Happening], str | None, int]:
+def _encode_head(head: _Head) -> bytes:
+    tallies = {event: [one.count, encode_time(one.last_at)] for event, one in head.tallies.items()}
+    return json.dumps({_POSITION: head.position, _TALLIES: tallies}, sort_keys=True).encode() + b"\n"
+
+
+def _read_notes(path: Path) -> tuple[list[Happening], _Head, int]:
+    notes: list[Happening] = []
+    damaged, head = 0, _Head(None, {})
     try:
         body = path.read_bytes()
     except FileNotFoundError:
-        return [], None, 0
+        return notes, head, damaged
     except OSError as cause:
         raise NotesFailed(f"events noted in {path} cannot be read: {cause.strerror}") from cause
-    notes: list[Happening] = []
-    damaged, position = 0, None
     for number, line in enumerate(body.splitlines()[: NOTES_MAX + 1]):
         try:
-            if number == 0 and (position := _decode_position(line)) is not None:
+            if number == 0 and (found := _decode_head(line)) is not None:
+                head = found
                 continue
             notes.append(_decode(line))
         except (ValueError, KeyError, TypeError, AttributeError, MalformedValue):
             damaged += 1
-    return notes, position, damaged
+    return notes, head, damaged
 
 
-def _decode_position(line: bytes) -> str | None:
-    found = json.loads(line).get(_POSITION) if len(line) <= _LINE_BYTES_MAX else None
-    return found if isinstance(found, str) else None
+def _decode_head(line: bytes) -> _Head | None:
+    """Read the first line; None if it is a note, of a file that has no head."""
+    fields = json.loads(line) if len(line) <= _LINE_BYTES_MAX else {}
+    if _POSITION not in fields:
+        return None
+    position = fields[_POSITION]
+    return _Head(position if isinstance(position, str) else None, _decode_tallies(fields.get(_TALLIES)))
+
+
+def _decode_tallies(fields: object) -> dict[str, Tally]:
+    """Read the counts; without them, or where they are damaged, the position still stands."""
+    if not isinstance(fields, dict):
+        return {}
+    try:
+        return {
+            str(event): Tally(int(count), decode_time(last_at))
+            for event, (count, last_at) in list(fields.items())[:_KINDS_MAX]
+        }
+    except (ValueError, TypeError, AttributeError, MalformedValue):
+        return {}
 
 
 def _decode(line: bytes) -> Happening:
@@ -190,6 +245,10 @@ class EventLog:
     def position(self) -> str | None:
         """Return the newest position that was given with a note, also by an earlier run."""
         return self._notes.position
+
+    def tally(self, event: str) -> Tally | None:
+        """Return how often events of this kind were noted, also by earlier runs; None if none was."""
+        return self._notes.tally(event)
 
     @property
     def waiting(self) -> int:

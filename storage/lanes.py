@@ -261,6 +261,8 @@ class Lanes:
             error = _put_into(lane.region, put)
             self.note_answer(lane, put.key, error, self._clock() - started)
             self._settle(lane, put, error)
+            # Each thread would hold a body of megabytes until it has the next one to send.
+            del put, error
 
     def _settle(self, lane: Lane, put: PendingPut, error: StoreError | None) -> None:
         name = lane.region.name

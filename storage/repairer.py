@@ -87,6 +87,8 @@ class Repairer:
                     pause_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 10))
                     lane.retry_at = self._clock() + pause_s * (0.5 + 0.5 * self._jitter())
                 self._lanes.changed.notify_all()
+            # An error's traceback holds the body that could not be put.
+            del outcome
 
     def _next(self, lane: Lane) -> Repair | None:
         """Wait for the next entry whose turn it is; None when the store closes."""

@@ -152,8 +152,16 @@ class DaemonProcess:
     @property
     def memory_bytes(self) -> int:
         """The memory that the process has in use now."""
+        return self._memory_bytes("VmRSS")
+
+    @property
+    def memory_bytes_most(self) -> int:
+        """The most memory that the process had in use since it began."""
+        return self._memory_bytes("VmHWM")
+
+    def _memory_bytes(self, figure: str) -> int:
         text = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", text, re.MULTILINE)
+        found = re.search(rf"^{figure}:\s+(\d+) kB$", text, re.MULTILINE)
         assert found is not None
         return int(found[1]) * 1024
 

@@ -27,9 +27,35 @@ def test_a_stop_while_it_waits_to_begin_is_clean(make_site: MakeSite) -> None:
     site.server.stop()
     site.daemon.start()
     wait_until(lambda: "waiting to begin" in site.daemon.tail(), "it waits for the server")
-    assert "the daemon is not ready yet" in site("status", exit_code=10).stderr
+    assert site("status", "--json").data["state"] == "waiting for the server"
     assert site.daemon.stop() == 0
     assert "no WAL had been received" in site.daemon.tail()
+
+
+def test_a_daemon_that_begins_while_all_regions_are_away_tells_its_status(make_site: MakeSite) -> None:
+    site = make_site()
+    for region in site.regions:
+        region.take_away()
+    site.daemon.start()
+    wait_until(lambda: "waiting to begin" in site.daemon.tail(), "it waits for the regions")
+    seen = site("status", "--json").data
+    assert (seen["state"], seen["is_streaming"], seen["rpo_s"]) == ("waiting for regions", False, None)
+    assert "eu" in seen["last_error"], "it says which regions, and why"
+    failing = [one["name"] for one in seen["regions"] if not one["is_healthy"]]
+    assert len(failing) > len(site.regions) - site.quorum, "so many that the archive cannot be looked for"
+    told = site("status")
+    assert "NOT streaming, waiting for regions" in told.stdout
+    assert seen["last_error"] in told.stderr
+    probe = site("status", "--check-rpo", "60s", exit_code=5)
+    assert "the RPO is not known" in probe.stderr
+    for verb in ("backup", "repair"):
+        assert "the daemon is not ready yet: waiting for regions" in site(verb, exit_code=10).stderr
+    for region in site.regions:
+        region.give_back()
+    site.wait_durable()
+    assert site("status", "--json").data["state"] == "running"
+    assert site("status", "--check-rpo", "60s").exit_code == 0
+    assert site.daemon.stop() == 0
 
 
 def test_broken_state_files_are_made_anew_and_stop_nothing(make_site: MakeSite) -> None:

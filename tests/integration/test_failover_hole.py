@@ -83,7 +83,8 @@ def test_a_hole_that_a_failover_leaves_is_signed_backed_up_beyond_and_offered_to
 
     seen = site("status", "--json").data
     assert seen["events"]["wal-lost"] in (1, 2)
-    assert "WAL was lost" in site("status").stderr
+    # The new backup is there: a warning it is no more, and it is not forgotten either.
+    wait_until(lambda: "WAL was lost" in site("status").stdout, "the loss is told")
     address = re.findall(r"address=(http\S+)", site.daemon.tail())[-1]
     with urllib.request.urlopen(address, timeout=20) as answer:
         assert b'pitr_events_total{kind="wal-lost"} ' in answer.read()
@@ -100,6 +101,9 @@ def test_a_hole_that_a_failover_leaves_is_signed_backed_up_beyond_and_offered_to
     site.daemon.start()
     wait_until(lambda: (True,) in standby.execute(archived, str(after)), "it streams again")
     assert [one for one in site("log", "--json").data["events"] if one["event"] == "wal-lost"] == events
+    again = site("status", "--json").data
+    assert again["events"]["wal-lost"] == seen["events"]["wal-lost"] == len(events)
+    assert again["wal_lost_at"] == seen["wal_lost_at"] is not None
     assert site.daemon.stop() == 0
 
     told = site("timeline", "--json", exit_code=4).data

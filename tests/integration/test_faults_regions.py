@@ -19,9 +19,9 @@ from pitr.catalogue.sqlite import Catalogue
 from pitr.wal.lsn import LSN
 
 MIB = 1 << 20
-# What the archiver may hold before it stops reading the socket, and the interpreter with its libraries.
-# A daemon that catches up has some 400 MiB in use, its backlog and pieces of 16 MiB; not all that it missed.
-MEMORY_BYTES_MAX = 512 * MIB
+# What the archiver may hold before it stops reading the socket, twice while it is sealed and not yet stored
+# whole, and the interpreter with its libraries: 290 MiB at the most, measured while it caught up.
+MEMORY_BYTES_MAX = 330 * MIB
 SETTLE_S = 1.5
 
 
@@ -82,7 +82,7 @@ def test_nothing_is_acknowledged_while_all_regions_are_away(make_site: MakeSite)
         ledger.wait_at_quorum(20)
         ledger.stop()
         site.wait_durable()
-        assert site.daemon.memory_bytes < MEMORY_BYTES_MAX
+        assert site.daemon.memory_bytes_most < MEMORY_BYTES_MAX
         assert site.daemon.stop() == 0, site.daemon.tail()
     check_whole(site, "caught-up")
 

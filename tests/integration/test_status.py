@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +111,14 @@ def test_how_long_the_disk_lasts_is_told(pitr: PitrProgram, daemon: Answering) -
     done = pitr("status")
     assert "disk     " not in done.stdout
     assert "max_slot_wal_keep_size is reached in" in done.stderr
+
+
+def test_a_loss_of_wal_is_a_warning_until_there_is_a_backup_from_after_it(
+    pitr: PitrProgram, daemon: Answering
+) -> None:
+    lost = replace(SNAPSHOT, last_error=None, events={"wal-lost": 2}, wal_lost_at=NOW)
+    text = "WAL was lost 2 times, last at 2026-11-25T12:00:00.000Z: pitr timeline shows the gaps"
+    for completed_at, is_warning in ((None, True), (NOW, True), (NOW + timedelta(minutes=1), False)):
+        daemon.snapshot = replace(lost, backup=replace(lost.backup, last_completed_at=completed_at))
+        done = pitr("status")
+        assert (text in done.stderr, text in done.stdout) == (is_warning, not is_warning)

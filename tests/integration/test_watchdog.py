@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from fix_cli import MakeSite, wait_until
+from fix_cli import MakeSite, PitrProgram, wait_until
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_sync import (
     commit_that_waits,
@@ -22,7 +22,11 @@ from fix_sync import (
 )
 from fix_watchdog import watching
 
+from cli.config_template import NewConfig, NewRegion, render_config
+from cli.lock import RunLock
+from cli.settings import LOCK_NAME
 from pitr.commit_release import ReleasePolicy
+from pitr.pipeline.keys import Identity
 from pitr.postgres.sync_standby import SyncStandby
 from pitr.protection import Protect
 from pitr.release_journal import Note, Release, ReleaseJournal, ReleaseStep
@@ -260,3 +264,37 @@ def test_the_command_releases_is_killed_and_ends_what_it_began(make_site: MakeSi
     assert "found so at the start" in events[1]["message"]
     assert events[1]["facts"]["before"] == "pitr"
     assert "the watchdog released commits" in site("log").stdout
+
+
+@pytest.mark.parametrize("is_the_daemons", [True, False])
+def test_the_command_says_where_no_daemon_signs_what_it_does(
+    server_tmp_path: Path, is_the_daemons: bool
+) -> None:
+    identity = Identity(bytes(range(32)))
+    config = NewConfig(
+        cluster="main",
+        dsn="host=/nowhere",
+        slot="pitr",
+        repository="0" * 32,
+        root=str(identity.root_signer().public),
+        recipients=(str(identity.recipient()),),
+        quorum=1,
+        regions=(NewRegion("eu", "file:///nowhere"),),
+        signing_key_file=server_tmp_path / "signing.key",
+        state_dir=server_tmp_path / "state",
+    )
+    (server_tmp_path / "pitr.toml").write_text(render_config(config))
+    if is_the_daemons:
+        # As a daemon that was killed leaves it.
+        (server_tmp_path / "state").mkdir()
+        RunLock(server_tmp_path / "state" / LOCK_NAME).acquire()
+    log = server_tmp_path / "watchdog.log"
+    process = PitrProgram(server_tmp_path).begin("watchdog", log=log)
+    try:
+        wait_until(lambda: "the server cannot be looked at" in log.read_text(), "it watches")
+        assert ("nobody signs what is released from here" in log.read_text()) is not is_the_daemons
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait(10)

@@ -13,7 +13,7 @@ from fix_stores import FaultyStore
 
 from pitr.catalogue.event_record import EventKind, EventRecord, Happening
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.event_log import NOTES_MAX, EventLog, NotesFailed, NotesFile
+from pitr.event_log import NOTES_MAX, EventLog, NotesFailed, NotesFile, Tally
 from pitr.event_reader import BAD_EVENTS_MAX, EventReader
 from pitr.layout import event_key, event_sequence
 from pitr.pipeline.sign import sign_record
@@ -121,7 +121,7 @@ def test_notes_have_a_limit_and_damaged_ones_are_counted(host: Host, tmp_path: P
     notes = NotesFile(path)
     for number in range(3):
         notes.add(happening(number))
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = path.read_bytes().splitlines(keepends=True)[1:]
     path.write_bytes(lines[0] + b"{}\n\xff\n[1]\n" + lines[1][:-9] + b"\n" + lines[2])
     again = NotesFile(path)
     assert (again.count, again.damaged) == (2, 4)
@@ -130,6 +130,25 @@ def test_notes_have_a_limit_and_damaged_ones_are_counted(host: Host, tmp_path: P
         NotesFile(path).add(happening())
     with pytest.raises(NotesFailed):
         NotesFile(tmp_path / "no" / "such" / "folder").add(happening())
+
+
+def test_how_often_an_event_was_noted_outlives_the_notes_and_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "some"
+    notes = NotesFile(path)
+    assert notes.tally(EventKind.WAL_LOST) is None
+    for number in (2, 1):
+        notes.add(happening(number), position=f"at {number}")
+        notes.remove_first()
+    again = NotesFile(path)
+    assert (again.count, again.damaged, again.position) == (0, 0, "at 1")
+    tally = again.tally(EventKind.WAL_LOST)
+    assert tally == Tally(2, fix.BEGIN + timedelta(seconds=2)), "the last one is the latest, however noted"
+    assert again.tally(EventKind.SLOT_DROPPED) is None
+    # A file of an older version has no counts, and a damaged count does not take the position along.
+    for tallies in (b"", b', "tallies": {"wal-lost": 1}'):
+        path.write_bytes(b'{"position": "at 1"' + tallies + b"}\n")
+        older = NotesFile(path)
+        assert (older.position, older.tally(EventKind.WAL_LOST)) == ("at 1", None)
 
 
 def test_a_missing_or_foreign_event_is_told_and_hides_no_other(host: Host) -> None:

@@ -139,10 +139,26 @@ def test_the_next_run_signs_what_came_meanwhile_and_nothing_again(host: Host) ->
     ]
 
 
+def test_a_journal_that_is_brought_from_another_host_is_signed_note_by_note(host: Host) -> None:
+    elsewhere = ReleaseJournal(host.notes_path.with_name("elsewhere.jsonl"))
+    brought = host.notes_path.with_name("releases.jsonl")
+    log = host.log()
+    for number, step in enumerate((Step.RELEASED, Step.HELD, Step.RELEASED), start=1):
+        elsewhere.note(note(number, step))
+        for _ in range(2):
+            copy = brought.with_suffix(".new")
+            copy.write_bytes(host.notes_path.with_name("elsewhere.jsonl").read_bytes())
+            copy.rename(brought)
+            host.look(log)
+    host.put(log)
+    assert [message.rpartition(" ")[2] for message in host.signed()] == ["1", "2", "3"]
+
+
 def test_where_no_note_can_be_kept_it_is_said_once_and_done_later(host: Host) -> None:
     first = host.log()
     first.note(Happening.of(fix.BEGIN, EventKind.WAL_LOST, "a loss"))
-    host.notes_path.write_bytes(host.notes_path.read_bytes() * (NOTES_MAX - 1))
+    head, line = host.notes_path.read_bytes().splitlines(keepends=True)
+    host.notes_path.write_bytes(head + line * (NOTES_MAX - 1))
     log = host.log()
     host.journal.note(note(1, Step.RELEASED))
     host.journal.note(note(2, Step.HELD))
