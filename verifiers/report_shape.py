@@ -159,8 +159,8 @@ def _fits(value: object, kind: str) -> bool:
     return len(value) <= chars_max and re.fullmatch(pattern, value) is not None
 
 
-def json_schema() -> dict[str, object]:
-    """Return the JSON Schema (2020-12) of a report's statement."""
+def statement_schema(predicate_type: str, shape: Shape, title: str) -> dict[str, object]:
+    """Return the JSON Schema (2020-12) of a statement whose predicate has ``shape``."""
     statement = {
         "_type": {"const": STATEMENT_TYPE},
         "subject": {
@@ -169,13 +169,13 @@ def json_schema() -> dict[str, object]:
             "maxItems": LIST_MAX,
             "items": _object({"name": _typed("name"), "digest": _object({"sha256": _typed("sha256")})}),
         },
-        "predicateType": {"const": VERIFICATION_TYPE},
-        "predicate": _schema_of(REPORT),
+        "predicateType": {"const": predicate_type},
+        "predicate": _schema_of(shape),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": VERIFICATION_TYPE,
-        "title": "Restore verification report: an in-toto Statement v1, the payload of a DSSE envelope",
+        "$id": predicate_type,
+        "title": title,
         **_object(statement),
     }
 
@@ -216,5 +216,14 @@ def _typed(kind: str) -> dict[str, object]:
 
 
 def render_schema() -> str:
-    """Return the published schema's text."""
-    return json.dumps(json_schema(), indent=1, sort_keys=False) + "\n"
+    """Return the published schema's text of a run's report."""
+    return render_statement_schema(
+        VERIFICATION_TYPE,
+        REPORT,
+        "Restore verification report: an in-toto Statement v1, the payload of a DSSE envelope",
+    )
+
+
+def render_statement_schema(predicate_type: str, shape: Shape, title: str) -> str:
+    """Return a schema as it is published."""
+    return json.dumps(statement_schema(predicate_type, shape, title), indent=1, sort_keys=False) + "\n"

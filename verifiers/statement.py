@@ -24,6 +24,7 @@ from pitr.pipeline.sign import (
     sign_typed,
 )
 from verifiers.check import CheckResult, Outcome, overall_of
+from verifiers.period_shape import PERIOD, PERIOD_TYPE
 from verifiers.report_shape import (
     CERTIFICATION,
     CERTIFICATION_TYPE,
@@ -163,6 +164,32 @@ def open_certification(envelope: bytes, person: Verifier) -> SignedStatement:
     if statement["subject"] != _certified(predicate) or predicate["certified_by"]["key"] != str(person):
         raise MalformedValue("certification is not about what it says, or not by whom")
     return SignedStatement(envelope, predicate)
+
+
+def sign_period(predicate: Predicate, signer: Signer) -> SignedStatement:
+    """Return the signed report of a period.  Raises MalformedValue as ``sign_report``."""
+    check_shape(predicate, PERIOD)
+    return _sign(PERIOD_TYPE, _in_period(predicate), predicate, signer)
+
+
+def open_period(envelope: bytes, verifier: Verifier) -> SignedStatement:
+    """Return a period report that ``verifier`` signed.  Raises NotAuthentic, MalformedValue."""
+    statement = _open(envelope, verifier, PERIOD_TYPE)
+    predicate = statement["predicate"]
+    check_shape(predicate, PERIOD)
+    if statement["subject"] != _in_period(predicate):
+        raise MalformedValue("period report's subject is not what its predicate says")
+    return SignedStatement(envelope, predicate)
+
+
+def _in_period(predicate: Predicate) -> list[dict[str, object]]:
+    """Return the reports that a period report is about, or the log if there are none."""
+    named = [(f"report/{one['report_id']}", one["report_sha256"]) for one in predicate["reports"]]
+    log = predicate["log"]
+    return [
+        {"name": name, "digest": {"sha256": digest}}
+        for name, digest in named or [(f"log/{log['log_origin']}", log["root_hash"])]
+    ]
 
 
 def _certified(predicate: Predicate) -> list[dict[str, object]]:
