@@ -176,7 +176,8 @@ def _tell(app: App, said: Predicate) -> None:
     backups = said["backups"]
     line(
         f"backups: {backups['full']} full, {backups['incr']} incremental;"
-        f" deletions: {len(said['deletions'])}; open findings: {result['open_findings']}; gaps: {len(said['gaps'])}"
+        f" deletions: {len(said['deletions'])}; open findings: {result['open_findings']};"
+        f" gaps: {len(said['gaps'])}"
     )
     picked = ", ".join(str(one["series_seq"]) for one in said["sample"]["picked"])
     line(f"a sample that nobody chose: reports {picked or 'none'}")

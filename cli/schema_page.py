@@ -1,6 +1,6 @@
 """docs/schema/: the published JSON Schemas of reports, made from the shapes that the program checks.
 
-python -m cli.schema_page > docs/schema/restore-verification-v1.schema.json
+python -m cli.schema_page > docs/schema/restore-verification-v2.schema.json
 python -m cli.schema_page period > docs/schema/period-report-v1.schema.json
 """
 

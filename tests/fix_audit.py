@@ -129,10 +129,11 @@ class Forgery:
         before = sign_checkpoint(Checkpoint(origin, 1, leaf_hashes[0], logged.entry.at), signer)
         report = fix.draft(1, at, is_random=self.is_random)
         self.draft(report)
-        report["identity"] |= {"run_id": "run-1", "schema_version": 1, "series_seq": 1}
+        report["identity"] |= {"run_id": "run-1", "schema_version": 2, "series_seq": 1}
         report["identity"] |= {"previous_report_sha256": None, "repository": fix.REPOSITORY}
         report["trigger"]["intent_log_index"] = 1
         report["people"]["executed_by"]["key_id"] = signer.public.key_id
+        report["trend"] = []
         report["result"] |= {"overall": "PASSED", "rto_met": True, "rpo_met": True}
         proof = [node.hex() for node in inclusion_proof(1, leaf_hashes)]
         report["log"] = {"log_origin": origin, "leaf_index": 1, "tree_size": 2, "inclusion_proof": proof}
@@ -144,7 +145,7 @@ class Forgery:
         report["log"] |= {"rfc3161_token": None, "object_lock_copy": None}
         subject = subjects(report)
         statement = {"_type": "https://in-toto.io/Statement/v1", "subject": subject, "predicate": report}
-        statement["predicateType"] = "https://pitr.invalid/attestations/restore-verification/v1"
+        statement["predicateType"] = "https://pitr.invalid/attestations/restore-verification/v2"
         self.predicate(report)
         signed = SignedStatement(sign_typed(encode_payload(statement), PAYLOAD_TYPE, signer), report)
         test_result = resigned(sign_test_result(signed, signer), signer, self.test_result)

@@ -219,7 +219,31 @@ def draft(
         "mapping": [
             {"framework": "SOC 2", "control": "A1.3", "status": "satisfied", "fields": ["checks", "timings"]}
         ],
+        "recoverability": recoverability(started_at),
     }
+
+
+def recoverability(at: datetime) -> list[dict[str, object]]:
+    """Two weeks in two regions: one of them begins later, and an hour is lost in both."""
+
+    def span(lsns: str, hours: tuple[int, int], regions: list[str], cause: str | None) -> dict[str, object]:
+        start, _, end = lsns.partition("-")
+        return {
+            "start_lsn": start,
+            "end_lsn": end,
+            "timeline": "00000001",
+            "state": "restorable" if cause is None else "gap",
+            "cause": cause,
+            "regions": regions,
+            "from_at": encode_time(at - timedelta(hours=hours[0])),
+            "to_at": encode_time(at - timedelta(hours=hours[1])),
+        }
+
+    return [
+        span("0/2000028-0/5000000", (336, 200), ["north"], None),
+        span("0/5000000-0/6000000", (200, 199), [], "wal-missing"),
+        span("0/6000000-0/9000148", (199, 0), ["north", "south"], None),
+    ]
 
 
 def intend(log: AuditLog, number: int, at: datetime, *, is_random: bool = False) -> Logged:

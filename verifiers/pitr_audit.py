@@ -2,10 +2,8 @@
 """pitr-audit: check a folder of restore verification reports with nothing but the verifier's public key.
 
 Run it as: python3 -I -S pitr_audit.py --key verifier.pub.pem FOLDER (Python 3.11, no network, read-only).
-It checks every signature, that the log is the one that all checkpoints are of, that each report and page is
-the one that was logged, that none is missing, that verdicts follow from figures.  It cannot tell that a
-verifier lied about what it saw, nor that a whole folder is an older one: give it a report that you kept
-(--witness).  Exit code: 0 good, 1 findings, 2 wrong usage.  Reference: docs/audit.md
+It cannot tell that a verifier lied about what it saw, nor that a whole folder is an older one: give it a
+report that you kept (--witness).  Exit code: 0 good, 1 findings, 2 wrong usage.  Reference: docs/audit.md
 """
 
 import argparse
@@ -21,9 +19,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 STATEMENT_MAX, ENVELOPE_MAX, HTML_MAX, LOG_MAX = 4 << 20, 6 << 20, 32 << 20, 256 << 20  # bytes
-FILES_MAX, FINDINGS_MAX, LIST_MAX = 500_000, 1000, 10_000
+FILES_MAX, FINDINGS_MAX, LIST_MAX, TREND_MAX = 500_000, 1000, 10_000, 53
 STATEMENT = "https://in-toto.io/Statement/v1"
-VERIFICATION = "https://pitr.invalid/attestations/restore-verification/v1"
+IN_TOTO = "application/vnd.in-toto+json"
+VERIFICATION_1 = "https://pitr.invalid/attestations/restore-verification/v1"
+VERIFICATION = "https://pitr.invalid/attestations/restore-verification/v2"
 CERTIFICATION = "https://pitr.invalid/attestations/report-certification/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 INTENTS = {"verification-intended": "verification-ended", "drill-intended": "drill-ended"}
@@ -31,17 +31,16 @@ LATE_PART = 7  # a test is late, and not only delayed, from its frequency and th
 RUNNING = timedelta(hours=24)  # an intent that is not older may belong to a run that still goes on
 # The shape of a report: the same texts as in verifiers/report_shape.py, which says what they mean.
 TYPES_TEXT = r"""
-text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   timeline 8 [0-9A-F]{8}
+text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   sha256 64 [0-9a-f]{64}
 time 27 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z   repository_id 32 [0-9a-f]{32}
-sha256 64 [0-9a-f]{64}   key_id 16 [0-9a-f]{16}   system_identifier 20 [1-9][0-9]{0,19}
-uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
-lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})
-check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?
+uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}   timeline 8 [0-9A-F]{8}
+lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})   key_id 16 [0-9a-f]{16}
+check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?   system_identifier 20 [1-9][0-9]{0,19}
 """
 REPORT_SHAPE = """
 subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline start_lsn,end_lsn:lsn
   index_sha256?:sha256 } }
-identity{ report_id:uuid run_id:name schema_version:=1 series_seq:number previous_report_sha256?:sha256
+identity{ report_id:uuid run_id:name schema_version:=2 series_seq:number previous_report_sha256?:sha256
   report_type:weekly_verification|monthly_drill|quarterly_drill|actual_recovery|scrub
   repository:repository_id created_at:time period_start,period_end?:time }
 scope{ org,system_name:text system_identifier:system_identifier pg_version,asset_id,criticality_tier?:text
@@ -65,8 +64,7 @@ degradation?{ service_degradation{ window_ms,throughput_permille,read_only_ms:co
   latency_us_before,latency_us_during,latency_us_after{ p50,p95,p99:count } } error_rate{
   requests,clients:count errors[]{ class:name count:count } } }
 checks[]{ id:check category,tool:name title,tool_version,expected,observed:text reason?:text required:bool
-  command_sha256:sha256 evidence_sha256?:sha256 started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED
-  }
+  command_sha256:sha256 evidence_sha256?:sha256 started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED }
 kafka?{ partitions[]{ topic:name partition,duplicates,missing:count offset_at_target,high_watermark:integer
   replayed_from,replayed_to?:integer result:text } }
 ransomware?{ indicators[]{ name:name value,baseline,threshold:text } last_clean_point?:text }
@@ -78,6 +76,9 @@ tool{ product_version:text wheel_sha256,sbom_sha256,pg_binaries_sha256?:sha256 c
 log{ log_origin:name leaf_index:count tree_size:number root_hash:sha256 inclusion_proof[]:sha256
   checkpoint:text prev_checkpoint,rfc3161_token?:text object_lock_copy?{ uri:text version?:text } }
 mapping[]{ framework,control:name status:satisfied|partial|not-tested fields[]:name }
+trend[]{ series_seq:number report_type:name created_at:time overall:PASSED|WARNED|FAILED rto_ms,rpo_ms?:number
+  recovery_time_ms,wal_replay_done_ms,data_loss_ms,bytes?:count } recoverability[]{ cause?:name
+  state:restorable|gap start_lsn,end_lsn:lsn timeline:timeline regions[]:name from_at,to_at?:time }
 """
 CERTIFICATION_SHAPE = """
 report_id:uuid report_sha256:sha256 series_seq:number certified_at:time certified_by{ name,role,key:name }
@@ -85,7 +86,13 @@ reviewed_by?{ name,role:name } statement:text corrective_actions[]:text
 """
 KINDS = TYPES_TEXT.split()
 TYPES = {kind: (int(most), text) for kind, most, text in zip(*(KINDS[at::3] for at in range(3)), strict=True)}
-INTEGERS = {"count": (0, 2**63 - 1), "number": (1, 2**63 - 1), "integer": (-(2**63), 2**63 - 1), "=1": (1, 1)}
+INTEGERS = {
+    "count": (0, 2**63 - 1),
+    "number": (1, 2**63 - 1),
+    "integer": (-(2**63), 2**63 - 1),
+    "=1": (1, 1),
+    "=2": (2, 2),
+}
 
 
 class Refused(Exception):
@@ -139,10 +146,9 @@ class Key:
         return Key(content[12:])
 
     def verify(self, signature, message):
-        scalar = int.from_bytes(signature[32:], "little")
+        scalar, total = int.from_bytes(signature[32:], "little"), (0, 1, 1, 0)
         digest = hashlib.sha512(signature[:32] + self.raw + message).digest()
         factor = int.from_bytes(digest, "little") % ORDER
-        total = (0, 1, 1, 0)
         for table, number in ((BASE.table, scalar % ORDER), (self.table, factor)):
             for at, row in enumerate(table):
                 digit = number >> 4 * at & 15
@@ -180,9 +186,7 @@ def parse_json(content):
 
 def parse_shape(words):
     shape = {}
-    for word in words:
-        if word == "}":
-            break
+    for word in itertools.takewhile("}".__ne__, words):
         names, colon, kind = word.removesuffix("{").partition(":")
         suffix = re.search(r"(\[\]|\?)?$", names)[0]
         inner = kind if colon else parse_shape(words)
@@ -199,55 +203,31 @@ def fits(value, kind):
     return len(value) <= most and re.fullmatch(pattern, value) is not None
 
 
-def check_shape(value, kind, suffix="", where=""):
-    if suffix == "?" and value is None:
-        return
-    if suffix == "[]":
-        need(isinstance(value, list) and len(value) <= LIST_MAX, f"{where} is no list, or too long")
-        for at, one in enumerate(value):
-            check_shape(one, kind, "", f"{where}.{at}")
-    elif isinstance(kind, dict):
-        need(isinstance(value, dict) and set(value) == set(kind), f"{where}: a field is missing or unknown")
-        for name, (inner_suffix, inner) in kind.items():
-            check_shape(value[name], inner, inner_suffix, f"{where}.{name}")
-    else:
-        need(fits(value, kind), f"{where[1:]} is not {kind}: {str(value)[:60]!r}")
+def check_shape(value, shape, where=""):
+    need(isinstance(value, dict) and set(value) == set(shape), f"{where}: a field is missing or unknown")
+    for name, (suffix, kind) in shape.items():
+        path, one = f"{where}.{name}".lstrip("."), value[name]
+        need(suffix != "[]" or (isinstance(one, list) and len(one) <= LIST_MAX), f"{path}: no list, or long")
+        for inner in one if suffix == "[]" else [] if suffix == "?" and one is None else [one]:
+            if isinstance(kind, dict):
+                check_shape(inner, kind, path)
+            else:
+                need(fits(inner, kind), f"{path} is not {kind}: {str(inner)[:60]!r}")
 
 
-SHAPES = {VERIFICATION: parse_shape(iter(REPORT_SHAPE.split()))}
-SHAPES[CERTIFICATION] = parse_shape(iter(CERTIFICATION_SHAPE.split()))
-ENVELOPE = re.compile(
-    rb'\{"payload":"([A-Za-z0-9+/]*={0,2})","payloadType":"(application/vnd\.in-toto\+json)",'
-    rb'"signatures":\[\{"keyid":"([0-9a-f]{16})","sig":"([A-Za-z0-9+/]{86}==)"\}\]\}'
-)
-
-
-def open_statement(envelope, key, predicate_type, subject_of):
-    """Verify a DSSE envelope; return the predicate in it and the SHA-256 of its payload."""
-    match = ENVELOPE.fullmatch(envelope)
-    need(match, "is no signed statement")
-    need(match[3].decode() == key.id, f"is signed by another key: {match[3].decode()}")
-    payload = decode_base64(match[1].decode())
-    encoded = b"DSSEv1 %d %b %d %b" % (len(match[2]), match[2], len(payload), payload)
-    key.verify(decode_base64(match[4].decode()), encoded)
-    statement = parse_json(payload)
-    predicate = statement.pop("predicate")
-    if predicate_type in SHAPES:
-        check_shape(predicate, SHAPES[predicate_type])
-    subject = [{"name": name, "digest": {"sha256": one}} for name, one in subject_of(predicate)]
-    expected = {"_type": STATEMENT, "subject": subject, "predicateType": predicate_type}
-    need(len(payload) <= STATEMENT_MAX and statement == expected, "is a statement of another type or subject")
-    return predicate, hashlib.sha256(payload).hexdigest()
+LOGGED = """identity.series_seq identity.report_id identity.run_id result.overall scope.system_identifier
+people.executed_by.key_id identity.repository identity.previous_report_sha256"""
+TREND = """identity.series_seq identity.report_type identity.created_at policy.rto_ms policy.rpo_ms
+result.overall data_loss.data_loss_ms timings.recovery_time_ms timings.wal_replay_done.ms timings.bytes"""
+SHAPES = {VERIFICATION: REPORT_SHAPE, CERTIFICATION: CERTIFICATION_SHAPE}
+SHAPES["entry"] = "log,kind,run_id:name sequence:count at:time facts:dict"
+SHAPES[VERIFICATION_1] = REPORT_SHAPE.partition("trend[]")[0].replace(":=2", ":=1")
+SHAPES = {name: parse_shape(iter(text.split())) for name, text in SHAPES.items()}
 
 
 def instant(text):
     need(fits(text, "time"), "a time is not as it must be")
     return datetime.fromisoformat(text)
-
-
-def subjects(report):
-    named = [(one["name"], one["manifest_sha256"]) for one in report["subject"]["backups"]]
-    return named or [("policy/" + report["policy"]["policy_id"], report["policy"]["sha256"])]
 
 
 ACTIVE = re.compile(r"</?(script|iframe|object|embed|link|img|form|base)\b|\s(on\w+|src|href|action)\s*=")
@@ -259,11 +239,10 @@ class Audit:
     """One run over a folder: it goes on after each fault, and collects all findings."""
 
     def __init__(self, folder, key, options):
-        self.folder, self.key, self.options = folder, key, options
+        self.folder, self.key, self.options, self.reports, self.certifications = folder, key, options, 0, 0
         # The log's entries, the root of the tree after each, and the size of each checkpoint by its text.
         self.origin, self.entries, self.roots, self.notes = "", [], [b""], {}
         self.findings, self.left_out, self.used, self.series = [], 0, set(), {}
-        self.reports, self.certifications = 0, 0
 
     def find(self, severity, subject, text):
         subject, text = (re.sub(r"[^ -~]", "?", str(one)[:400]) for one in (subject, text))
@@ -275,20 +254,47 @@ class Audit:
         """Run a step; what it refuses, or trips over in hostile input, is a finding."""
         try:
             step(*arguments)
-            return True
         except TRIPS as error:
             self.find("error", subject, error if isinstance(error, Refused) else f"cannot be read: {error!r}")
-            return False
 
     def take(self, name):
         need(name in self.names, "is missing")
         self.used.add(name)
         return f"{self.folder}/{name}"
 
+    def open_statement(self, envelope, key, subject_of=None, types=(VERIFICATION, VERIFICATION_1)):
+        """Verify a DSSE envelope; return the predicate in it and the SHA-256 of its payload."""
+        signed = parse_json(envelope)
+        payload, sig = decode_base64(signed["payload"]), signed["signatures"][0]["sig"]
+        wanted = signed | {"payloadType": IN_TOTO, "signatures": [{"keyid": key.id, "sig": sig}]}
+        need(signed == wanted and len(signed) == 3, f"is no statement that key {key.id} signed")
+        encoded = f"DSSEv1 {len(IN_TOTO)} {IN_TOTO} {len(payload)} ".encode() + payload
+        key.verify(decode_base64(sig), encoded)
+        statement = parse_json(payload)
+        predicate, kind = statement.pop("predicate"), statement["predicateType"]
+        if kind in SHAPES:
+            check_shape(predicate, SHAPES[kind])
+        about = (subject_of or self.subjects)(predicate)
+        subject = [{"name": name, "digest": {"sha256": one}} for name, one in about]
+        expected = {"_type": STATEMENT, "subject": subject, "predicateType": kind}
+        is_such = len(payload) <= STATEMENT_MAX and kind in types and statement == expected
+        need(is_such, "is a statement of another type or subject")
+        return predicate, hashlib.sha256(payload).hexdigest()
+
+    def value_at(self, value, path):
+        for name in path.split("."):
+            value = None if value is None else value[int(name) if isinstance(value, list) else name]
+        return value
+
+    def subjects(self, report):
+        named = [(one["name"], one["manifest_sha256"]) for one in report["subject"]["backups"]]
+        return named or [("policy/" + report["policy"]["policy_id"], report["policy"]["sha256"])]
+
     def run(self):
         self.names = {item.name for item in os.scandir(self.folder)}
         need(len(self.names) <= FILES_MAX, f"has more than {FILES_MAX} files")
-        if self.attempt("log.jsonl", self.read_log):
+        self.attempt("log.jsonl", self.read_log)
+        if not self.findings:
             self.attempt("checkpoints.jsonl", self.check_checkpoints)
             self.attempt("log.jsonl", self.check_entries)
             for path in self.options.witness:
@@ -303,12 +309,10 @@ class Audit:
         return lines
 
     def read_log(self):
-        full, names = [], {"log", "sequence", "at", "kind", "run_id", "facts"}
+        full = []
         for number, line in enumerate(self.read_lines("log.jsonl")):
-            entry = parse_json(line)
-            is_entry = isinstance(entry, dict) and set(entry) == names and isinstance(entry["facts"], dict)
-            is_entry = is_entry and all(fits(entry[name], "name") for name in ("log", "kind", "run_id"))
-            need(is_entry and entry["sequence"] == number, f"line {number + 1} is not entry {number}")
+            check_shape(entry := parse_json(line), SHAPES["entry"])
+            need(entry["sequence"] == number, f"line {number + 1} is not entry {number}")
             self.origin = self.origin or entry["log"]
             is_ours = re.fullmatch(rf"pitr/[0-9a-f]{{32}}/{self.key.id}", entry["log"])
             need(is_ours and entry["log"] == self.origin, f"entry {number} is of another log or key")
@@ -321,8 +325,7 @@ class Audit:
             for _ in range((number + 1 & -number - 1).bit_length() - 1):
                 root = self.node(full.pop(), root)
             full.append(root)
-            for left in reversed(full[:-1]):
-                root = self.node(left, root)
+            *_, root = itertools.accumulate(reversed(full), lambda right, left: self.node(left, right))
             self.roots.append(root)
 
     def fact(self, entry, name, kind):
@@ -387,7 +390,7 @@ class Audit:
             self.attempt(f"{stem}.json", self.check_report, stem, entry, certified)
         self.reports = len(told)
         for system, series in self.series.items():
-            self.check_cadence(system, [place for place in series if len(place) > 2])
+            self.check_cadence(system, [place for place in series if place[4]])
 
     def check_report(self, stem, entry, certified):
         number = self.fact(entry, "series_seq", "number")
@@ -395,21 +398,25 @@ class Audit:
         series = self.series.setdefault(self.fact(entry, "system_identifier", "system_identifier"), [])
         before = series[-1] if series else (0, None)
         # It takes its place also when it is bad: one bad report is not a finding for each later one.
-        series.append((number, digest_told))
+        series.append((number, digest_told, None, None, None))
         need(number == before[0] + 1, f"is number {number}, and {before[0] + 1} comes next")
         envelope, facts = read_file(self.take(f"{stem}.json"), ENVELOPE_MAX), entry["facts"]
-        report, digest = open_statement(envelope, self.key, VERIFICATION, subjects)
-        identity, overall = report["identity"], report["result"]["overall"]
-        said = [digest, identity["series_seq"], identity["report_id"], identity["run_id"], overall]
-        told = [digest_told, number, facts["report_id"], entry["run_id"], facts["outcome"]]
-        said += [report["scope"]["system_identifier"], report["people"]["executed_by"]["key_id"]]
-        said += [identity["repository"], identity["previous_report_sha256"]]
-        told += [facts["system_identifier"], self.key.id, self.origin.split("/")[1], before[1]]
-        need(said == told, "is not the report that the log tells of")
+        report, digest = self.open_statement(envelope, self.key)
+        overall, said = report["result"]["overall"], [self.value_at(report, one) for one in LOGGED.split()]
+        told = [number, facts["report_id"], entry["run_id"], facts["outcome"], facts["system_identifier"]]
+        told += [self.key.id, self.origin.split("/")[1], before[1], digest_told]
+        need([*said, digest] == told, "is not the report that the log tells of")
         self.check_verdicts(report)
         self.check_anchor(report, entry)
         started, due_ms = instant(report["trigger"]["started_at"]), report["policy"]["required_frequency_ms"]
-        series[-1] = (number, digest, identity["report_type"], started, due_ms)
+        row = {one.partition(".")[2].replace(".", "_"): self.value_at(report, one) for one in TREND.split()}
+        series[-1] = (number, digest, started, due_ms, row)
+        known = [place[4] for place in series[-TREND_MAX - 1 : -1] if place[4]]
+        bad = [place[0] for place in series if not place[4]]
+        told = [one for one in report.get("trend", known) if one["series_seq"] not in bad]
+        need(all(one in known for one in told), "its trend is not what the reports before it say")
+        if told != known:
+            self.find("warning", f"{stem}.json", "its trend leaves out reports, or is not in their order")
         if overall != "PASSED":
             self.find("note", f"{stem}.json", f"the verification {overall}")
         name, shown = f"{stem}.test-result.json", []
@@ -420,8 +427,8 @@ class Audit:
         if not certified:
             severity = "warning" if self.options.require_certification else "note"
             self.find(severity, f"{stem}.json", "no person has certified it")
-        page_told = self.fact([entry, *certified][-1], "html_sha256", "sha256")
-        self.attempt(f"{stem}.html", self.check_page, f"{stem}.html", report, envelope, shown, page_told)
+        name, page_told = f"{stem}.html", self.fact([entry, *certified][-1], "html_sha256", "sha256")
+        self.attempt(name, self.check_page, name, report, digest, envelope, shown, page_told)
 
     def check_verdicts(self, report):
         said, checks, policy = report["result"], report["checks"], report["policy"]
@@ -429,9 +436,8 @@ class Audit:
         overall = "PASSED" if required == {"PASSED"} else "WARNED"
         overall = "FAILED" if any(check["result"] == "FAILED" for check in checks) else overall
         need(said["overall"] == overall, f"says {said['overall']}, and its checks say {overall}")
-        timings, loss = report["timings"], report["data_loss"]
-        for name, measured in (("rto", timings["recovery_time_ms"]), ("rpo", loss["data_loss_ms"])):
-            objective = policy[f"{name}_ms"]
+        for name, path in (("rto", "timings.recovery_time_ms"), ("rpo", "data_loss.data_loss_ms")):
+            measured, objective = self.value_at(report, path), policy[f"{name}_ms"]
             met = None if measured is None or objective is None else measured <= objective
             need(said[f"{name}_met"] is met, f"says {name}_met {said[f'{name}_met']}; its figures say {met}")
         is_explained = all((check["result"] == "PASSED") != bool(check["reason"]) for check in checks)
@@ -441,16 +447,15 @@ class Audit:
     def node(self, left, right):
         return hashlib.sha256(b"\x01" + left + right).digest()
 
-    def check_inclusion(self, index, size, leaf, proof, root):
-        """RFC 9162 §2.1.3.2."""
-        at, last, found = index, size - 1, leaf
-        for one in proof:
-            need(last > 0, "inclusion proof is too long")
-            found = self.node(one, found) if at % 2 or at == last else self.node(found, one)
-            while at == last and at % 2 == 0 and at:
-                at, last = at >> 1, last >> 1
-            at, last = at >> 1, last >> 1
-        need(last == 0 and found == root, "inclusion proof does not lead to the root")
+    def proven_root(self, index, size, leaf, proof):
+        """Return the root that an inclusion proof leads to: RFC 6962 §2.1.1, from its end."""
+        need(bool(proof) == (size > 1), "inclusion proof is too short, or too long")
+        if size == 1:
+            return leaf
+        left = 1 << (size - 1).bit_length() - 1
+        if index < left:
+            return self.node(self.proven_root(index, left, leaf, proof[:-1]), proof[-1])
+        return self.node(proof[-1], self.proven_root(index - left, size - left, leaf, proof[:-1]))
 
     def check_anchor(self, report, ended):
         """The intent was logged before the run, under a checkpoint that was signed before the outcome."""
@@ -459,12 +464,12 @@ class Audit:
         is_placed = index == trigger["intent_log_index"] and index < size <= ended["sequence"]
         need(is_placed and log["log_origin"] == self.origin, "its place in the log is wrong")
         intent, root = self.entries[index], self.roots[size]
-        is_intent = intent["kind"] in INTENTS and intent["run_id"] == ended["run_id"]
-        need(is_intent, f"entry {index} of the log is not the intent of its run")
+        need(intent["kind"] in INTENTS and intent["run_id"] == ended["run_id"], "not the intent of its run")
         is_covered = self.checkpoint(log["checkpoint"]) == size and log["root_hash"] == root.hex()
         is_older = index == 0 if note is None else self.checkpoint(note) <= index
         need(is_covered and is_older, "its checkpoint or the one before is not of its place in the log")
-        self.check_inclusion(index, size, intent["leaf"], [*map(bytes.fromhex, log["inclusion_proof"])], root)
+        proof = [*map(bytes.fromhex, log["inclusion_proof"])]
+        need(self.proven_root(index, size, intent["leaf"], proof) == root, "inclusion proof leads elsewhere")
         groups = {"report_type": "identity", "system_identifier": "scope", "scheduled_at": "trigger"}
         for name in groups.keys() & intent["facts"].keys():
             need(intent["facts"][name] == report[groups[name]][name], f"its intent has another {name}")
@@ -479,13 +484,12 @@ class Audit:
         envelope = read_file(self.take(name), ENVELOPE_MAX)
         told = self.fact(entry, "test_result_sha256", "sha256")
         need(hashlib.sha256(envelope).hexdigest() == told, "is not the test result that was logged")
-        predicate, _ = open_statement(envelope, self.key, TEST_RESULT, lambda _: subjects(report))
-        names, policy = {"PASSED": [], "WARNED": [], "FAILED": []}, report["policy"]
-        for check in report["checks"]:
-            names[check["result"].replace("SKIPPED", "WARNED")].append(check["id"])
+        predicate, _ = self.open_statement(envelope, self.key, lambda _: self.subjects(report), [TEST_RESULT])
+        policy, ended = report["policy"], [(check["id"], check["result"]) for check in report["checks"]]
+        names = {"passedTests": ["PASSED"], "warnedTests": ["WARNED", "SKIPPED"], "failedTests": ["FAILED"]}
+        expected = {name: [one for one, result in ended if result in of] for name, of in names.items()}
         named = [("policy/" + policy["policy_id"], policy["sha256"])]
         named.append(("report/" + report["identity"]["report_id"], digest))
-        expected = {f"{result.lower()}Tests": ids for result, ids in names.items()}
         expected["configuration"] = [{"name": one, "digest": {"sha256": sha256}} for one, sha256 in named]
         expected["result"] = report["result"]["overall"]
         need(predicate == expected, "does not follow from the report")
@@ -497,7 +501,7 @@ class Audit:
         need(not trusted or key.raw in trusted, "is signed by a person who is not trusted here")
         envelope = read_file(self.take(name), ENVELOPE_MAX)
         about = [("report/" + report["identity"]["report_id"], digest)]
-        words, found = open_statement(envelope, key, CERTIFICATION, lambda _: about)
+        words, found = self.open_statement(envelope, key, lambda _: about, [CERTIFICATION])
         by, identity, facts = words["certified_by"], report["identity"], entry["facts"]
         said = [found, words["report_sha256"], words["report_id"], words["series_seq"], *by.values()]
         told = [facts["certification_sha256"], facts["report_sha256"], identity["report_id"]]
@@ -510,51 +514,49 @@ class Audit:
 
     def shown_text(self, value, unit):
         if value is None or type(value) is bool:
-            return "–" if value is None else "yes" if value else "no"
-        if unit == "time":
-            return f"{value[:10]} {value[11:19]} UTC"
-        if unit == "ms":
-            seconds = value // 1000
-            return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{value % 1000:03d}"
-        return str(value)
+            return {None: "–", True: "yes", False: "no"}[value]
+        if unit in ("day", "time"):
+            return value[:10] if unit == "day" else f"{value[:10]} {value[11:19]} UTC"
+        if unit in ("ms", "took"):
+            parts = value // 3_600_000, value // 60_000 % 60, value // 1000 % 60, value % 1000
+            words = "{}:{:02d}:{:02d}.{:03d}" if unit == "ms" else "{} h {} min {}.{:03d} s"
+            return words.format(*parts).removeprefix("0 h ").removeprefix("0 min ")
+        return f"{value:,}" if unit == "count" else str(value)
 
-    def check_page(self, name, report, envelope, certifications, digest_told):
+    def check_page(self, name, report, digest, envelope, certified, digest_told):
         content = read_file(self.take(name), HTML_MAX)
         need(hashlib.sha256(content).hexdigest() == digest_told, "is not the page that was logged")
         page = content.decode()
-        tags, fields = re.findall(r"<[^<>]*>", page), dict(report)
-        fields["certifications"] = [words for words, _ in certifications]
+        tags, shown = re.findall(r"<[^<>]*>", page), SHOWN.findall(page)
+        fields = {**report, "payload_sha256": digest, "certifications": [words for words, _ in certified]}
         need(not any(ACTIVE.search(tag.lower()) for tag in tags), "has something active in it")
-        shown = SHOWN.findall(page)
         need(len(shown) == sum("data-f" in tag for tag in tags), "shows a value in a way that it must not")
         for _, path, unit, text in shown:
-            value = fields
-            for name in path.split("."):
-                value = value[int(name)] if isinstance(value, list) else value[name]
-            said, expected = html.unescape(text), self.shown_text(value, unit)
+            said, expected = html.unescape(text), self.shown_text(self.value_at(fields, path), unit)
             need(said == expected, f"shows {path} as {said[:80]!r}; the report says {expected[:80]!r}")
         need("result.overall" in [path for _, path, _, _ in shown], "does not show the verdict")
-        embedded = [("envelope", envelope)]
-        embedded += [(f"certification-{at}", one) for at, (_, one) in enumerate(certifications)]
+        wanted = [("envelope", envelope)]
+        wanted += [(f"certification-{at}", one) for at, (_, one) in enumerate(certified)]
         found = [(name, html.unescape(text).encode()) for name, text in EMBEDDED.findall(page)]
-        need(found == embedded, "does not embed the signed report and its certifications")
+        need(found == wanted, "does not embed the signed report and its certifications")
 
     def check_cadence(self, system, series):
-        newest = {}
-        now = [(None, None, kind, self.options.now, None) for kind in {place[2] for place in series}]
-        for number, _, kind, started, frequency_ms in [*series, *now]:
-            since, due_ms = newest.get(kind, (started, None))
-            gap_ms = (started - since) // timedelta(milliseconds=1)
-            if due_ms is not None and gap_ms > due_ms + due_ms // LATE_PART:
-                text = f"{gap_ms / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
-                self.find("warning", f"cluster {system}: {kind}", f"{text}; allowed: {due_ms / 864e5:.1f}")
-            newest[kind] = (started, frequency_ms)
+        for kind in sorted({place[4]["report_type"] for place in series}):
+            mine = [place for place in series if place[4]["report_type"] == kind]
+            now = (None, None, self.options.now, None, None)
+            for (_, _, since, due_ms, _), (number, _, started, _, _) in itertools.pairwise([*mine, now]):
+                gap_ms = (started - since) // timedelta(milliseconds=1)
+                if due_ms is not None and gap_ms > due_ms + due_ms // LATE_PART:
+                    text = f"{gap_ms / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
+                    self.find(
+                        "warning", f"cluster {system}: {kind}", f"{text}; allowed: {due_ms / 864e5:.1f}"
+                    )
 
     def check_witness(self, path):
         """An earlier report, or a checkpoint, that the auditor kept: this log must go on from it."""
         content = read_file(path, ENVELOPE_MAX)
         if content.startswith(b"{"):
-            report, digest = open_statement(content, self.key, VERIFICATION, subjects)
+            report, digest = self.open_statement(content, self.key)
             is_told = any(digest == entry["facts"].get("report_sha256") for entry in self.entries)
             need(is_told, "this report was kept, and the log does not tell of it")
             content = report["log"]["checkpoint"].encode()
@@ -584,15 +586,13 @@ def main(words=None):
     is_good = not audit.left_out and all(one["severity"] == "note" for one in audit.findings)
     counts = {"reports": audit.reports, "certifications": audit.certifications}
     counts |= {"log_entries": len(audit.entries), "checkpoints": len(audit.notes)}
-    if options.json:
-        result = {"schema": "pitr-audit/1", "ok": is_good, "key_id": key.id, **counts}
-        lines = [json.dumps({**result, "findings": audit.findings, "findings_left_out": audit.left_out})]
-    else:
-        lines = [f"{one['severity']}: {one['subject']}: {one['message']}" for one in audit.findings]
-        lines += [f"error: {audit.left_out} more findings are not shown"] if audit.left_out else []
-        summary = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-        lines.append(f"{'good' if is_good else 'NOT good'}: {summary}; key {key.id}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    lines = [f"{one['severity']}: {one['subject']}: {one['message']}" for one in audit.findings]
+    lines += [f"error: {audit.left_out} more findings are not shown"] if audit.left_out else []
+    summary = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    lines.append(f"{'good' if is_good else 'NOT good'}: {summary}; key {key.id}")
+    result = {"schema": "pitr-audit/1", "ok": is_good, "key_id": key.id, **counts}
+    result |= {"findings": audit.findings, "findings_left_out": audit.left_out}
+    sys.stdout.write((json.dumps(result) if options.json else "\n".join(lines)) + "\n")
     return 0 if is_good else 1
 
 

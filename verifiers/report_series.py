@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from pitr.errors import MalformedValue, NotAuthentic, PitrError
+from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic, PitrError
 from pitr.layout import report_prefix
 from pitr.pipeline.sign import Signer, Verifier, encode_time
 from pitr.verified import get_verified
-from storage.store import ObjectConflict, ObjectStore
+from storage.store import ObjectConflict, ObjectMissing, ObjectStore
 from verifiers.audit_log import AuditLog, Logged
 from verifiers.controls import mapping_of
 from verifiers.log_entry import INTENTS, EntryKind, LogEntry
 from verifiers.report_html import render_report
-from verifiers.report_shape import SCHEMA_VERSION
+from verifiers.report_shape import SCHEMA_VERSION, TREND_MAX
 from verifiers.statement import (
     Predicate,
     SignedStatement,
@@ -33,6 +33,7 @@ from verifiers.statement import (
     sign_test_result,
     verdicts,
 )
+from verifiers.trend import trend_row
 
 _TRIES_MAX: Final = 8
 _ENDS: Final = frozenset(INTENTS.values())
@@ -118,9 +119,9 @@ def _text(entry: LogEntry, fact: str) -> str:
 def issue_report(log: AuditLog, intent: Logged, draft: Predicate, at: datetime) -> SignedStatement:
     """Sign, number, put and log the report of the run that ``intent`` announced; return it.
 
-    ``draft`` has every group of the schema but ``log`` and ``mapping``, which follows from the others; of
-    ``identity`` it has what is not numbered here, ``result`` needs ``limits`` alone.  May be repeated for
-    one run: the first report stands.
+    ``draft`` has every group of the schema but ``log``, ``trend``, and ``mapping``, which follows from
+    the others; of ``identity`` it has what is not numbered here, ``result`` needs ``limits`` alone.  May be
+    repeated for one run: the first report stands.
     Raises MalformedValue for a draft that breaks the schema; StoreError, and a repetition settles it.
     """
     system = int(draft["scope"]["system_identifier"])
@@ -284,14 +285,37 @@ def _filled(log: AuditLog, intent: Logged, draft: Predicate, system: int) -> dic
         "object_lock_copy": None,
     }
     found = verdicts(filled)
+    filled["trend"], lost = _trend(log, series)
     filled["result"] = {
         "overall": str(found.overall),
         "rto_met": found.rto_met,
         "rpo_met": found.rpo_met,
-        "limits": draft["result"]["limits"],
+        "limits": [*draft["result"]["limits"], *lost],
     }
     filled["mapping"] = mapping_of(filled)
     return filled
+
+
+def _trend(log: AuditLog, series: Sequence[LoggedReport]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row for each of the last runs, the oldest first; and what is to be said of lost reports.
+
+    One read as a rule: the newest report knows of those before it.  Where it cannot be read in any region,
+    or does not know of all, the next older one is read as well.
+    """
+    rows: list[dict[str, Any]] = []
+    lost = []
+    for report in reversed(series[-TREND_MAX:]):
+        try:
+            read = read_report(log.store, log.signer.public, report)
+        except (NoGoodCopy, ObjectMissing) as cause:
+            lost.append(f"report {report.number} cannot be read, and is not in the trend: {cause}")
+            continue
+        rows.insert(0, trend_row(read))
+        told = read.predicate.get("trend", [])
+        if [row["series_seq"] for row in told] == [*range(max(1, report.number - TREND_MAX), report.number)]:
+            rows[:0] = told
+            break
+    return rows[-TREND_MAX:], lost
 
 
 def _finish(log: AuditLog, report: SignedStatement, intent: LogEntry, at: datetime) -> None:

@@ -17,28 +17,31 @@ from pitr.errors import MalformedValue
 
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 # No host has this name, now or later (RFC 6761): the project has no domain that it could promise to keep.
-VERIFICATION_TYPE: Final = "https://pitr.invalid/attestations/restore-verification/v1"
+VERIFICATION_TYPE: Final = "https://pitr.invalid/attestations/restore-verification/v2"
+# Read and checked as ever, and written no more.
+VERIFICATION_TYPE_1: Final = "https://pitr.invalid/attestations/restore-verification/v1"
 CERTIFICATION_TYPE: Final = "https://pitr.invalid/attestations/report-certification/v1"
 TEST_RESULT_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 LIST_MAX: Final = 10_000
+# Runs before this one: a year of weekly ones.
+TREND_MAX: Final = 53
 
 # What a text may be: its kind, its greatest length, and a pattern that the whole of it must match.
 TYPES_TEXT: Final = r"""
-text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   timeline 8 [0-9A-F]{8}
+text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   sha256 64 [0-9a-f]{64}
 time 27 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z   repository_id 32 [0-9a-f]{32}
-sha256 64 [0-9a-f]{64}   key_id 16 [0-9a-f]{16}   system_identifier 20 [1-9][0-9]{0,19}
-uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
-lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})
-check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?
+uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}   timeline 8 [0-9A-F]{8}
+lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})   key_id 16 [0-9a-f]{16}
+check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?   system_identifier 20 [1-9][0-9]{0,19}
 """
 
-# `name,name:type`; `name?` may be null; `name[]` is a list; `{ … }` an object; `a|b` one of these; `=1` is 1.
-# `count` is an integer from 0, `number` from 1, `integer` any of 64 bits.
+# `name,name:type`; `name?` may be null; `name[]` is a list; `{ … }` an object; `a|b` one of them; `=2` is 2.
+# `count` is an integer from 0, `number` from 1, `integer` any of 64 bits.  Version 1 ends before `trend`.
 REPORT_SHAPE: Final = """
 subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline start_lsn,end_lsn:lsn
   index_sha256?:sha256 } }
-identity{ report_id:uuid run_id:name schema_version:=1 series_seq:number previous_report_sha256?:sha256
+identity{ report_id:uuid run_id:name schema_version:=2 series_seq:number previous_report_sha256?:sha256
   report_type:weekly_verification|monthly_drill|quarterly_drill|actual_recovery|scrub
   repository:repository_id created_at:time period_start,period_end?:time }
 scope{ org,system_name:text system_identifier:system_identifier pg_version,asset_id,criticality_tier?:text
@@ -62,8 +65,7 @@ degradation?{ service_degradation{ window_ms,throughput_permille,read_only_ms:co
   latency_us_before,latency_us_during,latency_us_after{ p50,p95,p99:count } } error_rate{
   requests,clients:count errors[]{ class:name count:count } } }
 checks[]{ id:check category,tool:name title,tool_version,expected,observed:text reason?:text required:bool
-  command_sha256:sha256 evidence_sha256?:sha256 started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED
-  }
+  command_sha256:sha256 evidence_sha256?:sha256 started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED }
 kafka?{ partitions[]{ topic:name partition,duplicates,missing:count offset_at_target,high_watermark:integer
   replayed_from,replayed_to?:integer result:text } }
 ransomware?{ indicators[]{ name:name value,baseline,threshold:text } last_clean_point?:text }
@@ -75,6 +77,9 @@ tool{ product_version:text wheel_sha256,sbom_sha256,pg_binaries_sha256?:sha256 c
 log{ log_origin:name leaf_index:count tree_size:number root_hash:sha256 inclusion_proof[]:sha256
   checkpoint:text prev_checkpoint,rfc3161_token?:text object_lock_copy?{ uri:text version?:text } }
 mapping[]{ framework,control:name status:satisfied|partial|not-tested fields[]:name }
+trend[]{ series_seq:number report_type:name created_at:time overall:PASSED|WARNED|FAILED rto_ms,rpo_ms?:number
+  recovery_time_ms,wal_replay_done_ms,data_loss_ms,bytes?:count } recoverability[]{ cause?:name
+  state:restorable|gap start_lsn,end_lsn:lsn timeline:timeline regions[]:name from_at,to_at?:time }
 """
 
 CERTIFICATION_SHAPE: Final = """
@@ -116,6 +121,8 @@ def _fields(words: Iterator[str]) -> Shape:
 
 
 REPORT: Final = parse_shape(REPORT_SHAPE)
+REPORT_1: Final = parse_shape(REPORT_SHAPE.partition("trend[]")[0].replace(":=2", ":=1"))
+REPORTS: Final = {VERIFICATION_TYPE: REPORT, VERIFICATION_TYPE_1: REPORT_1}
 CERTIFICATION: Final = parse_shape(CERTIFICATION_SHAPE)
 
 
@@ -215,13 +222,10 @@ def _typed(kind: str) -> dict[str, object]:
     return {"type": "string", "maxLength": chars_max, "pattern": f"^(?:{pattern})$"}
 
 
-def render_schema() -> str:
-    """Return the published schema's text of a run's report."""
-    return render_statement_schema(
-        VERIFICATION_TYPE,
-        REPORT,
-        "Restore verification report: an in-toto Statement v1, the payload of a DSSE envelope",
-    )
+def render_schema(report_type: str = VERIFICATION_TYPE) -> str:
+    """Return the published schema's text of a run's report of this type."""
+    title = "Restore verification report: an in-toto Statement v1, the payload of a DSSE envelope"
+    return render_statement_schema(report_type, REPORTS[report_type], title)
 
 
 def render_statement_schema(predicate_type: str, shape: Shape, title: str) -> str:

@@ -28,7 +28,7 @@ from verifiers.period_shape import PERIOD, PERIOD_TYPE
 from verifiers.report_shape import (
     CERTIFICATION,
     CERTIFICATION_TYPE,
-    REPORT,
+    REPORTS,
     STATEMENT_TYPE,
     TEST_RESULT_TYPE,
     VERIFICATION_TYPE,
@@ -111,15 +111,15 @@ def subjects(predicate: Predicate) -> list[dict[str, object]]:
 
 def sign_report(predicate: Predicate, signer: Signer) -> SignedStatement:
     """Return the signed report.  Raises MalformedValue, naming the field, if it breaks its own schema."""
-    _check_report(predicate)
+    _check_report(predicate, VERIFICATION_TYPE)
     return _sign(VERIFICATION_TYPE, subjects(predicate), predicate, signer)
 
 
 def open_report(envelope: bytes, verifier: Verifier) -> SignedStatement:
-    """Return a report that ``verifier`` signed.  Raises NotAuthentic, MalformedValue."""
-    statement = _open(envelope, verifier, VERIFICATION_TYPE)
+    """Return a report, of any version, that ``verifier`` signed.  Raises NotAuthentic, MalformedValue."""
+    statement = _open(envelope, verifier, *REPORTS)
     predicate = statement["predicate"]
-    _check_report(predicate)
+    _check_report(predicate, statement["predicateType"])
     if statement["subject"] != subjects(predicate):
         raise MalformedValue("report's subject is not what its predicate says")
     return SignedStatement(envelope, predicate)
@@ -196,8 +196,8 @@ def _certified(predicate: Predicate) -> list[dict[str, object]]:
     return [{"name": f"report/{predicate['report_id']}", "digest": {"sha256": predicate["report_sha256"]}}]
 
 
-def _check_report(predicate: Any) -> None:
-    check_shape(predicate, REPORT)
+def _check_report(predicate: Any, report_type: str) -> None:
+    check_shape(predicate, REPORTS[report_type])
     said, found = predicate["result"], verdicts(predicate)
     if (said["overall"], said["rto_met"], said["rpo_met"]) != (found.overall, found.rto_met, found.rpo_met):
         raise MalformedValue("report's verdict does not follow from its fields", detail=str(found))
@@ -229,13 +229,13 @@ def _sign(
     return SignedStatement(sign_typed(content, PAYLOAD_TYPE, signer), read)
 
 
-def _open(envelope: bytes, verifier: Verifier, predicate_type: str) -> dict[str, Any]:
+def _open(envelope: bytes, verifier: Verifier, *predicate_types: str) -> dict[str, Any]:
     content = open_typed(envelope, verifier, PAYLOAD_TYPE)
     if len(content) > STATEMENT_BYTES_MAX:
         raise MalformedValue(f"statement has {len(content)} bytes; the limit is {STATEMENT_BYTES_MAX}")
     statement = decode_payload(content)
     if set(statement) != {"_type", "subject", "predicateType", "predicate"}:
         raise MalformedValue("not an in-toto statement of ours")
-    if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, predicate_type):
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] not in predicate_types:
         raise MalformedValue(f"statement is of another type: {str(statement['predicateType'])[:200]!r}")
     return statement

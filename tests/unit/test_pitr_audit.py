@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pitr.errors import MalformedValue
+from pitr.layout import report_prefix
 from pitr.pipeline.sign import Signer, Verifier, encode_time, payload_of
 from storage.memory import MemoryStore
 from verifiers import pitr_audit, report_shape
@@ -28,6 +29,9 @@ from verifiers.log_entry import EntryKind
 from verifiers.public_key import from_pem, to_pem
 from verifiers.report_export import export_reports
 from verifiers.report_html import shown_text
+from verifiers.report_series import settle_report
+from verifiers.statement import sign_report
+from verifiers.trend import trend_row
 
 # RFC 8032 §7.1: key, message, signature.
 RFC_8032 = [
@@ -118,9 +122,12 @@ def test_it_knows_the_same_shapes_and_names_as_the_program() -> None:
         assert getattr(pitr_audit, name) == getattr(report_shape, name)
     assert pitr_audit.STATEMENT == report_shape.STATEMENT_TYPE
     assert pitr_audit.VERIFICATION == report_shape.VERIFICATION_TYPE
+    assert pitr_audit.VERIFICATION_1 == report_shape.VERIFICATION_TYPE_1
+    assert pitr_audit.TREND_MAX == report_shape.TREND_MAX
     assert pitr_audit.CERTIFICATION == report_shape.CERTIFICATION_TYPE
     assert pitr_audit.TEST_RESULT == report_shape.TEST_RESULT_TYPE
-    assert pitr_audit.SHAPES[pitr_audit.VERIFICATION] == report_shape.REPORT
+    for report_type, shape in report_shape.REPORTS.items():
+        assert pitr_audit.SHAPES[report_type] == shape
     assert pitr_audit.SHAPES[pitr_audit.CERTIFICATION] == report_shape.CERTIFICATION
     for value, unit in ((None, ""), (True, ""), (False, "ms"), (93_784_005, "ms"), (7, ""), ("x", "")):
         assert pitr_audit.Audit.shown_text(None, value, unit) == shown_text(value, unit)
@@ -342,3 +349,68 @@ def test_openssl_reads_our_public_keys(tmp_path: Path) -> None:
     for wrong in ("", "x", f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n", "ed25519:AAAA"):
         with pytest.raises(MalformedValue):
             from_pem(wrong)
+
+
+def test_a_report_repeats_the_runs_before_it_and_no_more_than_a_year_of_them() -> None:
+    log = new_log()
+    reports = [fix.run_week(log, number, fails=number == 2) for number in range(1, 57)]
+    rows = reports[-1].predicate["trend"]
+    assert [row["series_seq"] for row in rows] == [*range(3, 56)]
+    assert reports[0].predicate["trend"] == []
+    assert [row["overall"] for row in reports[2].predicate["trend"]] == ["PASSED", "FAILED"]
+    assert rows[-1] == trend_row(reports[-2])
+
+
+def test_a_report_that_no_region_can_give_is_told_and_is_in_the_trend_again_when_one_can(
+    tmp_path: Path,
+) -> None:
+    log = new_log()
+    for number in (1, 2, 3):
+        fix.run_week(log, number)
+    key = f"{report_prefix(log.key_id, fix.SYSTEM, 3)}report"
+    body = log.store.get(key)
+    log.store.delete(key)
+    without = fix.run_week(log, 4).predicate
+    assert [row["series_seq"] for row in without["trend"]] == [1, 2]
+    assert "report 3 cannot be read, and is not in the trend" in without["result"]["limits"][-1]
+    log.store.put(key, body)
+    assert [row["series_seq"] for row in fix.run_week(log, 5).predicate["trend"]] == [1, 2, 3, 4]
+    folder, public = folder_of(log, tmp_path / "reports")
+    found = audit(folder, public, now=encode_time(fix.BEGIN + fix.WEEK * 6))
+    assert (found.code, found.texts("error")) == (1, "")
+    assert "its trend leaves out reports" in found.texts("warning")
+    assert found.texts("warning").count("its trend") == 1
+
+
+def forged_trend(change: Callable[[list[dict[str, object]]], object], folder: Path) -> tuple[Path, Path]:
+    """A verifier's second report, well signed and logged, that tells of the first what is not so."""
+    honest, log, at = new_log(), new_log(), fix.BEGIN + fix.WEEK * 2
+    fix.run_week(honest, 1)
+    predicate = fix.changed(fix.run_week(honest, 2).predicate)
+    fix.run_week(log, 1)
+    fix.intend(log, 2, at)
+    change(predicate["trend"])
+    forged = sign_report(predicate, fix.VERIFIER)
+    log.store.put(f"{report_prefix(log.key_id, fix.SYSTEM, 2)}report", forged.envelope)
+    assert settle_report(log, fix.SYSTEM, at + timedelta(minutes=6)) is not None
+    return folder_of(log, folder)
+
+
+@pytest.mark.parametrize("name", ["recovery_time_ms", "data_loss_ms", "rto_ms", "bytes", "series_seq"])
+def test_a_trend_that_is_not_what_earlier_reports_say_is_refused(name: str, tmp_path: Path) -> None:
+    def change(trend: list[dict[str, object]]) -> None:
+        trend[0][name] = 7
+
+    found = audit(*forged_trend(change, tmp_path / "reports"))
+    assert "its trend is not what the reports before it say" in found.texts("error")
+
+
+def test_a_trend_that_leaves_a_run_out_or_tells_it_twice_is_a_finding(tmp_path: Path) -> None:
+    changes: list[Callable[[list[dict[str, object]]], object]] = [list.clear, lambda one: one.append(one[0])]
+    for at, change in enumerate(changes):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        found = audit(*forged_trend(change, folder / "reports"))
+        assert "its trend leaves out reports" in found.texts("warning")
+    found = audit(*forged_trend(lambda _trend: None, tmp_path / "reports"))
+    assert "trend" not in found.texts("warning", "error")
