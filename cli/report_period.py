@@ -148,6 +148,8 @@ def _wanted(app: App) -> Wanted:
     return Wanted(
         config.organisation,
         config.system or settings.cluster.name,
+        policy.policy_id,
+        policy.sha256,
         policy.every_ms,
         policy.rto_ms,
         policy.rpo_ms,

@@ -29,10 +29,20 @@ def taken_backups(facts: PeriodFacts) -> dict[str, Any]:
                 "kind": one.manifest.type,
                 "stopped_at": encode_time(one.manifest.stopped_at),
                 "size_bytes": one.manifest.size_bytes,
-                "manifest_sha256": one.object_sha256.hex(),
             }
             for one in taken[-LIST_MAX:]
         ],
+    }
+
+
+def subject_of(facts: PeriodFacts) -> dict[str, Any]:
+    """Return what the report is about: the manifests of the period's backups."""
+    taken = [one for one in facts.host.backups if facts.period.holds(one.manifest.stopped_at)]
+    return {
+        "backups": [
+            {"name": one.manifest.backup, "manifest_sha256": one.object_sha256.hex()}
+            for one in taken[-LIST_MAX:]
+        ]
     }
 
 

@@ -47,6 +47,7 @@ def render_period(report: SignedStatement) -> bytes:
         _listing(
             shown, said, "Runs that came to no report", "not_run", "state at scheduled_at run_id reason"
         ),
+        _listing(shown, said, "Runs without an end yet", "unfinished", "at scheduled_at run_id"),
         _listing(shown, said, "Gaps longer than allowed", "gaps", "report_type since until allowed_ms"),
         _listing(
             shown,

@@ -16,9 +16,16 @@ from pitr.pipeline.sign import encode_time
 from verifiers.check_maker import clean
 from verifiers.controls import period_mapping
 from verifiers.log_entry import INTENTS, LogEntry
-from verifiers.period_host import deletions_of, host_events_of, is_broken, key_events_of, taken_backups
+from verifiers.period_host import (
+    deletions_of,
+    host_events_of,
+    is_broken,
+    key_events_of,
+    subject_of,
+    taken_backups,
+)
 from verifiers.period_shape import PERIOD_SCHEMA_VERSION
-from verifiers.period_values import Period, PeriodFacts, Run
+from verifiers.period_values import PeriodFacts, Run
 from verifiers.report_shape import LIST_MAX
 from verifiers.statement import Predicate
 
@@ -34,24 +41,27 @@ _BACKUPS_LIMIT: Final = (
 )
 _SAMPLE_MIN: Final = 5
 _SAMPLE_PART: Final = 10
+_ENDS: Final = frozenset(INTENTS.values())
 _MS: Final = timedelta(milliseconds=1)
 
 
 def draft_period(facts: PeriodFacts) -> dict[str, Any]:
     """Return the predicate."""
     runs = [run for run in facts.runs if facts.period.holds(run.ended.at)]
-    policy, not_run, gaps = _policy(facts, runs), _not_run(facts), _gaps(facts)
-    counts = _counts(facts, runs, not_run, policy["required_frequency_ms"])
+    policy, not_run, unfinished = _policy(facts, runs), _not_run(facts), _unfinished(facts)
+    gaps = _gaps(facts)
+    counts = _counts(facts, runs, not_run, unfinished, policy["required_frequency_ms"])
     findings = _findings(facts, runs)
     backups = taken_backups(facts)
     holds = {
-        "schedule": not not_run and not gaps,
+        "schedule": not not_run and not unfinished and not gaps,
         "certified": bool(runs) and all(run.logged.certified for run in runs),
         "findings": all(_is_in_hand(finding) for finding in findings),
         "backups": backups["full"] + backups["incr"] > 0 and not backups["refused"],
         "deletions": not is_broken(facts.host),
     }
     return {
+        "subject": subject_of(facts),
         "identity": _identity(facts),
         "scope": _scope(facts, runs),
         "policy": policy,
@@ -65,6 +75,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
         "data_loss": _spread(runs, lambda said: said["data_loss"]["data_loss_ms"], "rpo_met"),
         "reports": [_listed(run) for run in runs],
         "not_run": not_run,
+        "unfinished": unfinished,
         "gaps": gaps,
         "findings": findings,
         "backups": backups,
@@ -154,10 +165,12 @@ def _policy(facts: PeriodFacts, runs: Sequence[Run]) -> dict[str, Any]:
     """Return what was wanted: as the newest report signed it, else as the configuration has it."""
     if runs:
         policy = runs[-1].predicate["policy"]
-        names = ("required_frequency_ms", "rto_ms", "rpo_ms")
+        names = ("policy_id", "sha256", "required_frequency_ms", "rto_ms", "rpo_ms")
         return {name: policy[name] for name in names} | {"source": "the newest report of the period"}
     wanted = facts.wanted
     return {
+        "policy_id": wanted.policy_id,
+        "sha256": wanted.policy_sha256,
         "required_frequency_ms": wanted.every_ms,
         "rto_ms": wanted.rto_ms,
         "rpo_ms": wanted.rpo_ms,
@@ -186,31 +199,16 @@ def _listed(run: Run) -> dict[str, Any]:
     }
 
 
-def _is_ours(entry: LogEntry, period: Period) -> bool:
-    """Tell whether an entry is of the period's cluster; one that names none may be of any."""
-    system = entry.text("system_identifier")
-    return system is None or system == str(period.system_identifier)
-
-
 def _not_run(facts: PeriodFacts) -> list[dict[str, Any]]:
-    """Return what was planned or begun and came to no report."""
-    ended = {entry.run_id for entry in facts.entries if entry.kind in INTENTS.values()}
+    """Return what was planned and did not begin, and what began and came to no report."""
     scheduled = {entry.run_id: entry.text("scheduled_at") for entry in facts.entries if entry.kind in INTENTS}
     found = []
-    for entry in facts.entries:
-        if not facts.period.holds(entry.at) or not _is_ours(entry, facts.period):
-            continue
-        state = None
-        if entry.kind.endswith("-missed"):
-            state = "missed"
-        elif entry.kind in INTENTS.values() and entry.text("report_id") is None:
-            state = "abandoned"
-        elif entry.kind in INTENTS and entry.run_id not in ended:
-            state = "unfinished"
-        if state is not None:
+    for entry in _entries_of(facts):
+        is_abandoned = entry.kind in _ENDS and entry.text("report_id") is None
+        if is_abandoned or entry.kind.endswith("-missed"):
             found.append(
                 {
-                    "state": state,
+                    "state": "abandoned" if is_abandoned else "missed",
                     "run_id": entry.run_id,
                     "at": encode_time(entry.at),
                     "scheduled_at": entry.text("scheduled_at") or scheduled.get(entry.run_id),
@@ -219,6 +217,31 @@ def _not_run(facts: PeriodFacts) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _unfinished(facts: PeriodFacts) -> list[dict[str, Any]]:
+    """Return the intents that nothing was said of since: killed runs, or runs that still go on."""
+    ended = {entry.run_id for entry in facts.entries if entry.kind in _ENDS}
+    return [
+        {
+            "run_id": entry.run_id,
+            "at": encode_time(entry.at),
+            "scheduled_at": entry.text("scheduled_at"),
+            "log_entry": entry.sequence,
+        }
+        for entry in _entries_of(facts)
+        if entry.kind in INTENTS and entry.run_id not in ended
+    ]
+
+
+def _entries_of(facts: PeriodFacts) -> list[LogEntry]:
+    """Return the period's entries of the cluster; one that names none may be of any."""
+    system = str(facts.period.system_identifier)
+    return [
+        entry
+        for entry in facts.entries
+        if facts.period.holds(entry.at) and entry.text("system_identifier") in (None, system)
+    ]
 
 
 def _gaps(facts: PeriodFacts) -> list[dict[str, Any]]:
@@ -256,11 +279,14 @@ def _gaps(facts: PeriodFacts) -> list[dict[str, Any]]:
 
 
 def _counts(
-    facts: PeriodFacts, runs: Sequence[Run], not_run: Sequence[dict[str, Any]], every_ms: int | None
+    facts: PeriodFacts,
+    runs: Sequence[Run],
+    not_run: Sequence[dict[str, Any]],
+    unfinished: Sequence[dict[str, Any]],
+    every_ms: int | None,
 ) -> dict[str, Any]:
-    planned = {one["scheduled_at"] for one in not_run} | {
-        run.predicate["trigger"]["scheduled_at"] for run in runs
-    }
+    planned = {one["scheduled_at"] for one in (*not_run, *unfinished)}
+    planned |= {run.predicate["trigger"]["scheduled_at"] for run in runs}
     outcomes = [run.predicate["result"]["overall"] for run in runs]
     states = [one["state"] for one in not_run]
     tried = len(runs) + len(not_run)
@@ -274,7 +300,7 @@ def _counts(
         "failed": outcomes.count("FAILED"),
         "missed": states.count("missed"),
         "abandoned": states.count("abandoned"),
-        "unfinished": states.count("unfinished"),
+        "unfinished": len(unfinished),
         "expected": None if every_ms is None else lasted_ms // every_ms,
         "pass_permille": outcomes.count("PASSED") * 1000 // tried if tried else None,
     }

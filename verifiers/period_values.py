@@ -68,6 +68,8 @@ class Wanted:
 
     organisation: str
     system_name: str
+    policy_id: str
+    policy_sha256: str
     every_ms: int | None
     rto_ms: int | None
     rpo_ms: int | None

@@ -100,7 +100,7 @@ def _met(measured: int | None, objective: int | None) -> bool | None:
 
 
 def subjects(predicate: Predicate) -> list[dict[str, object]]:
-    """Return what the report is about: the backups, or the policy if it came to none."""
+    """Return what a report is about, of a run or a period: backups, or the policy if there are none."""
     named = [(backup["name"], backup["manifest_sha256"]) for backup in predicate["subject"]["backups"]]
     policy = predicate["policy"]
     return [
@@ -169,7 +169,7 @@ def open_certification(envelope: bytes, person: Verifier) -> SignedStatement:
 def sign_period(predicate: Predicate, signer: Signer) -> SignedStatement:
     """Return the signed report of a period.  Raises MalformedValue as ``sign_report``."""
     check_shape(predicate, PERIOD)
-    return _sign(PERIOD_TYPE, _in_period(predicate), predicate, signer)
+    return _sign(PERIOD_TYPE, subjects(predicate), predicate, signer)
 
 
 def open_period(envelope: bytes, verifier: Verifier) -> SignedStatement:
@@ -177,19 +177,9 @@ def open_period(envelope: bytes, verifier: Verifier) -> SignedStatement:
     statement = _open(envelope, verifier, PERIOD_TYPE)
     predicate = statement["predicate"]
     check_shape(predicate, PERIOD)
-    if statement["subject"] != _in_period(predicate):
+    if statement["subject"] != subjects(predicate):
         raise MalformedValue("period report's subject is not what its predicate says")
     return SignedStatement(envelope, predicate)
-
-
-def _in_period(predicate: Predicate) -> list[dict[str, object]]:
-    """Return the reports that a period report is about, or the log if there are none."""
-    named = [(f"report/{one['report_id']}", one["report_sha256"]) for one in predicate["reports"]]
-    log = predicate["log"]
-    return [
-        {"name": name, "digest": {"sha256": digest}}
-        for name, digest in named or [(f"log/{log['log_origin']}", log["root_hash"])]
-    ]
 
 
 def _certified(predicate: Predicate) -> list[dict[str, object]]:
