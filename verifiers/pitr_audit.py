@@ -427,11 +427,9 @@ class Audit:
         told, size = [entry["facts"]["report_sha256"], log["tree_size"]], self.checkpoint(log["checkpoint"])
         is_told = [digest, size] == told and log["root_hash"] == self.roots[size].hex()
         need(is_told and size <= entry["sequence"], "is not the report that the log tells of")
-        told = [one for one in self.entries[:size] if begin <= one["at"] < end]
+        told = [one for one in self.entries[:size] if begin <= one["at"] < end and one["kind"].endswith(ENDS)]
         told = [one for one in told if one["facts"].get("system_identifier", system) == system]
-        told = {
-            one["sequence"]: one["facts"].get("report_sha256") for one in told if one["kind"].endswith(ENDS)
-        }
+        told = {one["sequence"]: one["facts"].get("report_sha256") for one in told}
         runs = {one["log_entry"]: one.get("report_sha256") for one in report["reports"] + report["not_run"]}
         need(runs == told, "does not list just the runs that the log tells of")
         self.check_page(f"{stem}.html", report, digest, envelope, [], entry["facts"]["html_sha256"])
