@@ -13,6 +13,7 @@ import click
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.reading import Command, Source, open_source
+from cli.report_oscal import oscal
 from cli.report_period import period, period_options, report_period
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def report(
 
 
 report.add_command(period)
+report.add_command(oscal)
 
 
 @report.command("list")
