@@ -10,8 +10,8 @@ from typing import Any
 import fix_reports as fix
 import pytest
 from fix_audit import leaves
+from fix_period import a_busy_log, issued
 from fix_schema import PERIOD_SCHEMA, REPORT_SCHEMA, schema_errors
-from test_period_report import a_busy_log, issued
 
 from pitr.errors import MalformedValue
 from pitr.pipeline.sign import payload_of
