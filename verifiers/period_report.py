@@ -314,19 +314,23 @@ def _overall(counts: dict[str, Any], gaps: Sequence[object]) -> str:
 
 
 def _spread(runs: Sequence[Run], figure: Callable[[Predicate], int | None], met: str) -> dict[str, Any]:
-    """Return how a figure is distributed; each is one that was measured (nearest rank)."""
-    measured = sorted(
-        (value, run.logged.report_id) for run in runs if (value := figure(run.predicate)) is not None
-    )
-    values = [value for value, _ in measured]
+    figures = [(figure(run.predicate), run.logged.report_id) for run in runs]
+    measured = [(value, report_id) for value, report_id in figures if value is not None]
+    missed = sum(run.predicate["result"][met] is False for run in runs)
+    return {"objective_missed": missed, **spread_of(measured)}
+
+
+def spread_of(measured: Sequence[tuple[int, str]]) -> dict[str, Any]:
+    """Return how figures, each with its report's id, are distributed: by nearest rank, as measured."""
+    ranked = sorted(measured)
+    values = [value for value, _ in ranked]
     return {
         "measured": len(values),
-        "objective_missed": sum(run.predicate["result"][met] is False for run in runs),
         "min_ms": values[0] if values else None,
         "median_ms": statistics.median_low(values) if values else None,
         "p95_ms": values[-(-len(values) * 95 // 100) - 1] if values else None,
         "max_ms": values[-1] if values else None,
-        "worst_report_id": measured[-1][1] if measured else None,
+        "worst_report_id": ranked[-1][1] if ranked else None,
     }
 
 
