@@ -16,7 +16,7 @@ from typing import Any, Final
 from verifiers.controls import CONTROLS, Control, Status
 from verifiers.statement import Predicate, SignedStatement
 
-OSCAL_VERSION: Final = "1.2.0"
+OSCAL_VERSION: Final = "1.2.3"
 # Of names that this module makes.
 _SPACE: Final = uuid.UUID("6f1c1a52-6a0e-5d0f-9d0e-6d1d6a3c2f11")
 _NAMESPACE: Final = "https://pitr.invalid/ns/oscal"

@@ -49,11 +49,11 @@ def test_what_is_signed_fits_its_published_schema(
 
 
 @pytest.mark.parametrize(("name", "path", "shape"), CASES, ids=["run", "period"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("number", range(4))
 def test_the_library_and_our_own_check_agree_on_each_mutation(
-    statements: dict[str, Any], name: str, path: Path, shape: Shape, seed: int
+    statements: dict[str, Any], name: str, path: Path, shape: Shape, number: int
 ) -> None:
-    drawn = random.Random(f"{name} {seed}")
+    drawn = random.Random(f"{name} {number}")
     statement = statements[name]
     places = leaves(statement["predicate"])
     refused = 0
