@@ -55,6 +55,11 @@ class BenchSite:
         self._config.write_text(without_schedule(self._config.read_text()))
 
     @property
+    def config(self) -> Path:
+        """Its configuration's file."""
+        return self._config
+
+    @property
     def state_dir(self) -> Path:
         return self._config.parent / "state"
 

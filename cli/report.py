@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from cli.context import App, common_options, current
+from cli.errors import UsageRefused
 from cli.reading import Command, Source, open_source
+from cli.report_oscal import oscal
+from cli.report_period import period, period_options, report_period
 
 if TYPE_CHECKING:
     from cli.wiring import Reader
@@ -66,9 +69,33 @@ def _opened(
         yield reader, find_verifier(app, reader, verifier)
 
 
-@click.group()
-def report() -> None:
-    """Reports of verified restores: list, show, export, certify."""
+@click.group(invoke_without_command=True, no_args_is_help=True)
+@period_options
+@common_options
+@click.pass_context
+def report(
+    ctx: click.Context,
+    begins: str | None,
+    ends: str | None,
+    system: str | None,
+    verifier_key: Path | None,
+) -> None:
+    """Reports of verified restores: list, show, export, certify.
+
+    With --from and --to, and no command: sign the report of that period, as pitr report period does.
+    """
+    named = [begins, ends, system, verifier_key]
+    if ctx.invoked_subcommand is None:
+        report_period(current(), begins, ends, system, verifier_key)
+    elif any(one is not None for one in named):
+        raise UsageRefused(
+            f"the options of a period stand after its command, or before none: {ctx.invoked_subcommand}",
+            hint="pitr report --from TIME --to TIME",
+        )
+
+
+report.add_command(period)
+report.add_command(oscal)
 
 
 @report.command("list")
@@ -233,13 +260,16 @@ def export_folder(
         app.output.warn(
             f"{done.uncovered} newest entries of the log are under no checkpoint yet, and were left out"
         )
-    app.output.line(f"{folder}: {done.reports} reports, {done.entries} entries of the log")
+    app.output.line(
+        f"{folder}: {done.reports} reports, {done.periods} of periods, {done.entries} entries of the log"
+    )
     app.output.line(f"check them: pitr-audit --key {verifier or 'verifier.pub.pem'} {folder}")
     app.output.finish(
         {
             "folder": str(folder),
             "key_id": key.key_id,
             "reports": done.reports,
+            "period_reports": done.periods,
             "log_entries": done.entries,
             "checkpoints": done.checkpoints,
             "uncovered": done.uncovered,

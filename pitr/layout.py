@@ -227,6 +227,11 @@ def report_prefix(key_id: str, system_identifier: int, number: int) -> str:
     return f"reports/{_key_id(key_id)}/{system_identifier}/{_inverse(number)}/"
 
 
+def period_report_prefix(key_id: str, system_identifier: int, report_id: str) -> str:
+    """Return the prefix of what belongs to a report of a period."""
+    return f"reports/{_key_id(key_id)}/{system_identifier}/period-{report_id}/"
+
+
 def _key_id(text: str) -> str:
     if re.fullmatch(r"[0-9a-f]{16}", text) is None:
         raise MalformedValue(f"not a signer's key id: {text[:80]!r}")

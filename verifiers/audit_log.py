@@ -66,6 +66,12 @@ class AuditLog:
         with self._lock:
             return tuple(self._loaded())
 
+    def newest_checkpoint(self) -> SignedCheckpoint | None:
+        """Return the checkpoint over all entries; None if there are none.  Raises as ``entries``."""
+        with self._lock:
+            self._loaded()
+            return self._newest
+
     def refresh(self) -> None:
         """Forget what was read: another writer may have gone on."""
         with self._lock:

@@ -19,16 +19,14 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 STATEMENT_MAX, ENVELOPE_MAX, HTML_MAX, LOG_MAX = 4 << 20, 6 << 20, 32 << 20, 256 << 20  # bytes
-FILES_MAX, FINDINGS_MAX, LIST_MAX, TREND_MAX = 500_000, 1000, 10_000, 53
-STATEMENT = "https://in-toto.io/Statement/v1"
-IN_TOTO = "application/vnd.in-toto+json"
-VERIFICATION_1 = "https://pitr.invalid/attestations/restore-verification/v1"
-VERIFICATION = "https://pitr.invalid/attestations/restore-verification/v2"
-CERTIFICATION = "https://pitr.invalid/attestations/report-certification/v1"
-TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+FILES_MAX, FINDINGS_MAX, LIST_MAX, TREND_MAX, TOP = 500_000, 1000, 10_000, 53, 2**63
+IN_TOTO, OURS = "application/vnd.in-toto+json", "https://pitr.invalid/attestations/"
+STATEMENT, TEST_RESULT = "https://in-toto.io/Statement/v1", "https://in-toto.io/attestation/test-result/v0.1"
+VERIFICATION_1, VERIFICATION = OURS + "restore-verification/v1", OURS + "restore-verification/v2"
+CERTIFICATION, PERIOD = OURS + "report-certification/v1", OURS + "period-report/v1"
 INTENTS = {"verification-intended": "verification-ended", "drill-intended": "drill-ended"}
-LATE_PART = 7  # a test is late, and not only delayed, from its frequency and this part of it on
-RUNNING = timedelta(hours=24)  # an intent that is not older may belong to a run that still goes on
+# A test is late from its frequency and this part of it on; an intent that is younger may still be running.
+LATE_PART, RUNNING, ENDS = 7, timedelta(hours=24), ("-ended", "-missed")
 # The shape of a report: the same texts as in verifiers/report_shape.py, which says what they mean.
 TYPES_TEXT = r"""
 text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   sha256 64 [0-9a-f]{64}
@@ -84,15 +82,8 @@ CERTIFICATION_SHAPE = """
 report_id:uuid report_sha256:sha256 series_seq:number certified_at:time certified_by{ name,role,key:name }
 reviewed_by?{ name,role:name } statement:text corrective_actions[]:text
 """
-KINDS = TYPES_TEXT.split()
-TYPES = {kind: (int(most), text) for kind, most, text in zip(*(KINDS[at::3] for at in range(3)), strict=True)}
-INTEGERS = {
-    "count": (0, 2**63 - 1),
-    "number": (1, 2**63 - 1),
-    "integer": (-(2**63), 2**63 - 1),
-    "=1": (1, 1),
-    "=2": (2, 2),
-}
+TYPES = {kind: (int(most), text) for kind, most, text in zip(*[iter(TYPES_TEXT.split())] * 3, strict=True)}
+INTEGERS = {"count": (0, TOP), "number": (1, TOP), "integer": (-TOP, TOP), "=1": (1, 2), "=2": (2, 3)}
 
 
 class Refused(Exception):
@@ -196,7 +187,7 @@ def parse_shape(words):
 
 def fits(value, kind):
     if kind in INTEGERS:
-        return type(value) is int and INTEGERS[kind][0] <= value <= INTEGERS[kind][1]
+        return type(value) is int and INTEGERS[kind][0] <= value < INTEGERS[kind][1]
     if kind == "bool" or type(value) is not str:
         return kind == type(value).__name__
     most, pattern = TYPES.get(kind, (99, kind))
@@ -262,9 +253,9 @@ class Audit:
         self.used.add(name)
         return f"{self.folder}/{name}"
 
-    def open_statement(self, envelope, key, subject_of=None, types=(VERIFICATION, VERIFICATION_1)):
-        """Verify a DSSE envelope; return the predicate in it and the SHA-256 of its payload."""
-        signed = parse_json(envelope)
+    def open_statement(self, path, key, of=None, types=(VERIFICATION, VERIFICATION_1)):
+        """Verify a DSSE envelope; return its predicate, the SHA-256 of its payload, and itself."""
+        signed = parse_json(envelope := read_file(path, ENVELOPE_MAX))
         payload, sig = decode_base64(signed["payload"]), signed["signatures"][0]["sig"]
         wanted = signed | {"payloadType": IN_TOTO, "signatures": [{"keyid": key.id, "sig": sig}]}
         need(signed == wanted and len(signed) == 3, f"is no statement that key {key.id} signed")
@@ -274,12 +265,11 @@ class Audit:
         predicate, kind = statement.pop("predicate"), statement["predicateType"]
         if kind in SHAPES:
             check_shape(predicate, SHAPES[kind])
-        about = (subject_of or self.subjects)(predicate)
-        subject = [{"name": name, "digest": {"sha256": one}} for name, one in about]
+        subject = [{"name": one, "digest": {"sha256": sha}} for one, sha in (of or self.subjects)(predicate)]
         expected = {"_type": STATEMENT, "subject": subject, "predicateType": kind}
-        is_such = len(payload) <= STATEMENT_MAX and kind in types and statement == expected
-        need(is_such, "is a statement of another type or subject")
-        return predicate, hashlib.sha256(payload).hexdigest()
+        is_such = len(payload) <= STATEMENT_MAX and kind in types
+        need(is_such and statement == expected, "is a statement of another type or subject")
+        return predicate, hashlib.sha256(payload).hexdigest(), envelope
 
     def value_at(self, value, path):
         for name in path.split("."):
@@ -325,8 +315,7 @@ class Audit:
             for _ in range((number + 1 & -number - 1).bit_length() - 1):
                 root = self.node(full.pop(), root)
             full.append(root)
-            *_, root = itertools.accumulate(reversed(full), lambda right, left: self.node(left, right))
-            self.roots.append(root)
+            self.roots += [*itertools.accumulate(full[::-1], lambda right, left: self.node(left, right))][-1:]
 
     def fact(self, entry, name, kind):
         value = entry["facts"].get(name)
@@ -376,6 +365,8 @@ class Audit:
                 told[report_id].append(entry)
             elif kind.endswith("-missed"):
                 self.find("warning", subject, f"a run was missed: {facts.get('reason')}")
+            elif kind == "period-report":
+                self.attempt(f"period-{report_id}.json", self.check_period, f"period-{report_id}", entry)
             for name in [name for name in facts if kind == "observed" and name.endswith("_sequence")]:
                 now = (facts[name] or 0, facts.get(name.replace("_sequence", "_sha256")))
                 last = seen.setdefault((facts.get("archive"), name), now)
@@ -393,26 +384,24 @@ class Audit:
             self.check_cadence(system, [place for place in series if place[4]])
 
     def check_report(self, stem, entry, certified):
-        number = self.fact(entry, "series_seq", "number")
+        number, facts = self.fact(entry, "series_seq", "number"), entry["facts"]
         digest_told = self.fact(entry, "report_sha256", "sha256")
         series = self.series.setdefault(self.fact(entry, "system_identifier", "system_identifier"), [])
         before = series[-1] if series else (0, None)
         # It takes its place also when it is bad: one bad report is not a finding for each later one.
         series.append((number, digest_told, None, None, None))
         need(number == before[0] + 1, f"is number {number}, and {before[0] + 1} comes next")
-        envelope, facts = read_file(self.take(f"{stem}.json"), ENVELOPE_MAX), entry["facts"]
-        report, digest = self.open_statement(envelope, self.key)
+        report, digest, envelope = self.open_statement(self.take(f"{stem}.json"), self.key)
         overall, said = report["result"]["overall"], [self.value_at(report, one) for one in LOGGED.split()]
         told = [number, facts["report_id"], entry["run_id"], facts["outcome"], facts["system_identifier"]]
         told += [self.key.id, self.origin.split("/")[1], before[1], digest_told]
         need([*said, digest] == told, "is not the report that the log tells of")
         self.check_verdicts(report)
         self.check_anchor(report, entry)
-        started, due_ms = instant(report["trigger"]["started_at"]), report["policy"]["required_frequency_ms"]
+        due_ms, bad = report["policy"]["required_frequency_ms"], [one[0] for one in series if not one[4]]
         row = {one.partition(".")[2].replace(".", "_"): self.value_at(report, one) for one in TREND.split()}
-        series[-1] = (number, digest, started, due_ms, row)
+        series[-1] = (number, digest, instant(report["trigger"]["started_at"]), due_ms, row)
         known = [place[4] for place in series[-TREND_MAX - 1 : -1] if place[4]]
-        bad = [place[0] for place in series if not place[4]]
         told = [one for one in report.get("trend", known) if one["series_seq"] not in bad]
         if told != known:
             need(all(one in known for one in told), "its trend is not what the reports before it say")
@@ -429,6 +418,21 @@ class Audit:
             self.find(severity, f"{stem}.json", "no person has certified it")
         name, page_told = f"{stem}.html", self.fact([entry, *certified][-1], "html_sha256", "sha256")
         self.attempt(name, self.check_page, name, report, digest, envelope, shown, page_told)
+
+    def check_period(self, stem, entry):
+        """A period report is of all that the log told of its time and cluster, up to its checkpoint."""
+        report, digest, envelope = self.open_statement(self.take(f"{stem}.json"), self.key, None, [PERIOD])
+        begin, end = report["identity"]["period_start"], report["identity"]["period_end"]
+        log, system = report["log"], report["scope"]["system_identifier"]
+        told, size = [entry["facts"]["report_sha256"], log["tree_size"]], self.checkpoint(log["checkpoint"])
+        is_told = [digest, size] == told and log["root_hash"] == self.roots[size].hex()
+        need(is_told and size <= entry["sequence"], "is not the report that the log tells of")
+        told = [one for one in self.entries[:size] if begin <= one["at"] < end and one["kind"].endswith(ENDS)]
+        told = [one for one in told if one["facts"].get("system_identifier", system) == system]
+        told = {one["sequence"]: one["facts"].get("report_sha256") for one in told}
+        runs = {one["log_entry"]: one.get("report_sha256") for one in report["reports"] + report["not_run"]}
+        need(runs == told, "does not list just the runs that the log tells of")
+        self.check_page(f"{stem}.html", report, digest, envelope, [], entry["facts"]["html_sha256"])
 
     def check_verdicts(self, report):
         said, checks, policy = report["result"], report["checks"], report["policy"]
@@ -481,15 +485,14 @@ class Audit:
         need(is_random and found == committed == sampling["seed_sha256"], "its seed is not the committed one")
 
     def check_test_result(self, name, report, digest, entry):
-        envelope = read_file(self.take(name), ENVELOPE_MAX)
-        told = self.fact(entry, "test_result_sha256", "sha256")
-        need(hashlib.sha256(envelope).hexdigest() == told, "is not the test result that was logged")
-        predicate, _ = self.open_statement(envelope, self.key, lambda _: self.subjects(report), [TEST_RESULT])
-        policy, ended = report["policy"], [(check["id"], check["result"]) for check in report["checks"]]
-        names = {"passedTests": ["PASSED"], "warnedTests": ["WARNED", "SKIPPED"], "failedTests": ["FAILED"]}
-        expected = {name: [one for one, result in ended if result in of] for name, of in names.items()}
-        named = [("policy/" + policy["policy_id"], policy["sha256"])]
-        named.append(("report/" + report["identity"]["report_id"], digest))
+        path, about = self.take(name), self.subjects(report)
+        predicate, _, envelope = self.open_statement(path, self.key, lambda _: about, [TEST_RESULT])
+        is_told = hashlib.sha256(envelope).hexdigest() == self.fact(entry, "test_result_sha256", "sha256")
+        need(is_told, "is not the test result that was logged")
+        policy, checks, report_id = report["policy"], report["checks"], report["identity"]["report_id"]
+        of = {"passedTests": ["PASSED"], "warnedTests": ["WARNED", "SKIPPED"], "failedTests": ["FAILED"]}
+        expected = {name: [one["id"] for one in checks if one["result"] in of[name]] for name in of}
+        named = [("policy/" + policy["policy_id"], policy["sha256"]), ("report/" + report_id, digest)]
         expected["configuration"] = [{"name": one, "digest": {"sha256": sha256}} for one, sha256 in named]
         expected["result"] = report["result"]["overall"]
         need(predicate == expected, "does not follow from the report")
@@ -499,9 +502,8 @@ class Audit:
         key = Key(base64.urlsafe_b64decode(text.removeprefix("ed25519:") + "="))
         need(key.text == text and key.raw != self.key.raw, "is not signed by a person's own key")
         need(not trusted or key.raw in trusted, "is signed by a person who is not trusted here")
-        envelope = read_file(self.take(name), ENVELOPE_MAX)
         about = [("report/" + report["identity"]["report_id"], digest)]
-        words, found = self.open_statement(envelope, key, lambda _: about, [CERTIFICATION])
+        words, found, envelope = self.open_statement(self.take(name), key, lambda _: about, [CERTIFICATION])
         by, identity, facts = words["certified_by"], report["identity"], entry["facts"]
         said = [found, words["report_sha256"], words["report_id"], words["series_seq"], *by.values()]
         told = [facts["certification_sha256"], facts["report_sha256"], identity["report_id"]]
@@ -526,8 +528,7 @@ class Audit:
     def check_page(self, name, report, digest, envelope, certified, digest_told):
         content = read_file(self.take(name), HTML_MAX)
         need(hashlib.sha256(content).hexdigest() == digest_told, "is not the page that was logged")
-        page = content.decode()
-        tags, shown = re.findall(r"<[^<>]*>", page), SHOWN.findall(page)
+        tags, shown = re.findall(r"<[^<>]*>", page := content.decode()), SHOWN.findall(page)
         fields = {**report, "payload_sha256": digest, "certifications": [words for words, _ in certified]}
         need(not any(ACTIVE.search(tag.lower()) for tag in tags), "has something active in it")
         need(len(shown) == sum("data-f" in tag for tag in tags), "shows a value in a way that it must not")
@@ -542,23 +543,22 @@ class Audit:
 
     def check_cadence(self, system, series):
         for kind in sorted({place[4]["report_type"] for place in series}):
+            subject = f"cluster {system}: {kind}"
             mine = [place for place in series if place[4]["report_type"] == kind]
             now = (None, None, self.options.now, None, None)
             for (_, _, since, due_ms, _), (number, _, started, _, _) in itertools.pairwise([*mine, now]):
                 gap_ms = (started - since) // timedelta(milliseconds=1)
                 if due_ms is not None and gap_ms > due_ms + due_ms // LATE_PART:
                     text = f"{gap_ms / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
-                    self.find(
-                        "warning", f"cluster {system}: {kind}", f"{text}; allowed: {due_ms / 864e5:.1f}"
-                    )
+                    self.find("warning", subject, f"{text}; allowed: {due_ms / 864e5:.1f}")
 
     def check_witness(self, path):
         """An earlier report, or a checkpoint, that the auditor kept: this log must go on from it."""
         content = read_file(path, ENVELOPE_MAX)
         if content.startswith(b"{"):
-            report, digest = self.open_statement(content, self.key)
-            is_told = any(digest == entry["facts"].get("report_sha256") for entry in self.entries)
-            need(is_told, "this report was kept, and the log does not tell of it")
+            report, digest, _ = self.open_statement(path, self.key)
+            told = [entry["facts"].get("report_sha256") for entry in self.entries]
+            need(digest in told, "this report was kept, and the log does not tell of it")
             content = report["log"]["checkpoint"].encode()
         self.checkpoint(content.decode())
 

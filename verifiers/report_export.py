@@ -19,6 +19,7 @@ from storage.synced_file import replace_synced
 from verifiers.checkpoint import log_origin
 from verifiers.log_reader import checkpoint_sizes, read_checkpoint, read_log
 from verifiers.report_pdf import Paper, render_pdf
+from verifiers.period_series import logged_periods, read_period, read_period_page
 from verifiers.report_series import (
     LoggedReport,
     logged_reports,
@@ -40,6 +41,7 @@ class Exported:
     """What was written: how many reports, entries and checkpoints; entries that no checkpoint covers yet."""
 
     reports: int
+    periods: int
     entries: int
     checkpoints: int
     uncovered: int
@@ -56,6 +58,11 @@ def export_reports(store: ObjectStore, repository_id: str, verifier: Verifier, f
     for report in reports:
         for name, body, may_change in _files_of(store, verifier, report):
             _write(folder / name, body, may_change=may_change)
+    periods = logged_periods(state.covered)
+    for period in periods:
+        stem = f"period-{period.report_id}"
+        _write(folder / f"{stem}.json", read_period(store, verifier, period).envelope, may_change=False)
+        _write(folder / f"{stem}.html", read_period_page(store, verifier, period), may_change=False)
     notes = list(_notes(store, repository_id, verifier, len(state.covered)))
     lines = b"".join(entry.content() + b"\n" for entry in state.covered)
     _write(
@@ -64,7 +71,8 @@ def export_reports(store: ObjectStore, repository_id: str, verifier: Verifier, f
         may_change=True,
     )
     _write(folder / LOG_NAME, lines, may_change=True)
-    return Exported(len(reports), len(state.covered), len(notes), len(state.entries) - len(state.covered))
+    uncovered = len(state.entries) - len(state.covered)
+    return Exported(len(reports), len(periods), len(state.covered), len(notes), uncovered)
 
 
 def export_pdfs(

@@ -19,6 +19,7 @@ from pitr.pipeline.sign import Signer, Verifier, encode_time
 from pitr.verified import get_verified
 from storage.store import ObjectConflict, ObjectMissing, ObjectStore
 from verifiers.audit_log import AuditLog, Logged
+from verifiers.controls import mapping_of
 from verifiers.log_entry import INTENTS, EntryKind, LogEntry
 from verifiers.report_html import render_report
 from verifiers.report_shape import SCHEMA_VERSION, TREND_MAX
@@ -118,8 +119,9 @@ def _text(entry: LogEntry, fact: str) -> str:
 def issue_report(log: AuditLog, intent: Logged, draft: Predicate, at: datetime) -> SignedStatement:
     """Sign, number, put and log the report of the run that ``intent`` announced; return it.
 
-    ``draft`` has every group of the schema but ``log`` and ``trend``; of ``identity`` it has what is not
-    numbered here, ``result`` needs ``limits`` alone.  May be repeated for one run: the first report stands.
+    ``draft`` has every group of the schema but ``log``, ``trend``, and ``mapping``, which follows from
+    the others; of ``identity`` it has what is not numbered here, ``result`` needs ``limits`` alone.  May be
+    repeated for one run: the first report stands.
     Raises MalformedValue for a draft that breaks the schema; StoreError, and a repetition settles it.
     """
     system = int(draft["scope"]["system_identifier"])
@@ -290,6 +292,7 @@ def _filled(log: AuditLog, intent: Logged, draft: Predicate, system: int) -> dic
         "rpo_met": found.rpo_met,
         "limits": [*draft["result"]["limits"], *lost],
     }
+    filled["mapping"] = mapping_of(filled)
     return filled
 
 

@@ -166,8 +166,8 @@ def _fits(value: object, kind: str) -> bool:
     return len(value) <= chars_max and re.fullmatch(pattern, value) is not None
 
 
-def json_schema(report_type: str = VERIFICATION_TYPE) -> dict[str, object]:
-    """Return the JSON Schema (2020-12) of the statement of a report of this type."""
+def statement_schema(predicate_type: str, shape: Shape, title: str) -> dict[str, object]:
+    """Return the JSON Schema (2020-12) of a statement whose predicate has ``shape``."""
     statement = {
         "_type": {"const": STATEMENT_TYPE},
         "subject": {
@@ -176,13 +176,13 @@ def json_schema(report_type: str = VERIFICATION_TYPE) -> dict[str, object]:
             "maxItems": LIST_MAX,
             "items": _object({"name": _typed("name"), "digest": _object({"sha256": _typed("sha256")})}),
         },
-        "predicateType": {"const": report_type},
-        "predicate": _schema_of(REPORTS[report_type]),
+        "predicateType": {"const": predicate_type},
+        "predicate": _schema_of(shape),
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": report_type,
-        "title": "Restore verification report: an in-toto Statement v1, the payload of a DSSE envelope",
+        "$id": predicate_type,
+        "title": title,
         **_object(statement),
     }
 
@@ -223,5 +223,11 @@ def _typed(kind: str) -> dict[str, object]:
 
 
 def render_schema(report_type: str = VERIFICATION_TYPE) -> str:
-    """Return the published schema's text."""
-    return json.dumps(json_schema(report_type), indent=1, sort_keys=False) + "\n"
+    """Return the published schema's text of a run's report of this type."""
+    title = "Restore verification report: an in-toto Statement v1, the payload of a DSSE envelope"
+    return render_statement_schema(report_type, REPORTS[report_type], title)
+
+
+def render_statement_schema(predicate_type: str, shape: Shape, title: str) -> str:
+    """Return a schema as it is published."""
+    return json.dumps(statement_schema(predicate_type, shape, title), indent=1, sort_keys=False) + "\n"

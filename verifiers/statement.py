@@ -24,6 +24,7 @@ from pitr.pipeline.sign import (
     sign_typed,
 )
 from verifiers.check import CheckResult, Outcome, overall_of
+from verifiers.period_shape import PERIOD, PERIOD_TYPE
 from verifiers.report_shape import (
     CERTIFICATION,
     CERTIFICATION_TYPE,
@@ -99,7 +100,7 @@ def _met(measured: int | None, objective: int | None) -> bool | None:
 
 
 def subjects(predicate: Predicate) -> list[dict[str, object]]:
-    """Return what the report is about: the backups, or the policy if it came to none."""
+    """Return what a report is about, of a run or a period: backups, or the policy if there are none."""
     named = [(backup["name"], backup["manifest_sha256"]) for backup in predicate["subject"]["backups"]]
     policy = predicate["policy"]
     return [
@@ -162,6 +163,22 @@ def open_certification(envelope: bytes, person: Verifier) -> SignedStatement:
     check_shape(predicate, CERTIFICATION)
     if statement["subject"] != _certified(predicate) or predicate["certified_by"]["key"] != str(person):
         raise MalformedValue("certification is not about what it says, or not by whom")
+    return SignedStatement(envelope, predicate)
+
+
+def sign_period(predicate: Predicate, signer: Signer) -> SignedStatement:
+    """Return the signed report of a period.  Raises MalformedValue as ``sign_report``."""
+    check_shape(predicate, PERIOD)
+    return _sign(PERIOD_TYPE, subjects(predicate), predicate, signer)
+
+
+def open_period(envelope: bytes, verifier: Verifier) -> SignedStatement:
+    """Return a period report that ``verifier`` signed.  Raises NotAuthentic, MalformedValue."""
+    statement = _open(envelope, verifier, PERIOD_TYPE)
+    predicate = statement["predicate"]
+    check_shape(predicate, PERIOD)
+    if statement["subject"] != subjects(predicate):
+        raise MalformedValue("period report's subject is not what its predicate says")
     return SignedStatement(envelope, predicate)
 
 

@@ -136,7 +136,6 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
             "config_sha256": facts.config_sha256,
             "pg_binaries_sha256": facts.pg_binaries_sha256,
         },
-        "mapping": [],
         "recoverability": list(facts.recoverability),
     }
 

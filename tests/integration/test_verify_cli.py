@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from fix_cli import CHECKOUT, Done, MakeSite, Site, wait_until
 from fix_pages import read_pages
+from fix_schema import REPORT_SCHEMA, schema_errors
 
 from pitr.pipeline.sign import payload_of
 from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
@@ -89,6 +90,8 @@ def test_the_latest_moment_is_proved_and_the_report_signed(site: Site) -> None:
     words += ["--key", str(site.config.parent / "verifier.pub.pem"), str(site.folder / "reports")]
     audited = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert audited.returncode == 0, audited.stdout + audited.stderr
+    envelope = (site.folder / "reports" / f"{stem}.json").read_bytes()
+    assert schema_errors(REPORT_SCHEMA, json.loads(payload_of(envelope))) == []
     assert predicate_of(site, done)["trend"] == []
     spans = predicate_of(site, done)["recoverability"]
     mapped = site("timeline", "--json").data

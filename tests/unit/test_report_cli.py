@@ -14,6 +14,7 @@ from typing import Any
 import fix_reports as fix
 import pytest
 from fix_audit import audit, audit_alone
+from fix_schema import OSCAL_SCHEMA, schema_errors
 
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.main import run_cli
@@ -182,6 +183,53 @@ def test_another_verifiers_key_finds_nothing(desk: Desk) -> None:
     assert desk.run("report", "list")["data"]["reports"] == []
     (desk.folder / "verifier.pub.pem").write_text("no key")
     assert desk.run("report", "list", code=8)["error"]["code"] == "PITR-8002"
+
+
+def test_a_period_is_reported_signed_logged_exported_and_audited(desk: Desk) -> None:
+    words = ["--from", "2026-01-01", "--to", "2026-01-14", "--tz", "Europe/Berlin"]
+    first = desk.run("report", *words)["data"]
+    said = first["predicate"]
+    assert [one["series_seq"] for one in said["reports"]] == [1]
+    assert said["identity"]["period_start"] == "2025-12-31T23:00:00.000000Z"
+    # A date at the end means its whole day.
+    assert said["identity"]["period_end"] == "2026-01-14T23:00:00.000000Z"
+    second = desk.run("report", "period", "--from", "2026-01-01 00:00 UTC", "--to", "2026-02-01 00:00 UTC")
+    assert [one["series_seq"] for one in second["data"]["predicate"]["reports"]] == [1, 2]
+    folder = desk.folder / "out"
+    assert desk.run("report", "export", str(folder))["data"]["period_reports"] == 2
+    assert (folder / f"period-{first['report_id']}.html").stat().st_size > 0
+    found = audit(folder, desk.folder / "verifier.pub.pem", now=encode_time(fix.BEGIN + fix.WEEK * 2))
+    assert found.texts("error") == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--from", "2026-01-01"], "a period needs --from and --to"),
+        (["--from", "2026-01-02", "--to", "2026-01-01"], "ends before it begins"),
+        (["--from", "2026-01-02", "--to", "2026-02-30"], "there is no day 2026-02-30"),
+        (["--from", "latest", "--to", "2026-02-01"], "not a time: 'latest'"),
+        (["--from", "2026-01-01", "--to", "2026-02-01", "--system", "5"], "tells of no cluster 5"),
+        (["--from", "2026-01-01", "list"], "stand after its command"),
+    ],
+)
+def test_a_period_that_cannot_be_meant_is_refused(desk: Desk, words: list[str], told: str) -> None:
+    assert told in desk.run("report", *words, code=2)["error"]["message"]
+
+
+def test_without_a_command_or_a_period_the_help_is_shown(desk: Desk) -> None:
+    found = desk.run("report", code=2)
+    assert "oscal" in found["error"]["message"] + str(found["error"])
+
+
+def test_reports_are_written_as_oscal(desk: Desk) -> None:
+    file = desk.folder / "results.json"
+    assert desk.run("report", "oscal", str(file))["data"]["reports"] == 2
+    assert schema_errors(OSCAL_SCHEMA, json.loads(file.read_text())) == []
+    assert desk.run("report", "oscal", str(file), "2")["data"]["reports"] == 1
+    (result,) = json.loads(file.read_text())["assessment-results"]["results"]
+    assert result["title"] == "Report 2: PASSED"
+    assert desk.run("report", "oscal", str(file), "7", code=2)["error"]["next"] == "pitr report list"
 
 
 def test_a_report_of_a_run_that_was_killed_before_it_was_logged_is_settled_by_the_next(
