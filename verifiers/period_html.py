@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any, Final
 
-from verifiers.report_html import shown_text
+from verifiers.report_blocks import shown_text
 from verifiers.statement import Predicate, SignedStatement
 
 _STYLE: Final = """

@@ -18,8 +18,8 @@ from storage.store import ObjectStore
 from storage.synced_file import replace_synced
 from verifiers.checkpoint import log_origin
 from verifiers.log_reader import checkpoint_sizes, read_checkpoint, read_log
-from verifiers.report_pdf import Paper, render_pdf
 from verifiers.period_series import logged_periods, read_period, read_period_page
+from verifiers.report_pdf import Paper, render_pdf
 from verifiers.report_series import (
     LoggedReport,
     logged_reports,
