@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -264,7 +265,7 @@ def test_a_table_of_more_than_one_segment_is_cut_and_grows_again(
     judge: Judge,
     compare_pages: bool,
 ) -> None:
-    server = postgres_factory(pg_installation.major, settings={**SUMMARIES, "max_wal_size": "8GB"})
+    server = postgres_factory(pg_installation.major, settings={**SUMMARIES, "max_wal_size": "8GB", "autovacuum": "off"})
     server.execute("CREATE TABLE huge (id int, text text)")
     fill = "INSERT INTO huge SELECT g, repeat(md5(g::text), 59) FROM generate_series(%s, %s) g"
     server.execute(fill, 1, 620_000)
@@ -278,8 +279,13 @@ def test_a_table_of_more_than_one_segment_is_cut_and_grows_again(
     small = chain.back_up()
     assert chain.stored_bytes(small) < chain.stored_bytes(full) / 5
     server.execute("DELETE FROM huge WHERE id > 400000")
-    server.execute("VACUUM (TRUNCATE true) huge")
     second = server.data_dir / (str(server.value("SELECT pg_relation_filepath('huge')")) + ".1")
+    for _ in range(20):
+        # It leaves the end alone while somebody still sees the rows, or holds a lock.
+        server.execute("VACUUM (TRUNCATE true) huge")
+        if int(str(server.value("SELECT pg_relation_size('huge')"))) <= 1 << 30:
+            break
+        time.sleep(0.5)
     # Cut across the boundary, the file stays, and is empty.
     chain.back_up()
     assert second.stat().st_size == 0
