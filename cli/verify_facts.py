@@ -41,6 +41,7 @@ from verifiers.verify_values import VerifyRequest
 if TYPE_CHECKING:
     from cli.planning import Looked
     from cli.wiring import Reader
+    from pitr.layout import ArchiveId
     from pitr.repository import Repository
     from pitr.restore_plan import RestorePlan
     from verifiers.audit_log import Logged
@@ -109,10 +110,10 @@ def log_missed(
     opened.log.append(kind, f"{name}-{encode_time(at)}", facts, datetime.now(UTC))
 
 
-def observe(app: App, reader: Reader, looked: Looked, intent: Logged, opened: OpenedLog) -> None:
+def observe(app: App, repository: Repository, archive: ArchiveId, intent: Logged, opened: OpenedLog) -> None:
     """Log where the host's own chains are: a later rewrite of them shows then."""
     try:
-        facts = observed_facts(reader.repository, looked.archive)
+        facts = observed_facts(repository, archive)
         opened.log.append(EntryKind.OBSERVED, intent.entry.run_id, facts, datetime.now(UTC))
     except (PitrError, StoreError) as cause:
         app.output.warn(f"the host's signed chains could not be logged: {cause}")

@@ -191,7 +191,7 @@ class VerifyFlow:
         )
         now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
-        observe(self._app, reader, looked, intent, opened)
+        observe(self._app, reader.repository, looked.archive, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir
         if folder is not None:
             export(opened, folder)

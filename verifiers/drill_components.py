@@ -7,7 +7,7 @@ Reference: docs/drills.md, "Components".
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from typing import Final
@@ -29,13 +29,17 @@ _SHOWN_MAX: Final = 8
 
 
 def check_regions(
-    regions: Iterable[Region], repository: str, verifier: Verifier, day: date, maker: CheckMaker
+    regions: Mapping[str, Callable[[], Region]],
+    repository: str,
+    verifier: Verifier,
+    day: date,
+    maker: CheckMaker,
 ) -> list[CheckResult]:
     """D01, of each region alone: put, get, list, and that nothing can be overwritten."""
     key = f"{probe_key(repository, verifier)}-drill-{day:%Y%m%d}"
 
-    def judge(region: Region) -> Judgement:
-        found = probe_region(region, key)
+    def judge(opening: Callable[[], Region]) -> Judgement:
+        found = probe_region(opening(), key)
         expected = "an object is put, read back, listed, and cannot be overwritten"
         done = ", ".join(one.id.rpartition(".")[2] for one in found if one.severity is Severity.OK)
         wrong = [one.message for one in found if one.severity is Severity.FAIL]
@@ -45,12 +49,12 @@ def check_regions(
 
     return [
         maker.run(
-            f"D01.{region.name}",
+            f"D01.{name}",
             "put, get, list and put again one object",
-            partial(judge, region),
-            title=f"region {region.name} alone keeps what is put into it, and gives it back",
+            partial(judge, opening),
+            title=f"region {name} alone keeps what is put into it, and gives it back",
         )
-        for region in regions
+        for name, opening in regions.items()
     ]
 
 
