@@ -215,6 +215,8 @@ def test_the_last_clean_backup_is_the_one_before_the_first_sign(history: History
             stop_lsn=type(real.stop_lsn)(real.stop_lsn.offset + number * 4096),
             stopped_at=real.stopped_at + timedelta(hours=number),
             signs=replace(real.signs, alien_files=names, alien_count=aliens),
+            packs=(),
+            indexes=(),
         )
 
     backups = [backup(3, 2), backup(1), backup(2), backup(4, 2)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_cli import CHECKOUT, Done, MakeSite, Site
+from fix_cli import CHECKOUT, Done, MakeSite, Site, wait_until
 
-DRILL_TIMEOUT_S = 300.0
+DRILL_TIMEOUT_S = 600.0
 SCENARIOS = CHECKOUT / "examples" / "drills"
 
 
@@ -23,15 +24,17 @@ def site(module_make_site: MakeSite) -> Site:
         site.config.read_text()
         + f"\n[verify]\nidentity_file = {json.dumps(str(site.identity))}\n"
         + f'organisation = "St. Elsewhere"\nscratch_dir = "{site.folder}/scratch"\n'
-        + 'every = "never"\nrpo = "10m"\nowner = "dba"\n'
+        + 'every = "never"\nrpo = "1h"\nrto = "1h"\nowner = "dba"\n'
         + '\n[verify.drills]\ncomponents = "never"\nload = "2s"\n'
     )
     site("verifier", "init")
     site.server.execute("CREATE TABLE patients (id int PRIMARY KEY, name text NOT NULL)")
     site.server.execute("INSERT INTO patients SELECT n, 'p' || n FROM generate_series(1, 1000) n")
-    site.start_daemon()
+    site.daemon.start()
+    # A full backup, on a machine that has other things to do.
+    wait_until(lambda: site.flush_lsn() is not None and site.backups(), "a backup", timeout_s=600)
     site.server.execute("INSERT INTO patients VALUES (5000, 'late')")
-    site.wait_durable()
+    site.wait_durable(timeout_s=600)
     return site
 
 
@@ -65,6 +68,15 @@ def audited(site: Site, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
+def unhurried(site: Site, name: str) -> Path:
+    """Return a shipped scenario with deadlines that a busy machine keeps as well."""
+    text = (SCENARIOS / f"{name}.toml").read_text()
+    assert '"4m"' in text
+    path = site.folder / f"{name}.toml"
+    path.write_text(text.replace('"4m"', '"40m"').replace('"1m"', '"10m"'))
+    return path
+
+
 def left_in_scratch(site: Site) -> list[str]:
     return sorted(path.name for path in (site.folder / "scratch").glob("0*"))
 
@@ -84,3 +96,123 @@ def test_every_part_of_a_recovery_is_tried_alone(site: Site) -> None:
     assert left_in_scratch(site) == []
     said = audited(site, site.folder / "reports")
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_a_region_that_cannot_be_reached_fails_its_own_check(site: Site) -> None:
+    gone, *others = site.regions
+    gone.take_away()
+    try:
+        done = drill(site, "start", "components", exit_code=7)
+    finally:
+        gone.give_back()
+    found = results(done)
+    assert found[f"D01.{gone.name}"] == "FAILED"
+    assert {found[f"D01.{region.name}"] for region in others} == {"PASSED"}
+    assert (found["D02"], found["D03"]) == ("PASSED", "PASSED")
+    opened = {one["id"]: one for one in done.data["findings"]}
+    assert opened[f"F-D01.{gone.name}"]["owner"] == "dba"
+    # The region is back: the retest closes the finding in its own report.
+    ref = f"{done.data['number']}/F-D01.{gone.name}"
+    again = drill(site, "start", "components", "--retests", ref, "--corrective-action", "mounted again")
+    (closed,) = [one for one in again.data["findings"] if one["id"] == ref]
+    assert (closed["status"], closed["corrective_action"]) == ("closed", "mounted again")
+    assert closed["retest_report_id"] == again.data["report"]
+
+
+@pytest.mark.timeout(900)
+def test_a_lost_region_is_not_missed_and_clients_are_served_again(site: Site) -> None:
+    lost, *others = site.regions
+    before = objects_of(site)
+    done = drill(
+        site,
+        *("start", unhurried(site, "region-loss"), "--without-region", lost.name),
+        *("--reports", site.folder / "reports"),
+    )
+    found = results(done)
+    steps = ("declare", "cut", "restore", "promote", "load", "checks")
+    assert {found[f"D10.{name}"] for name in steps} == {"PASSED"}
+    assert (found["D11"], found["D12"]) == ("PASSED", "PASSED")
+    assert lost.name not in check_of(done, "D11")["observed"]
+    assert done.data["region"] in {region.name for region in others}
+    assert (done.data["verdict"], done.data["report_type"]) == ("PASSED", "quarterly_drill")
+    assert (done.data["rto_met"], done.data["rpo_met"]) == (True, True)
+    service = done.data["degradation"]["service_degradation"]
+    assert service["window_ms"] > 0
+    assert service["latency_us_before"] is None
+    assert service["latency_us_after"]["p95"] > 0
+    errors = {one["class"] for one in done.data["degradation"]["error_rate"]["errors"]}
+    assert "no service" in errors
+    assert before.items() <= objects_of(site).items(), "a drill deletes and changes nothing"
+    assert left_in_scratch(site) == []
+    log = [json.loads(line) for line in (site.folder / "reports" / "log.jsonl").read_text().splitlines()]
+    mine = [entry for entry in log if entry["run_id"] == done.data["run"]]
+    assert [entry["kind"] for entry in mine] == ["drill-intended", "drill-ended", "observed"]
+    assert mine[0]["facts"]["without_region"] == lost.name
+    said = audited(site, site.folder / "reports")
+    assert said.returncode == 0, said.stdout + said.stderr
+    shown = site("drill", "report", done.data["number"]).stdout
+    assert "clients had no service for" in shown
+    listed = site("drill", "list", "--json").data
+    assert [one["drill"] for one in listed["planned"]] == ["components", "failover", "full", "disaster"]
+    (row,) = [one for one in listed["drills"] if one["report_id"] == done.data["report"]]
+    assert row["metrics"]["recovery_time_ms"] == done.data["recovery_time_ms"] > 0
+
+
+@pytest.mark.timeout(900)
+def test_an_objective_that_is_missed_is_a_finding_that_its_retest_closes(site: Site) -> None:
+    site.set_option('rto = "1h"', 'rto = "1ms"')
+    try:
+        slow = drill(site, "start", "full", "--due", "3d")
+    finally:
+        site.set_option('rto = "1ms"', 'rto = "1h"')
+    assert (slow.data["verdict"], slow.data["rto_met"]) == ("PASSED", False)
+    (finding,) = slow.data["findings"]
+    assert (finding["id"], finding["status"], finding["owner"]) == ("F-RTO", "open", "dba")
+    ref = f"{slow.data['number']}/F-RTO"
+    opened = {one["finding"]: one for one in site("drill", "list", "--findings", "--json").data["findings"]}
+    assert opened[ref]["due_at"] is not None
+    unknown = drill(site, "start", "full", "--retests", "999/F-RTO", exit_code=2)
+    assert unknown.error["next"] == "pitr drill list --findings"
+    fast = drill(site, "start", "full", "--retests", ref)
+    assert [(one["id"], one["status"]) for one in fast.data["findings"]] == [(ref, "closed")]
+    still = {one["finding"] for one in site("drill", "list", "--findings", "--json").data["findings"]}
+    assert ref not in still
+    every = site("drill", "list", "--findings", "--all", "--json").data["findings"]
+    assert {one["finding"]: one["status"] for one in every}[ref] == "closed"
+
+
+@pytest.mark.timeout(900)
+def test_a_drill_that_is_killed_is_visible_and_settled_by_the_next(site: Site) -> None:
+    log = site.folder / "killed.log"
+    process = site.program.begin("-c", site.config, "drill", "start", "full", log=log)
+    scratch = site.folder / "scratch"
+
+    def has_server() -> bool:
+        assert process.poll() is None, log.read_text()
+        return any(scratch.glob("0*/data/postmaster.pid"))
+
+    wait_until(has_server, "the scratch server runs", timeout_s=240)
+    (pid_file,) = scratch.glob("0*/data/postmaster.pid")
+    run = pid_file.parents[1].name
+    process.send_signal(signal.SIGKILL)
+    process.wait(120)
+    assert [one["outcome"] for one in site("drill", "list", "--json").data["drills"]][-1] == "RUNNING"
+    drill(site, "start", "components", "--reports", site.folder / "reports")
+    assert left_in_scratch(site) == []
+    entries = [json.loads(line) for line in (site.folder / "reports" / "log.jsonl").read_text().splitlines()]
+    kinds = [(e["kind"], e["facts"].get("outcome")) for e in entries if e["run_id"] == run]
+    assert kinds == [("drill-intended", None), ("drill-ended", "ABANDONED")]
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_logged(site: Site) -> None:
+    before = site("drill", "list", "--json").data["drills"]
+    for words, said in (
+        (("components", "--at", "latest"), "components are not restored"),
+        (("failover", "--without-region", "nosuch"), "there is no region 'nosuch'"),
+        (("full", "--without-region", site.regions[0].name), "loses no region"),
+        ((SCENARIOS / "ransomware.toml",), "no backup shows a sign of corruption"),
+        (("failovr",), "cannot be read"),
+    ):
+        refused = drill(site, "start", *words, exit_code=2)
+        assert said in refused.error["message"]
+    assert site("drill", "list", "--json").data["drills"] == before
