@@ -79,10 +79,8 @@ def start(
     config = replace(config, **{name: path.absolute() for name, path in changes.items() if path is not None})
     kind, scenario = _chosen(what, config)
     if scenario is None and any((target, corrupted_at, without_region)):
-        raise UsageRefused(
-            "components are not restored",
-            hint="leave out --at, --corrupted-at and --without-region",
-        )
+        hint = "leave out --at, --corrupted-at and --without-region"
+        raise UsageRefused("components are not restored", hint=hint)
     choices = DrillChoices(
         kind=kind,
         scenario=scenario,
