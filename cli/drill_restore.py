@@ -79,7 +79,8 @@ def _restored(
         is_latest = plan.target.kind == "latest"
         rpo_ms = run.occasion.policy.rpo_ms
         found.checks += steps.results(found)
-        found.checks.append(check_cut(ready.cut, [one.name for one in reader.regions], maker))
+        if ready.cut is not None:
+            found.checks.append(check_cut(ready.cut, [one.name for one in reader.regions], maker))
         found.checks.append(check_lost(lost, is_latest, rpo_ms, maker))
         facts = report_facts(
             run.app,

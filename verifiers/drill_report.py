@@ -41,12 +41,10 @@ class Lost:
         return max(0, self.before.lsn.offset - self.after.lsn.offset)
 
 
-def check_cut(cut: str | None, read: Sequence[str], maker: CheckMaker) -> CheckResult:
+def check_cut(cut: str, read: Sequence[str], maker: CheckMaker) -> CheckResult:
     """D11: the region that was cut off is none of those that the restore could read."""
 
     def judge() -> Judgement:
-        if cut is None:
-            return passed("no region is cut off", f"regions that were read: {', '.join(read)}")
         expected = f"nothing is asked of region {cut} between the cut and the end of the restore"
         observed = f"regions that could be asked: {', '.join(read)}"
         if cut in read:
@@ -59,7 +57,8 @@ def check_cut(cut: str | None, read: Sequence[str], maker: CheckMaker) -> CheckR
 def check_lost(lost: Lost, is_latest: bool, rpo_ms: int | None, maker: CheckMaker) -> CheckResult:
     """D12: the regions that are left have what all of them had; or lack no more than the objective allows."""
     if not is_latest:
-        return maker.skipped("D12", "the target lies before the failure: what came after is given up")
+        why = "the target lies before the failure: what came after is given up"
+        return maker.skipped("D12", why, is_required=False)
 
     def judge() -> Judgement:
         bound = "nothing" if rpo_ms is None else f"at most {rpo_ms} ms"
@@ -115,6 +114,8 @@ def draft_drill(facts: ReportFacts, found: Verified, drill: RestoreDrill) -> dic
             loss["last_source_commit"] = {"lsn": str(before.lsn), "time": at, "xid": None, "marker": None}
         loss["method"] += "; the failure is what the age is counted to, and what all regions had then"
     said = [f"the failure was declared at {encode_time(drill.failure_at)}; nothing was done to the source"]
+    if not drill.is_latest:
+        said.append("what was committed after the target is given up, and is not counted as lost")
     if drill.degradation is None:
         said.append("no client ran: service degradation and errors were not measured")
     elif drill.degradation["service_degradation"]["latency_us_before"] is None:

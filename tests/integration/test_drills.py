@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,47 @@ def test_an_objective_that_is_missed_is_a_finding_that_its_retest_closes(site: S
     assert ref not in still
     every = site("drill", "list", "--findings", "--all", "--json").data["findings"]
     assert {one["finding"]: one["status"] for one in every}[ref] == "closed"
+
+
+@pytest.mark.timeout(900)
+def test_what_was_spoilt_is_not_in_the_service_that_is_rebuilt(site: Site) -> None:
+    site.server.execute("INSERT INTO patients VALUES (6000, 'good')")
+    moment = site.server.value("SELECT clock_timestamp()")
+    site.server.execute("UPDATE patients SET name = 'encrypted'")
+    site.wait_durable(timeout_s=600)
+    path = unhurried(site, "primary-loss")
+    query = "SELECT 'not there' WHERE (SELECT name FROM patients WHERE id = 6000) IS DISTINCT FROM 'good'"
+    text = path.read_text().replace('target = "latest"', 'target = "before-corruption"')
+    path.write_text(text.replace("SELECT gid FROM pg_prepared_xacts WHERE", f"{query} --"))
+    done = drill(site, "start", path, "--corrupted-at", moment.isoformat())
+    found = results(done)
+    assert found["D10.prepared-transactions"] == "PASSED", "the good row is there, as it was"
+    assert (found["C09"], found["D12"]) == ("PASSED", "SKIPPED")
+    assert done.data["verdict"] == "PASSED"
+    assert [one["name"] for one in done.data["ransomware"]["indicators"]][1] == "files that do not belong"
+    assert done.data["ransomware"]["last_clean_point"] is not None
+
+
+@pytest.mark.timeout(900)
+def test_a_drill_that_was_missed_is_caught_up_once_and_logged(site: Site) -> None:
+    site.set_option('components = "never"', 'components = "60s"')
+    try:
+        first = drill(site, "start", "components", "--scheduled")
+        begun = time.monotonic()
+        site.set_option('components = "60s"', 'components = "30d"')
+        assert drill(site, "start", "components", "--scheduled").data == {"is_not_due": True}
+        site.set_option('components = "30d"', 'components = "60s"')
+        # Two of its times have passed then with nobody there.
+        time.sleep(max(0.0, 125 - (time.monotonic() - begun)))
+        second = drill(site, "start", "components", "--scheduled")
+    finally:
+        site.config.write_text(site.config.read_text().replace('components = "60s"', 'components = "never"'))
+    assert second.data["number"] == first.data["number"] + 1, "it was caught up once"
+    listed = site("drill", "list", "--json").data
+    missed = [one for one in listed["drills"] if one["outcome"] == "MISSED"]
+    assert missed
+    assert {one["drill"] for one in missed} == {"components"}
+    assert next(one for one in listed["planned"] if one["drill"] == "components")["missed"] == len(missed)
 
 
 @pytest.mark.timeout(900)
