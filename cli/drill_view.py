@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cli.context import App
-from cli.drill_flow import DrillDone
 from cli.errors import ChecksFailed
 from cli.output import format_seconds
 from cli.reading import Source, open_source
@@ -21,6 +20,10 @@ from verifiers.log_entry import EntryKind, LogEntry
 from verifiers.log_reader import read_log
 from verifiers.report_series import logged_reports, read_report
 from verifiers.statement import Predicate, SignedStatement
+
+if TYPE_CHECKING:
+    # A list must not wait for all that a restore needs.
+    from cli.drill_flow import DrillDone
 
 _UNITS: Final = {
     "recovery_time_ms": "ms",

@@ -44,6 +44,11 @@ def drill(site: Site, *words: object, exit_code: int = 0) -> Done:
     return site.program(*words, exit_code=exit_code, timeout_s=DRILL_TIMEOUT_S)
 
 
+def listed(site: Site, *words: object) -> Any:
+    """Return what ``pitr drill list`` says."""
+    return drill(site, "list", *words).data
+
+
 def results(done: Done) -> dict[str, str]:
     return {check["id"]: check["result"] for check in done.data["checks"]}
 
@@ -153,9 +158,9 @@ def test_a_lost_region_is_not_missed_and_clients_are_served_again(site: Site) ->
     assert said.returncode == 0, said.stdout + said.stderr
     shown = site("drill", "report", done.data["number"]).stdout
     assert "clients had no service for" in shown
-    listed = site("drill", "list", "--json").data
-    assert [one["drill"] for one in listed["planned"]] == ["components", "failover", "full", "disaster"]
-    (row,) = [one for one in listed["drills"] if one["report_id"] == done.data["report"]]
+    told = listed(site)
+    assert [one["drill"] for one in told["planned"]] == ["components", "failover", "full", "disaster"]
+    (row,) = [one for one in told["drills"] if one["report_id"] == done.data["report"]]
     assert row["metrics"]["recovery_time_ms"] == done.data["recovery_time_ms"] > 0
 
 
@@ -170,15 +175,15 @@ def test_an_objective_that_is_missed_is_a_finding_that_its_retest_closes(site: S
     (finding,) = slow.data["findings"]
     assert (finding["id"], finding["status"], finding["owner"]) == ("F-RTO", "open", "dba")
     ref = f"{slow.data['number']}/F-RTO"
-    opened = {one["finding"]: one for one in site("drill", "list", "--findings", "--json").data["findings"]}
+    opened = {one["finding"]: one for one in listed(site, "--findings")["findings"]}
     assert opened[ref]["due_at"] is not None
     unknown = drill(site, "start", "full", "--retests", "999/F-RTO", exit_code=2)
     assert unknown.error["next"] == "pitr drill list --findings"
     fast = drill(site, "start", "full", "--retests", ref)
     assert [(one["id"], one["status"]) for one in fast.data["findings"]] == [(ref, "closed")]
-    still = {one["finding"] for one in site("drill", "list", "--findings", "--json").data["findings"]}
+    still = {one["finding"] for one in listed(site, "--findings")["findings"]}
     assert ref not in still
-    every = site("drill", "list", "--findings", "--all", "--json").data["findings"]
+    every = listed(site, "--findings", "--all")["findings"]
     assert {one["finding"]: one["status"] for one in every}[ref] == "closed"
 
 
@@ -216,11 +221,11 @@ def test_a_drill_that_was_missed_is_caught_up_once_and_logged(site: Site) -> Non
     finally:
         site.config.write_text(site.config.read_text().replace('components = "60s"', 'components = "never"'))
     assert second.data["number"] == first.data["number"] + 1, "it was caught up once"
-    listed = site("drill", "list", "--json").data
-    missed = [one for one in listed["drills"] if one["outcome"] == "MISSED"]
+    told = listed(site)
+    missed = [one for one in told["drills"] if one["outcome"] == "MISSED"]
     assert missed
     assert {one["drill"] for one in missed} == {"components"}
-    assert next(one for one in listed["planned"] if one["drill"] == "components")["missed"] == len(missed)
+    assert next(one for one in told["planned"] if one["drill"] == "components")["missed"] == len(missed)
 
 
 @pytest.mark.timeout(900)
@@ -238,7 +243,7 @@ def test_a_drill_that_is_killed_is_visible_and_settled_by_the_next(site: Site) -
     run = pid_file.parents[1].name
     process.send_signal(signal.SIGKILL)
     process.wait(120)
-    assert [one["outcome"] for one in site("drill", "list", "--json").data["drills"]][-1] == "RUNNING"
+    assert [one["outcome"] for one in listed(site)["drills"]][-1] == "RUNNING"
     drill(site, "start", "components", "--reports", site.folder / "reports")
     assert left_in_scratch(site) == []
     entries = [json.loads(line) for line in (site.folder / "reports" / "log.jsonl").read_text().splitlines()]
@@ -247,7 +252,7 @@ def test_a_drill_that_is_killed_is_visible_and_settled_by_the_next(site: Site) -
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_logged(site: Site) -> None:
-    before = site("drill", "list", "--json").data["drills"]
+    before = listed(site)["drills"]
     for words, said in (
         (("components", "--at", "latest"), "components are not restored"),
         (("failover", "--without-region", "nosuch"), "there is no region 'nosuch'"),
@@ -257,4 +262,4 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_logged(site: Site) -
     ):
         refused = drill(site, "start", *words, exit_code=2)
         assert said in refused.error["message"]
-    assert site("drill", "list", "--json").data["drills"] == before
+    assert listed(site)["drills"] == before
