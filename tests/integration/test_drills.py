@@ -206,6 +206,7 @@ def test_what_was_spoilt_is_not_in_the_service_that_is_rebuilt(site: Site) -> No
     assert done.data["ransomware"]["last_clean_point"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_drill_that_was_missed_is_caught_up_once_and_logged(site: Site) -> None:
     site.set_option('components = "never"', 'components = "60s"')
