@@ -34,6 +34,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "verify": LazyCommand(
         "cli.verify", "verify", "Prove that the cluster can be restored, and sign the proof."
     ),
+    "drill": LazyCommand(
+        "cli.drill", "drill", "Rehearse recovery: start a drill, list drills and findings, show one."
+    ),
     "fingerprint": LazyCommand(
         "cli.fingerprint", "fingerprint", "Take the digests of all tables on a standby, at an exact LSN."
     ),

@@ -143,7 +143,7 @@ def unknown_setting(place: Place, known: Mapping[str, Sequence[str]]) -> str:
     ``known``: the settings of each table by its name, the top level's under the empty one.
     """
     name = str(place[-1])
-    table = str(place[0]) if len(place) > 1 else ""
+    table = ".".join(part for part in place[:-1] if isinstance(part, str))
     # The cut-off of 0.6 is difflib's own: "qorum" is "quorum", "x" is nothing.
     close = difflib.get_close_matches(name[:_NAME_CHARS_MAX], known.get(table, ()), n=1)
     if close:

@@ -37,7 +37,7 @@ from cli.config_values import (
     read_root,
     read_size,
 )
-from cli.config_verify import VerifyTable, verify_settings
+from cli.config_verify import DrillsTable, VerifyTable, verify_settings
 from cli.settings import (
     BackupSettings,
     ClusterSettings,
@@ -174,6 +174,7 @@ _KNOWN = {
             ("daemon", _Daemon),
             ("postgres", _Postgres),
             ("verify", VerifyTable),
+            ("verify.drills", DrillsTable),
         )
     },
 }
@@ -189,7 +190,7 @@ def check_tables(tables: dict[str, Any], *, base: Path, path: Path) -> Settings 
     try:
         config = _Config.model_validate(tables)
     except ValidationError as error:
-        mistakes = [_mistake(line) for line in error.errors(include_url=False, include_input=False)]
+        mistakes = [mistake_of(line) for line in error.errors(include_url=False, include_input=False)]
     sound = SoundSettings(tables, mistakes)
     mistakes += contradictions(sound)
     recipients: tuple[str, ...] = ()
@@ -232,7 +233,8 @@ _EXPECTED = {
 }
 
 
-def _mistake(line: Any) -> Mistake:
+def mistake_of(line: Any) -> Mistake:
+    """Say in people's words what pydantic found wrong."""
     text = str(line["msg"]).removeprefix("Value error, ")
     place = tuple(line["loc"])
     if line["type"] == "extra_forbidden":

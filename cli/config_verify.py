@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from cli.config_table import Duration, Table
+from cli.config_table import Duration, Name, Table
 from cli.config_values import read_duration, read_duration_or_never
-from cli.verify_settings import KEY_NAME, WEEK_S, VerifySettings
+from cli.verify_settings import DAY_S, KEY_NAME, WEEK_S, DrillSettings, VerifySettings
 
 Words = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
@@ -25,6 +25,23 @@ def read_objective(value: object) -> float | None:
 
 
 Objective = Annotated[float | None, BeforeValidator(read_objective)]
+
+
+class DrillsTable(Table):
+    """The table [verify.drills]."""
+
+    components: Annotated[float | None, BeforeValidator(read_duration_or_never)] = DAY_S
+    failover: Annotated[float | None, BeforeValidator(read_duration_or_never)] = None
+    full: Annotated[float | None, BeforeValidator(read_duration_or_never)] = None
+    disaster: Annotated[float | None, BeforeValidator(read_duration_or_never)] = None
+    failover_scenario: str | None = None
+    full_scenario: str | None = None
+    disaster_scenario: str | None = None
+    region: Name | None = None
+    primary_region: Name | None = None
+    clients: Annotated[int, Field(ge=1, le=64)] = 4
+    load: Duration = 30.0
+    probe_production: bool = False
 
 
 class VerifyTable(Table):
@@ -53,6 +70,9 @@ class VerifyTable(Table):
     ] = Field(default_factory=list)
     superuser: Annotated[str, Field(min_length=1, max_length=63)] = "postgres"
     network: Literal["none", "host"] = "none"
+    owner: Words = ""
+    due: Duration = 14 * 86_400.0
+    drills: DrillsTable = Field(default_factory=DrillsTable)
 
 
 def verify_settings(
@@ -89,4 +109,24 @@ def verify_settings(
         preload_libraries=tuple(table.preload_libraries),
         superuser=table.superuser,
         network=table.network,
+        owner=table.owner,
+        due_s=table.due,
+        drills=DrillSettings(
+            every_s={
+                "components": table.drills.components,
+                "failover": table.drills.failover,
+                "full": table.drills.full,
+                "disaster": table.drills.disaster,
+            },
+            scenarios={
+                kind: found
+                for kind in ("failover", "full", "disaster")
+                if (found := path(getattr(table.drills, f"{kind}_scenario"))) is not None
+            },
+            region=table.drills.region,
+            primary_region=table.drills.primary_region,
+            clients=table.drills.clients,
+            load_s=table.drills.load,
+            probes_production=table.drills.probe_production,
+        ),
     )

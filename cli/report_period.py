@@ -139,7 +139,7 @@ def read_moment(app: App, text: str, *, is_end: bool) -> datetime:
 
 
 def _wanted(app: App) -> Wanted:
-    from cli.verify_flow import policy_of, product_version
+    from cli.verify_facts import policy_of, product_version
     from verifiers.period_values import Wanted
 
     settings = app.settings()

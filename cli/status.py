@@ -186,6 +186,15 @@ def _show_verification(output: Output, tasks: Sequence[Mapping[str, Any]]) -> No
         output.line(f"verify   the next one is due at {task['next_at'] or '-'}")
         if task["last_error"]:
             output.line(f"         the last attempt: {task['last_error']}")
+    for task in tasks:
+        if not task["name"].startswith("drill-"):
+            continue
+        when = (
+            "it is being held" if task["is_running"] else f"the next one is due at {task['next_at'] or '-'}"
+        )
+        output.line(f"drill    {task['name'].removeprefix('drill-')}: {when}")
+        if task["last_error"]:
+            output.line(f"         the last attempt: {task['last_error']}")
 
 
 def _show_protection(output: Output, protection: Mapping[str, Any]) -> None:

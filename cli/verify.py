@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 @click.option(
     "--key", type=click.Path(path_type=Path), help="The verifier's key (default: [verify] key_file)."
 )
+@click.option("--retests", multiple=True, metavar="FINDING", help="Try this finding again; may be repeated.")
+@click.option(
+    "--corrective-action", metavar="TEXT", help="What was done about the findings that are retested."
+)
+@click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner).")
+@click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d).")
 @click.option("--scheduled", is_flag=True, hidden=True)
 @common_options
 def verify(
@@ -51,6 +57,10 @@ def verify(
     reports: Path | None,
     checks: Path | None,
     key: Path | None,
+    retests: tuple[str, ...],
+    corrective_action: str | None,
+    owner: str | None,
+    due: str | None,
     scheduled: bool,
 ) -> None:
     """Prove that the cluster can be restored, and sign the proof.
@@ -61,6 +71,7 @@ def verify(
     """
     from dataclasses import replace
 
+    from cli.units import parse_duration
     from cli.verify_choice import VerifyChoices
     from cli.verify_flow import VerifyFlow
 
@@ -82,6 +93,10 @@ def verify(
         archive=archive,
         reports_dir=None if reports is None else reports.absolute(),
         is_scheduled=scheduled,
+        retests=retests,
+        corrective_action=corrective_action,
+        owner=owner,
+        due_s=None if due is None else parse_duration(due),
     )
     done = _run(app, VerifyFlow, settings, config, choices)
     if done is None:
@@ -121,6 +136,7 @@ def verify_fields(done: VerifyDone) -> dict[str, object]:
         "recovery_time_ms": predicate["timings"]["recovery_time_ms"],
         "data_loss_ms": predicate["data_loss"]["data_loss_ms"],
         "checks": predicate["checks"],
+        "findings": predicate["findings"],
         "segregation": predicate["target"]["segregation"],
         "reports_dir": None if done.reports_dir is None else str(done.reports_dir),
         "lagging_regions": list(done.lagging),

@@ -37,6 +37,10 @@ class VerifyChoices:
     archive: str | None = None
     reports_dir: Path | None = None
     is_scheduled: bool = False
+    retests: tuple[str, ...] = ()
+    corrective_action: str | None = None
+    owner: str | None = None
+    due_s: float | None = None
 
     def region_of(self, entries: Sequence[LogEntry], regions: Sequence[str]) -> str:
         """Return the region to read from.  Raises UsageRefused."""

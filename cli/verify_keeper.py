@@ -1,4 +1,4 @@
-"""The daemon's weekly verification: a process of its own, so that it can neither block nor kill archiving."""
+"""The daemon's verifications and drills: processes of their own, which cannot block or kill archiving."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from cli.errors import ExitCode
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from storage.replicated import ReplicatedStore
 
 VERIFY_TASK: Final = "verification"
+DRILL_TASK: Final = "drill-"
+"""Before the kind of a drill, as a task's name."""
 _POLL_S: Final = 0.5
 # Told to end it stops a server and removes what it restored.
 _END_S: Final = 120.0
@@ -38,48 +42,71 @@ _RETRY_MAX_S: Final = 6 * 3600.0
 _JUDGED: Final = (ExitCode.OK, ExitCode.NOT_VERIFIED)
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """Something that the timetable runs: ``drill`` None is a verification."""
+
+    name: str
+    drill: str | None
+    every_s: float
+    words: tuple[str, ...]
+
+
 class VerifyKeeper:
-    """Runs it when it is due, one after the other.  Its methods may be called from any thread."""
+    """Runs each when it is due, one after the other.  Its methods may be called from any thread."""
 
     def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
         self._settings = settings
         self._log = log
-        self._last: datetime | None = None
+        self._last: dict[str, datetime | None] = {}
+        self._planned = _planned(settings)
 
     def tasks(self) -> list[Task]:
-        """Return the task for the timetable; none where the configuration wants none."""
+        """Return the tasks for the timetable; none where the configuration wants none."""
         config = self._settings.verify
-        if config is None or config.every_s is None:
+        if config is None:
             return []
-        deadline_s = config.deadline_s + _END_S
         return [
             Task(
-                VERIFY_TASK,
-                config.every_s,
-                deadline_s,
-                self.run,
-                lambda: self._last,
+                one.name,
+                one.every_s,
+                config.deadline_s + _END_S,
+                partial(self._run, one),
+                partial(self._last.get, one.name),
                 retry_first_s=_RETRY_FIRST_S,
                 retry_max_s=_RETRY_MAX_S,
             )
+            for one in self._planned
         ]
 
     def learn(self, store: ReplicatedStore, archive: ArchiveId) -> None:
-        """Read in the log when the last one was to be; what cannot be known is asked again by the run."""
+        """Read in the log when each was to be last; what cannot be known is asked again by the run."""
         config = self._settings.verify
         if config is None or config.every_s is None:
             self._log.info("no restore is verified by itself: the configuration has no [verify]")
+        if config is None or not self._planned:
             return
         try:
             public = verifier_key(config).public
             state = read_log(store, self._settings.repository.repository, public)
-            self._last = last_scheduled_at(state.entries, archive.system_identifier)
+            for one in self._planned:
+                self._last[one.name] = last_scheduled_at(
+                    state.entries, archive.system_identifier, drill=one.drill
+                )
         except (PitrError, StoreError) as error:
             self._log.warning("the log of verifications cannot be read", reason=str(error))
 
-    def run(self, cancel: threading.Event) -> None:
-        """Verify, in a process of its own.  Raises PitrError if it came to no verdict."""
-        words = ["-c", str(self._settings.path), "--json", "--progress", "none", "verify", "--scheduled"]
+    def _run(self, planned: _Planned, cancel: threading.Event) -> None:
+        """Run it in a process of its own.  Raises PitrError if it came to no verdict."""
+        words = [
+            "-c",
+            str(self._settings.path),
+            "--json",
+            "--progress",
+            "none",
+            *planned.words,
+            "--scheduled",
+        ]
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
                 [*own_command(), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=said
@@ -90,13 +117,14 @@ class VerifyKeeper:
             finally:
                 _end(process)
             answer = _read(output)
-        self._tell(process.returncode, answer)
+        self._tell(planned, process.returncode, answer)
 
-    def _tell(self, exit_code: int, answer: Mapping[str, Any]) -> None:
+    def _tell(self, planned: _Planned, exit_code: int, answer: Mapping[str, Any]) -> None:
         data, error = answer.get("data") or {}, answer.get("error") or {}
         if exit_code not in _JUDGED or (data.get("verdict") is None and not data.get("is_not_due")):
             text = "; ".join(filter(None, (error.get("message"), error.get("why"))))
-            raise PitrError(f"the verification came to no verdict: {text or f'exit code {exit_code}'}")
+            what = "the verification" if planned.drill is None else f"the drill {planned.drill}"
+            raise PitrError(f"{what} came to no verdict: {text or f'exit code {exit_code}'}")
         if data.get("is_not_due"):
             return
         facts = {
@@ -106,12 +134,33 @@ class VerifyKeeper:
             "recovery_time_ms": data["recovery_time_ms"],
         }
         failed = [check["id"] for check in data["checks"] if check["result"] == "FAILED"]
-        if data["verdict"] == "FAILED":
+        opened = [one["id"] for one in data.get("findings", []) if one["status"] == "open"]
+        if opened:
+            self._log.warning("a report has findings", findings=opened, **facts)
+        if planned.drill is not None:
+            tell = {"FAILED": self._log.error, "WARNED": self._log.warning}.get(
+                data["verdict"], self._log.info
+            )
+            tell("a drill was held", drill=planned.drill, failed=failed, **facts)
+        elif data["verdict"] == "FAILED":
             self._log.error("a restore did not prove right", failed=failed, **facts)
         elif data["verdict"] == "WARNED":
             self._log.warning("a restore was verified, and the proof is not complete", **facts)
         else:
             self._log.info("a restore was verified", **facts)
+
+
+def _planned(settings: Settings) -> tuple[_Planned, ...]:
+    config = settings.verify
+    if config is None:
+        return ()
+    found = [] if config.every_s is None else [_Planned(VERIFY_TASK, None, config.every_s, ("verify",))]
+    found += [
+        _Planned(f"{DRILL_TASK}{drill}", drill, every_s, ("drill", "start", drill))
+        for drill, every_s in config.drills.every_s.items()
+        if every_s is not None
+    ]
+    return tuple(found)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

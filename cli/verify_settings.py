@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-WEEK_S: Final = 7 * 86_400.0
+DAY_S: Final = 86_400.0
+WEEK_S: Final = 7 * DAY_S
 KEY_NAME: Final = "verifier.key"
 PUBLIC_KEY_NAME: Final = "verifier.pub.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class DrillSettings:
+    """Which drills run by themselves, and how.  A time None: only when asked; a scenario None: the usual one.
+
+    ``region`` is cut off by the failover drill, None: each in turn.  ``primary_region`` is lost with the
+    primary in a disaster, None: the first.  ``probes_production``: the server is asked ``SELECT 1`` before.
+    """
+
+    every_s: Mapping[str, float | None] = field(default_factory=dict)
+    scenarios: Mapping[str, Path] = field(default_factory=dict)
+    region: str | None = None
+    primary_region: str | None = None
+    clients: int = 4
+    load_s: float = 30.0
+    probes_production: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +36,7 @@ class VerifySettings:
 
     ``identity_file`` opens the backups, ``key_file`` signs the reports.  ``work_dir`` holds the verifier's
     own copy of its log.  ``reports_dir`` None: reports are in the store only.  ``rto_s`` and ``rpo_s`` are
-    the objectives.
+    the objectives.  ``owner`` sees to findings, within ``due_s``.
     """
 
     work_dir: Path
@@ -39,6 +58,9 @@ class VerifySettings:
     preload_libraries: tuple[str, ...] = field(default_factory=tuple)
     superuser: str = "postgres"
     network: Literal["none", "host"] = "none"
+    owner: str = ""
+    due_s: float = 14 * 86_400.0
+    drills: DrillSettings = field(default_factory=DrillSettings)
 
     @property
     def public_key_file(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Final
 from pitr.errors import PitrError
 from storage.store import StoreError
 from verifiers.check import CheckResult, Outcome
-from verifiers.check_table import CHECKS, CheckSpec
+from verifiers.check_table import CHECKS, DRILL_CHECKS, CheckSpec
 
 TEXT_CHARS_MAX: Final = 2000
 
@@ -65,6 +65,7 @@ class CheckMaker:
         *,
         version: str | None = None,
         is_required: bool | None = None,
+        title: str | None = None,
     ) -> CheckResult:
         """Judge, and return the result.  What could not be carried out FAILED: nothing was proved by it."""
         spec = _spec(check)
@@ -78,7 +79,7 @@ class CheckMaker:
         return CheckResult(
             id=check,
             category=spec.category,
-            title=spec.title,
+            title=title or spec.title,
             is_required=spec.is_required if is_required is None else is_required,
             tool=spec.tool,
             tool_version=made.tool_version or version or self.product_version,
@@ -109,7 +110,8 @@ def _digest(made: Judgement) -> str | None:
 
 
 def _spec(check: str) -> CheckSpec:
-    return CHECKS[check.partition(".")[0]]
+    check = check.partition(".")[0]
+    return CHECKS.get(check) or DRILL_CHECKS[check]
 
 
 def sha256_text(text: str) -> str:

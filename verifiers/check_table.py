@@ -1,7 +1,7 @@
 """The checks of a verification, in one table: what each is called, and whether a verdict needs it.  Pure.
 
 An id never changes its meaning.  ``is_required``: without it a verification is WARNED at best.  Reference:
-docs/verify.md, "The checks".
+docs/verify.md, "The checks"; docs/drills.md.
 """
 
 from __future__ import annotations
@@ -45,4 +45,17 @@ _TABLE: Final = (
     CheckSpec("C19", "security", "the restored server archives nowhere and has no way out", "pitr"),
     CheckSpec("C20", "security", "the scratch place was wiped", "pitr"),
 )
+_DRILLS: Final = (
+    CheckSpec("D01", "storage", "a region alone keeps what is put into it, and gives it back", "pitr"),
+    CheckSpec("D02", "security", "the identity opens what is sealed to the recipients", "pitr"),
+    CheckSpec("D03", "completeness", "an archived piece of WAL opens, and is what the index says", "pitr"),
+    CheckSpec("D04", "completeness", "the slot keeps the WAL that is not archived yet", "pitr", False),
+    CheckSpec("D05", "configuration", "doctor finds no fault", "pitr", False),
+    CheckSpec("D10", "drill", "a step of the scenario was done in time", "pitr"),
+    CheckSpec("D11", "drill", "the region that was cut off was not read", "pitr"),
+    CheckSpec("D12", "drill", "nothing is lost of what the regions had at the failure", "pitr"),
+)
 CHECKS: Final = {spec.id: spec for spec in _TABLE}
+"""Those of a verification: each of them has a result in its report."""
+DRILL_CHECKS: Final = {spec.id: spec for spec in _DRILLS}
+"""Those that only a drill has: of its parts, or of its steps (``D10.NAME``)."""

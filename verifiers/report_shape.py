@@ -61,8 +61,8 @@ timings{ detect,decide,provision,fetch_first_byte,base_done,wal_replay_done?{ at
   recovery_time_ms,bytes,wal_bytes,throughput_bytes_s?:count }
 data_loss{ last_source_commit,last_recovered?{ lsn?:lsn time?:time xid?:count marker?:text } method:text
   data_loss_ms,data_loss_tx,lsn_gap_bytes?:count clock_skew_ms?:integer }
-degradation?{ service_degradation{ window_ms,throughput_permille,read_only_ms:count
-  latency_us_before,latency_us_during,latency_us_after{ p50,p95,p99:count } } error_rate{
+degradation?{ service_degradation{ window_ms:count throughput_permille,read_only_ms?:count
+  latency_us_before,latency_us_during,latency_us_after?{ p50,p95,p99:count } } error_rate{
   requests,clients:count errors[]{ class:name count:count } } }
 checks[]{ id:check category,tool:name title,tool_version,expected,observed:text reason?:text required:bool
   command_sha256:sha256 evidence_sha256?:sha256 started_at:time ms:count result:PASSED|WARNED|FAILED|SKIPPED }

@@ -14,13 +14,13 @@ from typing import Any, Final
 from pitr.pipeline.sign import Verifier, encode_time
 from pitr.restore_plan import RestorePlan
 from pitr.wal.transactions import TransactionEnd
-from verifiers.check import CheckResult, Outcome
+from verifiers.check import Outcome
 from verifiers.check_maker import clean
+from verifiers.findings import Care, Retest, findings_of
 from verifiers.statement import check_fields
 from verifiers.verify_values import Mark, Verified
 
 SUITE: Final = "AES-256-GCM, key by HKDF-SHA-512 with commitment"
-_FINDINGS_MAX: Final = 100
 _ALWAYS_EXCLUDED: Final = (
     ("unlogged tables", "PostgreSQL empties them at the end of every recovery"),
     ("clients, their passwords and TLS", "the scratch server lets in nobody but the verifier"),
@@ -90,12 +90,14 @@ class ReportFacts:
     # How old the newest signed head was when the plan was made.
     archive_age_ms: int | None
     notes: Sequence[str] = field(default_factory=tuple)
+    care: Care = field(default_factory=Care)
+    retests: Sequence[Retest] = ()
 
 
 def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
     """Return the predicate without what the log and the series add (``report_series``)."""
     plan = facts.plan
-    return {
+    draft = {
         "subject": _subject(plan, found),
         "identity": {
             "report_id": facts.report_id,
@@ -123,7 +125,7 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "kafka": None,
         "ransomware": None,
         "result": {"limits": _limits(facts, found)},
-        "findings": _findings(found.checks),
+        "findings": [],
         "people": {
             "executed_by": {"name": facts.verifier_name},
             "participants": [],
@@ -138,6 +140,8 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         },
         "recoverability": list(facts.recoverability),
     }
+    draft["findings"] = findings_of(draft, facts.report_id, facts.care, facts.retests)
+    return draft
 
 
 def _policy(policy: Policy) -> dict[str, Any]:
@@ -321,24 +325,6 @@ def _limits(facts: ReportFacts, found: Verified) -> list[str]:
     if found.failure is not None:
         said.append(clean(f"the run did not come to its end: {found.failure}"))
     return [*said, *map(clean, facts.notes)]
-
-
-def _findings(checks: Sequence[CheckResult]) -> list[dict[str, object]]:
-    bad = [check for check in checks if check.outcome in (Outcome.FAILED, Outcome.WARNED)]
-    return [
-        {
-            "id": f"F-{check.id}",
-            "severity": "high" if check.outcome is Outcome.FAILED else "medium",
-            "description": clean(f"{check.title}: {check.reason}"),
-            "root_cause": None,
-            "owner": None,
-            "due_at": None,
-            "status": "open",
-            "corrective_action": None,
-            "retest_report_id": None,
-        }
-        for check in bad[:_FINDINGS_MAX]
-    ]
 
 
 def _is_passed(found: Verified, check: str) -> bool | None:

@@ -204,6 +204,8 @@ class _Verification:
     def _look_at_target(self, instance: Instance) -> None:
         """Look at the server that is paused at the target, or was opened there by itself."""
         self._marks.note("wal_replay_done")
+        if self._request.service is not None:
+            self._request.service.reached(instance)
         self._instance = instance
         began = self._monotonic()
         plan, maker = self._request.plan, self._maker
@@ -226,6 +228,9 @@ class _Verification:
             # Hot standby could not begin before the target, so it did not pause there.
             self._look_at_target(instance)
         server = self._server(instance)
+        if self._request.service is not None:
+            self._request.service.opened(server)
+            self._check_time()
         self._add(check_replayed_wal(self._request.place.certificate, plan, maker))
         self._found.databases = server.databases()
         for check in (check_schema, check_versions, check_roles, check_constraints, check_relations):

@@ -1,4 +1,4 @@
-"""When a verification is due, and which were missed.  Pure."""
+"""When a verification or a drill is due, which were missed, and whose turn it is.  Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from verifiers.log_entry import EntryKind, LogEntry
 
 # More misses than this in a row are one long silence, and said once.
 MISSED_MAX: Final = 60
+_KINDS: Final = {
+    False: (EntryKind.VERIFICATION_INTENDED, EntryKind.VERIFICATION_ENDED),
+    True: (EntryKind.DRILL_INTENDED, EntryKind.DRILL_ENDED),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +38,23 @@ def due(last_scheduled_at: datetime | None, every_s: float, now: datetime) -> Du
     return Due(last_scheduled_at + step * passed, missed)
 
 
-def last_scheduled_at(entries: Iterable[LogEntry], system_identifier: int) -> datetime | None:
-    """Return when the newest scheduled verification of a cluster that came to a report was to be.
+def last_scheduled_at(
+    entries: Iterable[LogEntry], system_identifier: int, drill: str | None = None
+) -> datetime | None:
+    """Return when the newest scheduled run on a cluster that came to a report was to be.
 
-    One that was abandoned is still due.
+    ``drill`` is the drill's kind; None: verifications.  One that was abandoned is still due.
     """
-    ended = {
-        entry.run_id
-        for entry in entries
-        if entry.kind == EntryKind.VERIFICATION_ENDED and entry.text("report_id") is not None
-    }
+    intended, kind = _KINDS[drill is not None]
+    log = list(entries)
+    ended = {one.run_id for one in log if one.kind == kind and one.text("report_id") is not None}
     found = [
         datetime.fromisoformat(at)
-        for entry in entries
-        if entry.kind == EntryKind.VERIFICATION_INTENDED
+        for entry in log
+        if entry.kind == intended
         and entry.run_id in ended
         and entry.text("system_identifier") == str(system_identifier)
+        and entry.text("drill") == drill
         and (at := entry.text("scheduled_at")) is not None
     ]
     return max(found, default=None)
@@ -57,10 +62,19 @@ def last_scheduled_at(entries: Iterable[LogEntry], system_identifier: int) -> da
 
 def next_region(entries: Iterable[LogEntry], regions: Iterable[str]) -> str:
     """Return the region whose turn it is: the one that was read longest ago, or never."""
+    return _longest_ago(entries, regions, EntryKind.VERIFICATION_INTENDED, "region")
+
+
+def next_cut(entries: Iterable[LogEntry], regions: Iterable[str]) -> str:
+    """Return the region that a drill cuts off now: the one that was cut off longest ago, or never."""
+    return _longest_ago(entries, regions, EntryKind.DRILL_INTENDED, "without_region")
+
+
+def _longest_ago(entries: Iterable[LogEntry], regions: Iterable[str], kind: EntryKind, fact: str) -> str:
     order = list(regions)
-    last: dict[str, int] = {}
-    for entry in entries:
-        region = entry.text("region")
-        if entry.kind == EntryKind.VERIFICATION_INTENDED and region is not None:
-            last[region] = entry.sequence
+    last = {
+        region: entry.sequence
+        for entry in entries
+        if entry.kind == kind and (region := entry.text(fact)) is not None
+    }
     return min(order, key=lambda name: (last.get(name, -1), order.index(name)))

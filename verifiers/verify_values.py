@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Protocol
 
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys
 from pitr.errors import NotAuthentic, PitrError, RecoveryFailed, WalMissing
 from pitr.postgres.installation import Installation
+from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
 from pitr.repository import ListedBackup, Repository
 from pitr.restore_directory import FilesDiffer
@@ -23,6 +24,7 @@ from verifiers.checks_safety import Isolation
 from verifiers.checks_source import Comparison
 from verifiers.checks_target import Reached
 from verifiers.scratch import ScratchPlace
+from verifiers.scratch_server import ScratchServer
 
 # What the restored cluster must not do here; docs/verify.md, "Isolation".
 _CLOSED: Final = {
@@ -38,13 +40,24 @@ class DeadlinePassed(PitrError):
     """The verification took longer than it may."""
 
 
+class LiveService(Protocol):
+    """Whoever uses the restored server while it is in service; see ``verifiers.drill_steps``."""
+
+    def reached(self, instance: Instance) -> None:
+        """Take note: the server answers at the target, and is not promoted yet."""
+
+    def opened(self, server: ScratchServer) -> None:
+        """Use the promoted server; it is checked and stopped after that."""
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
     """What to verify, and with what.
 
     ``alone`` is the repository as the region ``region`` has it.  ``backups`` are all of the archive, for
     the signs of rot.  ``preload_allowed``: libraries of the cluster's that may be loaded.  ``comparison``:
-    with what the tables are compared, after the target was looked at.
+    with what the tables are compared, after the target was looked at.  ``service``: who uses the restored
+    server before it is checked.
     """
 
     plan: RestorePlan
@@ -65,6 +78,7 @@ class VerifyRequest:
     why_no_comparison: str = "no fingerprint of the source was taken after the target (pitr fingerprint)"
     workers: int = 3
     wants_network_cut: bool = True
+    service: LiveService | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -265,7 +265,9 @@ def test_a_table_of_more_than_one_segment_is_cut_and_grows_again(
     judge: Judge,
     compare_pages: bool,
 ) -> None:
-    server = postgres_factory(pg_installation.major, settings={**SUMMARIES, "max_wal_size": "8GB", "autovacuum": "off"})
+    server = postgres_factory(
+        pg_installation.major, settings={**SUMMARIES, "max_wal_size": "8GB", "autovacuum": "off"}
+    )
     server.execute("CREATE TABLE huge (id int, text text)")
     fill = "INSERT INTO huge SELECT g, repeat(md5(g::text), 59) FROM generate_series(%s, %s) g"
     server.execute(fill, 1, 620_000)

@@ -28,6 +28,7 @@ def verified_site(site: Site, more: str = "") -> Site:
         site.config.read_text()
         + f"\n[verify]\nidentity_file = {json.dumps(str(site.identity))}\n"
         + f'organisation = "St. Elsewhere"\nscratch_dir = "{site.folder}/scratch"\n{more}'
+        + '\n[verify.drills]\ncomponents = "never"\n'
     )
     site("verifier", "init")
     site.server.execute("CREATE TABLE patients (id int PRIMARY KEY, name text NOT NULL)")

@@ -98,3 +98,50 @@ def test_a_table_without_an_identity_is_a_mistake() -> None:
     found = check_tables(tables({}), base=BASE, path=BASE / "pitr.toml")
     assert isinstance(found, list)
     assert [mistake.place for mistake in found] == [("verify", "identity_file")]
+
+
+def test_components_are_drilled_daily_and_the_rest_when_it_is_asked_for() -> None:
+    found = settings_of({"identity_file": "/vault/identity.toml"}).verify
+    assert found is not None
+    assert dict(found.drills.every_s) == {
+        "components": 86_400.0,
+        "failover": None,
+        "full": None,
+        "disaster": None,
+    }
+    assert (found.owner, found.due_s) == ("", 14 * 86_400.0)
+    assert default_verify(BASE, BASE, "clinic").drills.every_s == {}
+
+
+def test_drills_have_times_scenarios_and_regions_of_their_own() -> None:
+    drills = {
+        "components": "never",
+        "failover": "30d",
+        "disaster": "91d",
+        "disaster_scenario": "region-loss.toml",
+        "region": "us",
+        "primary_region": "eu",
+        "clients": 8,
+        "load": "10s",
+        "probe_production": True,
+    }
+    found = settings_of({"identity_file": "i", "owner": "dba", "due": "7d", "drills": drills}).verify
+    assert found is not None
+    assert found.drills.every_s["components"] is None
+    assert (found.drills.every_s["failover"], found.drills.every_s["disaster"]) == (2_592_000.0, 7_862_400.0)
+    assert found.drills.scenarios == {"disaster": BASE / "region-loss.toml"}
+    assert (found.drills.region, found.drills.primary_region, found.drills.clients) == ("us", "eu", 8)
+    assert (found.drills.load_s, found.drills.probes_production) == (10.0, True)
+    assert (found.owner, found.due_s) == ("dba", 7 * 86_400.0)
+
+
+def test_a_mistyped_drill_is_told_with_what_is_probably_meant() -> None:
+    found = check_tables(
+        tables({"identity_file": "i", "drills": {"failovr": "30d", "clients": 0}}),
+        base=BASE,
+        path=BASE / "pitr.toml",
+    )
+    assert not isinstance(found, Settings)
+    told = {one.name: one.text for one in found}
+    assert told["verify.drills.failovr"] == "there is no such setting; did you mean 'failover'?"
+    assert "verify.drills.clients" in told

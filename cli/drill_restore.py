@@ -1,0 +1,154 @@
+"""A drill that restores: the regions without the one that is lost, the steps, the load, and the draft."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from cli.drill_choice import DrillRun
+from cli.map_sources import with_map
+from cli.planning import Looked, look, plan_from
+from cli.verify_facts import product_version, report_facts, verify_request
+from cli.wiring import open_reader
+from pitr.planner import restorable_stretches
+from pitr.postgres.load_client import LoadClient, probe_latencies_us
+from verifiers.check_maker import CheckMaker
+from verifiers.client_load import ClientLoad
+from verifiers.drill_report import Lost, RestoreDrill, check_cut, check_lost, draft_drill
+from verifiers.drill_scenario import Action
+from verifiers.drill_steps import DrillSteps, Failure
+from verifiers.load_figures import Histogram, histogram_of
+from verifiers.ransomware import ransomware_group
+from verifiers.scratch import check_room
+from verifiers.verify_run import verify
+
+if TYPE_CHECKING:
+    from pitr.restore_plan import RestorableMoment
+
+_PROBES: Final = 40
+_PROBE_PAUSE_S: Final = 0.05
+_REQUEST_TIMEOUT_S: Final = 5.0
+_WHY_NO_COMPARISON: Final = (
+    "a drill restores to serve clients, and goes on to no fingerprint: pitr verify does"
+)
+
+
+def run_restore(run: DrillRun, on_progress: Callable[[Any], None]) -> dict[str, Any]:
+    """Carry the scenario out, and return the report's draft.  Raises as a verification does."""
+    cancel = threading.Event()
+    maker = CheckMaker(product_version())
+    load = _load_of(run)
+    steps = DrillSteps(_scenario(run), maker, load, cancel, cut=run.ready.cut)
+    before = _before(run, cancel)
+    try:
+        return _restored(run, steps, steps.before(), load, before, maker, cancel, on_progress)
+    finally:
+        steps.stop()
+
+
+def _restored(
+    run: DrillRun,
+    steps: DrillSteps,
+    failure: Failure,
+    load: ClientLoad | None,
+    before: Histogram | None,
+    maker: CheckMaker,
+    cancel: threading.Event,
+    on_progress: Callable[[Any], None],
+) -> dict[str, Any]:
+    """Rebuild the service from the regions that are left; all of it counts as time of recovery."""
+    ready, target = run.ready, run.ready.target
+    assert target is not None, "it restores"
+    reading = open_reader(
+        run.settings, identity_path=run.source.identity_path, first=ready.region, without=ready.cut
+    )
+    with reading as reader:
+        looked = look(reader, run.source, run.app.output)
+        plan = plan_from(looked, reader, run.source, target.target, run.app.output, backup_id=target.backup)
+        check_room(run.place.path, plan.backup.size_bytes)
+        request = replace(
+            verify_request(run.settings, run.config, reader, looked, plan, run.place, ready.region),
+            service=steps,
+            why_no_comparison=_WHY_NO_COMPARISON,
+        )
+        run.app.output.note(f"drilling {plan.target} from region {ready.region}, backup {plan.backup.backup}")
+        found = verify(request, begun=failure.monotonic_s, on_progress=on_progress, cancel=cancel)
+        lost = Lost(ready.end, end_of(looked))
+        is_latest = plan.target.kind == "latest"
+        rpo_ms = run.occasion.policy.rpo_ms
+        found.checks += steps.results(found)
+        if ready.cut is not None:
+            found.checks.append(check_cut(ready.cut, [one.name for one in reader.regions], maker))
+        found.checks.append(check_lost(lost, is_latest, rpo_ms, maker))
+        facts = report_facts(
+            run.app,
+            run.settings,
+            run.config,
+            run.occasion,
+            reader,
+            plan,
+            ready.region,
+            postgres=request.installation.tool("postgres"),
+            age_ms=_age_ms(looked, failure.at),
+        )
+        facts = with_map(facts, reader, looked, run.app.output)
+    steps.stop()
+    drill = RestoreDrill(
+        _scenario(run),
+        failure.at,
+        lost,
+        is_latest,
+        None if load is None else load.fields(before),
+        ransomware_group(looked.survey.backups, target.clean_point) if target.is_attack else None,
+    )
+    return draft_drill(facts, found, drill)
+
+
+def _load_of(run: DrillRun) -> ClientLoad | None:
+    step = _scenario(run).step(Action.LOAD)
+    if step is None:
+        return None
+
+    def make() -> LoadClient:
+        return LoadClient(
+            superuser=run.config.superuser,
+            database=step.database or "postgres",
+            query=step.query or "SELECT 1",
+            timeout_s=_REQUEST_TIMEOUT_S,
+        )
+
+    return ClientLoad(step.clients or run.config.drills.clients, make)
+
+
+def _before(run: DrillRun, cancel: threading.Event) -> Histogram | None:
+    """Ask the production server ``SELECT 1``, where the configuration allows that; else nothing."""
+    if not run.config.drills.probes_production:
+        return None
+    dsn = run.settings.cluster.dsn
+    latencies = probe_latencies_us(dsn, count=_PROBES, pause_s=_PROBE_PAUSE_S, sleep=cancel.wait)
+    if not latencies:
+        run.app.output.warn("the production server gave no answer: latency before the failure is not known")
+        return None
+    return histogram_of(latencies)
+
+
+def end_of(looked: Looked) -> RestorableMoment | None:
+    """Return the newest moment that the regions hold on the way from a backup."""
+    stretches = restorable_stretches(looked.survey)
+    return max((one.last for one in stretches), key=lambda moment: moment.lsn, default=None)
+
+
+def _age_ms(looked: Looked, failure_at: datetime) -> int | None:
+    """Return how old the newest signed end of the archive was at the failure."""
+    head = looked.heads.get(looked.archive)
+    if head is None:
+        return None
+    return max(0, round((failure_at.astimezone(UTC) - head.at).total_seconds() * 1000))
+
+
+def _scenario(run: DrillRun) -> Any:
+    assert run.choices.scenario is not None, "it restores"
+    return run.choices.scenario

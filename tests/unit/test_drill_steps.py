@@ -1,0 +1,143 @@
+"""A scenario carried out: each step is a check with its time, those that were not reached as well."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pitr.restore_plan import RestorableMoment
+from pitr.wal.lsn import LSN
+from verifiers.check import CheckResult, Outcome
+from verifiers.check_maker import CheckMaker
+from verifiers.drill_report import Lost, check_cut, check_lost
+from verifiers.drill_scenario import Action, DrillKind, Scenario, Step
+from verifiers.drill_steps import DrillCancelled, DrillSteps
+from verifiers.verify_values import Mark, Verified
+
+START = datetime(2026, 11, 30, 12, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Time that goes on only when it is told to."""
+
+    seconds: float = 1000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return START + timedelta(seconds=self.seconds - 1000.0)
+
+
+class Pauses(threading.Event):
+    """A cancellation that nobody asks for: what waits for it makes the clock go on."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._clock.seconds += timeout or 0.0
+        return self.is_set()
+
+
+def scenario(*more: Step, restore_deadline_s: float | None = None) -> Scenario:
+    steps = (
+        *more,
+        Step("declare", Action.MARK_FAILURE),
+        Step("notice", Action.WAIT, duration_s=7.0, deadline_s=5.0),
+        Step("cut", Action.CUT_REGION, region="eu"),
+        Step("restore", Action.RESTORE, deadline_s=restore_deadline_s),
+        Step("promote", Action.START_SERVICE),
+        Step("checks", Action.CHECKS),
+        Step("end", Action.NOTE, text="it is over"),
+    )
+    return Scenario("test", DrillKind.FULL, steps)
+
+
+def run(of: Scenario, found: Verified) -> tuple[DrillSteps, dict[str, CheckResult]]:
+    clock = Clock()
+    maker = CheckMaker("test", now=clock.now, monotonic=clock.monotonic)
+    steps = DrillSteps(of, maker, None, Pauses(clock), cut="eu", monotonic=clock.monotonic, now=clock.now)
+    steps.before()
+    return steps, {one.id.partition(".")[2]: one for one in steps.results(found)}
+
+
+def marks(**ms: int) -> dict[str, Mark]:
+    return {name: Mark(START + timedelta(milliseconds=value), value) for name, value in ms.items()}
+
+
+def test_every_step_has_its_time_and_a_late_one_fails() -> None:
+    found = Verified(marks=marks(wal_replay_done=47_000, accept_writes=50_000, checks_done=90_000))
+    steps, results = run(scenario(restore_deadline_s=30.0), found)
+    assert steps.failure is not None
+    assert steps.failure.at == START
+    # It was decided to act seven seconds after the failure.
+    assert found.marks["detect"].ms == 7000
+    assert {name: (str(one.outcome), one.duration_ms) for name, one in results.items()} == {
+        "declare": ("PASSED", 0),
+        "notice": ("FAILED", 7000),
+        "cut": ("PASSED", 0),
+        "restore": ("FAILED", 40_000),
+        "promote": ("PASSED", 3000),
+        "checks": ("PASSED", 40_000),
+        "end": ("PASSED", 0),
+    }
+    assert results["restore"].reason == "it took 40000 ms; the deadline is 30 s"
+    assert results["end"].observed == "it is over"
+
+
+def test_the_step_where_it_broke_fails_and_what_comes_after_was_not_reached() -> None:
+    found = Verified(failure="WAL is missing\nmore", marks=marks(decide=1))
+    _, results = run(scenario(), found)
+    assert results["restore"].outcome is Outcome.FAILED
+    assert "WAL is missing" in (results["restore"].reason or "")
+    assert results["promote"].outcome is results["checks"].outcome is Outcome.SKIPPED
+
+
+def test_a_cancelled_drill_ends_before_the_restore() -> None:
+    cancel = threading.Event()
+    cancel.set()
+    steps = DrillSteps(scenario(), CheckMaker("test"), None, cancel)
+    with pytest.raises(DrillCancelled):
+        steps.before()
+
+
+def moment(lsn: str, seconds: float | None) -> RestorableMoment:
+    return RestorableMoment(LSN.parse(lsn), None if seconds is None else START + timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "outcome"),
+    [
+        (moment("0/3000", 10), moment("0/3000", 10), Outcome.PASSED),
+        (moment("0/3000", 10), moment("0/4000", 20), Outcome.PASSED),
+        (moment("0/3000", 10), moment("0/2000", 9.5), Outcome.PASSED),
+        (moment("0/3000", 10), moment("0/2000", 8.9), Outcome.FAILED),
+        (moment("0/3000", None), moment("0/2000", 9.9), Outcome.FAILED),
+        (moment("0/3000", 10), None, Outcome.FAILED),
+        (None, moment("0/3000", 10), Outcome.PASSED),
+    ],
+)
+def test_what_the_lost_region_alone_had_is_lost(
+    before: RestorableMoment | None, after: RestorableMoment | None, outcome: Outcome
+) -> None:
+    found = check_lost(Lost(before, after), True, 1000, CheckMaker("test"))
+    assert found.outcome is outcome
+
+
+def test_a_target_before_the_failure_gives_up_what_came_after_it() -> None:
+    lost = Lost(moment("0/3000", 10), moment("0/2000", 1))
+    found = check_lost(lost, False, 0, CheckMaker("test"))
+    assert (found.outcome, found.is_required) == (Outcome.SKIPPED, False)
+
+
+@pytest.mark.parametrize(
+    ("read", "outcome"), [(["us", "ap"], Outcome.PASSED), (["us", "eu"], Outcome.FAILED)]
+)
+def test_a_region_that_could_be_read_was_not_cut_off(read: list[str], outcome: Outcome) -> None:
+    assert check_cut("eu", read, CheckMaker("test")).outcome is outcome
