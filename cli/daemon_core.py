@@ -31,6 +31,7 @@ from cli.disk_watch import DiskWatch
 from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
+from cli.recovery_outlook import RecoveryOutlook
 from cli.regions import open_regions, open_writing
 from cli.release_signer import ReleaseSigner
 from cli.settings import Settings
@@ -302,6 +303,12 @@ class Daemon:
         if isinstance(self._address, LeaderAddress):
             self._address.start(self._archiver.look_at_server)
             ending.callback(self._address.stop)
+        outlook = RecoveryOutlook(
+            settings, self._archive, self.store, self._backups, self.state, self._log,
+            lambda: self._archiver.status().durable, lambda: self._ask_for_backup("outlook"),
+        )  # fmt: skip
+        outlook.start()
+        ending.callback(outlook.stop)
         control = ControlServer(settings.daemon.control_path, Verbs(self))
         control.start()
         ending.callback(control.stop)

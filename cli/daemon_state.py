@@ -61,6 +61,8 @@ class DaemonState:
     slot_retained_bytes: int | None = None
     wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
+    # How long recovery to the latest moment would take, by what was measured; None where nothing was.
+    forecast: dict[str, object] | None = None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
@@ -134,6 +136,7 @@ class DaemonState:
             ),
             events=events,
             last_error=status.last_error or self.last_error,
+            forecast=self.forecast,
         )
 
     def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:

@@ -130,6 +130,7 @@ class DaemonSnapshot:
     tasks: tuple[TaskSnapshot, ...]
     events: dict[str, int]
     last_error: str | None
+    forecast: dict[str, object] | None = None
 
     @property
     def lag_bytes(self) -> int | None:
