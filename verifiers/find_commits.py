@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from pitr.postgres.yes_no import Standing
-from pitr.wal.changes import Change, Operation, RelationFile, changes_of, commit_parts
+from pitr.wal.changes import Change, Operation, RelationFile, Standing, changes_of, commit_parts
 from pitr.wal.lsn import LSN
 from pitr.wal.records import RMGR_TRANSACTION, WalRecord
 from pitr.wal.transactions import EndKind, TransactionEnd, transaction_ends

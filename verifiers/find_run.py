@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pitr.errors import PitrError, TargetRefused
-from pitr.postgres.yes_no import Answer, AnswerKind, Question, Standing, ask
+from pitr.postgres.yes_no import Answer, AnswerKind, Question, ask
 from pitr.recovery import RecoveryTarget
 from pitr.restore_plan import RestorePlan
 from pitr.restore_request import Progress
-from pitr.wal.changes import RelationFile
+from pitr.wal.changes import RelationFile, Standing
 from pitr.wal.lsn import LSN
 from pitr.wal.records import WalRecord, iter_records
 from pitr.wal.transactions import TransactionEnd

@@ -20,7 +20,7 @@ from typing import Final
 _USUAL: Final = (3.0, 1 / 100e6, 2e-4, 1 / 60e6)
 # How much the prior weighs against one run: each coefficient is held to it as if by so much of a run.
 _PRIOR_WEIGHT: Final = 0.02
-_ROUNDS: Final = 6
+_ROUNDS: Final = 4
 # A relative error beyond so many times the median one counts less, as the inverse of it (Huber).
 _HUBER: Final = 2.0
 _LEAST_ERROR: Final = 0.02

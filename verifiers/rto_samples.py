@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from pitr.catalogue.backup_record import BackupManifest
@@ -56,7 +56,9 @@ def report_keys(store: ObjectStore, key_id: str, system_identifier: int) -> list
     return found
 
 
-def run_of(predicate: dict[str, Any], known: dict[str, BackupManifest], files_per_byte: float) -> Run | None:
+def run_of(
+    predicate: Mapping[str, Any], known: dict[str, BackupManifest], files_per_byte: float
+) -> Run | None:
     """Return what a report measured; None if the recovery did not come to its end."""
     timings = predicate["timings"]
     took_ms, size_bytes, wal_bytes = (timings[name] for name in ("recovery_time_ms", "bytes", "wal_bytes"))

@@ -6,7 +6,6 @@ Reference: PostgreSQL manual, "DECLARE", "pg_locks", "PostgreSQL Error Codes".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -15,7 +14,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pitr.errors import PitrError
-from pitr.wal.changes import RelationFile
+from pitr.wal.changes import RelationFile, Standing
 
 RELATIONS_MAX: Final = 100_000
 SQL_CHARS_MAX: Final = 100_000
@@ -74,21 +73,6 @@ class Question:
     database: str = "postgres"
     timeout_s: float = 300.0
     search_path: str = "public"
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a database was made of when it answered: ``seen`` are the relations that the query looked at.
-
-    ``unseen``: known ones that it did not look at, PostgreSQL's own left out.  ``next_xid``: whatever began
-    before has a smaller one.  ``names`` are those of all relations.
-    """
-
-    database: int
-    next_xid: int
-    seen: frozenset[RelationFile]
-    unseen: frozenset[RelationFile]
-    names: Mapping[RelationFile, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Reference: PostgreSQL src/include/access/xlogrecord.h (XLogRecordBlockHeader), h
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -80,6 +80,21 @@ class Change:
     file: RelationFile
     operation: Operation
     rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a database was made of when it answered a query: ``seen`` are the relations that this looked at.
+
+    ``unseen``: known ones that it did not, PostgreSQL's own left out.  ``next_xid``: whatever began
+    before has a smaller one.  ``names`` are those of all relations.
+    """
+
+    database: int
+    next_xid: int
+    seen: frozenset[RelationFile]
+    unseen: frozenset[RelationFile]
+    names: Mapping[RelationFile, str]
 
 
 @dataclass(frozen=True, slots=True)
