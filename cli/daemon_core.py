@@ -304,8 +304,9 @@ class Daemon:
             self._address.start(self._archiver.look_at_server)
             ending.callback(self._address.stop)
         outlook = RecoveryOutlook(
-            settings, self._archive, self.store, self._backups, self.state, self._log,
-            lambda: self._archiver.status().durable, lambda: self._ask_for_backup("outlook"),
+            self.store, self._archive.system_identifier, settings.verify_or_default.public_key_file,
+            settings.backup.rto_objective_s, backups=self._backups, log=self._log, show=self.state.foresee,
+            durable=lambda: self._archiver.status().durable, begin=lambda: self._ask_for_backup("outlook"),
         )  # fmt: skip
         outlook.start()
         ending.callback(outlook.stop)

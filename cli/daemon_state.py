@@ -74,6 +74,10 @@ class DaemonState:
             if kind in self._events or len(self._events) < EVENT_KINDS_MAX:
                 self._events[kind] += 1
 
+    def foresee(self, forecast: dict[str, object] | None) -> None:
+        """Take note of how long recovery would take."""
+        self.forecast = forecast
+
     def observe(self) -> None:
         """Look at the archiver; called several times a second."""
         status = self.archiver.status()

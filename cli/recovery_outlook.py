@@ -15,12 +15,11 @@ from verifiers.rto_model import RtoModel, Work
 from verifiers.rto_objective import judge_objective
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from structlog.typing import FilteringBoundLogger
 
     from cli.backup_runner import BackupRunner
-    from cli.daemon_state import DaemonState
-    from cli.settings import Settings
-    from pitr.layout import ArchiveId
     from pitr.wal.lsn import LSN
     from storage.store import ObjectStore
 
@@ -34,31 +33,38 @@ _LABEL_CHARS_MAX: Final = 200
 class RecoveryOutlook:
     """A thread that looks every LOOK_EVERY_S.
 
-    ``durable`` tells where the archive ends; ``begin`` starts what ``backups`` were asked for.
+    ``show`` is given each forecast; ``durable`` tells where the archive ends; ``begin`` starts what
+    ``backups`` were asked for.  ``objective_s`` None: no backup is taken earlier.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        archive: ArchiveId,
         store: ObjectStore,
+        system_identifier: int,
+        public_key: Path | None,
+        objective_s: float | None,
+        *,
         backups: BackupRunner,
-        state: DaemonState,
         log: FilteringBoundLogger,
+        show: Callable[[dict[str, object] | None], None],
         durable: Callable[[], LSN | None],
         begin: Callable[[], object],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._settings = settings
-        self._archive = archive
         self._store = store
+        self._system_identifier = system_identifier
+        self._public_key = public_key
+        self._objective_s = objective_s
         self._backups = backups
-        self._state = state
         self._log = log
+        self._show = show
         self._durable = durable
         self._begin = begin
+        self._now = now
         self._model: RtoModel | None = None
         self._learnt_at: float | None = None
         self._said: str | None = None
+        self._asked_at: datetime | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, name="outlook", daemon=True)
 
@@ -79,14 +85,16 @@ class RecoveryOutlook:
             self._learn()
         work = Work(last.size_bytes, last.files, max(0, durable - last.wal_start))
         forecast = None if self._model is None else self._model.forecast(work)
-        self._state.forecast = forecast_fields(forecast, work)
-        objective_s = self._settings.backup.rto_objective_s
+        self._show(forecast_fields(forecast, work))
+        objective_s = self._objective_s
         if objective_s is None:
             return
-        verdict = judge_objective(
-            self._model, work, objective_s, last_backup_at=last.started_at, now=datetime.now(UTC)
-        )
+        now = self._now()
+        # One that failed is not asked for again at once, either.
+        begun_at = last.started_at if self._asked_at is None else max(last.started_at, self._asked_at)
+        verdict = judge_objective(self._model, work, objective_s, last_backup_at=begun_at, now=now)
         if verdict.takes_backup and verdict.reason is not None:
+            self._asked_at = now
             self._take(verdict.reason)
         elif verdict.reason != self._said:
             self._said = verdict.reason
@@ -105,10 +113,8 @@ class RecoveryOutlook:
         self._learnt_at = time.monotonic()
         last = self._backups.last
         try:
-            public = self._settings.verify_or_default.public_key_file
-            self._model = learn_from(
-                self._store, public, self._archive.system_identifier, () if last is None else (last,)
-            )
+            known = () if last is None else (last,)
+            self._model = learn_from(self._store, self._public_key, self._system_identifier, known)
         except (PitrError, StoreError) as error:
             self._log.info("no recovery time can be forecast", reason=str(error))
 

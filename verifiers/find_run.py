@@ -189,8 +189,13 @@ class Search:
             good, bad = self._halve(good, bad)
             try:
                 found = self._read(good, bad, good.standing if is_filtered else None)
-            except TooManyCommits:
-                good, bad = self._split(good, bad)
+            except TooManyCommits as cause:
+                narrower = self._split(good, bad)
+                if narrower == (good, bad):
+                    raise NothingFound(
+                        "too many transactions in one WAL segment", detail=f"between {good.at} and {bad.at}"
+                    ) from cause
+                good, bad = narrower
                 continue
             if not len(found):
                 if not is_filtered or not found.all_commits:

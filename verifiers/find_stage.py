@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from pitr.datakeys import DataKeys
+from pitr.errors import TargetRefused
 from pitr.postgres.cut_off import why_not_cut_off
 from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
@@ -105,18 +106,22 @@ class Stage:
 
         Raises as a restore does, and TargetRefused.
         """
-        fresh = self._setting.plan_to(target, None)
-        way = self._choose(fresh)
+        plan = self._setting.plan_to(target, None)
+        way = self._choose(plan)
+        stands = self._kept if way is Way.KEPT else self._here
+        if way is not Way.RESTORE and stands is not None:
+            try:
+                plan = self._setting.plan_to(target, stands.backup.backup)
+            except TargetRefused:
+                # WAL between is missing: only a newer backup leads there.
+                way = Way.RESTORE
         if way is Way.RESTORE:
-            self._restore(fresh)
-            plan = fresh
+            self._restore(plan)
         else:
             if way is Way.KEPT:
                 self._rewind()
             elif self._is_good:
                 self._keep()
-            assert self._here is not None, "it was chosen"
-            plan = self._setting.plan_to(target, self._here.backup.backup)
             self._step(plan)
         self._is_good = False
         assert self._instance is not None, "it was kept running"
