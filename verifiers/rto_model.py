@@ -21,6 +21,8 @@ _USUAL: Final = (3.0, 1 / 100e6, 2e-4, 1 / 60e6)
 # How much the prior weighs against one run: each coefficient is held to it as if by so much of a run.
 _PRIOR_WEIGHT: Final = 0.02
 _ROUNDS: Final = 4
+# A run that took so much less than the usual proportions say is no measurement of anything.
+_RATIO_MAX: Final = 1000.0
 # A relative error beyond so many times the median one counts less, as the inverse of it (Huber).
 _HUBER: Final = 2.0
 _LEAST_ERROR: Final = 0.02
@@ -113,34 +115,34 @@ def _fit(runs: Sequence[Run]) -> tuple[float, float, float, float]:
         for run in runs
     ]
     scale = 1 / median(sum(row) for row in rows)
+    rows = [[min(scale * value, _RATIO_MAX) for value in row] for row in rows]
     weights = [1.0] * len(rows)
-    found = _solve(rows, weights, scale)
+    found = _solve(rows, weights)
     for _ in range(_ROUNDS):
         errors = [abs(_dot(found, row) - 1) for row in rows]
         bound = max(_LEAST_ERROR, _HUBER * median(errors))
         weights = [1.0 if error <= bound else bound / error for error in errors]
-        found = _solve(rows, weights, scale)
-    fixed, byte, file, wal = (part * usual for part, usual in zip(found, _USUAL, strict=True))
+        found = _solve(rows, weights)
+    fixed, byte, file, wal = (part * usual * scale for part, usual in zip(found, _USUAL, strict=True))
     return fixed, byte, file, wal
 
 
-def _solve(rows: Sequence[Sequence[float]], weights: Sequence[float], scale: float) -> list[float]:
+def _solve(rows: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
     """Return the least squares solution without negative parts: the best of those with some parts at zero."""
     count = len(_USUAL)
-    # The prior is one more row for each part: part / scale is to be one.
-    pull = _PRIOR_WEIGHT / scale**2
+    # The prior is one more row for each part: it is to be one.
     square = [
         [
-            sum(w * row[i] * row[j] for w, row in zip(weights, rows, strict=True)) + (pull if i == j else 0.0)
+            sum(w * row[i] * row[j] for w, row in zip(weights, rows, strict=True))
+            + (_PRIOR_WEIGHT if i == j else 0.0)
             for j in range(count)
         ]
         for i in range(count)
     ]
     right = [
-        sum(w * row[i] for w, row in zip(weights, rows, strict=True)) + pull * scale for i in range(count)
+        sum(w * row[i] for w, row in zip(weights, rows, strict=True)) + _PRIOR_WEIGHT for i in range(count)
     ]
-    best = [0.0] * count
-    least = 0.0
+    best, least = [0.0] * count, 0.0
     for kept in range(count, 0, -1):
         for chosen in combinations(range(count), kept):
             parts = _eliminate(square, right, chosen)
