@@ -198,8 +198,11 @@ def read_deed(
             for file in commit_parts(record).removed:
                 count(Change(file, Operation.FILES, 0))
     # Of an index or a map there is nothing to tell beside its table.
-    wanted = {file: counts for file, counts in rows.items() if set(counts) - {Operation.OTHER}}
-    touched = [Touched(file, counts) for file, counts in wanted.items()]
+    touched = [
+        Touched(file, told)
+        for file, counts in rows.items()
+        if (told := {name: count for name, count in counts.items() if name is not Operation.OTHER})
+    ]
     touched.sort(key=lambda one: (one.file.is_catalogue, -sum(one.rows.values())))
     return Deed(end, tuple(touched), len(subtransactions), is_complete, began_at)
 

@@ -11,6 +11,8 @@ from pitr.restore_plan import RestorePlan
 
 # A server that was stopped in recovery replays again what came since its last restart point.
 _RESTART_BYTES: Final = 16 << 20
+# Whatever its size, a restore lists the archive, opens every index and begins recovery from the start.
+_RESTORE_BYTES: Final = 128 << 20
 
 
 class Way(StrEnum):
@@ -35,9 +37,10 @@ def cheapest(offers: Sequence[Cost]) -> Way:
 
 
 def restore_bytes(plan: RestorePlan) -> int:
-    """Return what a restore of a plan fetches and replays."""
+    """Return what a restore of a plan writes and replays."""
     assert plan.stop is not None, "it was resolved"
-    return plan.backup_bytes + max(0, plan.stop.replay_end - plan.backup.start_lsn)
+    wal_bytes = max(0, plan.stop.replay_end - plan.backup.start_lsn)
+    return _RESTORE_BYTES + plan.backup.size_bytes + wal_bytes
 
 
 def forward_bytes(here: RestorePlan, wanted: RestorePlan) -> int | None:
