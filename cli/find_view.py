@@ -121,6 +121,7 @@ def found_fields(found: Found, words: list[str]) -> dict[str, object]:
         "restores": found.tally.restores,
         "from_kept_copy": found.tally.rewound,
         "kept_copies": found.tally.kept_copies,
+        "opened": found.tally.opened,
         "seconds": sum(one.seconds for one in found.probes),
         "is_cut_off": found.is_cut_off,
         "restore_command": words,

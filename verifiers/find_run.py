@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pitr.errors import PitrError, TargetRefused
-from pitr.postgres.yes_no import Answer, AnswerKind, Question, ask
+from pitr.postgres.yes_no import Answer, AnswerKind, Question, QuestionBlocked, ask
 from pitr.recovery import RecoveryTarget
 from pitr.restore_plan import RestorePlan
 from pitr.restore_request import Progress
@@ -288,7 +288,13 @@ class Search:
         instance, plan, way = self._stage.go(target)
         self._check_time()
         request = self._request
-        answer = ask(instance.dsn, request.question, superuser=request.setting.superuser)
+        superuser = request.setting.superuser
+        try:
+            answer = ask(instance.dsn, request.question, superuser=superuser)
+        except QuestionBlocked:
+            # A transaction that has not ended here, such as a DROP, has the table: it never will have ended.
+            self._stage.open()
+            answer = ask(instance.dsn, request.question, superuser=superuser)
         is_good = self._judge(answer)
         assert plan.stop is not None, "it was restored to it"
         at = plan.stop.replay_end

@@ -23,6 +23,7 @@ from pitr.postgres.cut_off import why_not_cut_off
 from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
+from pitr.recover import PROMOTE_TIMEOUT_S
 from pitr.recovery import RecoveryTarget
 from pitr.repository import Repository
 from pitr.restore import restore
@@ -61,12 +62,13 @@ class StageSetting:
 
 @dataclass(slots=True)
 class StageTally:
-    """How often each way was taken; ``kept_copies`` are those that were made."""
+    """How often each way was taken; ``kept_copies`` are those that were made, ``opened`` the ends of recovery."""
 
     restores: int = 0
     forward: int = 0
     rewound: int = 0
     kept_copies: int = 0
+    opened: int = 0
 
 
 class Stage:
@@ -130,6 +132,13 @@ class Stage:
     def note_good(self) -> None:
         """Take note that the data is good here: no earlier moment will be wanted."""
         self._is_good = True
+
+    def open(self) -> None:
+        """End recovery where the server stands, so that no transaction holds a lock; it goes nowhere then."""
+        assert self._instance is not None, "it runs"
+        self._here = None
+        self._instance.promote(timeout_s=PROMOTE_TIMEOUT_S)
+        self.tally.opened += 1
 
     def close(self) -> None:
         """End the server.  May be repeated; the place is the caller's to wipe."""

@@ -19,6 +19,8 @@ from pitr.wal.changes import RelationFile, Standing
 RELATIONS_MAX: Final = 100_000
 SQL_CHARS_MAX: Final = 100_000
 _CONNECT_TIMEOUT_S: Final = 20
+# A lock that a standby has replayed is held as long as replay stands still.
+_LOCK_TIMEOUT_S: Final = 3.0
 _BOOLEAN: Final = 16
 _SYNTAX_ERROR: Final = "42601"
 _DECLARE: Final = "DECLARE pitr_question NO SCROLL CURSOR FOR "
@@ -55,6 +57,10 @@ class QuestionTooSlow(PitrError):
     """The answer did not come in time, which is neither yes nor no."""
 
 
+class QuestionBlocked(PitrError):
+    """A table is locked by a transaction that has not ended at this moment: nobody can read it in recovery."""
+
+
 class AnswerKind(StrEnum):
     """How a question was answered."""
 
@@ -85,7 +91,10 @@ class Answer:
 
 
 def ask(dsn: str, question: Question, *, superuser: str) -> Answer:
-    """Put the question.  Raises QuestionRefused, QuestionTooSlow; PitrError where nobody answers."""
+    """Put the question.
+
+    Raises QuestionRefused, QuestionTooSlow, QuestionBlocked; PitrError where nobody answers.
+    """
     try:
         session = _connect(dsn, question, superuser)
     except psycopg.Error as cause:
@@ -97,6 +106,10 @@ def ask(dsn: str, question: Question, *, superuser: str) -> Answer:
         session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             kind, words = _fetch(session, question)
+        except psycopg.errors.LockNotAvailable as cause:
+            raise QuestionBlocked(
+                "the query waits for a lock", detail=str(cause).strip().splitlines()[0]
+            ) from cause
         except psycopg.errors.QueryCanceled as cause:
             raise QuestionTooSlow(
                 f"the query took longer than {question.timeout_s:g} s",
@@ -130,10 +143,9 @@ def check_syntax(dsn: str, question: Question, *, superuser: str) -> None:
 
 
 def _connect(dsn: str, question: Question, superuser: str) -> psycopg.Connection[Any]:
-    timeout_ms = str(max(1, round(question.timeout_s * 1000)))
     options = {
-        "statement_timeout": timeout_ms,
-        "lock_timeout": timeout_ms,
+        "statement_timeout": str(max(1, round(question.timeout_s * 1000))),
+        "lock_timeout": str(max(1, round(min(_LOCK_TIMEOUT_S, question.timeout_s / 2) * 1000))),
         "default_transaction_read_only": "on",
         # An ALTER ROLE or ALTER DATABASE in the restored cluster must not decide what runs here.
         "session_preload_libraries": "",

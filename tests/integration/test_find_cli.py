@@ -88,6 +88,7 @@ def crime(module_postgres_factory: PostgresFactory, tmp_path_factory: pytest.Tem
     )
     commit_many(server, 5000)
     after = now_of(server)
+    server.execute("INSERT INTO patients VALUES (9998, 'before the last')")
     drop_xid = commit_one(server, "DROP TABLE bystanders")
     server.execute("INSERT INTO patients VALUES (9999, 'last')")
     return Crime(folder / "eu", folder / "reader.key", before, after, str(archiver.ship()), xid, drop_xid)
@@ -170,6 +171,9 @@ def test_a_dropped_table_is_an_error_that_counts_as_unhealthy_unless_said_otherw
     assert "files removed" in rows["public.bystanders"]
     assert rows["pg_catalog.pg_class"]["delete"] > 0
     assert done.data["looks"][1]["answer"] == 'relation "bystanders" does not exist'
+    # Right before the end of the DROP that has the table locked, and right after it.
+    assert [one["is_healthy"] for one in done.data["looks"]] == [True, False, True, False]
+    assert done.data["opened"] == 1
     done = find(program, crime, *ends, "--errors", "healthy", sql=sql, exit_code=4)
     assert "still healthy at --to" in done.error["message"]
 

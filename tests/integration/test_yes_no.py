@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from fix_postgres import PostgresFactory, RunningPostgres
 
@@ -9,6 +10,7 @@ from pitr.postgres.yes_no import (
     Answer,
     AnswerKind,
     Question,
+    QuestionBlocked,
     QuestionRefused,
     QuestionTooSlow,
     ask,
@@ -68,6 +70,13 @@ def test_a_database_that_is_not_there_is_an_error_of_the_query(server: RunningPo
 def test_a_slow_answer_is_neither_yes_nor_no(server: RunningPostgres) -> None:
     with pytest.raises(QuestionTooSlow, match="longer than"):
         put(server, "SELECT pg_sleep(60) IS NULL", timeout_s=0.2)
+
+
+def test_a_table_that_another_transaction_has_locked_is_told_as_that(server: RunningPostgres) -> None:
+    with psycopg.connect(server.dsn) as session:
+        session.execute("LOCK TABLE read")
+        with pytest.raises(QuestionBlocked, match="waits for a lock"):
+            put(server, "SELECT count(*) = 2 FROM read", timeout_s=1.0)
 
 
 @pytest.mark.parametrize("sql", ["SELECT 1", "SELECT true, true", "SELECT 'true'"])
