@@ -62,7 +62,7 @@ class StageSetting:
 
 @dataclass(slots=True)
 class StageTally:
-    """How often each way was taken; ``kept_copies`` are those that were made, ``opened`` the ends of recovery."""
+    """How often each way was taken, a copy was kept, and recovery was ended for the sake of locks."""
 
     restores: int = 0
     forward: int = 0

@@ -58,7 +58,7 @@ class QuestionTooSlow(PitrError):
 
 
 class QuestionBlocked(PitrError):
-    """A table is locked by a transaction that has not ended at this moment: nobody can read it in recovery."""
+    """A transaction that has not ended at this moment has a table locked: nobody reads it in recovery."""
 
 
 class AnswerKind(StrEnum):
