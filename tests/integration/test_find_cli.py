@@ -10,12 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from fix_backup import BackupHouse
+from fix_backup import REPOSITORY_ID, BackupHouse
 from fix_cli import Done, PitrProgram, end_servers, wait_until
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_restore import HISTORY_SETTINGS, HandArchiver, archive_of, take_test_backup
 
 from cli.key_files import write_secret
+from pitr.pipeline.keys import IdentityFile
 from storage.local import DirectoryStore
 
 FIND_TIMEOUT_S = 900.0
@@ -72,7 +73,8 @@ def crime(module_postgres_factory: PostgresFactory, tmp_path_factory: pytest.Tem
     server.execute("CREATE TABLE bystanders (id int PRIMARY KEY, n int)")
     server.execute("INSERT INTO bystanders SELECT n, 0 FROM generate_series(0, 9) n")
     house = BackupHouse(DirectoryStore.create(folder / "eu"), archive_of(server))
-    write_secret(folder / "reader.key", house.identity.text())
+    keys = IdentityFile(house.identity, REPOSITORY_ID, house.identity.root_signer().public)
+    write_secret(folder / "reader.key", keys.render())
     archiver = HandArchiver(house, server)
     archiver.begin()
     server.execute("INSERT INTO patients SELECT n, 'old' FROM generate_series(1, 50) n")
