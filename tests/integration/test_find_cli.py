@@ -16,7 +16,9 @@ from fix_postgres import PostgresFactory, RunningPostgres
 from fix_restore import HISTORY_SETTINGS, HandArchiver, archive_of, take_test_backup
 
 from cli.key_files import write_secret
+from pitr.catalogue.records import HeadRecord
 from pitr.pipeline.keys import IdentityFile
+from pitr.quorum import WriteQuorum
 from storage.local import DirectoryStore
 
 FIND_TIMEOUT_S = 900.0
@@ -65,6 +67,27 @@ def commit_one(server: RunningPostgres, *statements: str) -> int:
         return int(row[0])
 
 
+def sign_end(archiver: HandArchiver) -> None:
+    """Sign where the archive ends, and that one region is all there is: a reader asks for no other."""
+    house = archiver.house
+    head = HeadRecord(
+        repository=REPOSITORY_ID,
+        archive=house.archive,
+        sequence=1,
+        previous=None,
+        at=datetime.now(UTC),
+        timeline=archiver.timeline,
+        wal_start=None,
+        wal_end=None,
+        piece_sequence=archiver.sequence,
+        piece_sha256=archiver.previous,
+        backups_count=1,
+        backups_sha256=bytes(32),
+        quorum=WriteQuorum(1, 1),
+    )
+    house.repository.put_head(head, house.signer)
+
+
 @pytest.fixture(scope="module")
 def crime(module_postgres_factory: PostgresFactory, tmp_path_factory: pytest.TempPathFactory) -> Crime:
     server = module_postgres_factory(17, HISTORY_SETTINGS)
@@ -93,7 +116,9 @@ def crime(module_postgres_factory: PostgresFactory, tmp_path_factory: pytest.Tem
     server.execute("INSERT INTO patients VALUES (9998, 'before the last')")
     drop_xid = commit_one(server, "DROP TABLE bystanders")
     server.execute("INSERT INTO patients VALUES (9999, 'last')")
-    return Crime(folder / "eu", folder / "reader.key", before, after, str(archiver.ship()), xid, drop_xid)
+    end = archiver.ship()
+    sign_end(archiver)
+    return Crime(folder / "eu", folder / "reader.key", before, after, str(end), xid, drop_xid)
 
 
 @pytest.fixture
