@@ -23,7 +23,7 @@ from pitr.postgres.cut_off import why_not_cut_off
 from pitr.postgres.installation import Installation
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
-from pitr.recover import PROMOTE_TIMEOUT_S
+from pitr.recover import RestoreAction
 from pitr.recovery import RecoveryTarget
 from pitr.repository import Repository
 from pitr.restore import restore
@@ -135,9 +135,10 @@ class Stage:
 
     def open(self) -> None:
         """End recovery where the server stands, so that no transaction holds a lock; it goes nowhere then."""
-        assert self._instance is not None, "it runs"
+        assert self._here is not None, "it is paused there"
+        # The end of recovery asks for history files: who answers must be there, so it is begun once more.
+        self._step(self._here, "promote")
         self._here = None
-        self._instance.promote(timeout_s=PROMOTE_TIMEOUT_S)
         self.tally.opened += 1
 
     def close(self) -> None:
@@ -198,7 +199,7 @@ class Stage:
         self._here = plan if result.has_paused else None
         self.tally.restores += 1
 
-    def _step(self, plan: RestorePlan) -> None:
+    def _step(self, plan: RestorePlan, action: RestoreAction = "pause") -> None:
         assert self._request is not None
         assert self._instance is not None
         assert self._here is not None
@@ -209,7 +210,7 @@ class Stage:
             self._instance,
             self._setting.repository,
             self._setting.data_keys,
-            action="pause",
+            action=action,
             on_progress=self._on_progress,
             cancel=self._cancel,
             monotonic=self._monotonic,
