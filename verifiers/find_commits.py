@@ -201,7 +201,7 @@ def read_deed(
     touched = [
         Touched(file, told)
         for file, counts in rows.items()
-        if (told := {name: count for name, count in counts.items() if name is not Operation.OTHER})
+        if (told := {name: counts[name] for name in counts if name != Operation.OTHER})
     ]
     touched.sort(key=lambda one: (one.file.is_catalogue, -sum(one.rows.values())))
     return Deed(end, tuple(touched), len(subtransactions), is_complete, began_at)
