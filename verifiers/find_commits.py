@@ -198,11 +198,12 @@ def read_deed(
             for file in commit_parts(record).removed:
                 count(Change(file, Operation.FILES, 0))
     # Of an index or a map there is nothing to tell beside its table.
-    touched = [
-        Touched(file, told)
-        for file, counts in rows.items()
-        if (told := {name: counts[name] for name in counts if name != Operation.OTHER})
-    ]
+    touched = []
+    for file, counts in rows.items():
+        told: dict[Operation, int] = {}
+        told |= {name: count for name, count in counts.items() if name != Operation.OTHER}
+        if told:
+            touched.append(Touched(file, told))
     touched.sort(key=lambda one: (one.file.is_catalogue, -sum(one.rows.values())))
     return Deed(end, tuple(touched), len(subtransactions), is_complete, began_at)
 
