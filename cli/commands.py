@@ -24,6 +24,9 @@ COMMANDS: dict[str, LazyCommand] = {
         "cli.timeline", "timeline", "Map what can be restored, from where, and why the rest cannot."
     ),
     "plan": LazyCommand("cli.plan", "plan", "Say how a target would be restored, and change nothing."),
+    "find": LazyCommand(
+        "cli.find", "find", "Find the last moment before something went wrong, to the transaction."
+    ),
     "restore": LazyCommand("cli.restore", "restore", "Restore the cluster to a moment."),
     "patroni-bootstrap": LazyCommand(
         "cli.patroni_hooks", "patroni_bootstrap", "Restore a cluster, as Patroni's bootstrap method."

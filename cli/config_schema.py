@@ -31,6 +31,7 @@ from cli.config_values import (
     read_lag,
     read_latency,
     read_listen,
+    read_objective,
     read_rate,
     read_recipient,
     read_region_url,
@@ -123,6 +124,7 @@ class _Backup(Table):
     io_class: Literal["best-effort", "idle"] = "best-effort"
     pause_lag: Annotated[tuple[int | None, float | None], BeforeValidator(read_lag)] = (None, None)
     pause_latency: Annotated[float | None, BeforeValidator(read_latency)] = None
+    rto_objective: Annotated[float | None, BeforeValidator(read_objective)] = None
 
 
 class _Retention(Table):
@@ -323,6 +325,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             rate_limit=config.backup.rate_limit,
             priority=Priority(config.backup.nice, config.backup.io_class),
             strain=StrainBounds(*config.backup.pause_lag, config.backup.pause_latency),
+            rto_objective_s=config.backup.rto_objective,
         ),
         retention=RetentionSettings(config.retention.pitr_window, config.retention.minimum_backups),
         verify=verify_settings(

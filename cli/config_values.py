@@ -43,6 +43,15 @@ def read_duration_or_never(value: object) -> float | None:
     return duration_s
 
 
+def read_objective(value: object) -> float | None:
+    if value == "off":
+        return None
+    duration_s = read_duration(value)
+    if not 1 <= duration_s <= 7 * 86_400:
+        raise ValueError("expected 'off', or at least 1s and at most 7d")
+    return duration_s
+
+
 def read_heartbeat(value: object) -> float | None:
     if value == "off":
         return None

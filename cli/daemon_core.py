@@ -25,15 +25,14 @@ from cli.catalogue_keeper import CatalogueKeeper
 from cli.control_server import ControlServer
 from cli.daemon_begin import START_PAUSE_S, Beginning
 from cli.daemon_events import DaemonEvents
+from cli.daemon_parts import disk_watch, open_queue, recovery_outlook, release_signer, serve_metrics
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
-from cli.disk_watch import DiskWatch
 from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
-from cli.release_signer import ReleaseSigner
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
@@ -54,9 +53,7 @@ from pitr.datakeys import HostKeys
 from pitr.errors import ArchiveDiverged, BackupFailed
 from pitr.event_log import EventLog, NotesFile
 from pitr.postgres.leader import LeaderAddress
-from pitr.release_journal import ReleaseJournal
 from pitr.spool import DirectorySpool
-from storage.repair import RepairQueue, RepairQueueDamaged
 from storage.store import StoreUnavailable
 from verifiers.gone_keys import what_is_gone
 
@@ -88,7 +85,7 @@ class Daemon:
         self._failure: BaseException | None = None
         self._host = host_identity(settings)
         self._address = server_address(settings.cluster)
-        self._queue = self._open_queue()
+        self._queue = open_queue(settings, log)
         self._events = DaemonEvents(log)
         self.store = open_writing(
             open_regions(settings.regions),
@@ -173,15 +170,6 @@ class Daemon:
     def compare_regions(self) -> Reconciliation:
         """Queue what a region lacks and has not expired.  Raises StoreError."""
         return self.store.reconcile(is_gone=what_is_gone(self._repository))
-
-    def _open_queue(self) -> RepairQueue:
-        path = self._settings.daemon.repair_queue_path
-        try:
-            return RepairQueue(path)
-        except RepairQueueDamaged as error:
-            # What was in it is found again by comparing the regions.
-            self._log.warning("the repair queue is replaced, and the regions are compared", reason=str(error))
-            return RepairQueue.replace_damaged(path)
 
     def _build(self) -> None:
         settings = self._settings
@@ -294,45 +282,35 @@ class Daemon:
             self._keeper,
             self._log,
             self._address,
-            self._disk_watch(),
-            ReleaseSigner(
-                ReleaseJournal(settings.daemon.releases_path),
-                self._signed,
-                say=lambda text: self._log.warning(text),
-                now=_now,
-            ),
+            disk_watch(settings, self._archiver, self._log),
+            release_signer(settings, self._signed, self._log, _now),
         )
         watch.start()
         ending.callback(watch.stop)
         if isinstance(self._address, LeaderAddress):
             self._address.start(self._archiver.look_at_server)
             ending.callback(self._address.stop)
+        outlook = recovery_outlook(
+            settings,
+            self._archive,
+            self.store,
+            self._archiver,
+            self._backups,
+            self._log,
+            show=self.state.foresee,
+            begin=lambda: self._ask_for_backup("outlook"),
+        )
+        outlook.start()
+        ending.callback(outlook.stop)
         # It answers since before the parts were there, and ends before those that it asks.
         ending.callback(self._control.stop)
         if settings.wal.heartbeat_s is not None:
             heart = HeartbeatKeeper(self._address, settings.wal.heartbeat_s, self._log, self.state.count)
             heart.start()
             ending.callback(heart.stop)
-        if settings.daemon.metrics_port is not None:
-            from cli.metrics import MetricsServer
-
-            metrics = MetricsServer(
-                self.state.snapshot, settings.daemon.metrics_host, settings.daemon.metrics_port
-            )
-            ending.callback(metrics.stop)
-            self._log.info("metrics", address=f"http://{settings.daemon.metrics_host}:{metrics.port}/metrics")
-
-    def _disk_watch(self) -> DiskWatch:
-        settings = self._settings
-        return DiskWatch(
-            settings.cluster.dsn,
-            settings.cluster.slot,
-            settings.wal.drop,
-            sees_disk=settings.backup.source == "files",
-            give_up=self._archiver.give_up_slot,
-            log=self._log,
-            monotonic=time.monotonic,
-        )
+        stop_metrics = serve_metrics(settings, self.state.snapshot, self._log)
+        if stop_metrics is not None:
+            ending.callback(stop_metrics)
 
     def _archive_wal(self) -> None:
         """Archive in a thread of its own; the timetable begins once the last backup is known."""

@@ -64,6 +64,8 @@ class DaemonState:
     slot_retained_bytes: int | None = None
     wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
+    # How long recovery to the latest moment would take, by what was measured; None where nothing was.
+    forecast: dict[str, object] | None = None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
@@ -80,6 +82,10 @@ class DaemonState:
         with self._lock:
             if kind in self._events or len(self._events) < EVENT_KINDS_MAX:
                 self._events[kind] += 1
+
+    def foresee(self, forecast: dict[str, object] | None) -> None:
+        """Take note of how long recovery would take."""
+        self.forecast = forecast
 
     def observe(self) -> None:
         """Look at the archiver; called several times a second."""
@@ -146,6 +152,7 @@ class DaemonState:
             events=events,
             last_error=status.last_error or self.last_error,
             wal_lost_at=None if losses is None else losses.last_at,
+            forecast=self.forecast,
         )
 
     def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:

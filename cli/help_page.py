@@ -19,7 +19,8 @@ _HEAD = """\
 This page is made from the commands' own help (`python -m cli.help_page > docs/cli.md`), and a test compares
 the two. Exit codes: [exit-codes.md](exit-codes.md). Targets: [targets.md](targets.md). What can be
 restored: [timeline.md](timeline.md). Verified restores: [verify.md](verify.md). Drills:
-[drills.md](drills.md). Configuration: [config.md](config.md).
+[drills.md](drills.md). The last good moment: [find.md](find.md). Configuration:
+[config.md](config.md).
 
 Results go to standard output; log, progress and errors to standard error. Every command takes
 `--json`: standard output then has one object, also when it fails: `{"schema": "pitr/1", "command",

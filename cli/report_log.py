@@ -15,6 +15,7 @@ from pitr.errors import KeyMissing, MalformedValue, NotInitialised
 if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.pipeline.sign import Verifier
+    from storage.store import ObjectStore
     from verifiers.audit_log import AuditLog
     from verifiers.report_series import LoggedReport
 
@@ -31,7 +32,7 @@ def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
 
     path = path or _configured(app)
     if path is not None:
-        return _read_public(path)
+        return read_public(path)
     key_ids = log_key_ids(reader.store)
     if not key_ids:
         raise NotInitialised("no restore was ever verified here", hint="pitr verify makes the first report")
@@ -40,7 +41,7 @@ def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
             f"several verifiers keep logs here: {', '.join(key_ids)}",
             hint="name the public key of one: --verifier FILE",
         )
-    verifier = _first_key(reader, key_ids[0])
+    verifier = first_key(reader.store, key_ids[0])
     app.output.warn(
         f"the verifier's key {verifier.key_id} is taken from its own log;"
         " compare it with one that you have from elsewhere: --verifier FILE"
@@ -48,7 +49,7 @@ def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
     return verifier
 
 
-def _first_key(reader: Reader, key_id: str) -> Verifier:
+def first_key(store: ObjectStore, key_id: str) -> Verifier:
     """Return the key that a log's first entry names, which must be signed by it and have the log's id."""
     from pitr.errors import NotAuthentic
     from pitr.layout import log_entry_key
@@ -63,10 +64,11 @@ def _first_key(reader: Reader, key_id: str) -> Verifier:
         open_entry(body, key)
         return key
 
-    return get_verified(reader.store, log_entry_key(key_id, 0), read)
+    return get_verified(store, log_entry_key(key_id, 0), read)
 
 
-def _read_public(path: Path) -> Verifier:
+def read_public(path: Path) -> Verifier:
+    """Return the public key in a file.  Raises KeyMissing."""
     from verifiers.public_key import from_pem
 
     try:

@@ -95,7 +95,8 @@ class WalSettings:
 class BackupSettings:
     """How base backups are taken.  ``full_every_s`` and ``incr_every_s`` None: only when asked.
 
-    ``rate_limit`` in bytes a second, None without one.
+    ``rate_limit`` in bytes a second, None without one.  ``rto_objective_s``: an incremental backup is taken
+    earlier where recovery is forecast to take longer; None: never.
     """
 
     workers: int = 2
@@ -106,6 +107,7 @@ class BackupSettings:
     rate_limit: float | None = None
     priority: Priority = Priority(10, "best-effort")  # noqa: RUF009 - a frozen value
     strain: StrainBounds = StrainBounds()  # noqa: RUF009 - a frozen value
+    rto_objective_s: float | None = None
 
     @property
     def every_s(self) -> float | None:

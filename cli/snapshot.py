@@ -169,6 +169,7 @@ class DaemonSnapshot:
     last_error: str | None
     # When WAL was lost last, in whichever run; how often is in ``events``.
     wal_lost_at: datetime | None = None
+    forecast: dict[str, object] | None = None
 
     @property
     def lag_bytes(self) -> int | None:

@@ -137,6 +137,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the next one is due at {backup['next_at']}")
     _show_losses(output, seen)
     _show_verification(output, seen["tasks"])
+    _show_forecast(output, seen.get("forecast"))
     if seen["last_error"]:
         output.warn(str(seen["last_error"]))
     output.table(
@@ -195,6 +196,18 @@ def _show_verification(output: Output, tasks: Sequence[Mapping[str, Any]]) -> No
         output.line(f"drill    {task['name'].removeprefix('drill-')}: {when}")
         if task["last_error"]:
             output.line(f"         the last attempt: {task['last_error']}")
+
+
+def _show_forecast(output: Output, forecast: Mapping[str, Any] | None) -> None:
+    """Say how long recovery to the latest moment would take, by what was measured."""
+    from cli.forecast import NO_RUNS, forecast_text
+    from verifiers.rto_model import Forecast
+
+    if forecast is None:
+        output.line(f"recovery {NO_RUNS}")
+        return
+    told = Forecast(float(forecast["seconds"]), forecast["error"], int(forecast["runs"]))
+    output.line(f"recovery {forecast_text(told)}")
 
 
 def _show_protection(output: Output, protection: Mapping[str, Any]) -> None:

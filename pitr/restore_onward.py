@@ -1,6 +1,7 @@
-"""Onward: a restore that is paused at its target goes on to a later place of the same way, and opens there.
+"""Onward: a restore that is paused at its target goes on to a later place of the same way.
 
-For verifications, which look at one moment and compare with the source at another.
+For verifications, which look at one moment and compare with the source at another, and for searches, which
+look at many.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from pitr.layout import PieceKey, SegmentKey
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import hand_over
 from pitr.prefetch import Prefetcher
-from pitr.recover import STOP_TIMEOUT_S, Arrival, Recovered, Recovery, ReplayProgress, private_settings
+from pitr.recover import (
+    STOP_TIMEOUT_S,
+    Arrival,
+    Recovered,
+    Recovery,
+    ReplayProgress,
+    RestoreAction,
+    private_settings,
+)
 from pitr.recovery import recovery_settings, with_recovery_settings
 from pitr.recovery_certificate import Certifier
 from pitr.repository import Repository
@@ -25,7 +34,8 @@ from pitr.restore_directory import AUTO_CONF
 from pitr.restore_journal import WorkDirectory, remove_tree
 from pitr.restore_plan import RestorePlan, StopPoint
 from pitr.restore_request import RestoreRequest
-from pitr.restore_wal import write_wal_plan
+from pitr.restore_wal import recovery_timeline, write_wal_plan
+from pitr.wal.timeline import TimelineId
 from pitr.wal_deliveries import notes_file
 
 
@@ -43,12 +53,15 @@ def go_on(
     repository: Repository,
     data_keys: DataKeys,
     *,
-    at_target: Callable[[Instance], None],
+    at_target: Callable[[Instance], None] = lambda _instance: None,
+    action: RestoreAction = "promote",
     on_progress: Callable[[ReplayProgress], None] = lambda _progress: None,
     cancel: threading.Event | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Recovered:
     """Recover further; ``at_target`` is called with the server when it is paused there, then it is promoted.
+
+    With "pause" it stays as it is, unless hot standby could not begin before the target: then it was opened.
 
     The instance is the caller's, before and after, and must not be used after an error.  Raises
     RestoreRefused for a plan that does not lead on, WalMissing, RecoveryFailed, StoreError.
@@ -62,7 +75,8 @@ def go_on(
     notes_file(work.plan_file).unlink(missing_ok=True)
     work.desk.spool.mkdir(mode=0o700)
     write_wal_plan(work.plan_file, plan, stop, repository, request.regions, request.identity_file)
-    _aim(request, plan, stop)
+    timeline = recovery_timeline(plan, stop)
+    _aim(request, timeline, stop)
     work.hand_over(request.user)
 
     def read_wal(key: PieceKey | SegmentKey) -> bytes:
@@ -91,7 +105,7 @@ def go_on(
         )
         settings = dict(plan.backup.settings)
         private = private_settings(settings, work.path, request.target, request.server_settings)
-        return recovery.run(private, "promote", plan.timeline)
+        return recovery.run(private, action, timeline)
 
 
 def _check(onward: Onward) -> StopPoint:
@@ -108,13 +122,13 @@ def _check(onward: Onward) -> StopPoint:
     return plan.stop
 
 
-def _aim(request: RestoreRequest, plan: RestorePlan, stop: StopPoint) -> None:
+def _aim(request: RestoreRequest, timeline: TimelineId, stop: StopPoint) -> None:
     """Give recovery its new target."""
     auto_conf = request.target / AUTO_CONF
     text = auto_conf.read_text("utf-8", "surrogateescape")
     settings = recovery_settings(
         restore_command=script_command(WorkDirectory.of(request.target).desk.script),
-        timeline=plan.timeline,
+        timeline=timeline,
         stop_lsn=stop.target_lsn,
         is_inclusive=stop.is_inclusive,
     )

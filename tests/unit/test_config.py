@@ -436,9 +436,17 @@ def test_kindness_is_set_in_words_that_people_type(write: Callable[[str | bytes]
     assert load_settings(write(GOOD + '[backup]\npause_lag = "10s"\n')).backup.strain.lag_s == 10
 
 
+def test_an_objective_for_recovery_is_off_unless_it_is_set(write: Callable[[str | bytes], Path]) -> None:
+    assert load_settings(write(GOOD)).backup.rto_objective_s is None
+    for text, seconds in (('"5m"', 300.0), ('"off"', None)):
+        found = load_settings(write(GOOD + f"[backup]\nrto_objective = {text}\n")).backup
+        assert found.rto_objective_s == seconds
+
+
 @pytest.mark.parametrize(
     "line",
     [
+        *('rto_objective = "8d"', "rto_objective = 0", 'rto_objective = "soon"'),
         *('rate_limit = "50 MiB"', 'rate_limit = "1 B/s"', "rate_limit = 5", 'rate_limit = "fast/s"'),
         *("nice = -5", "nice = 20", 'io_class = "realtime"', 'pause_lag = "64"', 'pause_lag = "much"'),
         *('pause_latency = "64 MiB"', 'pause_latency = "1h"', "pause_latency = 0.2"),

@@ -1,0 +1,100 @@
+"""Parts of the daemon that are only put together: each is made here from the settings and what it asks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from cli.backup_runner import BackupRunner
+from cli.disk_watch import DiskWatch
+from cli.recovery_outlook import RecoveryOutlook
+from cli.release_signer import ReleaseSigner
+from cli.settings import Settings
+from pitr.archive import WalArchiver
+from pitr.event_log import EventLog
+from pitr.layout import ArchiveId
+from pitr.release_journal import ReleaseJournal
+from storage.repair import RepairQueue, RepairQueueDamaged
+from storage.replicated import ReplicatedStore
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from cli.snapshot import DaemonSnapshot
+
+
+def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
+    """Open what regions still lack; a damaged one is replaced, and the regions are compared."""
+    path = settings.daemon.repair_queue_path
+    try:
+        return RepairQueue(path)
+    except RepairQueueDamaged as error:
+        # What was in it is found again by comparing the regions.
+        log.warning("the repair queue is replaced, and the regions are compared", reason=str(error))
+        return RepairQueue.replace_damaged(path)
+
+
+def disk_watch(settings: Settings, archiver: WalArchiver, log: FilteringBoundLogger) -> DiskWatch:
+    """Return who looks at the room for WAL, and gives the slot up by policy."""
+    return DiskWatch(
+        settings.cluster.dsn,
+        settings.cluster.slot,
+        settings.wal.drop,
+        sees_disk=settings.backup.source == "files",
+        give_up=archiver.give_up_slot,
+        log=log,
+        monotonic=time.monotonic,
+    )
+
+
+def release_signer(
+    settings: Settings, signed: EventLog, log: FilteringBoundLogger, now: Callable[[], datetime]
+) -> ReleaseSigner:
+    """Return who signs what the watchdog noted."""
+    return ReleaseSigner(
+        ReleaseJournal(settings.daemon.releases_path),
+        signed,
+        say=lambda text: log.warning(text),
+        now=now,
+    )
+
+
+def recovery_outlook(
+    settings: Settings,
+    archive: ArchiveId,
+    store: ReplicatedStore,
+    archiver: WalArchiver,
+    backups: BackupRunner,
+    log: FilteringBoundLogger,
+    *,
+    show: Callable[[dict[str, object] | None], None],
+    begin: Callable[[], None],
+) -> RecoveryOutlook:
+    """Return who forecasts recovery time, and takes an incremental early where an objective asks for it."""
+    return RecoveryOutlook(
+        store,
+        archive.system_identifier,
+        settings.verify_or_default.public_key_file,
+        settings.backup.rto_objective_s,
+        backups=backups,
+        log=log,
+        show=show,
+        durable=lambda: archiver.status().durable,
+        begin=begin,
+    )
+
+
+def serve_metrics(
+    settings: Settings, snapshot: Callable[[], DaemonSnapshot], log: FilteringBoundLogger
+) -> Callable[[], None] | None:
+    """Serve metrics where the configuration says so; return what ends that."""
+    host, port = settings.daemon.metrics_host, settings.daemon.metrics_port
+    if port is None:
+        return None
+    from cli.metrics import MetricsServer
+
+    metrics = MetricsServer(snapshot, host, port)
+    log.info("metrics", address=f"http://{host}:{metrics.port}/metrics")
+    return metrics.stop
