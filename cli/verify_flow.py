@@ -39,9 +39,9 @@ from storage.store import StoreError
 from verifiers.checks_data import read_assertions
 from verifiers.checks_source import Comparison
 from verifiers.fingerprint import get_fingerprint, next_fingerprint
-from verifiers.log_entry import EntryKind, LogEntry
+from verifiers.log_entry import EntryKind
 from verifiers.observed_chains import observed_facts
-from verifiers.report_series import issue_report, settle_report
+from verifiers.report_series import close_run, issue_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
 from verifiers.verify_report import Policy, ReportFacts, Scope, draft_report, intent_facts
@@ -111,18 +111,12 @@ class VerifyFlow:
             one.place.wipe()
             self._app.output.warn(f"run {one.run_id} was killed; what it had restored was wiped")
         wiped = {one.run_id for one in left}
-        for system in {intent.text("system_identifier") for intent in opened.log.open_intents()} - {None}:
-            # Killed between putting its report and logging it, a run did come to one.
-            settle_report(opened.log, int(str(system)), datetime.now(UTC))
         for intent in opened.log.open_intents():
             if not root.is_held(intent.run_id):
                 said = (
                     "its scratch place was wiped" if intent.run_id in wiped else "nothing of it was left here"
                 )
-                self._abandon(opened, intent, f"the run was killed; {said}")
-
-    def _abandon(self, opened: OpenedLog, intent: LogEntry, reason: str) -> None:
-        opened.log.abandon(intent, reason, datetime.now(UTC))
+                close_run(opened.log, intent, f"the run was killed; {said}", datetime.now(UTC))
 
     # -- the run
 
@@ -177,7 +171,7 @@ class VerifyFlow:
                 with suppress(PitrError, OSError):
                     place.wipe()
                 with suppress(PitrError, StoreError):
-                    self._abandon(opened, intent.entry, _reason(cause))
+                    close_run(opened.log, intent.entry, _reason(cause), datetime.now(UTC))
                 raise
 
     def _log_missed(self, opened: OpenedLog, at: datetime, system_identifier: int) -> None:

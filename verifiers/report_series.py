@@ -158,6 +158,19 @@ def settle_report(log: AuditLog, system_identifier: int, at: datetime) -> Logged
     return _series(log, system_identifier)[-1]
 
 
+def close_run(log: AuditLog, intent: LogEntry, reason: str, at: datetime) -> None:
+    """Log how a run ended that was cut short: with the report that it had put, else with none, and why.
+
+    May be repeated.  Raises as ``issue_report``; the run is open then, and whoever comes next closes it.
+    """
+    log.refresh()
+    system = intent.text("system_identifier")
+    if system is not None:
+        settle_report(log, int(system), at)
+    if any(one.run_id == intent.run_id for one in log.open_intents()):
+        log.abandon(intent, reason, at)
+
+
 def read_report(store: ObjectStore, verifier: Verifier, report: LoggedReport) -> SignedStatement:
     """Return a report, which must be the very one that was logged.  Raises NoGoodCopy, StoreError."""
 
