@@ -41,8 +41,8 @@ _CHANGES: dict[str, tuple[int, int | None]] = {
 class KillCount:
     """Counts what passes while it is ``is_armed``, and ends the process at step ``kill_at`` (0: never).
 
-    Or at the first step in whose text the pattern ``kill_on`` is found.  Of the steps with the pattern ``bulk``
-    only each ``bulk_every``-th counts: they are hundreds, and alike.
+    Or at the first step in whose text the pattern ``kill_on`` is found.  Of the steps with the pattern
+    ``bulk`` only each ``bulk_every``-th counts: they are hundreds, and alike.
     """
 
     kill_at: int

@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from pitr.errors import MalformedValue, NotAuthentic, PitrError
-from pitr.layout import report_prefix
+from pitr.layout import checkpoint_key, report_prefix
 from pitr.pipeline.sign import Signer, Verifier, encode_time
 from pitr.verified import get_verified
-from storage.store import ObjectConflict, ObjectStore
+from storage.locks import lock_of
+from storage.store import ObjectConflict, ObjectStore, StoreError
 from verifiers.audit_log import AuditLog, Logged
 from verifiers.log_entry import INTENTS, EntryKind, LogEntry
 from verifiers.report_html import render_report
@@ -292,7 +293,7 @@ def _filled(log: AuditLog, intent: Logged, draft: Predicate, system: int) -> dic
         "checkpoint": checkpoint.note,
         "prev_checkpoint": None if intent.before is None else intent.before.note,
         "rfc3161_token": None,
-        "object_lock_copy": None,
+        "object_lock_copy": _locked_copy(log, checkpoint.checkpoint.size),
     }
     found = verdicts(filled)
     filled["result"] = {
@@ -302,6 +303,15 @@ def _filled(log: AuditLog, intent: Logged, draft: Predicate, system: int) -> dic
         "limits": draft["result"]["limits"],
     }
     return filled
+
+
+def _locked_copy(log: AuditLog, size: int) -> dict[str, str | None] | None:
+    """Return where the report's checkpoint lies that nobody can delete; None if no region tells of one."""
+    try:
+        lock = lock_of(log.store, checkpoint_key(log.key_id, size))
+    except StoreError:
+        return None
+    return None if lock is None else {"uri": lock.uri, "version": lock.version}
 
 
 def _finish(log: AuditLog, report: SignedStatement, intent: LogEntry, at: datetime) -> None:
