@@ -53,6 +53,10 @@ class VerifyTable(Table):
     ] = Field(default_factory=list)
     superuser: Annotated[str, Field(min_length=1, max_length=63)] = "postgres"
     network: Literal["none", "host"] = "none"
+    consolidate: bool = False
+    marker: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    marker_database: Annotated[str, Field(min_length=1, max_length=63)] = "postgres"
+    marker_every: Duration = 60.0
 
 
 def verify_settings(
@@ -89,4 +93,8 @@ def verify_settings(
         preload_libraries=tuple(table.preload_libraries),
         superuser=table.superuser,
         network=table.network,
+        consolidate=table.consolidate,
+        marker=table.marker,
+        marker_database=table.marker_database,
+        marker_every_s=table.marker_every,
     )

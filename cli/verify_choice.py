@@ -37,6 +37,8 @@ class VerifyChoices:
     archive: str | None = None
     reports_dir: Path | None = None
     is_scheduled: bool = False
+    # What the report is to say of how it was asked for.
+    notes: tuple[str, ...] = ()
 
     def region_of(self, entries: Sequence[LogEntry], regions: Sequence[str]) -> str:
         """Return the region to read from.  Raises UsageRefused."""

@@ -10,7 +10,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from cli.restore_choices import cache_dir
 from cli.restore_owner import choose_owner
 from cli.settings import Settings
 from cli.verify_choice import Chosen, VerifyChoices, choose
+from cli.verify_consolidate import consolidate_proved
 from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import open_reader, preferred_bin_dir
@@ -38,12 +39,14 @@ from pitr.recovery import RecoveryTarget
 from storage.store import StoreError
 from verifiers.checks_data import read_assertions
 from verifiers.checks_source import Comparison
+from verifiers.checks_target import Marker
 from verifiers.fingerprint import get_fingerprint, next_fingerprint
 from verifiers.log_entry import EntryKind
 from verifiers.observed_chains import observed_facts
 from verifiers.report_series import close_run, issue_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
+from verifiers.source_locks import LeastLock, least_locks
 from verifiers.verify_report import Policy, ReportFacts, Scope, draft_report, intent_facts
 from verifiers.verify_run import verify
 from verifiers.verify_values import Verified, VerifyRequest
@@ -70,6 +73,8 @@ class VerifyDone:
     region: str
     reports_dir: Path | None
     lagging: Sequence[str]
+    # The full backup that was made of the chain which was proved.
+    consolidated: str | None = None
 
 
 class VerifyFlow:
@@ -196,6 +201,7 @@ class VerifyFlow:
         region: str,
     ) -> VerifyDone:
         """Carry out what the log says now."""
+        config, choices = self._config, self._choices
         plan = plan_from(looked, reader, source, chosen.target, self._app.output)
         check_room(place.path, plan.backup.size_bytes)
         request = self._request(reader, looked, plan, place, region)
@@ -206,17 +212,22 @@ class VerifyFlow:
         age_ms = None
         if head is not None:
             age_ms = max(0, round((self._started_at - head.at).total_seconds() * 1000))
-        facts = self._facts(request, chosen, plan, region, age_ms)
+        facts = self._facts(request, chosen, plan, region, age_ms, least_locks(reader.store.regions, plan))
         now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
         self._observe(reader, looked, intent, opened)
-        folder = self._choices.reports_dir or self._config.reports_dir
+        consolidated = None
+        if config.consolidate and choices.without_region is None:
+            consolidated = consolidate_proved(
+                self._app, self._settings, config, reader, plan, report, opened.log
+            )
+        folder = choices.reports_dir or config.reports_dir
         if folder is not None:
             self._export(opened, folder)
         from cli.lagging import lagging_regions
 
         lagging = lagging_regions(opened.store, wait_s=5.0)
-        return VerifyDone(intent.entry.run_id, report, found, plan, region, folder, lagging)
+        return VerifyDone(intent.entry.run_id, report, found, plan, region, folder, lagging, consolidated)
 
     def _observe(self, reader: Reader, looked: Looked, intent: Logged, opened: OpenedLog) -> None:
         """Log where the host's own chains are: a later rewrite of them shows then."""
@@ -275,15 +286,26 @@ class VerifyFlow:
             product_version=product_version(),
             backups=looked.survey.backups,
             assertions=read_assertions(config.checks_dir),
+            marker=(
+                None
+                if config.marker is None
+                else Marker(config.marker, config.marker_database, config.marker_every_s)
+            ),
             preload_allowed=config.preload_libraries,
             wants_network_cut=config.network == "none",
         )
 
     def _facts(
-        self, request: VerifyRequest, chosen: Chosen, plan: RestorePlan, region: str, age_ms: int | None
+        self,
+        request: VerifyRequest,
+        chosen: Chosen,
+        plan: RestorePlan,
+        region: str,
+        age_ms: int | None,
+        locks: Mapping[str, LeastLock],
     ) -> ReportFacts:
         config, settings = self._config, self._settings
-        notes = []
+        notes = list(self._choices.notes)
         if self._choices.without_region is not None:
             notes.append(f"region {self._choices.without_region} was cut off: nothing was read from it")
         return ReportFacts(
@@ -307,6 +329,7 @@ class VerifyFlow:
             zone=self._app.time_zone() or "UTC",
             region=region,
             regions=[one.name for one in settings.regions],
+            locks=locks,
             host=socket.gethostname(),
             environment_id=f"scratch of {socket.gethostname()}",
             writer=request.repository.verifier(plan.backup.archive),
@@ -329,7 +352,7 @@ def policy_of(config: VerifySettings, settings: Settings) -> Policy:
         "rto_s": config.rto_s,
         "rpo_s": config.rpo_s,
         "deadline_s": config.deadline_s,
-        "retention_s": settings.retention.window_s,
+        "retention_s": settings.retention.window_s or None,
     }
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
@@ -342,7 +365,8 @@ def policy_of(config: VerifySettings, settings: Settings) -> Policy:
         ms(config.every_s),
         ms(config.rto_s),
         ms(config.rpo_s),
-        ms(settings.retention.window_s),
+        # 0: no configuration says.
+        ms(settings.retention.window_s or None),
     )
 
 

@@ -17,7 +17,7 @@ class VerifySettings:
 
     ``identity_file`` opens the backups, ``key_file`` signs the reports.  ``work_dir`` holds the verifier's
     own copy of its log.  ``reports_dir`` None: reports are in the store only.  ``rto_s`` and ``rpo_s`` are
-    the objectives.
+    the objectives.  ``marker``: the query for the time of the newest row that the owner's heart wrote.
     """
 
     work_dir: Path
@@ -39,6 +39,10 @@ class VerifySettings:
     preload_libraries: tuple[str, ...] = field(default_factory=tuple)
     superuser: str = "postgres"
     network: Literal["none", "host"] = "none"
+    consolidate: bool = False
+    marker: str | None = None
+    marker_database: str = "postgres"
+    marker_every_s: float = 60.0
 
     @property
     def public_key_file(self) -> Path:

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 from fix_cli import MakeSite, Site, wait_until
-from fix_verify_site import audit, left_in_scratch, log_of, reports_dir, results, verified_site, verify
+from fix_verify_site import (
+    VERIFY_TIMEOUT_S,
+    audit,
+    left_in_scratch,
+    log_of,
+    reports_dir,
+    results,
+    verified_site,
+    verify,
+)
 
 from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
 
@@ -82,6 +91,28 @@ def test_without_a_key_an_identity_or_a_target_nothing_is_begun(site: Site) -> N
     assert no_key.error["next"] == "pitr verifier init"
     both = verify(site, "--latest", "--random", exit_code=2)
     assert "exclude each other" in both.error["message"]
+
+
+def test_without_a_configuration_urls_an_identity_and_a_key_are_enough(site: Site) -> None:
+    key = site.folder / "auditor" / "verifier.key"
+    site.program("verifier", "init", "--key", key)
+    words: list[object] = ["verify", "--json", "--latest", "--identity", site.identity]
+    for region in site.regions[:2]:
+        words += ["--from", region.url]
+    refused = site.program(*words, exit_code=2)
+    assert "the verifier's key is needed" in refused.error["message"]
+    words += ["--key", key, "--scratch", site.folder / "scratch", "--reports", site.folder / "audited"]
+    done = site.program(*words, timeout_s=VERIFY_TIMEOUT_S)
+    assert (done.data["verdict"], done.data["rto_met"]) == ("PASSED", None)
+    assert done.data["region"] == site.regions[0].url
+    assert any("there was no configuration" in limit for limit in done.data["limits"])
+    assert left_in_scratch(site) == []
+    (report,) = (site.folder / "audited").glob("00000001-*.html")
+    assert report.stat().st_size > 0
+    log = (site.folder / "audited" / "log.jsonl").read_text()
+    assert done.data["run"] in log
+    mine = site.program("-c", site.config, "report", "list", "--json").data["reports"]
+    assert done.data["report"] not in {one["report"] for one in mine}
 
 
 def test_a_moment_that_cannot_be_restored_is_said_and_logged(site: Site) -> None:
