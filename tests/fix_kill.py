@@ -77,7 +77,8 @@ class KillCount:
 
         def look(event: str, args: tuple[Any, ...]) -> None:
             if event == "subprocess.Popen":
-                self.met(f"start {args[0]}")
+                words = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+                self.met(f"start {' '.join(map(os.fsdecode, words))}")
                 return
             if event == "open":
                 if not args[2] & _WRITES:
