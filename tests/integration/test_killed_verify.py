@@ -6,6 +6,7 @@ import random
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fix_cli import MakeSite, Site, wait_until
@@ -42,7 +43,15 @@ class Killable:
 def killable(module_make_site: MakeSite) -> Killable:
     site = verified_site(module_make_site(17), 'every = "never"\n')
     assert site.daemon.stop() == 0, site.daemon.tail()
-    return Killable(site)
+    found = Killable(site)
+    found.steps = found.run(0).steps
+    found.runs = intended(log_of(site))
+    assert (len(found.runs), left_in_scratch(site)) == (1, [])
+    return found
+
+
+def intended(log: list[dict[str, Any]]) -> set[str]:
+    return {one["run_id"] for one in log if one["kind"] == "verification-intended"}
 
 
 def postmasters(site: Site) -> list[int]:
@@ -72,7 +81,7 @@ def kill_and_look(killable: Killable, kill_at: int, kill_on: str = "", *, is_who
     begun = {run for run in left if (site.folder / "scratch" / run / "data").exists()}
     site("report", "export", reports_dir(site))
     before = log_of(site)
-    intents = {one["run_id"] for one in before if one["kind"] == "verification-intended"}
+    intents = intended(before)
     ended = {one["run_id"]: one["facts"] for one in before if one["kind"] == "verification-ended"}
     told = [facts for facts in ended.values() if facts["report_id"] is not None]
     assert begun <= intents, "something was restored that no log announced"
@@ -95,7 +104,7 @@ def kill_and_look(killable: Killable, kill_at: int, kill_on: str = "", *, is_who
         is_reported = run in ended or len(put) > len(told)
         assert ends[0]["facts"]["outcome"] == ("PASSED" if is_reported else "ABANDONED")
         assert is_reported or "the run was killed" in ends[0]["facts"]["reason"]
-    killable.runs = {one["run_id"] for one in after if one["kind"] == "verification-intended"}
+    killable.runs = intended(after)
     errors = [one for one in audit(site)[1] if one["severity"] == "error"]
     assert errors == []
     return fate
@@ -103,7 +112,6 @@ def kill_and_look(killable: Killable, kill_at: int, kill_on: str = "", *, is_who
 
 @pytest.mark.few_seeds(2)
 def test_a_verification_killed_at_some_step_is_seen_and_cleared_away(killable: Killable, seed: int) -> None:
-    killable.steps = killable.steps or killable.run(0).steps
     kill_at = random.Random(f"verify {seed}").randint(1, killable.steps)
     print(f"step {kill_at} of {killable.steps}")
     assert (
