@@ -78,7 +78,7 @@ def kill_and_look(killable: Killable, kill_at: int, kill_on: str = "", *, is_who
     print(fate)
     left, servers = left_in_scratch(site), postmasters(site)
     put = {key for one in site.regions for key in one.objects("reports/") if key.endswith("/report")}
-    begun = {run for run in left if (site.folder / "scratch" / run / "data").exists()}
+    begun = {run for run in left if any((site.folder / "scratch" / run).glob("data*"))}
     site("report", "export", reports_dir(site))
     before = log_of(site)
     intents = intended(before)
