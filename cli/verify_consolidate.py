@@ -57,9 +57,12 @@ def consolidate_proved(
     made: str | None = None
     if reason is None:
         fields: dict[str, object] = {}
+        app.output.note(f"making a full backup of the proved chain of {plan.backup.backup}")
         try:
             with scratch_place(config.scratch_dir / FOLDER_NAME) as place:
-                done = consolidate_chain(app, reader, plan.archive, plan.backup.backup, place, fields)
+                done = consolidate_chain(
+                    app, reader, plan.archive, plan.backup.backup, place, fields, lambda *_: None
+                )
             made = done.manifest.backup
             if done.lagging:
                 app.output.warn(f"backup {made} is not yet in {', '.join(done.lagging)}: pitr repair")
