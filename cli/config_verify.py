@@ -73,6 +73,10 @@ class VerifyTable(Table):
     owner: Words = ""
     due: Duration = 14 * 86_400.0
     drills: DrillsTable = Field(default_factory=DrillsTable)
+    consolidate: bool = False
+    marker: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    marker_database: Annotated[str, Field(min_length=1, max_length=63)] = "postgres"
+    marker_every: Duration = 60.0
 
 
 def verify_settings(
@@ -129,4 +133,8 @@ def verify_settings(
             load_s=table.drills.load,
             probes_production=table.drills.probe_production,
         ),
+        consolidate=table.consolidate,
+        marker=table.marker,
+        marker_database=table.marker_database,
+        marker_every_s=table.marker_every,
     )

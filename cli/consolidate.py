@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def consolidate_backup(
     """
     from cli.backups import backup_fields
     from cli.copy_faults import telling_faults
-    from cli.lagging import lagging_regions
+    from cli.progress import ProgressReport
     from cli.restore_scratch import scratch_place
 
     app = current()
@@ -69,28 +70,58 @@ def consolidate_backup(
         telling_faults(app.output, reader.store, fields),
     ):
         archive = choose_archive(reader.repository, source.archive)
-        chain = _chain(reader, archive, backup)
-        with (
-            _writing(reader, archive, place) as store,
-            telling_faults(app.output, store, fields),
-        ):
-            manifest, fetched_bytes = _make(app, reader, store, chain, place)
-            lagging = lagging_regions(store, wait_s=_LAG_WAIT_S, failing_wait_s=_LAG_WAIT_S)
+        with ProgressReport(app.output) as report:
+            done = consolidate_chain(app, reader, archive, backup, place, fields, report.update)
+    manifest = done.manifest
     app.output.line(
         f"{manifest.backup} stands for {manifest.stands_for}: {format_bytes(manifest.size_bytes)} in"
         f" {manifest.files} files, {format_bytes(manifest.stored_bytes)} stored,"
-        f" {format_bytes(fetched_bytes)} read from {len(chain)} backups"
+        f" {format_bytes(done.fetched_bytes)} read from {len(done.chain)} backups"
     )
     fields |= {
         "backup": backup_fields(manifest),
-        "chain": [one.backup for one in chain],
-        "lagging_regions": lagging,
+        "chain": list(done.chain),
+        "lagging_regions": list(done.lagging),
     }
-    if lagging:
+    if done.lagging:
         raise RegionsMissed(
-            f"the backup is at quorum, but not yet in {', '.join(lagging)}", hint="pitr repair"
+            f"the backup is at quorum, but not yet in {', '.join(done.lagging)}", hint="pitr repair"
         )
     app.output.finish(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainDone:
+    """The full backup that was made, the chain that it stands for, and which regions lack it yet."""
+
+    manifest: BackupManifest
+    fetched_bytes: int
+    chain: tuple[str, ...]
+    lagging: tuple[str, ...]
+
+
+def consolidate_chain(
+    app: App,
+    reader: Reader,
+    archive: ArchiveId,
+    backup: str,
+    place: Path,
+    fields: dict[str, object],
+    update: Callable[[str, int, int], None],
+) -> ChainDone:
+    """Make a full backup of the chain of ``backup`` in the empty directory ``place``.
+
+    ``fields`` gets the copies that reads fell back past, ``update`` the step, and of how many bytes how many
+    are done, from any thread.  Raises UsageRefused, TargetRefused, and as ``pitr.consolidate``.
+    """
+    from cli.copy_faults import telling_faults
+    from cli.lagging import lagging_regions
+
+    chain = _chain(reader, archive, backup)
+    with _writing(reader, archive, place) as store, telling_faults(app.output, store, fields):
+        manifest, fetched_bytes = _make(reader, store, chain, place, update)
+        lagging = lagging_regions(store, wait_s=_LAG_WAIT_S, failing_wait_s=_LAG_WAIT_S)
+    return ChainDone(manifest, fetched_bytes, tuple(one.backup for one in chain), tuple(lagging))
 
 
 def _chain(reader: Reader, archive: ArchiveId, backup: str) -> list[BackupManifest]:
@@ -148,12 +179,15 @@ def _writing(reader: Reader, archive: ArchiveId, place: Path) -> Iterator[Replic
 
 
 def _make(
-    app: App, reader: Reader, store: ReplicatedStore, chain: list[BackupManifest], place: Path
+    reader: Reader,
+    store: ReplicatedStore,
+    chain: list[BackupManifest],
+    place: Path,
+    update: Callable[[str, int, int], None],
 ) -> tuple[BackupManifest, int]:
     import os
     from datetime import UTC, datetime
 
-    from cli.progress import ProgressReport
     from pitr.consolidate import ConsolidateRequest, consolidate
     from pitr.datakeys import DataKeys
     from pitr.pipeline.keys import Recipient
@@ -163,16 +197,15 @@ def _make(
     assert identity is not None, "the command asks for an identity first"
     repository = Repository(store, reader.repository.repository_id, reader.repository.root)
     recipients = [Recipient.parse(text) for text in repository.record().recipients]
-    with ProgressReport(app.output) as report:
-        done = consolidate(
-            ConsolidateRequest(chain, place),
-            repository,
-            DataKeys(repository, identity.identity),
-            identity.identity.root_signer(),
-            recipients,
-            clock=lambda: datetime.now(UTC),
-            random=os.urandom,
-            on_files=lambda seen: report.update("reading", seen.written_bytes, seen.total_bytes),
-            on_copy=lambda seen: report.update("writing", seen.bytes_done, seen.bytes_listed),
-        )
+    done = consolidate(
+        ConsolidateRequest(chain, place),
+        repository,
+        DataKeys(repository, identity.identity),
+        identity.identity.root_signer(),
+        recipients,
+        clock=lambda: datetime.now(UTC),
+        random=os.urandom,
+        on_files=lambda seen: update("reading", seen.written_bytes, seen.total_bytes),
+        on_copy=lambda seen: update("writing", seen.bytes_done, seen.bytes_listed),
+    )
     return done.manifest, done.fetched_bytes

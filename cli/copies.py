@@ -25,6 +25,7 @@ def examine_regions(reader: Reader, output: Output, *, read_data: bool) -> tuple
     from verifiers.copy_findings import copy_findings
     from verifiers.forks import check_forks
     from verifiers.region_copies import check_copies
+    from verifiers.verifier_copies import check_verifier_copies
 
     findings: list[Finding] = []
     for archive in reader.repository.archives():
@@ -37,6 +38,7 @@ def examine_regions(reader: Reader, output: Output, *, read_data: bool) -> tuple
             # What the checks before have fallen back past is seen nowhere else without --read-data.
             known=reader.store.faults().faults,
             read_data=data.read_all if read_data else None,
+            others=check_verifier_copies,
         )
     return report, [*findings, *copy_findings(report)]
 

@@ -69,6 +69,7 @@ def run_components(run: DrillRun, verifier: Verifier) -> dict[str, Any]:
             run.ready.region,
             postgres=None,
             age_ms=None,
+            locks={},
         )
         return draft_components(facts, found)
 

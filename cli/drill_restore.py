@@ -23,6 +23,7 @@ from verifiers.drill_steps import DrillSteps, Failure
 from verifiers.load_figures import Histogram, histogram_of
 from verifiers.ransomware import ransomware_group
 from verifiers.scratch import check_room
+from verifiers.source_locks import least_locks
 from verifiers.verify_run import verify
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def _restored(
             ready.region,
             postgres=request.installation.tool("postgres"),
             age_ms=_age_ms(looked, failure.at),
+            locks=least_locks(reader.store.regions, plan),
         )
         facts = with_map(facts, reader, looked, run.app.output)
     steps.stop()

@@ -37,13 +37,13 @@ def learn_from(
 
 
 def _verifier(store: ObjectStore, public_key: Path | None) -> Verifier | None:
-    from cli.report_log import first_key, read_public
-    from verifiers.log_reader import log_key_ids
+    from cli.report_log import read_public
+    from verifiers.log_reader import log_key_ids, logged_key
 
     if public_key is not None and public_key.is_file():
         return read_public(public_key)
     key_ids = log_key_ids(store)
-    return first_key(store, key_ids[0]) if len(key_ids) == 1 else None
+    return logged_key(store, key_ids[0]) if len(key_ids) == 1 else None
 
 
 def work_of(plan: RestorePlan) -> Work:

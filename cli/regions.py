@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 # Heads say that everything before them is there; a read that misses one must not mend only the head.
 AFTER_ALL_PREFIXES = ("heads/",)
+# What a verifier puts is evidence: where a region's URL says so, nobody can take it back.
+LOCKED_PREFIXES = ("log/", "reports/")
 _CREDENTIALS_BYTES_MAX = 64 * 1024
 
 
 def open_regions(regions: Sequence[RegionSettings]) -> tuple[Region, ...]:
     """Open every region's store, the nearest first.  Raises StoreError, KeyMissing for its credentials."""
     return tuple(
-        Region(region.name, open_store(parse_region_url(region.url), _credentials(region)))
+        Region(region.name, open_store(parse_region_url(region.url), _credentials(region), LOCKED_PREFIXES))
         for region in regions
     )
 

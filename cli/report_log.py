@@ -15,7 +15,6 @@ from pitr.errors import KeyMissing, MalformedValue, NotInitialised
 if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.pipeline.sign import Verifier
-    from storage.store import ObjectStore
     from verifiers.audit_log import AuditLog
     from verifiers.report_series import LoggedReport
 
@@ -28,7 +27,7 @@ def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
 
     The last is only as good as the store, which is said.  Raises UsageRefused, KeyMissing, NotInitialised.
     """
-    from verifiers.log_reader import log_key_ids
+    from verifiers.log_reader import log_key_ids, logged_key
 
     path = path or _configured(app)
     if path is not None:
@@ -41,30 +40,12 @@ def find_verifier(app: App, reader: Reader, path: Path | None) -> Verifier:
             f"several verifiers keep logs here: {', '.join(key_ids)}",
             hint="name the public key of one: --verifier FILE",
         )
-    verifier = first_key(reader.store, key_ids[0])
+    verifier = logged_key(reader.store, key_ids[0])
     app.output.warn(
         f"the verifier's key {verifier.key_id} is taken from its own log;"
         " compare it with one that you have from elsewhere: --verifier FILE"
     )
     return verifier
-
-
-def first_key(store: ObjectStore, key_id: str) -> Verifier:
-    """Return the key that a log's first entry names, which must be signed by it and have the log's id."""
-    from pitr.errors import NotAuthentic
-    from pitr.layout import log_entry_key
-    from pitr.pipeline.sign import Verifier, payload_of
-    from pitr.verified import get_verified
-    from verifiers.log_entry import LogEntry, open_entry
-
-    def read(body: bytes) -> Verifier:
-        key = Verifier.parse(LogEntry.parse(payload_of(body)).text("public_key") or "")
-        if key.key_id != key_id:
-            raise NotAuthentic(f"the log of {key_id} begins with another key: {key.key_id}")
-        open_entry(body, key)
-        return key
-
-    return get_verified(store, log_entry_key(key_id, 0), read)
 
 
 def read_public(path: Path) -> Verifier:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     help="The reader's identity file (default: [verify] identity_file).",
 )
 @click.option(
+    "--from", "urls", multiple=True, metavar="URL", help="A region; needs no configuration; may be repeated."
+)
+@click.option(
     "--region", metavar="NAME|auto", default="auto", show_default=True, help="Read from this region."
 )
 @click.option("--without-region", metavar="NAME", help="Do as if this region were lost.")
@@ -50,6 +53,7 @@ def verify(
     target: str | None,
     is_random: bool,
     identity: Path | None,
+    urls: tuple[str, ...],
     region: str,
     without_region: str | None,
     archive: str | None,
@@ -68,10 +72,12 @@ def verify(
     Restores from the store alone into a scratch place, starts PostgreSQL there without a network, recovers
     exactly to the target, runs the checks of docs/verify.md, measures, and wipes it all. That it will run is
     logged before it does; the report is signed with the verifier's own key. Exit code 7 if a check failed.
+    With --from, --identity and --key it needs no configuration.
     """
     from dataclasses import replace
 
     from cli.units import parse_duration
+    from cli.verify_bare import NOTE, bare_settings
     from cli.verify_choice import VerifyChoices
     from cli.verify_flow import VerifyFlow
 
@@ -80,7 +86,9 @@ def verify(
         raise UsageRefused("--latest, --at and --random exclude each other")
     if region != "auto" and region == without_region:
         raise UsageRefused(f"region {region} cannot be read from and be lost", hint="leave out one of them")
-    settings = app.settings()
+    if urls and scheduled:
+        raise UsageRefused("--from and --scheduled exclude each other")
+    settings = bare_settings(app, urls, identity, key, archive) if urls else app.settings()
     config = settings.verify_or_default
     changes: dict[str, Any] = {"scratch_dir": scratch, "checks_dir": checks, "key_file": key}
     config = replace(config, **{name: path.absolute() for name, path in changes.items() if path is not None})
@@ -97,6 +105,7 @@ def verify(
         corrective_action=corrective_action,
         owner=owner,
         due_s=None if due is None else parse_duration(due),
+        notes=(NOTE,) if urls else (),
     )
     done = _run(app, VerifyFlow, settings, config, choices)
     if done is None:
@@ -140,6 +149,7 @@ def verify_fields(done: VerifyDone) -> dict[str, object]:
         "segregation": predicate["target"]["segregation"],
         "reports_dir": None if done.reports_dir is None else str(done.reports_dir),
         "lagging_regions": list(done.lagging),
+        "consolidated": done.consolidated,
     }
 
 
@@ -161,6 +171,8 @@ def _tell(app: App, done: VerifyDone, config: VerifySettings) -> None:
         output.line(f"recovery took {format_seconds(took_ms / 1000)}{goal}")
     for limit in predicate["result"]["limits"]:
         output.line(f"limit: {limit}")
+    if done.consolidated is not None:
+        output.line(f"backup {done.consolidated} stands for the chain that was proved")
     if done.reports_dir is not None:
         output.line(f"exported to {done.reports_dir}")
     for name in done.lagging:

@@ -41,6 +41,8 @@ class VerifyChoices:
     corrective_action: str | None = None
     owner: str | None = None
     due_s: float | None = None
+    # What the report is to say of how it was asked for.
+    notes: tuple[str, ...] = ()
 
     def region_of(self, entries: Sequence[LogEntry], regions: Sequence[str]) -> str:
         """Return the region to read from.  Raises UsageRefused."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,12 +29,14 @@ from pitr.postgres.installation import find_pg
 from pitr.postgres.server_user import readable_installation
 from storage.store import StoreError
 from verifiers.checks_data import read_assertions
+from verifiers.checks_target import Marker
 from verifiers.findings import Care, FindingState, Retest, finding_states
 from verifiers.log_entry import EntryKind, LogEntry
 from verifiers.observed_chains import observed_facts
-from verifiers.report_series import logged_reports, read_report, settle_report
+from verifiers.report_series import close_run, logged_reports, read_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot
+from verifiers.source_locks import LeastLock
 from verifiers.verify_report import Policy, ReportFacts, Sampling, Scope
 from verifiers.verify_values import VerifyRequest
 
@@ -79,13 +81,10 @@ def settle_killed(app: App, root: ScratchRoot, opened: OpenedLog) -> None:
         one.place.wipe()
         app.output.warn(f"run {one.run_id} was killed; what it had restored was wiped")
     wiped = {one.run_id for one in left}
-    for system in {intent.text("system_identifier") for intent in opened.log.open_intents()} - {None}:
-        # Killed between putting its report and logging it, a run did come to one.
-        settle_report(opened.log, int(str(system)), datetime.now(UTC))
     for intent in opened.log.open_intents():
         if not root.is_held(intent.run_id):
             said = "its scratch place was wiped" if intent.run_id in wiped else "nothing of it was left here"
-            opened.log.abandon(intent, f"the run was killed; {said}", datetime.now(UTC))
+            close_run(opened.log, intent, f"the run was killed; {said}", datetime.now(UTC))
 
 
 def give_up(opened: OpenedLog, place: ScratchPlace, intent: LogEntry, cause: BaseException) -> None:
@@ -93,7 +92,7 @@ def give_up(opened: OpenedLog, place: ScratchPlace, intent: LogEntry, cause: Bas
     with suppress(PitrError, OSError):
         place.wipe()
     with suppress(PitrError, StoreError):
-        opened.log.abandon(intent, reason_of(cause), datetime.now(UTC))
+        close_run(opened.log, intent, reason_of(cause), datetime.now(UTC))
 
 
 def log_missed(
@@ -190,6 +189,11 @@ def verify_request(
         product_version=product_version(),
         backups=looked.survey.backups,
         assertions=read_assertions(config.checks_dir),
+        marker=(
+            None
+            if config.marker is None
+            else Marker(config.marker, config.marker_database, config.marker_every_s)
+        ),
         preload_allowed=config.preload_libraries,
         wants_network_cut=config.network == "none",
     )
@@ -206,6 +210,7 @@ def report_facts(
     *,
     postgres: Path | None,
     age_ms: int | None,
+    locks: Mapping[str, LeastLock],
 ) -> ReportFacts:
     """Return what a report says beside what its run found."""
     return ReportFacts(
@@ -229,6 +234,7 @@ def report_facts(
         zone=app.time_zone() or "UTC",
         region=region,
         regions=[one.name for one in settings.regions],
+        locks=locks,
         host=socket.gethostname(),
         environment_id=f"scratch of {socket.gethostname()}",
         writer=reader.repository.verifier(plan.backup.archive),
@@ -254,7 +260,7 @@ def policy_of(
         "rto_s": config.rto_s,
         "rpo_s": config.rpo_s,
         "deadline_s": config.deadline_s,
-        "retention_s": settings.retention.window_s,
+        "retention_s": settings.retention.window_s or None,
     }
     if drill is not None:
         fields |= {"drill": drill}
@@ -269,7 +275,8 @@ def policy_of(
         ms(config.every_s if drill is None else every_s),
         ms(config.rto_s),
         ms(config.rpo_s),
-        ms(settings.retention.window_s),
+        # 0: no configuration says.
+        ms(settings.retention.window_s or None),
     )
 
 

@@ -21,6 +21,7 @@ from cli.planning import look, plan_from
 from cli.reading import Source, choose_archive
 from cli.settings import Settings
 from cli.verify_choice import Chosen, VerifyChoices, choose
+from cli.verify_consolidate import consolidate_proved
 from cli.verify_facts import (
     Occasion,
     care_of,
@@ -46,6 +47,7 @@ from verifiers.log_entry import EntryKind
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
+from verifiers.source_locks import least_locks
 from verifiers.verify_report import draft_report, intent_facts
 from verifiers.verify_run import verify
 from verifiers.verify_values import Verified, VerifyRequest
@@ -69,6 +71,8 @@ class VerifyDone:
     region: str
     reports_dir: Path | None
     lagging: Sequence[str]
+    # The full backup that was made of the chain which was proved.
+    consolidated: str | None = None
 
 
 class VerifyFlow:
@@ -169,6 +173,7 @@ class VerifyFlow:
         retests: tuple[Retest, ...],
     ) -> VerifyDone:
         """Carry out what the log says now."""
+        config, choices = self._config, self._choices
         plan = plan_from(looked, reader, source, chosen.target, self._app.output)
         check_room(place.path, plan.backup.size_bytes)
         request = verify_request(self._settings, self._config, reader, looked, plan, place, region)
@@ -189,18 +194,24 @@ class VerifyFlow:
             region,
             postgres=request.installation.tool("postgres"),
             age_ms=age_ms,
+            locks=least_locks(reader.store.regions, plan),
         )
         facts = with_map(facts, reader, looked, self._app.output)
         now = max(datetime.now(UTC), facts.created_at)
         report = issue_report(opened.log, intent, draft_report(facts, found), now)
         observe(self._app, reader.repository, looked.archive, intent, opened)
-        folder = self._choices.reports_dir or self._config.reports_dir
+        consolidated = None
+        if config.consolidate and choices.without_region is None:
+            consolidated = consolidate_proved(
+                self._app, self._settings, config, reader, plan, report, opened.log
+            )
+        folder = choices.reports_dir or config.reports_dir
         if folder is not None:
             export(opened, folder)
         from cli.lagging import lagging_regions
 
         lagging = lagging_regions(opened.store, wait_s=5.0)
-        return VerifyDone(intent.entry.run_id, report, found, plan, region, folder, lagging)
+        return VerifyDone(intent.entry.run_id, report, found, plan, region, folder, lagging, consolidated)
 
     def _with_comparison(
         self, request: VerifyRequest, reader: Reader, source: Source, looked: Looked, opened: OpenedLog
@@ -223,7 +234,7 @@ class VerifyFlow:
 
     def _occasion(self, chosen: Chosen, retests: tuple[Retest, ...]) -> Occasion:
         config, choices = self._config, self._choices
-        notes = []
+        notes = list(choices.notes)
         if choices.without_region is not None:
             notes.append(f"region {choices.without_region} was cut off: nothing was read from it")
         return Occasion(

@@ -37,6 +37,7 @@ class VerifySettings:
     ``identity_file`` opens the backups, ``key_file`` signs the reports.  ``work_dir`` holds the verifier's
     own copy of its log.  ``reports_dir`` None: reports are in the store only.  ``rto_s`` and ``rpo_s`` are
     the objectives.  ``owner`` sees to findings, within ``due_s``.
+    the objectives.  ``marker``: the query for the time of the newest row that the owner's heart wrote.
     """
 
     work_dir: Path
@@ -61,6 +62,10 @@ class VerifySettings:
     owner: str = ""
     due_s: float = 14 * 86_400.0
     drills: DrillSettings = field(default_factory=DrillSettings)
+    consolidate: bool = False
+    marker: str | None = None
+    marker_database: str = "postgres"
+    marker_every_s: float = 60.0
 
     @property
     def public_key_file(self) -> Path:

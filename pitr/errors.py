@@ -45,6 +45,10 @@ class NoGoodCopy(NotAuthentic):
     """Every region that answered has a damaged copy of an object, or none; another one may be got back."""
 
 
+class KeyNotCommitted(NotAuthentic):
+    """A container was not made with this data key in this context; its commitment says so."""
+
+
 class KeyMissing(PitrError):
     """No identity at hand opens this envelope, or an identity or key file cannot be read."""
 

@@ -15,11 +15,13 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from storage.checks import check_body, check_key, check_prefix, check_range, prove_digest
 from storage.copy_faults import BAD_COPIES, CopyFault, CopyFaults, FaultKind, FaultReport
 from storage.lanes import Lanes
+from storage.locks import ObjectLock, lock_of
 from storage.reads import GoodCopy, RegionReader
 from storage.regions import (
     BAD_COPIES_NAMED_MAX,
@@ -236,6 +238,14 @@ class ReplicatedStore:
             if all(isinstance(error, StoreRefused) for error in errors.values()):
                 raise StoreRefused(f"object {key} is not deleted everywhere; {causes}") from first
             raise StoreUnavailable(f"object {key} is not deleted everywhere; {causes}") from first
+
+    def lock_of(self, key: str) -> ObjectLock | None:
+        """Return the lock of the copy that is locked longest; None if no region tells of one."""
+        found = []
+        for region in self._regions:
+            with suppress(StoreError):
+                found.append(lock_of(region.store, key))
+        return max((one for one in found if one is not None), key=lambda one: one.until, default=None)
 
     def status(self) -> tuple[RegionStatus, ...]:
         """Return how each region does."""

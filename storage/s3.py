@@ -21,7 +21,10 @@ from functools import cache
 from typing import Any
 
 from storage.checks import check_body, check_digest, check_key, check_prefix, check_range
+from storage.locks import ObjectLock
+from storage.s3_answers import range_of
 from storage.s3_dialects import CONFLICT_CODES, DIGEST_CODES, PROFILES, S3Profile, error_from
+from storage.s3_lock import S3Lock, lock_from
 from storage.store import (
     OBJECT_BYTES_MAX,
     CopyCheck,
@@ -93,6 +96,7 @@ class S3Store:
         connections_max: int = 16,
         list_page_keys: int = 1000,
         clock: Callable[[], float] = time.monotonic,
+        lock: S3Lock | None = None,
     ) -> None:
         # Half a second and 20 MB, which `wal fetch` from a directory need not pay.
         from botocore.config import Config
@@ -105,6 +109,7 @@ class S3Store:
         self._timeouts = timeouts
         self._list_page_keys = list_page_keys
         self._clock = clock
+        self._lock = lock
         config = Config(
             s3={"payload_signing_enabled": False, "addressing_style": profile.addressing_style},
             signature_version="s3v4",
@@ -142,7 +147,7 @@ class S3Store:
         """See ``ObjectStore.put``.  One copy, so ``after_all`` holds by itself."""
         check_key(key)
         check_body(key, body, sha256)
-        arguments: dict[str, str] = {"ContentType": "application/octet-stream"}
+        arguments: dict[str, object] = {"ContentType": "application/octet-stream"}
         if self._profile.checksum == "sha256":
             digest = hashlib.sha256(body).digest() if sha256 is None else sha256
             arguments["ChecksumSHA256"] = base64.b64encode(digest).decode()
@@ -152,8 +157,10 @@ class S3Store:
             arguments["ContentMD5"] = base64.b64encode(md5).decode()
         if self._profile.has_conditional_put:
             arguments["IfNoneMatch"] = "*"
-        elif self._is_there(key) and self._is_same(key, body):
+        elif self._head(key) is not None and self._is_same(key, body):
             return
+        if self._lock is not None:
+            arguments |= self._lock.arguments(key)
         is_hidden = False
         for attempt in range(_CONFLICT_TRIES_MAX):
             code = self._put_once(key, body, sha256, arguments)
@@ -200,11 +207,21 @@ class S3Store:
         with _mapped(self._name(key)):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
+    def lock_of(self, key: str) -> ObjectLock | None:
+        """See ``Locking.lock_of``.  None too where the credentials may not ask."""
+        check_key(key)
+        answer = self._head(key)
+        if answer is None:
+            raise ObjectMissing(f"{self._name(key)} is not there")
+        return lock_from(answer, f"s3://{self._bucket}/{self._prefix}{key}")
+
     def close(self) -> None:
         """Close the connections.  May be repeated."""
         self._client.close()
 
-    def _put_once(self, key: str, body: bytes, sha256: bytes | None, arguments: dict[str, str]) -> str | None:
+    def _put_once(
+        self, key: str, body: bytes, sha256: bytes | None, arguments: dict[str, object]
+    ) -> str | None:
         """Put; return None when stored, or the code of the conflict that the caller must look at."""
         from botocore.exceptions import ClientError
 
@@ -226,18 +243,18 @@ class S3Store:
             raise StoreUnavailable(f"{self._name(key)}: the answer to the put is not S3's")
         return None
 
-    def _is_there(self, key: str) -> bool:
+    def _head(self, key: str) -> Any:
+        """Return what S3 tells about an object; None if it is not there."""
         from botocore.exceptions import ClientError
 
         with _mapped(self._name(key)):
             try:
-                self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+                return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
             except ClientError as error:
                 # Also a missing bucket, for an answer to HEAD has no body to tell; the put then does.
                 if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
-                    return False
+                    return None
                 raise
-        return True
 
     def _is_same(self, key: str, body: bytes) -> bool:
         """Return True if the object has the same bytes, False if it is gone.  Raises ObjectConflict."""
@@ -265,7 +282,7 @@ class S3Store:
                 if error.response.get("Error", {}).get("Code") == "InvalidRange":
                     return b""
                 raise
-            found = _range_of(answer.get("ContentRange", ""))
+            found = range_of(answer.get("ContentRange", ""))
             if found is None:
                 # The server ignored the range: allowed by HTTP, and it costs the whole object.
                 return self._read(key, answer, OBJECT_BYTES_MAX)[start : start + length]
@@ -333,19 +350,6 @@ def _session() -> Any:
     import boto3.session
 
     return boto3.session.Session()
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    start: int
-    object_bytes: int
-
-
-def _range_of(header: str) -> _Range | None:
-    """Read ``bytes 5-9/100``."""
-    span, _, total = header.removeprefix("bytes ").partition("/")
-    start = span.partition("-")[0]
-    return _Range(int(start), int(total)) if start.isdecimal() and total.isdecimal() else None
 
 
 def _ask_first_only_if_large(params: dict[str, Any], **_: object) -> None:

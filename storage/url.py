@@ -1,6 +1,7 @@
 """Region URLs: where a region is, as an operator writes it.
 
     s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=eu-central-1&profile=minio&ca=/etc/ca.pem
+    s3://bucket/prefix?lock=compliance&lock_days=2190     what verifiers put is locked for so long
     file:///srv/backup
     memory:name             for tests: lives as long as the process
 
@@ -18,15 +19,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from storage.checks import check_prefix
 from storage.local import DirectoryStore
+from storage.locks import LockMode
 from storage.memory import MemoryStore
 from storage.s3 import S3Credentials, S3Store
 from storage.s3_dialects import PROFILES
+from storage.s3_lock import LOCK_DAYS_MAX, S3Lock
 from storage.store import ObjectStore, StoreError, StoreRefused
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_OPTIONS = ("endpoint", "region", "profile", "ca")
+_OPTIONS = ("endpoint", "region", "profile", "ca", "lock", "lock_days")
+_MODES: dict[str, LockMode] = {"governance": "GOVERNANCE", "compliance": "COMPLIANCE"}
 
 
 class MalformedURL(StoreError, ValueError):
@@ -43,6 +47,8 @@ class S3Location:
     region_name: str | None = None
     profile: str = "aws"
     ca_bundle: str | None = None
+    lock: LockMode | None = None
+    lock_days: int | None = None
 
     def __str__(self) -> str:
         given = {
@@ -50,6 +56,8 @@ class S3Location:
             "region": self.region_name,
             "profile": None if self.profile == "aws" else self.profile,
             "ca": self.ca_bundle,
+            "lock": None if self.lock is None else self.lock.lower(),
+            "lock_days": None if self.lock_days is None else str(self.lock_days),
         }
         options = urlencode({name: value for name, value in given.items() if value}, safe=":/")
         path = f"/{self.prefix}" if self.prefix else ""
@@ -135,9 +143,17 @@ def place_of(location: RegionLocation) -> tuple[object, ...]:
     return "directory", status.st_dev, status.st_ino
 
 
-def open_store(location: RegionLocation, credentials: S3Credentials | None = None) -> ObjectStore:
-    """Return the store at ``location``; nothing is asked or made yet.  Raises StoreRefused."""
+def open_store(
+    location: RegionLocation, credentials: S3Credentials | None = None, lock_prefixes: tuple[str, ...] = ()
+) -> ObjectStore:
+    """Return the store at ``location``; nothing is asked or made yet.  Raises StoreRefused.
+
+    ``lock_prefixes``: objects with these are locked as they are put, where the location says how.
+    """
     if isinstance(location, S3Location):
+        lock = None
+        if location.lock is not None and location.lock_days is not None:
+            lock = S3Lock(location.lock, location.lock_days, lock_prefixes)
         return S3Store(
             location.bucket,
             location.prefix,
@@ -146,6 +162,7 @@ def open_store(location: RegionLocation, credentials: S3Credentials | None = Non
             credentials=credentials,
             profile=PROFILES[location.profile],
             ca_bundle=location.ca_bundle,
+            lock=lock,
         )
     if isinstance(location, DirectoryLocation):
         return DirectoryStore(location.path)
@@ -185,7 +202,19 @@ def _parse_s3(bucket: str, path: str, query: str) -> S3Location:
     profile = options.get("profile", "aws")
     if profile not in PROFILES:
         raise MalformedURL(f"unknown profile {profile!r}; known: {', '.join(PROFILES)}")
-    return S3Location(bucket, prefix, endpoint, region, profile, options.get("ca"))
+    lock, days = _lock(options)
+    return S3Location(bucket, prefix, endpoint, region, profile, options.get("ca"), lock, days)
+
+
+def _lock(options: dict[str, str]) -> tuple[LockMode | None, int | None]:
+    lock, days = options.get("lock"), options.get("lock_days", "")
+    if lock is None and not days:
+        return None, None
+    if lock not in _MODES:
+        raise MalformedURL(f"lock is one of {', '.join(_MODES)}")
+    if not days.isascii() or not days.isdigit() or not 1 <= int(days) <= LOCK_DAYS_MAX:
+        raise MalformedURL(f"lock needs lock_days, from 1 to {LOCK_DAYS_MAX}")
+    return _MODES[lock], int(days)
 
 
 def _options(query: str) -> dict[str, str]:

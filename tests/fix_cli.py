@@ -416,8 +416,8 @@ MakeSite = Callable[..., Site]
 def make_site(postgres_factory: PostgresFactory, server_tmp_path: Path) -> Iterator[MakeSite]:
     """Return a callable that makes a server with three directory regions and runs ``pitr init``.
 
-    ``make_site(major=17, settings={…}, s3=None, far=None)``; with an ``S3Server`` the regions are three
-    buckets, or, if it is ``far``, the last one is.
+    ``make_site(major=17, settings={…}, s3=None, far=None, locked=None)``; with an ``S3Server`` the regions
+    are three buckets, that of the region ``locked`` with Object Lock, or, if it is ``far``, the last one is.
     """
     with _Sites(postgres_factory, server_tmp_path) as make:
         yield make
@@ -457,6 +457,7 @@ class _Sites:
         far: S3Server | None = None,
         quorum: int = 2,
         init: bool = True,
+        locked: str | None = None,
     ) -> Site:
         folder = self._folder / f"site{len(self._made) + 1}"
         folder.mkdir()
@@ -466,7 +467,10 @@ class _Sites:
         regions = tuple(Region(name, folder / "regions" / name) for name in REGION_NAMES)
         urls: tuple[str, ...] = ()
         if s3 is not None:
-            urls = tuple(_bucket_url(s3, f"{folder.parent.name}-{name}".lower()) for name in REGION_NAMES)
+            urls = tuple(
+                _bucket_url(s3, f"{folder.parent.name}-{name}".lower(), is_locked=name == locked)
+                for name in REGION_NAMES
+            )
         if far is not None:
             last = _bucket_url(far, f"{folder.parent.name}-{REGION_NAMES[-1]}".lower())
             urls = (*(region.url for region in regions[:-1]), last)
@@ -485,7 +489,9 @@ def _s3_environment(s3: S3Server | None) -> dict[str, str]:
     return {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key}
 
 
-def _bucket_url(s3: S3Server, name: str) -> str:
+def _bucket_url(s3: S3Server, name: str, *, is_locked: bool = False) -> str:
+    """Make a bucket; one that ``is_locked`` locks everything for a day, and what verifiers put for two."""
     bucket = re.sub(r"[^a-z0-9-]", "-", name)
-    s3.make_bucket(bucket)
-    return f"s3://{bucket}/prod?endpoint={s3.endpoint}&region={s3.region_name}&profile=versitygw"
+    s3.make_bucket(bucket, object_lock=is_locked, default_lock_days=1 if is_locked else None)
+    lock = "&lock=compliance&lock_days=2" if is_locked else ""
+    return f"s3://{bucket}/prod?endpoint={s3.endpoint}&region={s3.region_name}&profile=versitygw{lock}"

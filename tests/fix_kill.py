@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,8 +41,8 @@ _CHANGES: dict[str, tuple[int, int | None]] = {
 class KillCount:
     """Counts what passes while it is ``is_armed``, and ends the process at step ``kill_at`` (0: never).
 
-    Or at the first step whose text holds ``kill_on``.  Of the steps whose text holds ``bulk`` only each
-    ``bulk_every``-th counts: they are hundreds, and alike.
+    Or at the first step in whose text the pattern ``kill_on`` is found.  Of the steps with the pattern
+    ``bulk`` only each ``bulk_every``-th counts: they are hundreds, and alike.
     """
 
     kill_at: int
@@ -57,8 +58,8 @@ class KillCount:
         with self._lock:
             if not self.is_armed:
                 return
-            is_meant = bool(self.kill_on) and self.kill_on in what
-            if not is_meant and self.bulk and self.bulk in what:
+            is_meant = bool(self.kill_on) and re.search(self.kill_on, what) is not None
+            if not is_meant and self.bulk and re.search(self.bulk, what):
                 self._bulk_seen += 1
                 if self._bulk_seen % self.bulk_every:
                     return
@@ -76,7 +77,8 @@ class KillCount:
 
         def look(event: str, args: tuple[Any, ...]) -> None:
             if event == "subprocess.Popen":
-                self.met(f"start {args[0]}")
+                words = args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+                self.met(f"start {' '.join(map(os.fsdecode, words))}")
                 return
             if event == "open":
                 if not args[2] & _WRITES:

@@ -65,12 +65,24 @@ class S3Server:
             ),
         )
 
-    def make_bucket(self, name: str, *, versioning: bool = False, object_lock: bool = False) -> str:
+    def make_bucket(
+        self,
+        name: str,
+        *,
+        versioning: bool = False,
+        object_lock: bool = False,
+        default_lock_days: int | None = None,
+    ) -> str:
         """Make an empty bucket; S3 wants names of at least 3 letters.  Return the name."""
         client = self.client()
         client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=object_lock)
         if versioning:
             client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        if default_lock_days is not None:
+            rule = {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": default_lock_days}}
+            client.put_object_lock_configuration(
+                Bucket=name, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+            )
         client.close()
         return name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from pitr.postgres.cut_off import has_own_network, interfaces_of
 from pitr.rot_signals import is_alarming, rot_signals
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
+from verifiers.rot_indicators import indicators
 from verifiers.scratch_server import ScratchServer
 
 # Where a value other than this is a way out; "archive_library" since 15.
@@ -39,19 +40,22 @@ SELECT backend_type, count(*) FROM pg_stat_activity
 _SHOWN_MAX: Final = 8
 
 
-def check_signs(backup: BackupManifest, others: Iterable[BackupManifest], maker: CheckMaker) -> CheckResult:
+def check_signs(backup: BackupManifest, others: Sequence[BackupManifest], maker: CheckMaker) -> CheckResult:
     """C17: what the signed manifest says of the files, against the backups before it."""
 
     def judge() -> Judgement:
         signals = rot_signals(backup, others)
         expected = "no page that is none, no alien file, no relation that no longer compresses"
         said = "; ".join(f"{one.level}: {one.subject}: {one.message}" for one in signals[:_SHOWN_MAX])
-        evidence = "\n".join(f"{one.level} {one.subject} {one.message}" for one in signals).encode()
+        figures = indicators(backup, others)
+        lines = [f"{one.level} {one.subject} {one.message}" for one in signals]
+        lines += [f"{one.name}: {one.value}; usually {one.baseline}" for one in figures]
+        evidence = "\n".join(lines).encode()
         if is_alarming(signals):
             return failed(expected, f"{len(signals)} signals", said, evidence)
         if signals:
             return Judgement(Outcome.WARNED, expected, f"{len(signals)} signals", said, evidence)
-        return passed(expected, "no signal", evidence)
+        return passed(expected, f"no signal; {figures[0].name}: {figures[0].value}", evidence)
 
     return maker.run("C17", f"judge the signs in the manifest of {backup.backup}", judge)
 

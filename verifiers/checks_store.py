@@ -15,7 +15,7 @@ from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader
-from pitr.errors import KeyMissing, MalformedValue, NotAuthentic
+from pitr.errors import KeyMissing, KeyNotCommitted, MalformedValue, NotAuthentic
 from pitr.layout import PieceKey, SegmentKey, part_and_number
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.seal import Context, iter_frames
@@ -57,8 +57,39 @@ class StoreScope:
 
 
 @dataclass(slots=True)
+class StoreSeen:
+    """What the checks saw beside their results.
+
+    ``refused``: manifests of the chain whose signature or form is wrong.  ``uncommitted``: containers that
+    are not committed to their key; ``asked``: those whose commitment was looked at.
+    """
+
+    chain: int
+    listed: list[ListedBackup] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    uncommitted: list[str] = field(default_factory=list)
+    asked: int = 0
+
+    @property
+    def manifests_ok(self) -> bool | None:
+        """Whether every manifest of the chain is signed by its writer; None if not all could be looked at."""
+        if self.refused:
+            return False
+        return True if len(self.listed) == self.chain else None
+
+    @property
+    def commitment_ok(self) -> bool | None:
+        """Whether every container that was looked at is committed to its key; None if none was."""
+        if self.uncommitted:
+            return False
+        return True if self.asked else None
+
+
+@dataclass(slots=True)
 class _Read:
     """What reading all objects found."""
+
+    seen: StoreSeen
 
     objects: int = 0
     size_bytes: int = 0
@@ -75,14 +106,25 @@ class _Read:
         self.size_bytes += size_bytes
         self.digests.append(f"{body_sha256.hex()} {size_bytes} {key}\n")
 
+    def refuse(self, key: str, cause: BaseException) -> None:
+        """Note a container that does not open, and whether its commitment is why."""
+        self.sealed_wrong.append(f"{key}: {cause}")
+        below: BaseException | None = cause
+        while below is not None:
+            if isinstance(below, KeyNotCommitted):
+                self.seen.uncommitted.append(key)
+                return
+            below = below.__cause__
+
     @property
     def evidence(self) -> bytes:
         return "".join(sorted(self.digests)).encode()
 
 
-def check_signatures(scope: StoreScope, maker: CheckMaker) -> tuple[CheckResult, list[ListedBackup]]:
-    """C01.  Return the manifests as they are in the region, with the digests of their objects, as well."""
-    listed: list[ListedBackup] = []
+def check_signatures(scope: StoreScope, maker: CheckMaker, seen: StoreSeen | None = None) -> CheckResult:
+    """C01.  ``seen`` gets the manifests as they are in the region, with the digests of their objects."""
+    seen = seen or StoreSeen(len(scope.chain))
+    listed = seen.listed
 
     def judge() -> Judgement:
         expected = "the repository's record, epochs, manifests, heads and WAL headers are signed and linked"
@@ -97,7 +139,12 @@ def check_signatures(scope: StoreScope, maker: CheckMaker) -> tuple[CheckResult,
             else:
                 lines.append(f"head {head.newest.head.sequence} {head.newest.payload_sha256.hex()}\n")
         for planned in scope.chain:
-            found = alone.get_manifest(planned.archive, planned.backup)
+            try:
+                found = alone.get_manifest(planned.archive, planned.backup)
+            except (NotAuthentic, MalformedValue) as cause:
+                seen.refused.append(planned.backup)
+                faults.append(f"the manifest of {planned.backup}: {cause}")
+                continue
             if found.manifest != planned:
                 faults.append(f"the manifest of {planned.backup} differs from that of another region")
             listed.append(found)
@@ -111,8 +158,7 @@ def check_signatures(scope: StoreScope, maker: CheckMaker) -> tuple[CheckResult,
             return failed(expected, f"{len(faults)} faults", _some(faults), evidence)
         return passed(expected, said, evidence)
 
-    result = maker.run("C01", f"verify signatures of {scope.plan.backup.backup} and its WAL", judge)
-    return result, listed
+    return maker.run("C01", f"verify signatures of {scope.plan.backup.backup} and its WAL", judge)
 
 
 def _headers(scope: StoreScope) -> Iterator[IndexedHeader]:
@@ -138,9 +184,11 @@ def _unlinked(headers: list[IndexedHeader]) -> list[str]:
     return faults
 
 
-def check_objects(scope: StoreScope, maker: CheckMaker) -> tuple[CheckResult, CheckResult]:
+def check_objects(
+    scope: StoreScope, maker: CheckMaker, seen: StoreSeen | None = None
+) -> tuple[CheckResult, CheckResult]:
     """C02 and C03, which share one reading of everything."""
-    read = _Read()
+    read = _Read(seen or StoreSeen(len(scope.chain)))
 
     def judge_digests() -> Judgement:
         for manifest in scope.chain:
@@ -210,11 +258,12 @@ def _open(
     name = f"{manifest.backup}/{part:04d}/{number:06d}"
     context = Context(manifest.repository, manifest.archive, kind, name)
     key = own if stored.key_id in (None, own.key_id) else scope.data_keys.get(manifest.archive, stored.key_id)
+    read.seen.asked += 1
     try:
         read.frames += sum(1 for _ in iter_frames(body, key, context))
         read.opened += 1
     except (NotAuthentic, MalformedValue) as cause:
-        read.sealed_wrong.append(f"{stored.key}: {cause}")
+        read.refuse(stored.key, cause)
 
 
 def _read_wal(scope: StoreScope, key: PieceKey | SegmentKey, read: _Read) -> None:
@@ -231,8 +280,10 @@ def _read_wal(scope: StoreScope, key: PieceKey | SegmentKey, read: _Read) -> Non
     except KeyMissing:
         raise
     except (NotAuthentic, MalformedValue) as cause:
-        read.sealed_wrong.append(f"{key}: {cause}")
+        read.seen.asked += 1
+        read.refuse(str(key), cause)
         return
+    read.seen.asked += 1
     read.opened += 1
     read.take(str(key), digest, len(content))
 

@@ -15,11 +15,12 @@ from pitr.recovery_certificate import FORMAT
 from pitr.restore_plan import RestorePlan
 from pitr.wal.lsn import LSN
 from pitr.wal.transactions import TransactionEnd
-from verifiers.check import CheckResult
+from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
 from verifiers.scratch_server import ScratchServer
 
 _CERTIFICATE_BYTES_MAX: Final = 512 * 1024 * 1024
+MARKER_TIMEOUT_S: Final = 60.0
 _REPLAY: Final = """
 SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()"""
 # The next transaction's id has the epoch that 32 bits of a record's lack.
@@ -28,6 +29,15 @@ _STATUS: Final = "SELECT pg_xact_status(%s::text::xid8)"
 _TIME: Final = """
 SELECT CASE WHEN current_setting('track_commit_timestamp')::bool
             THEN pg_xact_commit_timestamp(%s::text::xid) END"""
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The owner's own heart: ``sql`` returns the time of its newest row; there is one every ``every_s``."""
+
+    sql: str
+    database: str
+    every_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,38 @@ def check_last_commit(plan: RestorePlan, reached: Reached, maker: CheckMaker) ->
         return passed(expected, observed, observed.encode())
 
     return maker.run("C10", _STATUS + _TIME, judge)
+
+
+def check_marker(
+    server: ScratchServer, plan: RestorePlan, marker: Marker, maker: CheckMaker
+) -> tuple[CheckResult, datetime | None]:
+    """C10.marker: the newest row that the owner's own heart wrote; return its time as well.
+
+    It is from before the last commit, and no longer before it than the heart pauses.
+    """
+    found: list[datetime] = []
+    before = None if plan.commits is None else plan.commits.before
+
+    def judge() -> Judgement:
+        with server.session(marker.database, timeout_s=MARKER_TIMEOUT_S, search_path="public") as session:
+            value = session.value(marker.sql)
+        if before is None:
+            why = "no commit in the WAL before the target tells how new a row must be"
+            return Judgement(Outcome.SKIPPED, "a row's time", "not compared", why)
+        expected = f"a time of at most {marker.every_s:g} s before {instant_text(before.at)}"
+        if not isinstance(value, datetime) or value.utcoffset() is None:
+            return failed(expected, "no time with a zone", "the query must return one timestamptz")
+        at = value.astimezone(UTC)
+        found.append(at)
+        observed = instant_text(at)
+        if at > before.at:
+            return failed(expected, observed, "the row is from after the last commit before the target")
+        if (before.at - at).total_seconds() > marker.every_s:
+            return failed(expected, observed, "the newest row is older than it may be")
+        return passed(expected, observed, observed.encode())
+
+    result = maker.run("C10.marker", marker.sql, judge)
+    return result, found[0] if found else None
 
 
 def check_replayed_wal(certificate: Path, plan: RestorePlan, maker: CheckMaker) -> CheckResult:

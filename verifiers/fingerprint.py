@@ -80,13 +80,18 @@ def put_fingerprint(store: ObjectStore, fingerprint: Fingerprint, signer: Signer
     return key
 
 
+def open_fingerprint(body: bytes, verifier: Verifier) -> Fingerprint:
+    """Return a fingerprint from its object.  Raises NotAuthentic, MalformedValue."""
+    return Fingerprint.from_payload(open_record(body, verifier, _KIND))
+
+
 def get_fingerprint(
     store: ObjectStore, verifier: Verifier, repository: str, system_identifier: int, lsn: LSN
 ) -> Fingerprint:
     """Return a verified fingerprint.  Raises ObjectMissing, NotAuthentic, StoreError."""
 
     def read(body: bytes) -> Fingerprint:
-        found = Fingerprint.from_payload(open_record(body, verifier, _KIND))
+        found = open_fingerprint(body, verifier)
         if (found.repository, found.system_identifier, found.lsn) != (repository, system_identifier, lsn):
             raise NotAuthentic("a fingerprint lies in the place of another")
         return found

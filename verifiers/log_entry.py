@@ -45,6 +45,7 @@ class EntryKind(StrEnum):
     OBSERVED = "observed"
     KEY_EVENT = "key-event"
     PERIOD_REPORT = "period-report"
+    CONSOLIDATED = "backup-consolidated"
 
 
 INTENTS = {

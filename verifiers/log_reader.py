@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pitr.errors import NotAuthentic
 from pitr.layout import checkpoint_key, log_entry_key, log_number, log_prefix
-from pitr.pipeline.sign import Verifier
+from pitr.pipeline.sign import Verifier, payload_of
 from pitr.verified import get_verified
 from storage.store import ObjectStore
 from verifiers.checkpoint import Checkpoint, log_origin, open_checkpoint
@@ -51,13 +51,34 @@ class LogState:
 
 def log_key_ids(store: ObjectStore) -> list[str]:
     """Return the ids of the keys that logs are kept with here; unverified.  Raises StoreError."""
+    return key_ids(store, "log")
+
+
+def key_ids(store: ObjectStore, kind: str) -> list[str]:
+    """Return the ids of the verifiers' keys that there are objects of ``kind`` of.  As ``log_key_ids``."""
     found: list[str] = []
     start_after: str | None = None
-    while (info := next(iter(store.list_objects("log/", start_after=start_after)), None)) is not None:
+    while (info := next(iter(store.list_objects(f"{kind}/", start_after=start_after)), None)) is not None:
         found.append(info.key.split("/")[1])
         # The digit after "/" is beyond all of this key's own objects.
-        start_after = f"log/{found[-1]}/zzzz"
+        start_after = f"{kind}/{found[-1]}/zzzz"
     return found
+
+
+def logged_key(store: ObjectStore, key_id: str) -> Verifier:
+    """Return the key that a log's first entry names, which must be signed by it and have the log's id.
+
+    Raises NotAuthentic, NoGoodCopy, ObjectMissing, StoreError.
+    """
+
+    def read(body: bytes) -> Verifier:
+        key = Verifier.parse(LogEntry.parse(payload_of(body)).text("public_key") or "")
+        if key.key_id != key_id:
+            raise NotAuthentic(f"the log of {key_id} begins with another key: {key.key_id}")
+        open_entry(body, key)
+        return key
+
+    return get_verified(store, log_entry_key(key_id, 0), read)
 
 
 def read_log(

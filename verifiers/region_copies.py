@@ -126,15 +126,20 @@ class CopyCheckRun:
 
     # -- small signed records, read in each region
 
-    def check_records(self, prefix: str, limit: int | None = None) -> None:
+    def check_records(
+        self,
+        prefix: str,
+        limit: int | None = None,
+        verify: Callable[[Repository, str], bytes] = verify_record,
+    ) -> None:
         """Verify each region's copies of the signed records below ``prefix``, at most ``limit`` of each."""
         for region in self.asked():
-            alone = self.repository.alone(region.store)
+            check = partial(verify, self.repository.alone(region.store))
             keys = (info.key for info in islice(self.listing(region, prefix), limit))
-            each(READERS, partial(self._check_record, region, alone), keys)
+            each(READERS, partial(self._check_record, region, check), keys)
 
-    def _check_record(self, region: Region, alone: Repository, key: str) -> None:
-        said = self.verify(region, key, lambda: verify_record(alone, key))
+    def _check_record(self, region: Region, check: Callable[[str], bytes], key: str) -> None:
+        said = self.verify(region, key, partial(check, key))
         if said is not None:
             self.compare_said(region, key, said, self._said.setdefault(key, (region.name, said)))
 
@@ -277,11 +282,12 @@ def check_copies(
     *,
     known: Iterable[CopyFault] = (),
     read_data: Callable[[CopyCheckRun, Sequence[ArchiveId], Sequence[BackupManifest]], None] | None = None,
+    others: Callable[[CopyCheckRun], None] = lambda _run: None,
 ) -> CopiesReport:
     """Check every region's own copies.  ``known`` are faults that reads have met already.
 
-    ``read_data`` reads all of them in full: ``verifiers.copy_data``.  Raises StoreError if the regions
-    together cannot say which archives and backups there are.
+    ``read_data`` reads all of them in full: ``verifiers.copy_data``; ``others`` checks what else there is:
+    ``verifiers.verifier_copies``.  Raises StoreError if the regions together cannot say what there is.
     """
     run = CopyCheckRun(repository, regions)
     for fault in known:
@@ -311,6 +317,7 @@ def check_copies(
             run.compare_listings(f"{kind}/{archive}/")
     for manifest in manifests:
         run.compare_backup(manifest)
+    others(run)
     if read_data is not None:
         read_data(run, archives, manifests)
     run.ask_again(archives)

@@ -14,10 +14,11 @@ from datetime import datetime
 from typing import Any, Final
 
 from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic, PitrError
-from pitr.layout import report_prefix
+from pitr.layout import checkpoint_key, report_prefix
 from pitr.pipeline.sign import Signer, Verifier, encode_time
 from pitr.verified import get_verified
-from storage.store import ObjectConflict, ObjectMissing, ObjectStore
+from storage.locks import lock_of
+from storage.store import ObjectConflict, ObjectMissing, ObjectStore, StoreError
 from verifiers.audit_log import AuditLog, Logged
 from verifiers.controls import mapping_of
 from verifiers.log_entry import INTENTS, EntryKind, LogEntry
@@ -161,6 +162,19 @@ def settle_report(log: AuditLog, system_identifier: int, at: datetime) -> Logged
     return _series(log, system_identifier)[-1]
 
 
+def close_run(log: AuditLog, intent: LogEntry, reason: str, at: datetime) -> None:
+    """Log how a run ended that was cut short: with the report that it had put, else with none, and why.
+
+    May be repeated.  Raises as ``issue_report``; the run is open then, and whoever comes next closes it.
+    """
+    log.refresh()
+    system = intent.text("system_identifier")
+    if system is not None:
+        settle_report(log, int(system), at)
+    if any(one.run_id == intent.run_id for one in log.open_intents()):
+        log.abandon(intent, reason, at)
+
+
 def read_report(store: ObjectStore, verifier: Verifier, report: LoggedReport) -> SignedStatement:
     """Return a report, which must be the very one that was logged.  Raises NoGoodCopy, StoreError."""
 
@@ -282,7 +296,7 @@ def _filled(log: AuditLog, intent: Logged, draft: Predicate, system: int) -> dic
         "checkpoint": checkpoint.note,
         "prev_checkpoint": None if intent.before is None else intent.before.note,
         "rfc3161_token": None,
-        "object_lock_copy": None,
+        "object_lock_copy": _locked_copy(log, checkpoint.checkpoint.size),
     }
     found = verdicts(filled)
     filled["trend"], lost = _trend(log, series)
@@ -316,6 +330,15 @@ def _trend(log: AuditLog, series: Sequence[LoggedReport]) -> tuple[list[dict[str
             rows[:0] = told
             break
     return rows[-TREND_MAX:], lost
+
+
+def _locked_copy(log: AuditLog, size: int) -> dict[str, str | None] | None:
+    """Return where the report's checkpoint lies that nobody can delete; None if no region tells of one."""
+    try:
+        lock = lock_of(log.store, checkpoint_key(log.key_id, size))
+    except StoreError:
+        return None
+    return None if lock is None else {"uri": lock.uri, "version": lock.version}
 
 
 def _finish(log: AuditLog, report: SignedStatement, intent: LogEntry, at: datetime) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -27,13 +28,17 @@ from storage.synced_file import replace_synced
 
 SLOTS: Final = 2
 MARK_NAME: Final = "pitr-verify.json"
+# What a crash leaves of a mark that was being written: ``storage.synced_file.replace_synced``.
+_MARK_STAGED: Final = f"{MARK_NAME}.new"
 _FORMAT: Final = "pitr-verify/1"
+_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MARK_BYTES_MAX: Final = 64 * 1024
 _ABANDONED_MAX: Final = 1000
 # The restore keeps so much WAL ahead of replay, and PostgreSQL some of its own.
 _RESERVE_BYTES: Final = 512 * 1024 * 1024
 _RESERVE_SHARE: Final = 0.1
 _KILL_TIMEOUT_S: Final = 20.0
+_MAKING_TIMEOUT_S: Final = 60.0
 
 
 class NotWiped(PitrError):
@@ -150,13 +155,14 @@ class ScratchRoot:
     def place(self, run_id: str, started_at: datetime) -> Iterator[ScratchPlace]:
         """Make the folder of a run, and hold it.  It is not removed here: ``ScratchPlace.wipe``."""
         place = ScratchPlace(self.path / run_id, run_id)
-        place.path.mkdir(mode=0o711)
         mark = place.path / MARK_NAME
         fields = {"format": _FORMAT, "run": run_id, "started_at": started_at.isoformat()}
-        replace_synced(mark, json.dumps(fields).encode())
-        place.lock = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(place.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._making():
+                place.path.mkdir(mode=0o711)
+                replace_synced(mark, json.dumps(fields).encode())
+                place.lock = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
+                fcntl.flock(place.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield place
         finally:
             place.release()
@@ -178,12 +184,35 @@ class ScratchRoot:
     def abandoned(self) -> list[Abandoned]:
         """Return what killed runs left, the oldest first; nothing else in the folder is looked at."""
         found = []
-        for entry in sorted(self.path.iterdir())[:_ABANDONED_MAX]:
-            if entry.is_dir() and not entry.is_symlink():
-                one = _abandoned(entry)
-                if one is not None:
-                    found.append(one)
+        # While nobody makes one: what has no mark now was killed before it had one, or after.
+        with self._making():
+            for entry in sorted(self.path.iterdir())[:_ABANDONED_MAX]:
+                if entry.is_dir() and not entry.is_symlink():
+                    one = _abandoned(entry) or _unmarked(entry)
+                    if one is not None:
+                        found.append(one)
         return sorted(found, key=lambda one: one.started_at)
+
+    @contextlib.contextmanager
+    def _making(self) -> Iterator[None]:
+        """Hold the folder while a place is made in it, or while those without a mark are looked for.
+
+        Raises AlreadyRunning if another run holds it for long: it takes some milliseconds.
+        """
+        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        deadline = time.monotonic() + _MAKING_TIMEOUT_S
+        try:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise AlreadyRunning(f"another run holds {self.path}") from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(lock)
 
 
 def _abandoned(folder: Path) -> Abandoned | None:
@@ -202,6 +231,14 @@ def _abandoned(folder: Path) -> Abandoned | None:
         return None
     finally:
         os.close(lock)
+
+
+def _unmarked(folder: Path) -> Abandoned | None:
+    """Return a run's folder that has no mark yet, or no longer: there is nothing else in it then."""
+    is_ours = _RUN.fullmatch(folder.name) is not None and folder.lstat().st_uid == os.geteuid()
+    if not is_ours or any(entry.name != _MARK_STAGED for entry in folder.iterdir()):
+        return None
+    return Abandoned(folder.name, "", ScratchPlace(folder, folder.name))
 
 
 def check_room(root: Path, size_bytes: int) -> None:

@@ -17,6 +17,7 @@ from pitr.wal.transactions import TransactionEnd
 from verifiers.check import Outcome
 from verifiers.check_maker import clean
 from verifiers.findings import Care, Retest, findings_of
+from verifiers.source_locks import LeastLock
 from verifiers.statement import check_fields
 from verifiers.verify_values import Mark, Verified
 
@@ -89,6 +90,8 @@ class ReportFacts:
     recoverability: Sequence[Mapping[str, Any]]
     # How old the newest signed head was when the plan was made.
     archive_age_ms: int | None
+    # By region: the weakest lock of all that the restore needs; a region that is not here has none on all.
+    locks: Mapping[str, LeastLock] = field(default_factory=dict)
     notes: Sequence[str] = field(default_factory=tuple)
     care: Care = field(default_factory=Care)
     retests: Sequence[Retest] = ()
@@ -123,7 +126,7 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "degradation": None,
         "checks": [check_fields(check) for check in found.checks],
         "kafka": None,
-        "ransomware": None,
+        "ransomware": found.ransomware,
         "result": {"limits": _limits(facts, found)},
         "findings": [],
         "people": {
@@ -217,12 +220,23 @@ def _source(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "taken_by": f"writer {facts.writer.key_id} of archive {backup.archive}",
         "region": facts.region,
         "regions": [
-            {"name": name, "is_used": name == facts.region, "object_lock_mode": None, "min_lock_until": None}
+            {"name": name, "is_used": name == facts.region, **_lock(facts.locks.get(name))}
             for name in facts.regions
         ],
         "store_checksum": "SHA-256",
-        "encryption": {"suite": SUITE, "key_ids": keys, "commitment_ok": _is_passed(found, "C03")},
-        "manifest_signature": {"key_id": facts.writer.key_id, "is_valid": _is_passed(found, "C01")},
+        "encryption": {"suite": SUITE, "key_ids": keys, "commitment_ok": found.commitment_ok},
+        "manifest_signature": (
+            None
+            if found.manifests_ok is None
+            else {"key_id": facts.writer.key_id, "is_valid": found.manifests_ok}
+        ),
+    }
+
+
+def _lock(least: LeastLock | None) -> dict[str, object]:
+    return {
+        "object_lock_mode": None if least is None else least.mode,
+        "min_lock_until": None if least is None else encode_time(least.until),
     }
 
 
@@ -299,7 +313,7 @@ def _data_loss(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         loss_ms = facts.archive_age_ms
     return {
         "last_source_commit": _commit(before),
-        "last_recovered": _commit(before) if is_there else None,
+        "last_recovered": _commit(before, found.marker_at) if is_there else None,
         "data_loss_ms": loss_ms,
         "data_loss_tx": 0 if is_there else None,
         "lsn_gap_bytes": gap,
@@ -308,10 +322,11 @@ def _data_loss(facts: ReportFacts, found: Verified) -> dict[str, Any]:
     }
 
 
-def _commit(end: TransactionEnd | None) -> dict[str, object] | None:
+def _commit(end: TransactionEnd | None, marker_at: datetime | None = None) -> dict[str, object] | None:
     if end is None:
         return None
-    return {"lsn": str(end.end), "time": encode_time(end.at), "xid": end.xid, "marker": None}
+    marker = None if marker_at is None else encode_time(marker_at)
+    return {"lsn": str(end.end), "time": encode_time(end.at), "xid": end.xid, "marker": marker}
 
 
 def _limits(facts: ReportFacts, found: Verified) -> list[str]:

@@ -32,13 +32,15 @@ from verifiers.checks_files import check_control, check_files, check_page_checks
 from verifiers.checks_safety import check_isolation, check_signs, check_wiped, look_at_network
 from verifiers.checks_schema import check_roles, check_schema, check_versions
 from verifiers.checks_source import Comparison, check_source
-from verifiers.checks_store import StoreScope, check_objects, check_signatures
+from verifiers.checks_store import StoreScope, StoreSeen, check_objects, check_signatures
 from verifiers.checks_target import (
     check_last_commit,
+    check_marker,
     check_reached,
     check_replayed_wal,
     look_at_target,
 )
+from verifiers.rot_indicators import ransomware_fields
 from verifiers.scratch_server import ScratchServer
 from verifiers.verify_values import (
     DeadlinePassed,
@@ -214,6 +216,9 @@ class _Verification:
         self._found.reached = reached = look_at_target(server, plan, plan.stop.replay_end)
         self._add(check_reached(plan, reached, maker))
         self._add(check_last_commit(plan, reached, maker))
+        if self._request.marker is not None:
+            marked, self._found.marker_at = check_marker(server, plan, self._request.marker, maker)
+            self._add(marked)
         isolation = look_at_network(instance.pid, self._no_namespace)
         self._found.isolation = isolation
         self._add(check_isolation(server, isolation, self._request.preload_allowed, maker))
@@ -269,11 +274,18 @@ class _Verification:
             datetime.now(UTC),
             self._check_time,
         )
-        signatures, self._found.listed = check_signatures(scope, self._maker)
-        self._add(signatures)
-        for one in check_objects(scope, self._maker):
+        seen = StoreSeen(len(scope.chain))
+        self._add(check_signatures(scope, self._maker, seen))
+        for one in check_objects(scope, self._maker, seen):
             self._add(one)
-        self._add(check_signs(request.plan.backup, request.backups, self._maker))
+        found, backup = self._found, request.plan.backup
+        found.listed, found.manifests_ok, found.commitment_ok = (
+            seen.listed,
+            seen.manifests_ok,
+            seen.commitment_ok,
+        )
+        self._add(check_signs(backup, request.backups, self._maker))
+        found.ransomware = ransomware_fields(backup, request.backups)
 
     def _fail(self, cause: Exception) -> None:
         """Say which check the restore's failure is a failure of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -22,7 +22,7 @@ from verifiers.check import CheckResult
 from verifiers.checks_data import Assertion
 from verifiers.checks_safety import Isolation
 from verifiers.checks_source import Comparison
-from verifiers.checks_target import Reached
+from verifiers.checks_target import Marker, Reached
 from verifiers.scratch import ScratchPlace
 from verifiers.scratch_server import ScratchServer
 
@@ -73,6 +73,7 @@ class VerifyRequest:
     product_version: str
     backups: Sequence[BackupManifest] = ()
     assertions: Sequence[Assertion] = ()
+    marker: Marker | None = None
     preload_allowed: Sequence[str] = ()
     comparison: Comparison | None = None
     why_no_comparison: str = "no fingerprint of the source was taken after the target (pitr fingerprint)"
@@ -112,11 +113,16 @@ class Verified:
     listed: list[ListedBackup] = field(default_factory=list)
     result: RestoreResult | None = None
     reached: Reached | None = None
+    marker_at: datetime | None = None
     isolation: Isolation | None = None
     databases: list[str] = field(default_factory=list)
     failure: str | None = None
     recovery_time_ms: int | None = None
     certificate_sha256: str | None = None
+    # What the region's own copies say of themselves; None: it could not be looked at.
+    manifests_ok: bool | None = None
+    commitment_ok: bool | None = None
+    ransomware: Mapping[str, object] | None = None
 
 
 def server_settings(

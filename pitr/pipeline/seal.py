@@ -23,7 +23,7 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from pitr.errors import MalformedValue, NotAuthentic
+from pitr.errors import KeyNotCommitted, MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId
 from pitr.pipeline.compress import LEVEL_DEFAULT, decompress_frame, frame_bytes_max
 from pitr.pipeline.frames import FRAME_LOG2, LENGTH, TAG_BYTES, compress_frames, sealed_bytes_max, spans
@@ -196,7 +196,7 @@ class Opener:
         key, commitment = _derive(data_key, parsed.file_id, context)
         # The key id is only a name, but a header that names another key is not the one that was written.
         if not hmac.compare_digest(commitment, parsed.commitment) or parsed.key_id != data_key.key_id:
-            raise NotAuthentic(
+            raise KeyNotCommitted(
                 "container does not open with this key in this context",
                 detail=f"Tried {data_key.key_id.hex()} for {context.kind} {context.name}; "
                 f"it names key {parsed.key_id.hex()}.",

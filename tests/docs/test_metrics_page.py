@@ -15,7 +15,7 @@ EXPRESSIONS = re.findall(r"^ +expr: (.*)$", _RULES, re.MULTILINE)
 
 def test_the_alerts_of_the_page_are_those_of_the_rules_file() -> None:
     block = _PAGE.partition("Alerts that are worth a page")[2]
-    lines = re.findall(r"^ {4}(.*)$", block, re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S.*)$", block, re.MULTILINE)
     assert [re.split(r" {2,}", line)[0] for line in lines] == EXPRESSIONS
 
 

@@ -24,8 +24,9 @@ from pitr.postgres.cut_off import why_not_cut_off
 from pitr.recovery import RecoveryTarget
 from pitr.repository import Repository
 from pitr.restore_directory import FilesDiffer, verify_directory
-from pitr.restore_plan import RestorePlan
+from pitr.restore_plan import CommitsAround, RestorePlan
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker
@@ -45,8 +46,16 @@ from verifiers.checks_safety import (
     look_at_network,
 )
 from verifiers.checks_schema import check_roles, check_schema, check_versions
-from verifiers.checks_store import StoreScope, check_objects, check_signatures
-from verifiers.checks_target import check_last_commit, check_reached, check_replayed_wal, look_at_target
+from verifiers.checks_store import StoreScope, StoreSeen, check_objects, check_signatures
+from verifiers.checks_target import (
+    Marker,
+    Reached,
+    check_last_commit,
+    check_marker,
+    check_reached,
+    check_replayed_wal,
+    look_at_target,
+)
 from verifiers.scratch_server import ScratchServer
 
 MAKER = CheckMaker("test")
@@ -115,12 +124,14 @@ def scope_of(history: History, store: FaultyStore, plan: RestorePlan | None = No
 
 def test_a_sound_store_passes_and_its_objects_are_evidence(history: History) -> None:
     scope = scope_of(history, FaultyStore(history.restores.store))
-    signed, listed = check_signatures(scope, MAKER)
-    digests, seals = check_objects(scope, MAKER)
+    seen = StoreSeen(len(scope.chain))
+    signed = check_signatures(scope, MAKER, seen)
+    digests, seals = check_objects(scope, MAKER, seen)
     for result in (signed, digests, seals):
         assert_passed(result)
         assert result.evidence_sha256 is not None
-    assert [one.manifest for one in listed] == [scope.plan.backup]
+    assert [one.manifest for one in seen.listed] == [scope.plan.backup]
+    assert (seen.manifests_ok, seen.commitment_ok) == (True, True)
 
 
 @pytest.mark.parametrize("kind", ["manifest", "head", "wal"])
@@ -134,14 +145,16 @@ def test_c01_fails_for_a_record_that_was_changed(history: History, kind: str) ->
         "wal": str(scope.wal_keys[0]),
     }
     store.damage(keys[kind])
-    result, _ = check_signatures(scope, MAKER)
-    assert result.outcome is Outcome.FAILED
+    seen = StoreSeen(len(scope.chain))
+    assert check_signatures(scope, MAKER, seen).outcome is Outcome.FAILED
+    # Only of a manifest is it said that its signature is wrong.
+    assert seen.manifests_ok is (kind != "manifest")
 
 
 def test_c01_fails_for_a_manifest_that_says_another_thing_than_the_plan(history: History) -> None:
     scope = scope_of(history, FaultyStore(history.restores.store))
     other = replace(scope.plan, backup=replace(scope.plan.backup, label="another"))
-    result, _ = check_signatures(replace(scope, plan=other), MAKER)
+    result = check_signatures(replace(scope, plan=other), MAKER)
     assert_failed(result, "differs")
 
 
@@ -151,9 +164,12 @@ def test_c02_and_c03_fail_for_a_flipped_bit_in_a_pack_and_in_an_index(history: H
     for stored in (scope.plan.backup.packs[0], scope.plan.backup.indexes[0]):
         store.heal()
         store.damage(stored.key)
-        digests, seals = check_objects(scope, MAKER)
+        seen = StoreSeen(len(scope.chain))
+        digests, seals = check_objects(scope, MAKER, seen)
         assert_failed(digests, "damaged", stored.key)
         assert_failed(seals, stored.key)
+        # A tag is wrong; the key is the one that the container is committed to.
+        assert seen.commitment_ok is True
 
 
 def test_c02_fails_for_a_missing_pack_and_for_missing_wal(history: History) -> None:
@@ -195,8 +211,10 @@ class WrongKeys:
 def test_c03_fails_for_a_key_that_the_containers_are_not_committed_to(history: History) -> None:
     scope = scope_of(history, FaultyStore(history.restores.store))
     wrong = replace(scope, data_keys=WrongKeys())
-    _, seals = check_objects(wrong, MAKER)
+    seen = StoreSeen(len(scope.chain))
+    _, seals = check_objects(wrong, MAKER, seen)
     assert_failed(seals, "do not open")
+    assert (seen.manifests_ok, seen.commitment_ok) == (None, False)
 
 
 # -- C04: the files
@@ -267,6 +285,7 @@ def test_c06_fails_while_a_server_runs_and_for_another_cluster(
     system = history.restores.plan(RecoveryTarget("latest")).archive.system_identifier
     assert_failed(check_control(server, system, None, MAKER), "in production")
     assert_failed(check_control(server, system + 1, None, MAKER), str(system))
+    assert_failed(check_control(server, system, TimelineId(7), MAKER), "TimeLineID: 1")
 
 
 def test_c06_and_c07_pass_when_sound_and_c07_fails_for_a_flipped_page(
@@ -334,6 +353,47 @@ def test_c09_fails_at_another_lsn_where_no_commit_tells(history: History) -> Non
     plan = history.restores.plan(RecoveryTarget("latest"))
     reached = look_at_target(scratch(history.server), plan, LSN(1))
     assert_failed(check_reached(plan, reached, MAKER), "elsewhere")
+
+
+def test_c10_fails_where_the_wal_was_not_searched_and_passes_where_nothing_was_committed(
+    history: History,
+) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    reached = Reached(None, None, None, None, None)
+    nothing = replace(plan, commits=CommitsAround(None, None, is_searched=True))
+    assert_passed(check_last_commit(nothing, reached, MAKER))
+    unsearched = replace(plan, commits=CommitsAround(None, None, is_searched=False))
+    assert_failed(check_last_commit(unsearched, reached, MAKER), "not searched")
+
+
+def test_c10_fails_for_a_row_of_the_owners_heart_that_is_too_old_or_too_new(
+    history: History, server: ScratchServer, database: Database
+) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    assert plan.commits is not None
+    last = plan.commits.before
+    assert last is not None
+    database.execute("CREATE TABLE beats (at timestamptz)")
+
+    def marked(at: datetime | None, sql: str = "SELECT max(at) FROM beats") -> CheckResult:
+        database.execute("TRUNCATE beats")
+        if at is not None:
+            database.execute(f"INSERT INTO beats VALUES ('{at.isoformat()}')")
+        result, found = check_marker(server, plan, Marker(sql, "broken", 10.0), MAKER)
+        assert (found is None) == (at is None or sql != "SELECT max(at) FROM beats")
+        assert (result.id, result.is_required) == ("C10.marker", True)
+        return result
+
+    assert_passed(marked(last.at))
+    assert_passed(marked(last.at - timedelta(seconds=10)))
+    assert_failed(marked(last.at - timedelta(seconds=11)), "older than it may be")
+    assert_failed(marked(last.at + timedelta(microseconds=1)), "after the last commit")
+    assert_failed(marked(None), "no time with a zone")
+    assert_failed(marked(last.at, "SELECT 'now'"), "no time with a zone")
+    assert_failed(marked(last.at, "SELECT at FROM nosuch"), "nosuch")
+    silent = replace(plan, commits=CommitsAround(None, None, is_searched=True))
+    result, _ = check_marker(server, silent, Marker("SELECT now()", "broken", 10.0), MAKER)
+    assert result.outcome is Outcome.SKIPPED
 
 
 # -- C12, C13, C18: the schema

@@ -5,38 +5,28 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fix_cli import CHECKOUT, Done, MakeSite, Site, wait_until
+from fix_cli import Done, MakeSite, Site, wait_until
 from fix_pages import read_pages
 from fix_schema import REPORT_SCHEMA, schema_errors
+from fix_verify_site import (
+    VERIFY_TIMEOUT_S,
+    audit,
+    left_in_scratch,
+    log_of,
+    reports_dir,
+    results,
+    verified_site,
+    verify,
+)
 
 from pitr.pipeline.sign import payload_of
 from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
-
-VERIFY_TIMEOUT_S = 300.0
-
-
-def verified_site(site: Site, more: str = "") -> Site:
-    """Give a site a backup, some rows, a verifier's key and a table [verify]."""
-    site.config.write_text(
-        site.config.read_text()
-        + f"\n[verify]\nidentity_file = {json.dumps(str(site.identity))}\n"
-        + f'organisation = "St. Elsewhere"\nscratch_dir = "{site.folder}/scratch"\n{more}'
-        + '\n[verify.drills]\ncomponents = "never"\n'
-    )
-    site("verifier", "init")
-    site.server.execute("CREATE TABLE patients (id int PRIMARY KEY, name text NOT NULL)")
-    site.server.execute("INSERT INTO patients SELECT n, 'p' || n FROM generate_series(1, 1000) n")
-    site.start_daemon()
-    site.server.execute("INSERT INTO patients VALUES (5000, 'late')")
-    site.wait_durable()
-    return site
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +37,6 @@ def site(module_make_site: MakeSite) -> Site:
     return site
 
 
-def verify(site: Site, *words: object, exit_code: int = 0) -> Done:
-    return site.program(
-        "-c", site.config, "verify", "--json", *words, exit_code=exit_code, timeout_s=VERIFY_TIMEOUT_S
-    )
-
-
-def results(done: Done) -> dict[str, str]:
-    return {check["id"]: check["result"] for check in done.data["checks"]}
-
-
-def log_of(site: Site) -> list[dict[str, Any]]:
-    """Return the log, exported by a verification into a folder."""
-    folder = site.folder / "reports"
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
 def predicate_of(site: Site, done: Done) -> dict[str, Any]:
     """Return what the exported report of a run says."""
     stem = f"{done.data['number']:08d}-{done.data['report']}"
@@ -71,12 +45,8 @@ def predicate_of(site: Site, done: Done) -> dict[str, Any]:
     return predicate
 
 
-def left_in_scratch(site: Site) -> list[str]:
-    return sorted(path.name for path in (site.folder / "scratch").glob("0*"))
-
-
 def test_the_latest_moment_is_proved_and_the_report_signed(site: Site) -> None:
-    done = verify(site, "--latest", "--reports", site.folder / "reports")
+    done = verify(site, "--latest", "--reports", reports_dir(site))
     not_passed = {check: result for check, result in results(done).items() if result != "PASSED"}
     assert not_passed == {"C11": "SKIPPED", "C15": "SKIPPED", "C16": "SKIPPED"}
     assert (done.data["verdict"], done.data["rto_met"]) == ("PASSED", True)
@@ -84,13 +54,11 @@ def test_the_latest_moment_is_proved_and_the_report_signed(site: Site) -> None:
     assert left_in_scratch(site) == []
     stem = f"{done.data['number']:08d}-{done.data['report']}"
     for ending in ("json", "html", "test-result.json"):
-        assert (site.folder / "reports" / f"{stem}.{ending}").stat().st_size > 0
+        assert (reports_dir(site) / f"{stem}.{ending}").stat().st_size > 0
     mine = [entry["kind"] for entry in log_of(site) if entry["run_id"] == done.data["run"]]
     assert mine == ["verification-intended", "verification-ended", "observed"]
-    words = [sys.executable, "-I", "-S", str(CHECKOUT / "verifiers" / "pitr_audit.py")]
-    words += ["--key", str(site.config.parent / "verifier.pub.pem"), str(site.folder / "reports")]
-    audited = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert audited.returncode == 0, audited.stdout + audited.stderr
+    exit_code, found = audit(site)
+    assert exit_code == 0, found
     envelope = (site.folder / "reports" / f"{stem}.json").read_bytes()
     assert schema_errors(REPORT_SCHEMA, json.loads(payload_of(envelope))) == []
     assert predicate_of(site, done)["trend"] == []
@@ -118,7 +86,7 @@ def test_the_next_report_repeats_the_figures_of_the_one_before_and_is_set_as_pdf
 
 
 def test_a_random_moment_is_what_the_logged_commitment_says(site: Site) -> None:
-    done = verify(site, "--random", "--reports", site.folder / "reports")
+    done = verify(site, "--random", "--reports", reports_dir(site))
     sampling = done.data["sampling"]
     intent = next(
         entry
@@ -161,9 +129,31 @@ def test_without_a_key_an_identity_or_a_target_nothing_is_begun(site: Site) -> N
     assert "exclude each other" in both.error["message"]
 
 
+def test_without_a_configuration_urls_an_identity_and_a_key_are_enough(site: Site) -> None:
+    key = site.folder / "auditor" / "verifier.key"
+    site.program("verifier", "init", "--key", key)
+    words: list[object] = ["verify", "--json", "--latest", "--identity", site.identity]
+    for region in site.regions[:2]:
+        words += ["--from", region.url]
+    refused = site.program(*words, exit_code=2)
+    assert "the verifier's key is needed" in refused.error["message"]
+    words += ["--key", key, "--scratch", site.folder / "scratch", "--reports", site.folder / "audited"]
+    done = site.program(*words, timeout_s=VERIFY_TIMEOUT_S)
+    assert (done.data["verdict"], done.data["rto_met"]) == ("PASSED", None)
+    assert done.data["region"] == site.regions[0].url
+    assert any("there was no configuration" in limit for limit in done.data["limits"])
+    assert left_in_scratch(site) == []
+    (report,) = (site.folder / "audited").glob("00000001-*.html")
+    assert report.stat().st_size > 0
+    log = (site.folder / "audited" / "log.jsonl").read_text()
+    assert done.data["run"] in log
+    mine = site.program("-c", site.config, "report", "list", "--json").data["reports"]
+    assert done.data["report"] not in {one["report"] for one in mine}
+
+
 def test_a_moment_that_cannot_be_restored_is_said_and_logged(site: Site) -> None:
     verify(site, "--at", "2020-01-01T00:00:00Z", exit_code=4)
-    verify(site, "--latest", "--reports", site.folder / "reports")
+    verify(site, "--latest", "--reports", reports_dir(site))
     ended = [e for e in log_of(site) if e["kind"] == "verification-ended"]
     abandoned = [e for e in ended if e["facts"]["outcome"] == "ABANDONED"]
     assert any("is not restorable" in e["facts"]["reason"] for e in abandoned)
@@ -189,7 +179,7 @@ def test_a_run_that_is_killed_is_found_wiped_and_logged(site: Site, how: signal.
         assert left_in_scratch(site) == [run]
     else:
         assert left_in_scratch(site) == []
-    done = verify(site, "--latest", "--reports", site.folder / "reports")
+    done = verify(site, "--latest", "--reports", reports_dir(site))
     assert left_in_scratch(site) == []
     wait_until(lambda: not is_alive(pid), "the killed run's server has ended", timeout_s=30)
     kinds = [(e["kind"], e["facts"].get("outcome")) for e in log_of(site) if e["run_id"] == run]

@@ -24,7 +24,7 @@ from storage.memory import MemoryStore
 from verifiers.check import Outcome, overall
 from verifiers.checks_source import Comparison
 from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
-from verifiers.scratch import ScratchRoot, check_room
+from verifiers.scratch import MARK_NAME, ScratchRoot, check_room
 from verifiers.table_digests import ClusterDigests, TableDigest, cluster_digests, differences
 
 MUST_NOT_BE = Path("/tmp/pitr-a-command-of-the-source-ran")
@@ -225,6 +225,22 @@ def test_only_what_nobody_holds_is_abandoned_and_only_that_is_wiped(tmp_path: Pa
     assert (left.run_id, root.is_held(RUN)) == (RUN, False)
     assert left.place.wipe() == 2
     assert sorted(path.name for path in root.path.iterdir()) == ["somebody's"]
+
+
+def test_a_place_whose_mark_was_never_whole_is_abandoned_too_and_nothing_else_is(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    empty, begun, other = (RUN[:-1] + end for end in "abc")
+    (root.path / empty).mkdir()
+    (root.path / begun).mkdir()
+    (root.path / begun / f"{MARK_NAME}.new").write_text("{")
+    (root.path / other).mkdir()
+    (root.path / other / "data").mkdir()
+    (root.path / "nobody's").mkdir()
+    assert [one.run_id for one in root.abandoned()] == [empty, begun]
+    for one in root.abandoned():
+        one.place.wipe()
+    assert sorted(path.name for path in root.path.iterdir()) == [other, "nobody's"]
 
 
 def test_a_verification_that_will_not_fit_is_refused(tmp_path: Path) -> None:

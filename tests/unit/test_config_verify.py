@@ -74,6 +74,19 @@ def test_objectives_schedule_and_places_are_as_they_are_written() -> None:
     assert found.preload_libraries == ("pg_stat_statements",)
 
 
+def test_a_marker_and_consolidation_are_off_unless_they_are_asked_for() -> None:
+    found = settings_of({"identity_file": "id.toml"}).verify
+    assert found is not None
+    assert (found.marker, found.consolidate) == (None, False)
+    query = "SELECT max(at) FROM beats"
+    found = settings_of(
+        {"identity_file": "id.toml", "marker": query, "marker_every": "5s", "consolidate": True}
+    ).verify
+    assert found is not None
+    assert (found.marker, found.marker_database, found.marker_every_s) == (query, "postgres", 5.0)
+    assert found.consolidate is True
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -81,6 +94,9 @@ def test_objectives_schedule_and_places_are_as_they_are_written() -> None:
         ("target", "given"),
         ("network", "all"),
         ("rto", 0),
+        ("marker", ""),
+        ("marker_every", "never"),
+        ("consolidate", "yes"),
         ("preload_libraries", ["a b; c"]),
         ("organisation", "St.\nElsewhere"),
         ("identty_file", "x"),

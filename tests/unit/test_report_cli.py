@@ -28,7 +28,7 @@ from storage.repair import RepairQueue
 from storage.replicated import ReplicatedStore
 from verifiers.audit_log import AuditLog
 from verifiers.public_key import to_pem
-from verifiers.report_series import settle_report
+from verifiers.report_series import close_run, settle_report
 
 IDENTITY = Identity(bytes(range(32)))
 ROOT = IDENTITY.root_signer()
@@ -232,21 +232,24 @@ def test_reports_are_written_as_oscal(desk: Desk) -> None:
     assert desk.run("report", "oscal", str(file), "7", code=2)["error"]["next"] == "pitr report list"
 
 
+class KillingStore(fix.MemoryStore):
+    """Interrupts whoever puts an object whose key holds ``stop_at``."""
+
+    stop_at = ""
+
+    def put(self, key: str, body: bytes, **other: Any) -> None:
+        if self.stop_at and self.stop_at in key:
+            raise KeyboardInterrupt
+        super().put(key, body, **other)
+
+
 def test_a_report_of_a_run_that_was_killed_before_it_was_logged_is_settled_by_the_next(
     tmp_path: Path,
 ) -> None:
     """The put of the report is the last thing that a killed run did: the next run finishes its work."""
 
-    class Killed(fix.MemoryStore):
-        stop_at = ""
-
-        def put(self, key: str, body: bytes, **other: Any) -> None:
-            if self.stop_at and self.stop_at in key:
-                raise KeyboardInterrupt
-            super().put(key, body, **other)
-
     for stop_at in ("/report", "/test-result", "/html-", "/entry/", "/checkpoint/"):
-        store = Killed()
+        store = KillingStore()
         log = AuditLog(store, fix.REPOSITORY, fix.VERIFIER)
         fix.run_week(log, 1)
         at = fix.BEGIN + fix.WEEK * 2
@@ -310,3 +313,26 @@ sys.exit(run_cli(["--config", {str(desk.config)!r}, "report", "show", "--pdf", {
     assert "why:" in why
     assert what_next.strip() == "next: pip install 'pitr[pdf]'"
     assert not path.exists()
+
+
+@pytest.mark.parametrize("stop_at", ["/report", "/test-result", "/html-", "/entry/", "/checkpoint/"])
+def test_a_run_that_is_interrupted_once_its_report_was_put_has_that_one_outcome(
+    tmp_path: Path, stop_at: str
+) -> None:
+    store = KillingStore()
+    log = AuditLog(store, fix.REPOSITORY, fix.VERIFIER)
+    at = fix.BEGIN + fix.WEEK
+    intent = fix.intend(log, 1, at)
+    store.stop_at = stop_at
+    with pytest.raises(KeyboardInterrupt):
+        fix.issue_report(log, intent, fix.draft(1, at), at + timedelta(minutes=6))
+    store.stop_at = ""
+    for _ in range(2):
+        close_run(log, intent.entry, "it was interrupted", at + timedelta(minutes=7))
+    ends = [one.text("outcome") for one in log.entries() if one.kind == "verification-ended"]
+    assert ends == ["ABANDONED" if stop_at == "/report" else "PASSED"]
+    fix.run_week(log, 2)
+    fix.export_reports(store, fix.REPOSITORY, fix.VERIFIER.public, tmp_path / "reports")
+    (tmp_path / "key.pem").write_text(to_pem(fix.VERIFIER.public))
+    now = encode_time(fix.BEGIN + fix.WEEK * 2)
+    assert audit(tmp_path / "reports", tmp_path / "key.pem", now=now).texts("error") == ""
