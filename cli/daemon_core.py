@@ -211,8 +211,7 @@ class Daemon:
             self._backups.run,
             self._backups.last_success_at,
         )
-        tasks = [task, *self._verifications.tasks()]
-        self._timetable = Timetable(tasks, now=_now, report=self._report_task)
+        self._timetable = Timetable([task, *self._verifications.tasks()], now=_now, report=self._report_task)
         self.state = DaemonState(
             cluster=settings.cluster.name,
             archive=str(self._archive),

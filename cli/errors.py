@@ -173,6 +173,7 @@ RULES: tuple[ErrorRule, ...] = (
         ExitCode.KEY,
         "a signature, tag or context is wrong",
         "do not use these bytes; find out who changed them",
+        also=(domain.KeyNotCommitted,),
     ),
     ErrorRule(
         domain.KeyMissing,

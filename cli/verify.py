@@ -82,12 +82,7 @@ def verify(
     from cli.verify_flow import VerifyFlow
 
     app = current()
-    if sum((latest, target is not None, is_random)) > 1:
-        raise UsageRefused("--latest, --at and --random exclude each other")
-    if region != "auto" and region == without_region:
-        raise UsageRefused(f"region {region} cannot be read from and be lost", hint="leave out one of them")
-    if urls and scheduled:
-        raise UsageRefused("--from and --scheduled exclude each other")
+    _check_words((latest, target is not None, is_random), region, without_region, (bool(urls), scheduled))
     settings = bare_settings(app, urls, identity, key, archive) if urls else app.settings()
     config = settings.verify_or_default
     changes: dict[str, Any] = {"scratch_dir": scratch, "checks_dir": checks, "key_file": key}
@@ -113,6 +108,18 @@ def verify(
         app.output.finish({"is_not_due": True})
     else:
         _tell(app, done, config)
+
+
+def _check_words(
+    targets: tuple[bool, ...], region: str, without_region: str | None, sources: tuple[bool, ...]
+) -> None:
+    """Raise UsageRefused for words that exclude each other."""
+    if sum(targets) > 1:
+        raise UsageRefused("--latest, --at and --random exclude each other")
+    if region != "auto" and region == without_region:
+        raise UsageRefused(f"region {region} cannot be read from and be lost", hint="leave out one of them")
+    if all(sources):
+        raise UsageRefused("--from and --scheduled exclude each other")
 
 
 def _run(app: App, flow: Any, settings: Any, config: VerifySettings, choices: Any) -> VerifyDone | None:
