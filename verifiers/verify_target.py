@@ -76,10 +76,10 @@ def parse_stretches(text: str) -> tuple[Stretch, ...]:
 
 
 def seed_sha256(seed: str) -> str:
-    """Return what is logged before the run: the digest of the seed's 64 hexadecimal digits."""
+    """Return what is logged before the run: the digest of the 32 bytes that the seed's digits stand for."""
     if _SEED.fullmatch(seed) is None:
         raise MalformedValue("a seed has 64 lower-case hexadecimal digits")
-    return hashlib.sha256(seed.encode("ascii")).hexdigest()
+    return hashlib.sha256(bytes.fromhex(seed)).hexdigest()
 
 
 def random_moment(seed: str, stretches: Sequence[Stretch]) -> datetime:

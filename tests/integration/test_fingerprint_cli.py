@@ -7,6 +7,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_a_random_run_goes_on_to_the_fingerprint_of_a_standby_and_finds_a_row_th
     standby = make_standby(postgres_factory, primary, site.settings)
     caught_up(primary, standby)
     with written_to(primary):
+        before = datetime.now(UTC)
         busy = site("fingerprint", "--standby", standby.dsn, "--json").data
         assert standby.value("SELECT pg_is_wal_replay_paused()") is False
         caught_up(primary, standby)
@@ -101,7 +103,7 @@ def test_a_random_run_goes_on_to_the_fingerprint_of_a_standby_and_finds_a_row_th
     random = verify(site, "--random")
     assert results(random)["C11"] == "PASSED", check_of(random, "C11")
     # While somebody wrote: it stood at exactly this LSN, or the restored rows would be more or fewer.
-    exact = verify(site, "--at", taken.at.isoformat())
+    exact = verify(site, "--at", before.isoformat())
     assert f"at {busy['lsn']}" in check_of(exact, "C11")["expected"]
     assert check_of(exact, "C11")["result"] == "PASSED", check_of(exact, "C11")
     assert (exact.data["verdict"], check_of(exact, "C11")["required"]) == ("PASSED", True)
@@ -110,11 +112,13 @@ def test_a_random_run_goes_on_to_the_fingerprint_of_a_standby_and_finds_a_row_th
     standby.stop()
     flip_row(file)
     standby.start({**site.settings, **BROKEN_ALLOWED})
+    before = datetime.now(UTC)
     primary.execute("INSERT INTO busy DEFAULT VALUES")
     caught_up(primary, standby)
     wrong = site("fingerprint", "--standby", standby.dsn, "--json").data
     site.wait_durable()
-    failed = verify(site, "--at", signed(site, wrong["lsn"]).at.isoformat(), exit_code=7)
+    assert LSN.parse(wrong["lsn"]) > LSN.parse(last["lsn"])
+    failed = verify(site, "--at", before.isoformat(), exit_code=7)
     compared = check_of(failed, "C11")
     assert (compared["result"], failed.data["verdict"]) == ("FAILED", "FAILED")
     assert compared["reason"] == "table postgres.public.judged has other rows than the source"

@@ -53,7 +53,7 @@ def test_a_seed_means_the_moment_that_the_documentation_computes() -> None:
     else:
         expected = at(100) + (number - 10_000_001) * MICROSECOND
     assert random_moment(seed, stretches) == expected
-    assert seed_sha256(seed) == hashlib.sha256(seed.encode()).hexdigest()
+    assert seed_sha256(seed) == hashlib.sha256(bytes.fromhex(seed)).hexdigest()
 
 
 @given(seeds, parts)
