@@ -398,7 +398,7 @@ class Audit:
         need([*said, digest] == told, "is not the report that the log tells of")
         self.check_verdicts(report)
         self.check_anchor(report, entry)
-        due_ms, bad = report["policy"]["required_frequency_ms"], [one[0] for one in series if not one[4]]
+        due_ms, bad = report["policy"]["required_frequency_ms"], [one[0] for one in series[:-1] if not one[4]]
         row = {one.partition(".")[2].replace(".", "_"): self.value_at(report, one) for one in TREND.split()}
         series[-1] = (number, digest, instant(report["trigger"]["started_at"]), due_ms, row)
         known = [place[4] for place in series[-TREND_MAX - 1 : -1] if place[4]]
