@@ -195,6 +195,8 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.timeout(900)
+# It waits for minutes.
+@pytest.mark.slow
 def test_the_daemon_verifies_when_it_is_due_and_catches_up_once(make_site: MakeSite) -> None:
     site = verified_site(
         make_site(17),
