@@ -212,10 +212,14 @@ def test_a_region_that_lags_is_behind_and_then_is_not(make_site: MakeSite) -> No
     site.regions[2].give_back()
     made = _map(site)
     assert made["is_whole"] is True
-    *_, early, late = _spans(made)
-    assert early["regions"] == REGIONS
-    assert late["regions"] == ["eu", "us"]
-    assert late["lacking"] == [{"region": "ap", "reason": "behind"}]
+    spans = _spans(made)
+    print(spans)
+    # What the killed daemon had not signed for yet may be a span of its own at the end.
+    early = max(number for number, one in enumerate(spans) if one["regions"] == REGIONS)
+    assert len(spans) > early + 1
+    for late in spans[early + 1 :]:
+        assert late["regions"] == ["eu", "us"]
+        assert late["lacking"] == [{"region": "ap", "reason": "behind"}]
     site.daemon.start()
     wait_until(lambda: _spans(_map(site))[-1]["regions"] == REGIONS, "ap has caught up", every_s=1)
 
