@@ -239,6 +239,7 @@ def test_the_lock_of_a_standby_cluster_does_not_prove_a_failover(make_site: Make
         assert judge.why_failover(fork) is None
 
 
+@pytest.mark.slow
 def test_a_standby_that_follows_the_new_primary_can_be_adopted_too(
     make_site: MakeSite, postgres_factory: PostgresFactory
 ) -> None:

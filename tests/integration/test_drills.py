@@ -188,6 +188,7 @@ def test_an_objective_that_is_missed_is_a_finding_that_its_retest_closes(site: S
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.slow
 def test_what_was_spoilt_is_not_in_the_service_that_is_rebuilt(site: Site) -> None:
     site.server.execute("INSERT INTO patients VALUES (6000, 'good')")
     moment = site.server.value("SELECT clock_timestamp()")

@@ -245,6 +245,7 @@ def test_a_full_disk_under_the_spool_holds_acknowledgements_until_there_is_room(
     check_whole(site, "after-full")
 
 
+@pytest.mark.slow
 def test_a_full_spool_holds_acknowledgements_until_there_is_room(make_site: MakeSite) -> None:
     site = make_site()
     # Room for two pieces, and never for a whole segment.

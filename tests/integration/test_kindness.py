@@ -179,6 +179,7 @@ def test_a_pause_that_does_not_end_fails_the_backup(postgres_factory: PostgresFa
     assert pace.pause is None
 
 
+@pytest.mark.slow
 def test_a_role_that_cannot_see_standbys_is_told_so(postgres_factory: PostgresFactory) -> None:
     source = postgres_factory(17, PRIMARY)
     fill(source, 1000)

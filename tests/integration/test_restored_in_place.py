@@ -114,6 +114,7 @@ def test_two_restores_to_one_target_are_two_branches(make_site: MakeSite, major:
 
 
 @pytest.mark.parametrize("major", MAJORS)
+@pytest.mark.slow
 def test_the_way_that_a_restore_in_place_tells_is_one(make_site: MakeSite, major: int) -> None:
     site = make_site(major, settings={"autovacuum": "off", "summarize_wal": "on"})
     key = site.config.parent / "signing.key"

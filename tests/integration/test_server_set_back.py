@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import pytest
 from fix_cli import MakeSite, wait_until
 from fix_postgres import table_digests
 
 
+@pytest.mark.slow
 def test_no_incremental_backup_is_built_on_the_branch_that_was_left(make_site: MakeSite) -> None:
     settings = {"summarize_wal": "on", "autovacuum": "off", "max_wal_size": "32MB", "min_wal_size": "32MB"}
     site = make_site(settings=settings)

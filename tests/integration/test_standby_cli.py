@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from fix_cli import MakeSite, Site, wait_until
 from fix_patroni_rest import rest_member
 from fix_postgres import PostgresFactory, RunningPostgres, table_digests
@@ -22,6 +23,7 @@ def is_copying(site: Site) -> bool:
     return site("status", "--json").data["backup"]["running_step"] == "copying"
 
 
+@pytest.mark.slow
 def test_a_daemon_on_a_standby_backs_up_and_takes_a_backup_again_after_a_promotion(
     make_site: MakeSite, postgres_factory: PostgresFactory
 ) -> None:

@@ -224,6 +224,7 @@ def test_a_region_that_lags_is_behind_and_then_is_not(make_site: MakeSite) -> No
     wait_until(lambda: _spans(_map(site))[-1]["regions"] == REGIONS, "ap has caught up", every_s=1)
 
 
+@pytest.mark.slow
 def test_after_a_restore_in_place_both_histories_are_on_the_map(make_site: MakeSite) -> None:
     site = make_site(17, settings={"autovacuum": "off"})
     site.server.execute("CREATE TABLE a (i int)")

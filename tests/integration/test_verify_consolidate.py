@@ -43,6 +43,7 @@ def consolidations(site: Site) -> list[dict[str, object]]:
     return [one["facts"] for one in log_of(site) if one["kind"] == "backup-consolidated"]
 
 
+@pytest.mark.slow
 def test_a_proved_chain_is_consolidated_where_the_hosts_key_is_not(site: Site) -> None:
     chain = {name.rpartition("/")[2] for name in site.backups()}
     kept = verify(site, "--latest", "--reports", reports_dir(site))
