@@ -9,6 +9,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.verify_options import verifier_options
 
 if TYPE_CHECKING:
     from cli.drill_choice import DrillChoices
@@ -30,20 +31,7 @@ def drill() -> None:
 @click.option("--at", "target", metavar="TARGET", help="Restore to this moment, not to the latest.")
 @click.option("--corrupted-at", metavar="TARGET", help="When the data was spoilt: restore to just before.")
 @click.option("--without-region", metavar="NAME", help="The region that is lost.")
-@click.option(
-    "--identity", type=_FOLDER, help="The reader's identity file (default: [verify] identity_file)."
-)
-@click.option("--archive", metavar="SYSTEM/EPOCH", help="Which archive, if there are several.")
-@click.option("--scratch", type=_FOLDER, help="Restore below this folder, which is wiped.")
-@click.option("--reports", type=_FOLDER, help="Export reports and log to this folder.")
-@click.option("--key", type=_FOLDER, help="The verifier's key (default: [verify] key_file).")
-@click.option("--retests", multiple=True, metavar="FINDING", help="Try this finding again; may be repeated.")
-@click.option(
-    "--corrective-action", metavar="TEXT", help="What was done about the findings that are retested."
-)
-@click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner).")
-@click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d).")
-@click.option("--scheduled", is_flag=True, hidden=True)
+@verifier_options
 @common_options
 def start(
     what: str,

@@ -9,6 +9,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import ChecksFailed, UsageRefused
+from cli.verify_options import verifier_options
 
 if TYPE_CHECKING:
     from cli.verify_flow import VerifyDone
@@ -20,33 +21,16 @@ if TYPE_CHECKING:
 @click.option("--at", "target", metavar="TARGET", help="Verify this moment: a time with zone, lsn:X/Y …")
 @click.option("--random", "is_random", is_flag=True, help="Verify a moment that a logged seed draws.")
 @click.option(
-    "--identity",
-    type=click.Path(path_type=Path),
-    help="The reader's identity file (default: [verify] identity_file).",
-)
-@click.option(
     "--from", "urls", multiple=True, metavar="URL", help="A region; needs no configuration; may be repeated."
 )
 @click.option(
     "--region", metavar="NAME|auto", default="auto", show_default=True, help="Read from this region."
 )
 @click.option("--without-region", metavar="NAME", help="Do as if this region were lost.")
-@click.option("--archive", metavar="SYSTEM/EPOCH", help="Which archive, if there are several.")
-@click.option("--scratch", type=click.Path(path_type=Path), help="Restore below this folder, which is wiped.")
-@click.option("--reports", type=click.Path(path_type=Path), help="Export reports and log to this folder.")
 @click.option(
     "--checks", type=click.Path(path_type=Path), help="Folder of own queries: *.sql, to return no row."
 )
-@click.option(
-    "--key", type=click.Path(path_type=Path), help="The verifier's key (default: [verify] key_file)."
-)
-@click.option("--retests", multiple=True, metavar="FINDING", help="Try this finding again; may be repeated.")
-@click.option(
-    "--corrective-action", metavar="TEXT", help="What was done about the findings that are retested."
-)
-@click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner).")
-@click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d).")
-@click.option("--scheduled", is_flag=True, hidden=True)
+@verifier_options
 @common_options
 def verify(
     latest: bool,

@@ -45,7 +45,8 @@ def archiver_process(server: RunningPostgres, root: Path) -> Iterator[subprocess
     finally:
         process.kill()
         process.wait(30)
-        process.stdout.close()  # type: ignore[union-attr]  # it is a pipe
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,11 +241,15 @@ def test_a_task_that_fails_is_tried_again_soon_and_then_less_often_until_it_succ
     timetable = Timetable(
         [Task("full", DAY_S, 60, run, lambda: None)], now=lambda: clock[0], report=reports, jitter=lambda: 1.0
     )
+
+    def has_seen(count: int) -> bool:
+        return len(reports.seen) == count
+
     timetable.start()
     pauses: list[float] = []
     for count, event in enumerate(["failed", "failed", "failed", "done", "failed"], 1):
         with reports.changed:
-            assert reports.changed.wait_for(lambda count=count: len(reports.seen) == count, WAIT_S)  # type: ignore[misc]
+            assert reports.changed.wait_for(partial(has_seen, count), WAIT_S)
         assert reports.seen[-1] == ("full", event)
         wait_until(lambda: timetable.states()[0].next_at is not None, "the next run is planned")
         next_at = timetable.states()[0].next_at

@@ -1,0 +1,38 @@
+"""The options of whatever a verifier runs and reports: ``pitr verify`` and ``pitr drill start``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_PATH = click.Path(path_type=Path)
+
+_OPTIONS = (
+    click.option(
+        "--identity", type=_PATH, help="The reader's identity file (default: [verify] identity_file)."
+    ),
+    click.option("--archive", metavar="SYSTEM/EPOCH", help="Which archive, if there are several."),
+    click.option("--scratch", type=_PATH, help="Restore below this folder, which is wiped."),
+    click.option("--reports", type=_PATH, help="Export reports and log to this folder."),
+    click.option("--key", type=_PATH, help="The verifier's key (default: [verify] key_file)."),
+    click.option(
+        "--retests", multiple=True, metavar="FINDING", help="Try this finding again; may be repeated."
+    ),
+    click.option(
+        "--corrective-action", metavar="TEXT", help="What was done about the findings that are retested."
+    ),
+    click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner)."),
+    click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d)."),
+    click.option("--scheduled", is_flag=True, hidden=True),
+)
+
+
+def verifier_options(command: _Command) -> _Command:
+    """Give a command where its run takes place, who it is, and what becomes of its findings."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
