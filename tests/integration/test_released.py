@@ -170,8 +170,10 @@ def site(make_site: MakeSite) -> Site:
 
 
 def protection(site: Site) -> dict[str, object]:
+    """What is in force; empty while no daemon answers, or it has only begun."""
     done = site("status", "--json", exit_code=None)
-    return dict(done.data["protection"]) if done.exit_code == 0 else {}
+    is_running = done.exit_code == 0 and done.data["state"] == "running"
+    return dict(done.data["protection"]) if is_running else {}
 
 
 def level(site: Site) -> object:

@@ -32,9 +32,10 @@ def make_synchronous(site: Site, names: str = "pitr") -> None:
 
 
 def level(site: Site) -> Level | None:
-    """The level that is in force; None while no daemon answers."""
+    """The level that is in force; None while no daemon answers, or it has only begun."""
     done = site("status", "--json", exit_code=None)
-    return Level(done.data["protection"]["level"]) if done.exit_code == 0 else None
+    is_running = done.exit_code == 0 and done.data["state"] == "running"
+    return Level(done.data["protection"]["level"]) if is_running else None
 
 
 def events(site: Site) -> list[str]:
