@@ -1,0 +1,63 @@
+"""What the restored database knows of transactions: which of them are in it.  Pure values and a port.
+
+Transaction ids here are 64 bits wide (``xid8``).  They mean nothing without their timeline: after a failover
+the new primary hands out the same numbers again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+
+class XactStatus(StrEnum):
+    """What ``pg_xact_status`` says, and what it cannot say."""
+
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    IN_PROGRESS = "in progress"
+    """In flight where recovery stopped: it is not in the restored database, and never will be."""
+    TOO_OLD = "too old"
+    """Before the commit log's horizon: PostgreSQL no longer knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where a timeline begins: WAL from ``fork_lsn``, transactions from ``fork_xid`` (None: unknown)."""
+
+    timeline: TimelineId
+    fork_lsn: LSN
+    fork_xid: int | None
+
+
+class RestoredHistory(Protocol):
+    """The restored database before anybody writes to it."""
+
+    @property
+    def timeline(self) -> TimelineId:
+        """The timeline whose WAL it was restored from, not one that a promotion began."""
+        ...
+
+    @property
+    def end(self) -> LSN:
+        """Where recovery stopped."""
+        ...
+
+    @property
+    def fork_xid(self) -> int:
+        """The first transaction id that is not in it (``pg_snapshot_xmax``)."""
+        ...
+
+    @property
+    def branches(self) -> Sequence[Branch]:
+        """The timelines from the first to ``timeline``; the first begins at 0/0 and transaction 0."""
+        ...
+
+    def statuses(self, xids: Sequence[int]) -> Mapping[int, XactStatus]:
+        """Return the status of each, all below ``fork_xid``.  Raises ServerUnavailable."""
+        ...
