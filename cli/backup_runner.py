@@ -117,8 +117,10 @@ class BackupRunner:
                 if self._attempts >= ticket and self._outcome is not None:
                     return self._outcome
                 self._changed.wait(every_s)
+                has_ended = self._attempts >= ticket
                 progress = self._progress
-            look(progress)
+            if not has_ended:
+                look(progress)
             if time.monotonic() > deadline:
                 raise BackupFailed(
                     f"the backup has not ended after {timeout_s:.0f} s",

@@ -53,7 +53,7 @@ class ConfigRefused(domain.PitrError):
 
 
 class UsageRefused(domain.PitrError):
-    """What was typed cannot be meant, or a needed answer was not given."""
+    """The command line is wrong, or a needed answer was not given."""
 
 
 class ThresholdBroken(domain.PitrError):
@@ -119,7 +119,11 @@ class ErrorRule:
 # The first digit of the number is the exit code, 0 for 10 (an interruption, 130, is 1013).
 RULES: tuple[ErrorRule, ...] = (
     ErrorRule(
-        UsageRefused, 2001, ExitCode.USAGE, "what was typed cannot be meant", "see the command's --help"
+        UsageRefused,
+        2001,
+        ExitCode.USAGE,
+        "the command line is wrong or incomplete",
+        "see the command's --help",
     ),
     ErrorRule(
         ConfigRefused, 2002, ExitCode.USAGE, "the configuration has mistakes", "correct the configuration"

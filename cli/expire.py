@@ -95,7 +95,9 @@ def expire(
         raise UsageRefused(f"--grace: {error.message}") from error
     if confirm and identity is None:
         raise UsageRefused(
-            "only the root key expires", hint="--identity FILE; it belongs on no database host"
+            "only the root key expires",
+            detail="a database host can delete nothing, so no key of its own is asked",
+            hint="--identity FILE; it belongs on no database host",
         )
     policy = ExpiryPolicy(
         timedelta(seconds=settings.retention.window_s),
@@ -246,7 +248,9 @@ def _confirm(app: App, settings: Settings) -> None:
         return
     if not app.output.is_interactive():
         raise UsageRefused(
-            "expiry must be confirmed", hint="add --yes, or leave out --confirm to see the plan"
+            "expiry must be confirmed",
+            detail="nobody can be asked here: this is no terminal",
+            hint="add --yes, or leave out --confirm to see the plan",
         )
     name = settings.cluster.name
     answer = click.prompt(f"This cannot be undone. Type the cluster's name ({name})", default="", err=True)

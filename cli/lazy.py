@@ -62,6 +62,17 @@ class LazyGroup(click.Group):
         lazy = self.lazy_commands.get(cmd_name)
         return lazy.load() if lazy is not None else super().get_command(ctx, cmd_name)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is meant; for a mistyped one, name those that are alike."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(
+                args[0], possibilities=self.lazy_commands, ctx=ctx
+            ) from error
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         rows = [(name, lazy.short_help) for name, lazy in self.lazy_commands.items()]

@@ -32,7 +32,7 @@ def run_cli(words: Sequence[str]) -> int:
 
     from cli.commands import pitr
     from cli.context import App
-    from cli.errors import UsageRefused, describe
+    from cli.errors import ExitCode, UsageRefused, describe
     from cli.output import Output
 
     app = App(output=Output(is_json="--json" in words))
@@ -43,6 +43,11 @@ def run_cli(words: Sequence[str]) -> int:
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        if not app.output.is_json:
+            error.show()
+            return int(ExitCode.USAGE)
+        failure = describe(UsageRefused("no command is given", hint="pitr --help"))
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "pitr"
         app.output.command = path.removeprefix("pitr").strip()

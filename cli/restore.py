@@ -132,7 +132,9 @@ def restore(
     check_choices(chosen, action)
     if source_identity is None:
         raise UsageRefused(
-            "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
+            "a restore needs the reader's identity",
+            detail="it alone opens what the hosts sealed",
+            hint="--identity FILE; the recovery sheet has its text",
         )
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
     source = source_of(source_urls, source_identity, source_region, source_archive)
@@ -165,7 +167,11 @@ def _confirm(app: App, request: RestoreRequest, owner: str | None, *, replaces: 
     if app.is_yes:
         return
     if not app.output.is_interactive():
-        raise UsageRefused("a restore must be confirmed", hint="add --yes, or --dry-run to see the plan only")
+        raise UsageRefused(
+            "a restore must be confirmed",
+            detail="nobody can be asked here: this is no terminal",
+            hint="add --yes, or --dry-run to see the plan only",
+        )
     into = request.target
     question = f"Replace the cluster in {into}?" if replaces else f"Restore into {into}?"
     click.confirm(question, abort=True, err=True)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from pitr.backup_attempt import await_wal, backup_attempt
@@ -50,8 +50,8 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
 # How often the session that holds the backup is asked whether it lives: its loss voids the backup.
-_SESSION_CHECK: Final = timedelta(seconds=5)
-_PROGRESS: Final = timedelta(milliseconds=200)
+_SESSION_CHECK_S: Final = 5.0
+_PROGRESS_S: Final = 0.2
 
 
 def take_backup(
@@ -148,7 +148,8 @@ class _Run:
         self._strain = StrainWatch(
             request.dsn, request.strain, self._pace, self._tally.note, monotonic=time.monotonic
         )
-        self._session_checked_at = self._reported_at = self._started_at
+        # By the monotonic clock.
+        self._session_checked_s = self._reported_s = time.monotonic()
 
     def take(self, wait_for_wal: WalGate) -> BackupManifest:
         """Go through all steps.  Whatever happens, no thread is left behind."""
@@ -177,7 +178,7 @@ class _Run:
                 self._wal_from(start_lsn),
                 stopped.stop_lsn,
                 timeout_s=self._request.wal_timeout_s,
-                clock=self._clock,
+                monotonic=time.monotonic,
                 watch=self._watch,
             )
             manifest = self._manifest(timeline, start_lsn, stopped, stopped_at)
@@ -351,12 +352,12 @@ class _Run:
         failure = self._lease.lost or self._parts.failure or crew_failure
         if failure is not None:
             raise failed_by(failure)
-        now = self._clock()
-        if now - self._session_checked_at >= _SESSION_CHECK:
-            self._session_checked_at = now
+        now_s = time.monotonic()
+        if now_s - self._session_checked_s >= _SESSION_CHECK_S:
+            self._session_checked_s = now_s
             self._server.insert_lsn()
-        if now - self._reported_at >= _PROGRESS:
-            self._reported_at = now
+        if now_s - self._reported_s >= _PROGRESS_S:
+            self._reported_s = now_s
             self._progress(replace(self._tally.progress, paused=self._pace.pause))
         if self._pace.paused_s - self._paused_before_s > self._request.pause_max_s:
             raise BackupFailed(

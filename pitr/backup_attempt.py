@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pitr.backup_puts import failed_by
@@ -66,17 +66,17 @@ def await_wal(
     stop: LSN,
     *,
     timeout_s: float,
-    clock: Callable[[], datetime],
+    monotonic: Callable[[], float],
     watch: Callable[[], None],
 ) -> None:
     """Return once the WAL that a backup needs is at quorum; ``watch`` is called meanwhile, and may raise.
 
     Raises BackupFailed if it is not after ``timeout_s``.
     """
-    deadline = clock() + timedelta(seconds=timeout_s)
+    deadline = monotonic() + timeout_s
     while True:
         watch()
-        rest_s = (deadline - clock()).total_seconds()
+        rest_s = deadline - monotonic()
         if wait_for_wal(timeline, start, stop, max(0.0, min(rest_s, _WAL_WAIT_S))):
             return
         if rest_s <= 0:

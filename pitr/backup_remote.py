@@ -9,10 +9,11 @@ cannot be read again.  Reference: PostgreSQL src/backend/backup/basebackup.c.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,7 @@ from pitr.postgres.basebackup import PageRules
 from pitr.postgres.datadir import CONTROL_PATH
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
 
-_PROGRESS: Final = timedelta(milliseconds=500)
+_PROGRESS_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,8 @@ class _Run:
         self._cancel = cancel
         self._stop = threading.Event()
         self._tally = Tally(request.full_because)
-        self._started_at = self._reported_at = clock().astimezone(UTC)
+        self._started_at = clock().astimezone(UTC)
+        self._reported_s = time.monotonic()
         self._parts = BackupParts(
             writer.repository,
             request.archive,
@@ -158,7 +160,7 @@ class _Run:
                 wal_from,
                 stopped.stop_lsn,
                 timeout_s=self._request.wal_timeout_s,
-                clock=self._clock,
+                monotonic=time.monotonic,
                 watch=self._watch,
             )
             manifest = self._manifest(start, stopped, stopped_at, parent)
@@ -277,9 +279,9 @@ class _Run:
         failure = self._lease.lost or self._parts.failure
         if failure is not None:
             raise failed_by(failure)
-        now = self._clock()
-        if now - self._reported_at >= _PROGRESS:
-            self._reported_at = now
+        now_s = time.monotonic()
+        if now_s - self._reported_s >= _PROGRESS_S:
+            self._reported_s = now_s
             self._progress(self._tally.progress)
 
     def _enter(self, phase: str) -> None:

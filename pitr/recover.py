@@ -3,6 +3,8 @@
 The instance listens on a socket of its own, archives nothing, and has a configuration of its own: what
 the restored files say about addresses, libraries and archives must not reach anybody from here.
 
+Where WAL says that the primary's limits were raised since the backup, it is started again with them.
+
 The rule of arrival, checked against PostgreSQL 15 to 18: when replay pauses at a recovery_target_lsn,
 ``pg_last_wal_replay_lsn()`` is the end of the last record that was replayed.  It equals the plan's
 ``replay_end`` or the recovery failed.  Where hot standby cannot start before the target (its first
@@ -26,6 +28,7 @@ from pitr.errors import MalformedValue, PitrError, RecoveryFailed, ServerRefused
 from pitr.postgres.control import parse_control_file
 from pitr.postgres.datadir import CONTROL_PATH
 from pitr.postgres.instance import Instance
+from pitr.postgres.primary_limits import limits_of, raised_limits
 from pitr.postgres.replay import ReplayMonitor, ReplayState
 from pitr.prefetch import Prefetcher
 from pitr.recovery_certificate import Certifier, Promoted
@@ -40,14 +43,6 @@ STOP_TIMEOUT_S: Final = 600.0
 _SIGNAL_NAME: Final = "recovery.signal"
 _LOOK_S: Final = 0.1
 _DOUBTS_SHOWN_MAX: Final = 3
-# They must be at least the primary's, or replay pauses (hot_standby, "insufficient parameter settings").
-_PRIMARY_SETTINGS: Final = {
-    "max_connections": 100,
-    "max_worker_processes": 8,
-    "max_wal_senders": 10,
-    "max_prepared_transactions": 0,
-    "max_locks_per_transaction": 64,
-}
 _PRIVATE_SETTINGS: Final = {
     "listen_addresses": "",
     "archive_mode": "off",
@@ -61,6 +56,8 @@ _PRIVATE_SETTINGS: Final = {
     "synchronous_standby_names": "",
     "archive_cleanup_command": "",
     "recovery_end_command": "",
+    # A delayed standby's, whose backup this may be, would hold each commit up for as long.
+    "recovery_min_apply_delay": "0",
     "logging_collector": "off",
     "log_destination": "stderr",
     "log_min_messages": "warning",
@@ -117,15 +114,11 @@ def private_settings(
     config, hba = work / "postgresql.conf", work / "pg_hba.conf"
     config.write_text(_CONFIG_TEXT, encoding="utf-8")
     hba.write_text(_HBA_TEXT, encoding="utf-8")
-    limits = {
-        name: str(max(least, _integer(manifest_settings.get(name))))
-        for name, least in _PRIMARY_SETTINGS.items()
-    }
     return {
         "config_file": str(config),
         "hba_file": str(hba),
         "data_directory": str(data_dir),
-        **limits,
+        **limits_of(manifest_settings),
         **_PRIVATE_SETTINGS,
         **extra,
     }
@@ -169,24 +162,60 @@ class Recovery:
         Raises RecoveryFailed if it did not arrive exactly; then it must not be used.
         """
         begun = self._monotonic()
+        needed = dict(settings)
+        while True:
+            self._start(needed)
+            with ReplayMonitor(self._instance.dsn, superuser=self._superuser) as monitor:
+                state = self._wait_for_target(monitor)
+                raised = self._raised_limits(state, needed)
+                if not raised:
+                    return self._arrive(monitor, state, action, old, begun)
+            # The restartpoint of an orderly stop spares replaying it all again.
+            self._instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
+            needed |= raised
+
+    def _start(self, settings: Mapping[str, str]) -> None:
         try:
             self._instance.start(settings, wait=False)
         except ServerRefused as cause:
             raise self._failed("the server could not be started", cause.detail) from cause
-        with ReplayMonitor(self._instance.dsn, superuser=self._superuser) as monitor:
-            state = self._wait_for_target(monitor)
-            arrived = self._monotonic()
-            if state.is_in_recovery:
-                replayed = self._check_arrival(state)
-                self._certifier.arrived(replayed, state.last_xact_at)
-                self._at_target(self._instance)
-            if action == "pause" and state.is_in_recovery:
-                return Recovered(
-                    self._arrival.replay_end, state.last_xact_at, old, arrived - begun, 0.0, has_paused=True
-                )
-            if state.is_in_recovery:
-                self._promote()
-            timeline = monitor.checkpoint()
+
+    def _raised_limits(self, state: ReplayState | None, settings: Mapping[str, str]) -> dict[str, str]:
+        """Return the limits with which a server that ended or paused before its target goes on.
+
+        Each is larger than the one before it, so there is an end.
+        """
+        if state is not None and (not state.is_in_recovery or state.replay_lsn == self._arrival.replay_end):
+            return {}
+        instance = self._instance
+        try:
+            return raised_limits(instance.installation, instance.data_dir, instance.user, settings)
+        except ServerRefused:
+            return {}  # that it ended, or where it paused, is told
+
+    def _arrive(
+        self,
+        monitor: ReplayMonitor,
+        state: ReplayState | None,
+        action: RestoreAction,
+        old: TimelineId,
+        begun: float,
+    ) -> Recovered:
+        """Check where the server is, and carry out ``action``."""
+        if state is None:
+            raise self._failed("recovery stopped before its target", None)
+        arrived = self._monotonic()
+        if state.is_in_recovery:
+            replayed = self._check_arrival(state)
+            self._certifier.arrived(replayed, state.last_xact_at)
+            self._at_target(self._instance)
+        if action == "pause" and state.is_in_recovery:
+            return Recovered(
+                self._arrival.replay_end, state.last_xact_at, old, arrived - begun, 0.0, has_paused=True
+            )
+        if state.is_in_recovery:
+            self._promote()
+        timeline = monitor.checkpoint()
         left_at = self._check_new_timeline(old, timeline)
         if not state.is_in_recovery:
             # It was opened by itself, for it let nobody in before its target; where is known only now.
@@ -201,13 +230,13 @@ class Recovery:
             has_paused=state.is_in_recovery,
         )
 
-    def _wait_for_target(self, monitor: ReplayMonitor) -> ReplayState:
-        """Return once replay pauses or recovery has ended.  Raises RecoveryFailed."""
+    def _wait_for_target(self, monitor: ReplayMonitor) -> ReplayState | None:
+        """Return once replay pauses or recovery has ended, None if the server has.  Raises RecoveryFailed."""
         last_sign: tuple[LSN | None, int] | None = None
         last_sign_at = self._monotonic()
         while True:
             if not self._instance.is_running:
-                raise self._failed("recovery stopped before its target", None)
+                return None
             if self._cancel.is_set():
                 raise RecoveryFailed("the recovery was cancelled", hint="run the same restore again to go on")
             state = monitor.look()
@@ -286,7 +315,3 @@ def is_promotion_cut(data_dir: Path) -> bool:
         return parse_control_file((data_dir / os.fsdecode(CONTROL_PATH)).read_bytes()).is_in_archive_recovery
     except (OSError, MalformedValue):
         return False  # the server says what is wrong with it
-
-
-def _integer(text: str | None) -> int:
-    return int(text) if text is not None and text.isascii() and text.isdigit() else 0

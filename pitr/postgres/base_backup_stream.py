@@ -129,8 +129,11 @@ class BaseBackupStream(ReplicationConnection):
     def finish(self, cancelled: Callable[[], None]) -> LSN:
         """Return where the WAL ends that the backup needs.  Raises ServerRefused, as after a promotion."""
         lsn, _ = _position(self._next(SILENCE_S_MAX, cancelled))
-        while self._pg.get_result() is not None:
-            continue
+        try:
+            while self._result(self._clock() + SILENCE_S_MAX, cancelled) is not None:
+                continue
+        except psycopg.Error as cause:
+            raise connection_error(str(cause)) from cause
         return lsn
 
     def _send(self, command: str) -> None:
@@ -140,11 +143,8 @@ class BaseBackupStream(ReplicationConnection):
             raise connection_error(str(cause)) from cause
 
     def _next(self, timeout_s: float, cancelled: Callable[[], None]) -> pq.abc.PGresult:
-        deadline = self._clock() + timeout_s
         try:
-            while self._pg.flush() or self._pg.is_busy():
-                self._wait(deadline, cancelled)
-            result = self._pg.get_result()
+            result = self._result(self._clock() + timeout_s, cancelled)
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
         if result is None:
@@ -152,6 +152,12 @@ class BaseBackupStream(ReplicationConnection):
         if result.status == pq.ExecStatus.FATAL_ERROR:
             raise server_error(result)
         return result
+
+    def _result(self, deadline: float, cancelled: Callable[[], None]) -> pq.abc.PGresult | None:
+        """Return the next result, None after the last; libpq alone would wait for it for ever."""
+        while self._pg.flush() or self._pg.is_busy():
+            self._wait(deadline, cancelled)
+        return self._pg.get_result()
 
     def _copy_data(self, cancelled: Callable[[], None]) -> memoryview | None:
         deadline = self._clock() + SILENCE_S_MAX

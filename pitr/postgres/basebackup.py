@@ -180,8 +180,13 @@ class FileReader:
                 _set_buffered(descriptor)
                 continue
             done += count
-            if count == 0 or (done % _DIRECT_BYTES and _is_direct(descriptor)):
-                break  # the end; another direct read would be unaligned
+            if count == 0:
+                break
+            if done % _DIRECT_BYTES and _is_direct(descriptor):
+                if os.fstat(descriptor).st_size <= offset + done:
+                    break  # the end; another direct read would be unaligned
+                # Cut short, as by a network file system: the rest of this file through the page cache.
+                _set_buffered(descriptor)
         return done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from fix_cli import MakeSite, Site, wait_until
 from fix_postgres import table_digests
 
@@ -22,6 +23,7 @@ def is_resuming(site: Site) -> bool:
     return step is not None and step.startswith("resuming ")
 
 
+@pytest.mark.slow
 def test_a_killed_daemons_backup_is_gone_on_with_and_everybody_is_told(make_site: MakeSite) -> None:
     site = make_site(settings={"max_wal_size": "4GB"})
     server = site.server

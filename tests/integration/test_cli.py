@@ -447,7 +447,12 @@ def test_a_configuration_that_cannot_be_used_is_2_and_says_what_why_next(
 
 def test_wrong_usage_is_2_and_json_all_the_same(tmp_path: Path) -> None:
     pitr = PitrProgram(tmp_path)
-    assert "error[PITR-2001]" in pitr("restroe", exit_code=2).stderr
+    mistyped = pitr("restroe", exit_code=2).stderr
+    assert "error[PITR-2001]" in mistyped
+    assert "'restore'" in mistyped
+    alone = pitr(exit_code=2).stderr
+    assert alone.startswith("Usage: pitr")
+    assert "error[" not in alone
     answer = pitr("restore", "--json", exit_code=2).object
     assert (answer["command"], answer["error"]["exit"]) == ("restore", 2)
 

@@ -181,6 +181,7 @@ def check_timeline(site: Site, lost: datetime, start: LSN, end: LSN) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_slot_is_dropped_and_no_target_in_the_gap_is_offered(make_site: MakeSite) -> None:
     # However much is free, it is too little.
     site = site_that_drops(make_site, "1000 TiB")

@@ -187,6 +187,7 @@ def test_what_is_wrong_at_the_first_moment_already_is_refused_in_words(
     assert left_in_scratch(program) == []
 
 
+@pytest.mark.slow
 def test_a_dropped_table_is_an_error_that_counts_as_unhealthy_unless_said_otherwise(
     program: PitrProgram, crime: Crime
 ) -> None:

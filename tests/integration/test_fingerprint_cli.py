@@ -68,6 +68,7 @@ def flip_row(file: Path) -> None:
     file.write_bytes(content.replace(RIGHT, WRONG))
 
 
+@pytest.mark.slow
 def test_a_random_run_goes_on_to_the_fingerprint_of_a_standby_and_finds_a_row_that_differs(
     site: Site, postgres_factory: PostgresFactory
 ) -> None:

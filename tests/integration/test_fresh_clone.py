@@ -47,8 +47,18 @@ def make_demo(clone: Path, home: Path, user: ServerUser | None, python: Path) ->
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PITR_", "AWS_", "PYTHON"))
     }
-    kept.pop("VIRTUAL_ENV", None)
-    kept.pop("MAKEFLAGS", None)
+    # What was said to the `make` that runs the tests is not meant for this one.
+    for name in (
+        "VIRTUAL_ENV",
+        "MAKEFLAGS",
+        "MAKEOVERRIDES",
+        "MAKELEVEL",
+        "ARGS",
+        "PARTS",
+        "WORKERS",
+        "SEEDS",
+    ):
+        kept.pop(name, None)
     prefix, options = as_user(user)
     done = subprocess.run(
         [*prefix, "make", "demo", f"PYTHON={python}"],

@@ -154,6 +154,7 @@ def wait_archived(site: Site) -> None:
     wait_until(lambda: site.server.value(archived, name), f"{name} is archived\n{site.daemon.tail()}")
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_wrong_with_the_archiver(
     make_site: MakeSite, postgres_house: PostgresHouse
 ) -> None:

@@ -144,7 +144,9 @@ def standby_of(factory: PostgresFactory, primary: RunningPostgres) -> RunningPos
     return standby
 
 
-@pytest.mark.parametrize("bounds", [StrainBounds(lag_bytes=4 * MIB), StrainBounds(lag_s=2.0)])
+@pytest.mark.parametrize(
+    "bounds", [pytest.param(StrainBounds(lag_bytes=4 * MIB), marks=pytest.mark.slow), StrainBounds(lag_s=2.0)]
+)
 def test_a_standby_that_lags_pauses_the_copying_until_it_has_caught_up(
     postgres_factory: PostgresFactory, bounds: StrainBounds
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from fix_cli import MakeSite, Site, wait_until
 
 SLOW = 'rate_limit = "512 KiB/s"'
@@ -68,6 +69,7 @@ def test_limits_are_shown_and_changed_while_a_backup_is_taken(make_site: MakeSit
     assert site.daemon.stop() == 0, site.daemon.tail()
 
 
+@pytest.mark.slow
 def test_a_second_host_is_told_who_takes_a_backup_and_a_killed_daemon_goes_on_at_once(
     make_site: MakeSite,
 ) -> None:

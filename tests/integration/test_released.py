@@ -269,14 +269,8 @@ OWNERS = "FIRST 2 (replica1, pitr)"
 
 
 @pytest.mark.timeout(500)
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param("daemon", marks=pytest.mark.slow),
-        "both",
-        pytest.param("watchdog", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["daemon", "both", "watchdog"])
 def test_daemon_and_watchdog_together_release_once_and_put_back_what_stood(site: Site, first: str) -> None:
     server = site.server
     if first == "watchdog":

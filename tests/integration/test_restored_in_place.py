@@ -21,7 +21,7 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 from storage.local import DirectoryStore
 
-MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18", marks=pytest.mark.slow)]
+MAJORS = [pytest.param(17, id="pg17"), pytest.param(18, id="pg18")]
 
 
 def timeline(site: Site) -> int:
@@ -58,9 +58,8 @@ def hide_histories(site: Site, one: ArchiveId) -> list[tuple[Path, Path]]:
 
 
 @pytest.mark.parametrize("major", MAJORS)
-@pytest.mark.parametrize(
-    "is_known", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["known", "unknown"]
-)
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+@pytest.mark.slow
 def test_two_restores_to_one_target_are_two_branches(make_site: MakeSite, major: int, is_known: bool) -> None:
     site = make_site(major, settings={"autovacuum": "off"})
     site.server.execute("CREATE TABLE a (v text)")
@@ -157,7 +156,8 @@ def test_the_way_that_a_restore_in_place_tells_is_one(make_site: MakeSite, major
 
 
 # Each step is some stride's; a run that is killed goes on from what the one before it left.
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [3, 1])
+@pytest.mark.slow
 def test_a_host_whose_restored_server_got_a_new_epoch_is_killed_on_the_way(
     make_site: MakeSite, stride: int
 ) -> None:

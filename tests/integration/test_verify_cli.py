@@ -102,6 +102,7 @@ def test_a_random_moment_is_what_the_logged_commitment_says(site: Site) -> None:
     assert exit_code == 0, found
 
 
+@pytest.mark.slow
 def test_regions_take_turns_and_one_can_be_lost(site: Site) -> None:
     first = verify(site, "--latest").data["region"]
     second = verify(site, "--latest", "--without-region", first)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 from fix_cli import REGION_NAMES, MakeSite
 from fix_s3 import S3Server
 from fix_verify_site import audit, left_in_scratch, reports_dir, verified_site, verify
@@ -22,6 +23,7 @@ def lock_all(server: S3Server, bucket: str) -> None:
     client.close()
 
 
+@pytest.mark.slow
 def test_each_region_in_turn_is_restored_from_and_the_report_tells_of_its_lock(
     make_site: MakeSite, s3_server: S3Server
 ) -> None:

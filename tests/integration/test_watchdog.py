@@ -226,6 +226,7 @@ def test_a_second_watchdog_stands_by_until_the_first_is_gone(server: RunningPost
         until(lambda: second.steps() == [Step.RELEASING, Step.RELEASED])
 
 
+@pytest.mark.slow
 def test_the_command_releases_is_killed_and_ends_what_it_began(make_site: MakeSite) -> None:
     site = make_site()
     site.set_option('protect = "data"', 'protect = "primary"')

@@ -7,7 +7,7 @@ import fcntl
 import os
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,30 @@ def test_a_file_that_ends_inside_a_page_is_waited_for_and_then_found(tmp_path: P
     assert [block for block, _ in found] == [2]
     place.on_wait = lambda: (place.path.write_bytes(content), None)[1]
     assert place.read() == (content, [])
+
+
+def test_a_direct_read_that_is_cut_short_is_not_taken_for_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bytes(pages(1500, 0x5000))
+    place = Place(tmp_path, content)
+    cut: list[int] = []
+    read_file = os.preadv
+
+    def preadv(descriptor: int, views: Sequence[memoryview], offset: int) -> int:
+        if not cut:
+            cut.append(offset)
+            views = [views[0][: 4096 * 5 + 512]]
+        return read_file(descriptor, views, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    rules = PageRules(True, 131072, START, lambda: INSERT)
+    reader = FileReader(os.fsencode(tmp_path), rules, wait=place.wait)
+    with reader.open(place.file) as opened:
+        assert opened is not None
+        assert b"".join(bytes(piece.content) for piece in opened.pieces()) == content
+    assert cut == [0]
+    assert opened.size_bytes == len(content)
 
 
 def test_files_that_hold_no_pages_are_not_judged(tmp_path: Path) -> None:

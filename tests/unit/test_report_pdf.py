@@ -107,7 +107,7 @@ def test_a_sign_without_a_shape_is_told_by_its_number_and_all_others_are_set() -
     assert drawable("a漢\u202e\u00ad\u200b🙂ü") == "a[U+6F22][U+202E][U+00AD][U+200B][U+1F642]ü"
 
 
-@pytest.mark.parametrize("paper", ["a4", "us-letter"])
+@pytest.mark.parametrize("paper", ["a4", pytest.param("us-letter", marks=pytest.mark.slow)])
 def test_markup_is_text_and_endless_words_are_broken(paper: Paper) -> None:
     _, report = reports(2)
     pages = read_pages(render_pdf(changed(report, MARKUP), [], paper))
