@@ -23,7 +23,7 @@ _FIELDS_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RdbHead:
-    """``created_s``: the server's clock in seconds since 1970 when it began the file; None if it says none."""
+    """``created_s``: by the server's clock, seconds since 1970, when it began; None if the file does not say."""
 
     version: int
     redis_version: str | None

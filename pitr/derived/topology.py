@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from pitr.errors import MalformedValue
@@ -131,6 +132,6 @@ def _slots(word: str) -> SlotRange:
 
 def _refuse_overlaps(masters: list[Master]) -> None:
     ranges = sorted(each for one in masters for each in one.slots)
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in pairwise(ranges):
         if after.first <= before.last:
             raise MalformedValue(f"two masters claim slot {after.first}")
