@@ -292,7 +292,7 @@ def _walk(
 def _newest_snapshot(
     app: App, settings: RedisSettings, treatments: tuple[Treatment, ...], at: datetime | None
 ) -> SnapshotRecord | None:
-    """Look for a snapshot if one is wanted; a store that is away must not keep Redis from being invalidated."""
+    """Look for a snapshot if one is wanted; a store that is away must not keep Redis as it is."""
     from cli.reading import Source
     from pitr.derived.policy import Policy
     from pitr.derived.snapshot_reader import list_snapshots

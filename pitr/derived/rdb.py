@@ -23,7 +23,7 @@ _FIELDS_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class RdbHead:
-    """``created_s``: by the server's clock, seconds since 1970, when it began; None if the file does not say."""
+    """``created_s``: when it was begun by the server's clock, seconds since 1970; None if it does not say."""
 
     version: int
     redis_version: str | None

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pitr.derived.access import RedisAccess
 from pitr.derived.topology import Master, Topology, parse_nodes, single_server
 from pitr.errors import DerivedRefused, DerivedUnavailable, MalformedValue, NotInitialised
-
-if TYPE_CHECKING:
-    import redis as redis_module
 
 # What SCAN is asked for, and the most commands in one pipeline: memory on both sides stays small.
 BATCH_KEYS: Final = 1000
@@ -33,7 +30,8 @@ class Node:
         self._port: Final = port
         self._library: Final = _library()
         self.address: Final = Master("", host, port).address
-        self._clients: dict[int, redis_module.Redis] = {}
+        # Its own types are half there and change; what comes out of here is typed by us.
+        self._clients: dict[int, Any] = {}
 
     def __enter__(self) -> Node:
         return self
@@ -173,7 +171,7 @@ class Node:
             raise
         return True
 
-    def _client(self, database: int) -> redis_module.Redis:
+    def _client(self, database: int) -> Any:
         client = self._clients.get(database)
         if client is None:
             client = self._clients[database] = self._library.Redis(
