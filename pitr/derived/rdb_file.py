@@ -44,7 +44,7 @@ def saved_file(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -
     except OSError as error:
         raise _not_here(node, path, error.strerror or str(error)) from error
     with file:
-        _check_own(node, path, file, began_s)
+        check_own(node, path, file, began_s)
         yield file
 
 
@@ -55,7 +55,8 @@ def file_chunks(file: BinaryIO, deadline: Deadline) -> Iterator[bytes]:
         yield chunk
 
 
-def _check_own(node: Node, path: Path, file: BinaryIO, began_s: int) -> None:
+def check_own(node: Node, path: Path, file: BinaryIO, began_s: int) -> None:
+    """Raise DerivedRefused unless ``file`` was begun at ``began_s`` or later, by the server's own clock."""
     try:
         created_s = read_head(file.read(HEAD_BYTES)).created_s
     except MalformedValue as error:
