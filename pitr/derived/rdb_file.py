@@ -6,7 +6,7 @@ So it counts only if its beginning says that it was begun after we asked, by the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -21,7 +21,7 @@ _POLL_S: Final = 0.2
 
 
 @contextmanager
-def saved_file(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -> Iterator[BinaryIO]:
+def saved_file(node: Node, deadline: Deadline) -> Iterator[BinaryIO]:
     """Let the server write its file, and open that.  Raises DerivedRefused, DerivedUnavailable.
 
     What is open stays what it is: the next BGSAVE writes a new file and renames it.
@@ -30,10 +30,10 @@ def saved_file(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -
     while not node.save_in_background():
         # Another one is on its way, begun before we asked.
         deadline.check(f"waiting for a BGSAVE of {node.address}")
-        sleep(_POLL_S)
+        deadline.pause(_POLL_S)
     while node.info("persistence").get("rdb_bgsave_in_progress") != "0":
         deadline.check(f"the BGSAVE of {node.address}")
-        sleep(_POLL_S)
+        deadline.pause(_POLL_S)
     if node.info("persistence").get("rdb_last_bgsave_status") != "ok":
         raise DerivedRefused(
             f"the BGSAVE of Redis at {node.address} failed", hint="see the server's log, and its disk"

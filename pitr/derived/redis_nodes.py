@@ -6,6 +6,7 @@ redirections would hide that a slot has moved meanwhile.  It needs the extra ``r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from pitr.errors import DerivedRefused, DerivedUnavailable, MalformedValue, NotI
 # What SCAN is asked for, and the most commands in one pipeline: memory on both sides stays small.
 BATCH_KEYS: Final = 1000
 _EPOCH_TRIES_MAX: Final = 20
+_REPLICA: Final = re.compile(r"slave[0-9]+")
 _DATABASES_MAX: Final = 10_000
 
 
@@ -151,13 +153,18 @@ class Node:
                         continue
         raise self._refused(f"{counter} is changed by others all the time")
 
-    def replicas_behind(self, timeout_ms: int) -> int:
-        """Wait until the replicas have what was done; return how many have not."""
-        connected = self.info("replication").get("connected_slaves", "0")
-        count = int(connected) if connected.isdigit() else 0
-        if count == 0:
-            return 0
-        return max(0, count - int(self._ask("WAIT", count, timeout_ms)))
+    def replication_offset(self) -> int:
+        """Return how far the server's stream to its replicas is."""
+        return int(self.info("replication").get("master_repl_offset", "0"))
+
+    def replicas_behind(self, offset: int) -> int:
+        """Return how many replicas have not acknowledged the stream up to ``offset``; they do each second."""
+        lines = [text for name, text in self.info("replication").items() if _REPLICA.fullmatch(name)]
+        fields = [dict(pair.partition("=")[::2] for pair in line.split(",")) for line in lines]
+        done = [
+            one for one in fields if one.get("state") == "online" and int(one.get("offset", "0")) >= offset
+        ]
+        return len(fields) - len(done)
 
     def save_in_background(self) -> bool:
         """Begin a BGSAVE; False if the server is at one, or at rewriting its AOF, already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,7 +18,10 @@ ADDRESSES_MAX: Final = 64
 class Deadline:
     """When a walk must have ended; it is asked between batches."""
 
-    def __init__(self, monotonic: Callable[[], float], limit_s: float) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float], limit_s: float, pause: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.pause: Final = pause
         self._monotonic: Final = monotonic
         self._limit_s: Final = limit_s
         self._end_s: Final = monotonic() + limit_s
@@ -68,6 +72,8 @@ class Site:
         if topology.is_moving:
             problems.append("slots are moving between masters")
         for master in topology.masters if topology.is_cluster else ():
+            if master.is_failing:
+                problems.append(f"master {master.address} fails, as the cluster says")
             problem = self._disagreement(master, topology)
             if problem is not None:
                 problems.append(problem)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -57,7 +56,6 @@ class SnapshotTools:
     random: Callable[[int], bytes]
     # Told of the bytes of files that were read so far, from any thread.
     on_progress: Callable[[int], None] = lambda _bytes: None
-    sleep: Callable[[float], None] = time.sleep
 
 
 def take_snapshot(tools: SnapshotTools, site: Site, rdb_from: RdbFrom, deadline: Deadline) -> SnapshotRecord:
@@ -181,7 +179,7 @@ class _Run:
     @contextmanager
     def _rdb(self, node: Node, master: Master) -> Iterator[Iterator[bytes]]:
         if self._rdb_from == "file":
-            with saved_file(node, self._deadline, self._tools.sleep) as file:
+            with saved_file(node, self._deadline) as file:
                 yield file_chunks(file, self._deadline)
         else:
             with open_link(self._site.access, master, self._deadline) as link:

@@ -21,7 +21,8 @@ from pitr.errors import DerivedRefused, DerivedUnavailable
 _WORD: Final = re.compile(rb"([A-Za-z][A-Za-z_-]{0,31}):")
 _WORDS_MAX: Final = 50
 OTHER: Final = "(other)"
-_REPLICAS_WAIT_MS: Final = 5000
+_REPLICA_LOOKS_MAX: Final = 10
+_REPLICA_PAUSE_S: Final = 0.5
 
 # Called with the keys that were looked at so far.
 OnProgress = Callable[[int], None]
@@ -196,7 +197,7 @@ class _Walker:
                 if self._acts:
                     for database in databases:
                         self._again(node, database, found)
-                    found.replicas_behind = node.replicas_behind(_REPLICAS_WAIT_MS)
+                    found.replicas_behind = self._replicas_behind(node)
         except (DerivedUnavailable, DerivedRefused) as error:
             found.problem = error.detail or error.message
         return found
@@ -222,6 +223,15 @@ class _Walker:
                 self._remove(node, database, stale)
             self._seen += len(keys)
             self._on_progress(self._seen)
+
+    def _replicas_behind(self, node: Node) -> int:
+        """Wait a while for the replicas: one that lacks a removal brings the key back at a failover."""
+        offset = node.replication_offset()
+        for _ in range(_REPLICA_LOOKS_MAX):
+            if not (behind := node.replicas_behind(offset)):
+                return 0
+            self._deadline.pause(_REPLICA_PAUSE_S)
+        return behind
 
     def _remove(self, node: Node, database: int, stale: dict[bytes, Count]) -> None:
         """Remove a batch, each namespace's keys by themselves, so that the count is of what really went."""

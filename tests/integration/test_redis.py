@@ -50,7 +50,7 @@ def namespaces(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def counts(cluster: RedisCluster) -> dict[str, int]:
     """How many keys there are by their beginning, the counter and its note left out."""
     found: dict[str, int] = {}
-    for key in cluster.keys():
+    for key in sorted(cluster.keys()):
         if COUNTER not in key:
             found[key.rstrip("0123456789")] = found.get(key.rstrip("0123456789"), 0) + 1
     return found
@@ -120,9 +120,7 @@ def test_a_master_that_is_away_is_told_and_the_same_run_goes_on(
     redis_cluster: RedisCluster, redis_site: RedisSite
 ) -> None:
     filled(redis_cluster)
-    redis_site.declare(
-        [redis_cluster.masters[0].address], NAMESPACES, 'deadline = "60s"'
-    )
+    redis_site.declare([redis_cluster.masters[0].address], NAMESPACES, 'deadline = "60s"')
     away = next(one for one in redis_cluster.masters[1:] if one is not redis_cluster.owner(COUNTER))
     away.pause()
     try:
@@ -256,9 +254,11 @@ def test_tls_is_spoken_and_a_stranger_refused(
     server.client().set("cache:a", "1")
     certificate, key = tmp_path / "tls.pem", tmp_path / "tls.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=redis"]
-        + ["-addext", f"subjectAltName=IP:{HOST}"],
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=redis"),
+            *("-addext", f"subjectAltName=IP:{HOST}"),
+        ],
         check=True,
         capture_output=True,
         timeout=60,

@@ -99,7 +99,9 @@ def test_an_epoch_is_above_the_counter_and_not_below_the_clock(current: int | No
     assert next_epoch(None, now_s + 1) > next_epoch(None, now_s) or now_s == 0
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=6), st.sampled_from(list(Policy)), max_size=8), st.binary())
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=6), st.sampled_from(list(Policy)), max_size=8), st.binary()
+)
 def test_the_namespace_found_is_the_longest_that_begins_the_key(
     declared: dict[str, Policy], tail: bytes
 ) -> None:
