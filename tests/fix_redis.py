@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import select
 import shutil
 import signal
 import socket
@@ -137,11 +138,12 @@ class RedisCluster:
 
     folder: Path
     masters: list[RedisServer] = field(default_factory=list)
+    slots: tuple[tuple[int, int], ...] = ((0, 5460), (5461, 10_922), (10_923, 16_383))
 
-    def start(self, slots: Sequence[tuple[int, int]] = ((0, 5460), (5461, 10_922), (10_923, 16_383))) -> None:
+    def start(self) -> None:
         """Start a server for each range of slots, and let them meet."""
         settings = ("cluster-enabled yes", "cluster-node-timeout 5000", "cluster-require-full-coverage no")
-        for number, (first, last) in enumerate(slots):
+        for number, (first, last) in enumerate(self.slots):
             server = RedisServer(self.folder / f"r{number}", settings).start()
             self.masters.append(server)
             server.client().execute_command("CLUSTER", "ADDSLOTS", *range(first, last + 1))
@@ -164,7 +166,10 @@ class RedisCluster:
     def owner(self, key: str | bytes) -> RedisServer:
         """Return who has a key's slot, as the cluster was made."""
         raw = key.encode() if isinstance(key, str) else key
-        return self.masters[min(key_slot(raw) * len(self.masters) // SLOTS, len(self.masters) - 1)]
+        slot = key_slot(raw)
+        return next(
+            one for one, (first, last) in zip(self.masters, self.slots, strict=True) if first <= slot <= last
+        )
 
     def fill(self, prefix: str, count: int) -> None:
         """Set ``PREFIX0`` to ``PREFIXn``, each on its master."""
@@ -257,6 +262,8 @@ class TlsFront:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
+        """Take no more connections; those that there are end with their clients."""
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -268,19 +275,21 @@ class TlsFront:
             threading.Thread(target=self._serve, args=(plain,), daemon=True).start()
 
     def _serve(self, plain: socket.socket) -> None:
-        with suppress(OSError):
-            near = self._context.wrap_socket(plain, server_side=True)
-            far = socket.create_connection((HOST, self._server.port))
-            threading.Thread(target=self._pump, args=(far, near), daemon=True).start()
-            self._pump(near, far)
-
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError, ValueError):
-            while content := source.recv(65_536):
-                target.sendall(content)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
+        with (
+            suppress(OSError),
+            self._context.wrap_socket(plain, server_side=True) as near,
+            socket.create_connection((HOST, self._server.port)) as far,
+        ):
+            while True:
+                # One thread for both ways: a TLS connection is not to be used by two.
+                ready = [near] if near.pending() else select.select([near, far], [], [])[0]
+                for source, target in ((near, far), (far, near)):
+                    if source not in ready:
+                        continue
+                    content = source.recv(65_536)
+                    if not content:
+                        return
+                    target.sendall(content)
 
 
 @dataclass(slots=True)
