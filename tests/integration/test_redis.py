@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from fix_cli import wait_until
+import pytest
+from fix_cli import CHECKOUT, wait_until
 from fix_ports import HOST
 from fix_redis import MakeRedis, RedisCluster, RedisSite, TlsFront
 
@@ -246,6 +247,36 @@ def test_a_password_comes_from_a_private_file_and_is_shown_nowhere(
     assert "battery" not in redis_site("redis", "snapshot", exit_code=1).stderr
     credentials.write_text("password = wrong-battery\n")
     assert "battery" not in redis_site("-v", "redis", "plan", exit_code=8).stderr
+
+
+@pytest.mark.parametrize("way", ["replication", "file"])
+def test_the_documented_user_may_do_all_that_is_done_and_no_more(
+    way: str, redis_cluster: RedisCluster, redis_site: RedisSite
+) -> None:
+    page = (CHECKOUT / "docs" / "redis.md").read_text()
+    line = next(one for one in page.splitlines() if "ACL SETUSER pitr" in one)
+    rules = line.replace("PASSWORD", "horse").split()[3:]
+    if way == "file":
+        assert '`+bgsave +config|get` instead of `+sync` for `snapshots = "file"`' in page
+        rules = [rule for rule in rules if rule != "+sync"] + ["+bgsave", "+config|get"]
+    filled(redis_cluster)
+    credentials = redis_site.folder / "redis.toml"
+    credentials.touch(0o600)
+    credentials.write_text('username = "pitr"\npassword = "horse"\n')
+    more = f'credentials_file = "redis.toml"\nsnapshots = "{way}"'
+    for master in redis_cluster.masters:
+        master.client().execute_command("ACL", "SETUSER", "pitr", "reset", *rules)
+    try:
+        redis_site.declare([redis_cluster.masters[0].address], NAMESPACES, more)
+        redis_site("redis", "snapshot")
+        redis_site("redis", "apply", "--yes")
+        for master in redis_cluster.masters:
+            master.client().execute_command("ACL", "SETUSER", "pitr", "-unlink")
+        redis_cluster.fill("cache:", 60)
+        assert "unlink" in redis_site("redis", "apply", "--yes", exit_code=3).stderr
+    finally:
+        for master in redis_cluster.masters:
+            master.client().execute_command("ACL", "DELUSER", "pitr")
 
 
 def test_tls_is_spoken_and_a_stranger_refused(
