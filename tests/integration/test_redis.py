@@ -199,8 +199,35 @@ def test_what_an_application_writes_back_is_told(make_redis: MakeRedis, redis_si
     finally:
         writer.kill()
         writer.wait(30)
+
+    def all_is_written() -> bool:
+        return not any(one["cmd"] == "set" for one in server.client().client_list())
+
+    wait_until(all_is_written, "the server is through with what the application sent")
     redis_site.redis("apply", "--yes")
     assert server.client().keys("cache:*") == []
+
+
+def test_a_replica_that_lacks_a_removal_is_told_until_it_has_it(
+    make_redis: MakeRedis, redis_site: RedisSite
+) -> None:
+    server = make_redis()
+    server.client().set("cache:a", "1")
+    replica = make_redis(settings=(f"replicaof {HOST} {server.port}",))
+    wait_until(lambda: replica.client().exists("cache:a"), "the replica has the key")
+    redis_site.declare([server.address], NAMESPACES)
+    replica.pause()
+    try:
+        for _ in range(2):
+            done = redis_site("redis", "apply", "--yes", "--json", exit_code=3)
+            assert "a replica" in done.error["why"]
+            assert server.client().exists("cache:a") == 0
+    finally:
+        replica.go_on()
+    redis_site.redis("apply", "--yes")
+    assert not replica.client().exists("cache:a")
+    redis_site.declare([replica.address], NAMESPACES)
+    assert "is a replica" in redis_site("redis", "plan", exit_code=1).stderr
 
 
 WRITER = """
