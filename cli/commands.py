@@ -34,6 +34,9 @@ COMMANDS: dict[str, LazyCommand] = {
     "patroni-replica": LazyCommand(
         "cli.patroni_hooks", "patroni_replica", "Seed a replica, as Patroni's method to create one."
     ),
+    "redis": LazyCommand(
+        "cli.redis", "redis", "Redis beside the database: what a restore makes of it, and snapshots."
+    ),
     "verify": LazyCommand(
         "cli.verify", "verify", "Prove that the cluster can be restored, and sign the proof."
     ),

@@ -21,6 +21,7 @@ from cli.config_mistakes import (
     contradictions,
     unknown_setting,
 )
+from cli.config_redis import NamespaceTable, RedisTable, RedisTables, redis_settings
 from cli.config_table import Duration, Name, Table
 from cli.config_values import (
     as_value_error,
@@ -157,6 +158,7 @@ class _Config(Table):
     retention: _Retention = _Retention()
     postgres: _Postgres = _Postgres()
     verify: VerifyTable | None = None
+    redis: RedisTables = Field(default_factory=list)
     timezone: Annotated[str, AfterValidator(read_known_zone)] | None = None
 
 
@@ -177,6 +179,8 @@ _KNOWN = {
             ("postgres", _Postgres),
             ("verify", VerifyTable),
             ("verify.drills", DrillsTable),
+            ("redis", RedisTable),
+            ("redis.namespace", NamespaceTable),
         )
     },
 }
@@ -331,6 +335,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
         verify=verify_settings(
             config.verify, base, _path(base, config.daemon.state_dir), config.cluster.name
         ),
+        redis=redis_settings(config.redis, base),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )

@@ -35,7 +35,8 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "failed",
     ExitCode.USAGE: "wrong usage or configuration; nothing was done",
-    ExitCode.PARTIAL: "done at quorum, but some region was missed; the message says what mends it",
+    ExitCode.PARTIAL: "done at quorum, but some region was missed, or done on some servers of derived state"
+    " and not on all; the message says what mends it",
     ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear"
     " (`timeline`: some moment since the oldest backup)",
     ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
@@ -129,6 +130,14 @@ RULES: tuple[ErrorRule, ...] = (
         ConfigRefused, 2002, ExitCode.USAGE, "the configuration has mistakes", "correct the configuration"
     ),
     ErrorRule(RegionsMissed, 3001, ExitCode.PARTIAL, "done at quorum; a region was missed", "pitr status"),
+    ErrorRule(
+        domain.DerivedInPart,
+        3005,
+        ExitCode.PARTIAL,
+        "derived state was not reached as a whole; nothing is claimed of the rest",
+        "repeat it when what the message names is there",
+        also=(domain.DerivedUnavailable,),
+    ),
     ErrorRule(
         domain.TargetRefused,
         4001,
@@ -263,6 +272,13 @@ RULES: tuple[ErrorRule, ...] = (
         ExitCode.FAILURE,
         "something that was read does not have the form that it must have",
         "pitr catalogue check",
+    ),
+    ErrorRule(
+        domain.DerivedRefused,
+        1020,
+        ExitCode.FAILURE,
+        "a server of derived state says no",
+        "docs/redis.md lists what its user must be allowed",
     ),
     ErrorRule(domain.PitrError, 1010, ExitCode.FAILURE, "another failure", "pitr doctor"),
     ErrorRule(store.StoreError, 1011, ExitCode.FAILURE, "another failure of a store", "pitr doctor"),

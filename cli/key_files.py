@@ -56,15 +56,16 @@ def is_private(path: Path) -> bool:
 
 def read_signing_key(path: Path) -> Signer:
     """Read the host's own key.  Raises KeyMissing, also if other users may read the file."""
-    return Signer.parse(_read_secret(path, "signing key"))
+    return Signer.parse(read_secret(path, "signing key"))
 
 
 def read_identity(path: Path) -> IdentityFile:
     """Read a reader's identity file.  Raises KeyMissing."""
-    return IdentityFile.parse(_read_secret(path, "identity"))
+    return IdentityFile.parse(read_secret(path, "identity"))
 
 
-def _read_secret(path: Path, what: str) -> str:
+def read_secret(path: Path, what: str) -> str:
+    """Return the text of a file that is its owner's alone.  Raises KeyMissing, which shows nothing of it."""
     try:
         # To open a pipe is to wait for whoever writes into it, for ever perhaps.
         if path.exists() and not path.is_file():

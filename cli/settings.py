@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cli.verify_settings import VerifySettings, default_verify
 from pitr.disk_forecast import DropPolicy
@@ -15,6 +15,9 @@ from pitr.priority import Priority
 from pitr.protection import ProtectionPolicy
 from pitr.quorum import WriteQuorum
 from pitr.strain import StrainBounds
+
+if TYPE_CHECKING:
+    from cli.config_redis import RedisSettings
 
 # In the state directory.
 SPOOL_NAME = "spool"
@@ -192,6 +195,7 @@ class Settings:
     backup: BackupSettings = field(default_factory=BackupSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     verify: VerifySettings | None = None
+    redis: tuple[RedisSettings, ...] = ()
     timezone: str | None = None
     bin_dir: Path | None = None
 

@@ -81,5 +81,17 @@ class AlreadyRunning(PitrError):
     """Another run holds the lock or the lease.  Try again when it has ended."""
 
 
+class DerivedUnavailable(PitrError):
+    """A server of derived state gave no usable answer in time.  What it holds is unknown."""
+
+
+class DerivedRefused(PitrError):
+    """A server of derived state says no: permission, setting or state.  A person must act."""
+
+
+class DerivedInPart(PitrError):
+    """Something of the derived state was not reached, or changed meanwhile.  Nothing is claimed of it."""
+
+
 class NotInitialised(PitrError):
     """The repository, slot, key or catalogue that the command needs does not exist yet."""

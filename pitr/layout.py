@@ -18,6 +18,7 @@ _HEAD_TOP = (1 << 63) - 1
 _PIECE = re.compile(r"p-([0-9A-F]{16})-([0-9A-F]{16})-([0-9]{16})-([0-9a-f]{8})")
 _PART_KEY = re.compile(r".*/(?:pack|index)-([0-9]{4})-([0-9]{6})-[0-9a-f]{8}")
 _SEGMENT = re.compile(r"s-([0-9a-f]{8})")
+_SNAPSHOT = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9][a-z0-9_-]{0,62}-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -242,6 +243,27 @@ def _inverse(number: int) -> str:
     if not 0 < number < _HEAD_TOP:
         raise MalformedValue(f"sequence out of range: {number}")
     return f"{_HEAD_TOP - number:016x}"
+
+
+def derived_prefix(archive: ArchiveId) -> str:
+    """Return the prefix of the records of derived state's snapshots; they sort by time."""
+    return f"derived/{archive}/snapshots/"
+
+
+def derived_key(archive: ArchiveId, snapshot: str) -> str:
+    """Return the key of the record that makes a snapshot of derived state."""
+    return f"{derived_prefix(archive)}{_snapshot(snapshot)}"
+
+
+def derived_part_key(archive: ArchiveId, snapshot: str, node: int, number: int) -> str:
+    """Return the key of part ``number`` of what a snapshot holds of its node ``node``, both from 0."""
+    return f"derived/{archive}/parts/{_snapshot(snapshot)}/{node:04d}-{number:06d}"
+
+
+def _snapshot(text: str) -> str:
+    if _SNAPSHOT.fullmatch(text) is None:
+        raise MalformedValue(f"not the id of a snapshot: {text[:100]!r}")
+    return text
 
 
 def backup_prefix(archive: ArchiveId, backup: str) -> str:

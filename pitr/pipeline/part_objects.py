@@ -18,7 +18,7 @@ from pitr.pipeline.packs import FramePlace, IndexLine, encode_line
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES, Context, Sealer
 from storage.digest import BodyDigest
 
-PartKind: TypeAlias = Literal["pack", "index"]
+PartKind: TypeAlias = Literal["pack", "index", "derived"]
 _INDEX_BYTES: Final = 8 * 1024 * 1024
 
 

@@ -22,6 +22,12 @@ FUNCTION_LINES_MAX = 60
 DECISIONS = (
     "pitr/backup_choice.py",
     "pitr/commits_around.py",
+    "pitr/derived/policy.py",
+    "pitr/derived/rdb.py",
+    "pitr/derived/restore_words.py",
+    "pitr/derived/snapshot_record.py",
+    "pitr/derived/topology.py",
+    "pitr/derived/unknowable.py",
     "pitr/errors.py",
     "pitr/layout.py",
     "pitr/lease_terms.py",

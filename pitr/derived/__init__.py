@@ -1,0 +1,1 @@
+"""Derived state: what applications keep in Redis, which a restored database makes wrong."""
