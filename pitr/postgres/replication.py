@@ -51,6 +51,10 @@ class WalRemoved(ServerRefused):
     """The server no longer has the WAL that was asked for."""
 
 
+class HistoryMissing(ServerRefused):
+    """The server does not have that timeline's history file."""
+
+
 class SlotLost(ServerRefused):
     """The replication slot does not exist, or the server has invalidated it."""
 
@@ -59,9 +63,9 @@ class SlotExists(ServerRefused):
     """There is a replication slot of this name already."""
 
 
+_FILE_MISSING = "58P01"
 # What the commands of this protocol can be refused for, each with its own way out.
 _LEAVES: dict[str, type[ServerRefused]] = {
-    "58P01": WalRemoved,
     "42704": SlotLost,
     "55000": SlotLost,
     "42710": SlotExists,
@@ -183,8 +187,16 @@ class ReplicationConnection:
         self._ask(b"DROP_REPLICATION_SLOT " + _slot(name))
 
     def timeline_history(self, timeline: TimelineId) -> bytes:
-        """Return the content of a timeline's history file."""
-        content = self._row(b"TIMELINE_HISTORY %d" % timeline.number, 2)[1] or b""
+        """Return the content of a timeline's history file.
+
+        Raises HistoryMissing, and more can be asked then: a standby has only those that it was given.
+        """
+        command = b"TIMELINE_HISTORY %d" % timeline.number
+        try:
+            content = self._row(command, 2, missing=HistoryMissing)[1] or b""
+        except HistoryMissing:
+            self._results(HistoryMissing)  # until the server is ready for the next command
+            raise
         if len(content) > HISTORY_BYTES_MAX:
             raise MalformedValue(f"history file of timeline {timeline} has {len(content)} bytes")
         return content
@@ -199,7 +211,7 @@ class ReplicationConnection:
             str(start).encode(),
             timeline.number,
         )
-        results = self._ask(command)
+        results = self._ask(command, missing=WalRemoved)
         if results and results[-1].status == pq.ExecStatus.COPY_BOTH:
             return None
         return _stream_end(results)
@@ -209,9 +221,8 @@ class ReplicationConnection:
 
         Raises WalRemoved if the server has it no longer, or left the timeline before ``end``.
         """
-        results = self._ask(
-            b"START_REPLICATION PHYSICAL %b TIMELINE %d" % (str(start).encode(), timeline.number)
-        )
+        command = b"START_REPLICATION PHYSICAL %b TIMELINE %d" % (str(start).encode(), timeline.number)
+        results = self._ask(command, missing=WalRemoved)
         if not results or results[-1].status != pq.ExecStatus.COPY_BOTH:
             raise WalRemoved(f"timeline {timeline} ends before {start}")
         deadline = self._clock() + COMMAND_TIMEOUT_S
@@ -297,27 +308,32 @@ class ReplicationConnection:
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
 
-    def _row(self, command: bytes, columns: int) -> list[bytes | None]:
-        results = self._ask(command)
+    def _row(
+        self, command: bytes, columns: int, *, missing: type[ServerRefused] = ServerRefused
+    ) -> list[bytes | None]:
+        results = self._ask(command, missing=missing)
         if not results or results[0].ntuples != 1 or results[0].nfields < columns:
             raise ServerUnavailable(f"no answer to {command.decode()}")
         return [results[0].get_value(0, column) for column in range(columns)]
 
-    def _ask(self, command: bytes) -> list[pq.abc.PGresult]:
-        """Send a command and return all its results, or those up to the one that begins a stream."""
+    def _ask(self, command: bytes, *, missing: type[ServerRefused] = ServerRefused) -> list[pq.abc.PGresult]:
+        """Send a command and return all its results, or those up to the one that begins a stream.
+
+        Raises ``missing`` if the server does not find the file that it is asked for.
+        """
         try:
             self._pg.send_query(command)
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
-        return self._results()
+        return self._results(missing)
 
-    def _results(self) -> list[pq.abc.PGresult]:
+    def _results(self, missing: type[ServerRefused]) -> list[pq.abc.PGresult]:
         """Wait for results; what a command may give is few, so a deadline bounds their number."""
         deadline = self._clock() + COMMAND_TIMEOUT_S
         results = []
         while (result := self._next_result(deadline)) is not None:
             if result.status == pq.ExecStatus.FATAL_ERROR:
-                raise server_error(result)
+                raise server_error(result, missing)
             results.append(result)
             if result.status in (pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN):
                 break
@@ -340,13 +356,13 @@ class ReplicationConnection:
 
     def _finish_stream(self) -> StreamEnd:
         """Learn why the server ended the stream: the timeline's end, or its own."""
-        results = self._results()
+        results = self._results(WalRemoved)
         if results and results[-1].status == pq.ExecStatus.COPY_IN:
             try:
                 self._pg.put_copy_end()
             except psycopg.Error as cause:
                 raise connection_error(str(cause)) from cause
-            results = self._results()
+            results = self._results(WalRemoved)
         return _stream_end(results)
 
 
@@ -365,7 +381,8 @@ def _slot(name: str) -> bytes:
     return name.encode()
 
 
-def server_error(result: pq.abc.PGresult) -> PitrError:
+def server_error(result: pq.abc.PGresult, missing: type[ServerRefused] = ServerRefused) -> PitrError:
+    """Make an error of the server's; ``missing`` is what a file that is not there means to this command."""
     state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
     text, detail, hint = (
         (result.error_field(field) or b"").decode("utf-8", "replace")
@@ -378,7 +395,7 @@ def server_error(result: pq.abc.PGresult) -> PitrError:
     if not state:
         return connection_error(text or result.error_message.decode("utf-8", "replace"))
     error: type[PitrError] = ServerUnavailable if state.startswith(_UNAVAILABLE_CLASSES) else ServerRefused
-    error = _LEAVES.get(state, error)
+    error = missing if state == _FILE_MISSING else _LEAVES.get(state, error)
     return error(text, detail=detail or None, hint=hint or None)
 
 
