@@ -12,7 +12,8 @@ from pitr.archive_retry import Retry
 from pitr.archive_seal import Writer
 from pitr.catalogue.records import HistoryRecord
 from pitr.layout import history_key
-from pitr.postgres.replication import HistoryMissing, ReplicationConnection
+from pitr.postgres.replication import ReplicationConnection
+from pitr.postgres.replication_errors import HistoryMissing
 from pitr.repository import Repository
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.store import ObjectConflict, ObjectMissing

@@ -25,12 +25,10 @@ from pitr.postgres.address import ServerAddress
 from pitr.postgres.replication import (
     ReplicationConnection,
     ServerIdentity,
-    SlotExists,
-    SlotLost,
     SlotState,
     StreamEnd,
-    WalRemoved,
 )
+from pitr.postgres.replication_errors import SlotExists, SlotLost, WalRemoved
 from pitr.repository import Repository
 from pitr.wal.follow import (
     HINT_FORK,

@@ -19,9 +19,15 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pitr.errors import MalformedValue, PitrError, ServerRefused, ServerUnavailable
+from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.address import Endpoint
 from pitr.postgres.receiver import Contiguous, WalMessage, decode_message
+from pitr.postgres.replication_errors import (
+    HistoryMissing,
+    WalRemoved,
+    connection_error,
+    server_error,
+)
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
 from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineId
@@ -41,34 +47,6 @@ _DEFAULTS: dict[str, str | int] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
-}
-# Connection, resources, in use, operator intervention, system: what may be otherwise in a minute.
-_UNAVAILABLE_CLASSES = ("08", "40", "53", "55006", "57", "58")
-_REFUSED_TEXTS = ("authentication", "pg_hba.conf", "does not exist", "no password", "not permitted")
-
-
-class WalRemoved(ServerRefused):
-    """The server no longer has the WAL that was asked for."""
-
-
-class HistoryMissing(ServerRefused):
-    """The server does not have that timeline's history file."""
-
-
-class SlotLost(ServerRefused):
-    """The replication slot does not exist, or the server has invalidated it."""
-
-
-class SlotExists(ServerRefused):
-    """There is a replication slot of this name already."""
-
-
-_FILE_MISSING = "58P01"
-# What the commands of this protocol can be refused for, each with its own way out.
-_LEAVES: dict[str, type[ServerRefused]] = {
-    "42704": SlotLost,
-    "55000": SlotLost,
-    "42710": SlotExists,
 }
 
 
@@ -379,29 +357,3 @@ def _slot(name: str) -> bytes:
     if _SLOT_NAME.fullmatch(name) is None:
         raise MalformedValue(f"not a replication slot's name: {name!r}")
     return name.encode()
-
-
-def server_error(result: pq.abc.PGresult, missing: type[ServerRefused] = ServerRefused) -> PitrError:
-    """Make an error of the server's; ``missing`` is what a file that is not there means to this command."""
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    text, detail, hint = (
-        (result.error_field(field) or b"").decode("utf-8", "replace")
-        for field in (
-            pq.DiagnosticField.MESSAGE_PRIMARY,
-            pq.DiagnosticField.MESSAGE_DETAIL,
-            pq.DiagnosticField.MESSAGE_HINT,
-        )
-    )
-    if not state:
-        return connection_error(text or result.error_message.decode("utf-8", "replace"))
-    error: type[PitrError] = ServerUnavailable if state.startswith(_UNAVAILABLE_CLASSES) else ServerRefused
-    error = missing if state == _FILE_MISSING else _LEAVES.get(state, error)
-    return error(text, detail=detail or None, hint=hint or None)
-
-
-def connection_error(text: str) -> PitrError:
-    """Make an error of libpq's words: only they say why a connection failed."""
-    is_refused = any(part in text for part in _REFUSED_TEXTS)
-    lines = text.strip().splitlines() or ["connection lost"]
-    error = ServerRefused if is_refused else ServerUnavailable
-    return error(lines[0], detail="\n".join(lines[1:]) or None)

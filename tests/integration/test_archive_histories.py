@@ -1,4 +1,4 @@
-"""The archiver and a server that lacks its ancestors' history files, as a cloned standby or a restored server does."""
+"""A server that lacks its ancestors' history files, as a cloned standby or a restored server does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from fix_postgres import PostgresFactory, RunningPostgres
 from fix_wal_archive import WalHouse, archiving, flush_lsn, system_identifier
 
 from pitr.archive_values import ArchiveEventKind
-from pitr.postgres.replication import HistoryMissing, ReplicationConnection
+from pitr.postgres.replication import ReplicationConnection
+from pitr.postgres.replication_errors import HistoryMissing
 from pitr.postgres.server_user import hand_over
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.memory import MemoryStore
