@@ -305,7 +305,7 @@ class ReplicationConnection:
             raise connection_error(str(cause)) from cause
         return self._results(missing)
 
-    def _results(self, missing: type[ServerRefused]) -> list[pq.abc.PGresult]:
+    def _results(self, missing: type[ServerRefused] = ServerRefused) -> list[pq.abc.PGresult]:
         """Wait for results; what a command may give is few, so a deadline bounds their number."""
         deadline = self._clock() + COMMAND_TIMEOUT_S
         results = []
