@@ -23,13 +23,14 @@ from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
 from cli.catalogue_keeper import CatalogueKeeper
 from cli.control_server import ControlServer
-from cli.daemon_begin import START_PAUSE_S, Beginning
+from cli.daemon_begin import Beginning
 from cli.daemon_events import DaemonEvents
 from cli.daemon_parts import disk_watch, open_queue, recovery_outlook, release_signer, serve_metrics
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
 from cli.heartbeat_keeper import HeartbeatKeeper
+from cli.last_backups import wait_for_backups
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
@@ -54,7 +55,6 @@ from pitr.errors import ArchiveDiverged, BackupFailed
 from pitr.event_log import EventLog, NotesFile
 from pitr.postgres.leader import LeaderAddress
 from pitr.spool import DirectorySpool
-from storage.store import StoreUnavailable
 from verifiers.gone_keys import what_is_gone
 
 if TYPE_CHECKING:
@@ -327,14 +327,12 @@ class Daemon:
 
     def _start_timetable(self) -> None:
         """Learn of the last backup from the regions, then begin: without one, a full one at once."""
-        while not self._stopping.is_set():
-            try:
-                listing = self._repository.manifests(self._archive)
-                break
-            except StoreUnavailable as error:
-                self._log.warning("the timetable waits", reason=str(error))
-                self._stopping.wait(START_PAUSE_S)
-        else:
+        listing = wait_for_backups(
+            lambda: self._repository.manifests(self._archive),
+            self._stopping,
+            lambda reason: self._log.warning("the timetable waits", reason=reason),
+        )
+        if listing is None:
             return
         for refused in listing.refused:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)

@@ -64,7 +64,11 @@ def find_parent(
     first one is given once, when a cluster is made, so it counts unless its WAL is seen to differ.
     """
     way = [switch.timeline for switch in server.switches] + [server.timeline]
-    archived = {way[0]: TimelineHistory(way[0])} | {history.timeline: history for history in past.histories}
+    # An ancestor whose own file no server had is known by what its descendants say of it.
+    archived = {
+        one.timeline: history.up_to(one.timeline) for history in past.histories for one in history.switches
+    }
+    archived |= {way[0]: TimelineHistory(way[0])} | {one.timeline: one for one in past.histories}
     alike = 0
     while alike < len(way) and archived.get(way[alike]) == TimelineHistory(
         way[alike], server.switches[:alike]

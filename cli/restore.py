@@ -132,9 +132,7 @@ def restore(
     check_choices(chosen, action)
     if source_identity is None:
         raise UsageRefused(
-            "a restore needs the reader's identity",
-            detail="it alone opens what the hosts sealed",
-            hint="--identity FILE; the recovery sheet has its text",
+            "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
         )
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
     source = source_of(source_urls, source_identity, source_region, source_archive)

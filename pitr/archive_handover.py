@@ -318,11 +318,11 @@ class Handover:
     # The outcomes.
 
     def _acknowledge(self, file: HandedFile) -> None:
-        self._folder.acknowledge(file.name.text)
+        self._folder.acknowledge(file.name.text, copy=file)
         self._folder.remove(file)
 
     def _refuse(self, file: HandedFile, reason: str) -> None:
-        self._folder.refuse(file.name.text, reason)
+        self._folder.refuse(file.name.text, reason, copy=file)
         self._folder.remove(file)
         self._tell(ArchiveEventKind.HANDED_REFUSED, f"{file.name.text} is not acknowledged: {reason}")
 
@@ -334,7 +334,7 @@ class Handover:
             at += len(content)
         is_kept = self._folder.keep_aside(file, digest.digest())
         kept = "a copy is kept aside" if is_kept else "as many copies are kept aside already"
-        self._folder.refuse(file.name.text, "other bytes are archived under this name")
+        self._folder.refuse(file.name.text, "other bytes are archived under this name", copy=file)
         self._tell(
             ArchiveEventKind.HANDED_DIFFERS,
             f"{file.name.text} was handed over with other bytes than are archived under that name; {kept}:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -12,6 +13,7 @@ from pitr.archive_seal import Writer
 from pitr.catalogue.records import HistoryRecord
 from pitr.layout import history_key
 from pitr.postgres.replication import ReplicationConnection
+from pitr.postgres.replication_errors import HistoryMissing
 from pitr.repository import Repository
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.store import ObjectConflict, ObjectMissing
@@ -49,17 +51,18 @@ class Histories:
     def read(self, connection: ReplicationConnection, timeline: TimelineId) -> list[HistoryRecord]:
         """Return the history files of a timeline's ancestors that are not put yet, and its own.
 
-        Timeline 1 has none.
+        Timeline 1 has none.  A standby that was cloned, and a server that was restored, need not have all of
+        its ancestors': the own one names every switch, so what the server lacks is left out.
         """
         if timeline.number == 1:
             return []
         own = self._ask(connection, timeline)
-        ancestors = [switch.timeline for switch in own.history().switches]
-        return [
-            self._ask(connection, ancestor)
-            for ancestor in ancestors
-            if ancestor.number > 1 and ancestor not in self._put
-        ] + [own]
+        found = []
+        for ancestor in (switch.timeline for switch in own.history().switches):
+            if ancestor.number > 1 and ancestor not in self._put:
+                with suppress(HistoryMissing):
+                    found.append(self._ask(connection, ancestor))
+        return [*found, own]
 
     def put(self, files: list[HistoryRecord]) -> None:
         """Put them, until they are at quorum.  Raises ArchiveDiverged if another writer has put others."""

@@ -19,10 +19,15 @@ from pitr.layout import PieceKey
 from pitr.quorum import WriteQuorum
 from pitr.repository import ListedHead
 from pitr.wal.timeline import TimelineId
+from storage.arrivals import Arriving
+from storage.store import StoreUnavailable
 
 # After a head that could not be put; the next regular one may be far off.
 _RETRY_S: Final = 5.0
 _IDLE_WAIT_S: Final = 60.0
+# While regions lack what a head speaks of: how soon to look again, and how long that may last untold.
+_LOOK_AGAIN_S: Final = 0.5
+_LACKING_S_MAX: Final = 30.0
 
 
 class Recorder:
@@ -51,6 +56,8 @@ class Recorder:
         self._lock = threading.Lock()
         self._head_due_s = parts.monotonic()
         self._is_ending = False
+        # What the next head waits for, and since when.
+        self._awaited: tuple[int, float] | None = None
         self._last_head_at: datetime | None = None
 
     @property
@@ -123,10 +130,35 @@ class Recorder:
 
     def _try_head(self) -> None:
         """Write index and head if that works now; else soon."""
+        if not self._has_arrived():
+            with self._lock:
+                self._head_due_s = self._parts.monotonic() + min(self._head_interval_s, _LOOK_AGAIN_S)
+            return
         is_written = self._parts.retry.once("putting a head", self._write)
         with self._lock:
             pause_s = self._head_interval_s if is_written else min(self._head_interval_s, _RETRY_S)
             self._head_due_s = self._parts.monotonic() + pause_s
+
+    def _has_arrived(self) -> bool:
+        """Tell whether enough regions have what a head speaks of.
+
+        Else its put would wait for that, and all that is durable meanwhile would wait to be recorded: at a
+        bound of that nothing more is sealed.
+        """
+        store, now_s = self._parts.store, self._parts.monotonic()
+        if not isinstance(store, Arriving):
+            return True
+        mark, since_s = self._awaited or (store.mark(), now_s)
+        if store.has_arrived(mark):
+            self._awaited = None
+            return True
+        self._awaited = (mark, since_s)
+        if now_s - since_s >= _LACKING_S_MAX:
+            self._parts.retry.once("putting a head", self._tell_lacking)
+        return False
+
+    def _tell_lacking(self) -> None:
+        raise StoreUnavailable("too few regions have all that it speaks of")
 
     def _write(self) -> None:
         self._index.put_pending()

@@ -17,7 +17,8 @@ from pitr.archive_seal import ArchivedPiece
 from pitr.archive_values import DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader
 from pitr.errors import ArchiveDiverged, NotAuthentic
-from pitr.layout import ArchiveId, PieceKey
+from pitr.layout import ArchiveId, PieceKey, wal_index_range
+from pitr.listed import named_objects
 from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
@@ -222,9 +223,9 @@ def _known_wal(repository: Repository, archive: ArchiveId, end: DurableEnd) -> K
 
 def _last_index(repository: Repository, archive: ArchiveId) -> bytes | None:
     """Return the digest of the newest WAL index, which the next one names."""
-    prefix = f"walindex/{archive}/"
     last = None
-    for info in repository.store.list_objects(prefix):
+    listing = repository.store.list_objects(f"walindex/{archive}/")
+    for info, _ in named_objects(listing, wal_index_range):
         last = info.key
     if last is None:
         return None

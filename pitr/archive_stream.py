@@ -25,12 +25,10 @@ from pitr.postgres.address import ServerAddress
 from pitr.postgres.replication import (
     ReplicationConnection,
     ServerIdentity,
-    SlotExists,
-    SlotLost,
     SlotState,
     StreamEnd,
-    WalRemoved,
 )
+from pitr.postgres.replication_errors import SlotExists, SlotLost, WalRemoved
 from pitr.repository import Repository
 from pitr.wal.follow import (
     HINT_FORK,
@@ -116,6 +114,7 @@ class WalStream:
         self._told_fork: ArchiveFork | None = None
         self._has_received = False
         self._wants_new_run = False
+        self._is_slot_refused = False
         self._why_give_up: str | None = None
         self.state: Final = StreamState()
 
@@ -320,10 +319,12 @@ class WalStream:
         """Return the slot's state; one that is gone or was invalidated is made anew."""
         name = self._settings.slot
         known = connection.read_slot(name)
-        if known is not None and known.restart is None:
-            # Invalidated (max_slot_wal_keep_size): it protects nothing any more.
+        if known is not None and (known.restart is None or self._is_slot_refused):
+            # Invalidated (max_slot_wal_keep_size, or PostgreSQL 18's idle_replication_slot_timeout): it
+            # protects nothing any more.  The WAL may be there all the same: that is asked for next.
             connection.drop_slot(name)
             known = None
+        self._is_slot_refused = False
         if known is not None:
             return known
         state = ensure_slot(connection, name)
@@ -335,6 +336,8 @@ class WalStream:
         try:
             end = connection.start_streaming(self._settings.slot, run.start, run.timeline)
         except SlotLost as failure:
+            # Of a slot that was idle too long this refusal is all that this protocol tells.
+            self._is_slot_refused = True
             raise ServerUnavailable(failure.message) from failure
         self._flow.begin(run)
         if end is not None:

@@ -89,7 +89,8 @@ def rebuild(
     ``regions`` each is listed as well, to record who holds what.  The daemon must not be recording
     meanwhile.  Raises StoreError, NotAuthentic for a bad epoch or history; nothing has changed then.
     """
-    archives = tuple(repository.archives())
+    strays: list[RefusedObject] = []
+    archives = tuple(repository.archives(strays))
     found = [_gather(repository, archive, answers) for archive in archives]
     holders: dict[str, list[str]] = {}
     unseen = [region.name for region in regions if not _note_holder(region, archives, holders)]
@@ -101,7 +102,7 @@ def rebuild(
         archives=archives,
         wal_objects=sum(len(one.wal) for one in found),
         headers_read=sum(one.headers_read for one in found),
-        refused=tuple(refused for one in found for refused in one.refused),
+        refused=(*strays, *(refused for one in found for refused in one.refused)),
         unseen=tuple(unseen),
     )
 
@@ -179,11 +180,13 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
     if answers is not None and not answers.are_enough(None if head is None else head.quorum):
         found.backups = _signed_backups(repository, found, head)
         last_piece = 0 if head is None else head.piece_sequence
-    found.histories = repository.history_records(archive)
+    strays: list[RefusedObject] = []
+    found.histories = repository.history_records(archive, strays)
     listed = {
-        timeline: list(repository.wal_objects(archive, timeline))
-        for timeline in repository.wal.timelines(archive)
+        timeline: list(repository.wal.objects(archive, timeline, refused=strays))
+        for timeline in repository.wal.timelines(archive, refused=strays)
     }
+    found.refused += strays
     foreign = foreign_wal(repository, archive, list(chain.from_iterable(listed.values())), head)
     found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(foreign, key=str)]
     for keys in listed.values():

@@ -12,6 +12,7 @@ from typing import Final
 from pitr.catalogue.event_record import EventRecord
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, event_key, event_sequence
+from pitr.listed import read_names
 from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import Repository
 from pitr.verified import check_place, get_verified
@@ -86,8 +87,7 @@ class EventReader:
         return EventPage(tuple(events), tuple(faults))
 
     def _sequences(self, archive: ArchiveId) -> Iterator[int]:
-        for info in self._repository.store.list_objects(f"events/{archive}/"):
-            yield event_sequence(info.key)
+        yield from read_names(self._repository.store.list_objects(f"events/{archive}/"), event_sequence)
 
 
 def _broken(newer: ListedEvent | None, older: ListedEvent) -> list[str]:

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Final
 
 from pitr.catalogue.expiry_record import ExpireRecord
-from pitr.errors import AlreadyRunning, MalformedValue
+from pitr.errors import AlreadyRunning
 from pitr.layout import (
     ArchiveId,
     backup_prefix,
@@ -28,6 +28,7 @@ from pitr.layout import (
     timeline_prefix,
     wal_index_range,
 )
+from pitr.listed import named_objects
 from pitr.region_heads import NamedStore
 from pitr.wal.segment import SegmentName
 from storage.store import ObjectConflict, ObjectInfo, StoreError, StoreUnavailable
@@ -181,12 +182,9 @@ def wal_between(
     """
     prefix = timeline_prefix(archive, first.timeline)
     # Keys go on below the segment's name, so its own come after it.
-    for info in region.store.list_objects(prefix, start_after=f"{prefix}{first}"):
-        try:
-            segment = parse_wal_key(info.key).segment
-        except MalformedValue:
-            continue
-        if segment > last:
+    listing = region.store.list_objects(prefix, start_after=f"{prefix}{first}")
+    for info, key in named_objects(listing, parse_wal_key):
+        if key.segment > last:
             return
         yield info
 
@@ -197,11 +195,8 @@ def _wal_indexes(record: ExpireRecord, region: NamedStore, now: datetime) -> Ite
     if not due:
         return
     waiting: ObjectInfo | None = None
-    for info in region.store.list_objects(f"walindex/{record.archive}/"):
-        try:
-            first, last = wal_index_range(info.key)
-        except MalformedValue:
-            continue  # none of ours: nobody knows what it is
+    listing = region.store.list_objects(f"walindex/{record.archive}/")
+    for info, (first, last) in named_objects(listing, wal_index_range):
         if waiting is not None:
             yield waiting
         waiting = info if any(a <= first and last <= b for a, b in due) else None

@@ -120,14 +120,17 @@ class GateFolder:
         else:
             path.unlink(missing_ok=True)
 
-    def acknowledge(self, name: str) -> None:
-        """Publish a file as durable, and forget the oldest such word beyond the bound.  May be repeated."""
-        self._publish(ACKED_NAME, name, b"", self._acked, ACKED_MAX)
+    def acknowledge(self, name: str, *, copy: HandedFile | None = None) -> None:
+        """Publish a file as durable, and forget the oldest such word beyond the bound.  May be repeated.
 
-    def refuse(self, name: str, reason: str) -> None:
+        With a ``copy`` it is believed of that copy, also after the clock was set back.
+        """
+        self._publish(ACKED_NAME, name, b"", self._acked, ACKED_MAX, copy)
+
+    def refuse(self, name: str, reason: str, *, copy: HandedFile | None = None) -> None:
         """Say why a file will not be acknowledged."""
         line = " ".join(reason.split()).encode("utf-8", "replace") + b"\n"
-        self._publish(REFUSED_NAME, name, line, self._refused, REFUSED_MAX)
+        self._publish(REFUSED_NAME, name, line, self._refused, REFUSED_MAX, copy)
 
     def handed(self) -> list[HandedFile]:
         """Return what was handed over and is complete, in PostgreSQL's order; remove what a kill left."""
@@ -179,12 +182,20 @@ class GateFolder:
         file.path.replace(place)
         return True
 
-    def _publish(self, folder: str, name: str, content: bytes, kept: deque[str], kept_max: int) -> None:
+    def _publish(
+        self,
+        folder: str,
+        name: str,
+        content: bytes,
+        kept: deque[str],
+        kept_max: int,
+        copy: HandedFile | None,
+    ) -> None:
         path = self.root / folder / name
         part = path.with_name(f".{name}.new")
         part.write_bytes(content)
         self._share(part, 0o640)
-        at = self._clock_ns() + _COARSE_NS
+        at = max(self._clock_ns(), 0 if copy is None else copy.stamp[1]) + _COARSE_NS
         os.utime(part, ns=(at, at))
         part.replace(path)
         kept.append(name)

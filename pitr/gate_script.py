@@ -78,10 +78,12 @@ check() {{
     fi
 }}
 # A copy, never a link: PostgreSQL would write other WAL into the same file once it recycles it.
+# It is no older than the file, also after the clock was set back: what is published must be newer than both.
 hand_over() {{
     [ "$folder/{HANDED_NAME}/$1" -nt "$2" ] && return 0
     part=$folder/{HANDED_NAME}/.$1.$$
     error=$(dd if="$2" of="$part" bs=1048576 conv=fsync 2>&1) &&
+        {{ [ "$part" -nt "$2" ] || error=$(touch -r "$2" "$part" 2>&1); }} &&
         mv -f "$part" "$folder/{HANDED_NAME}/$1" && {{ part=; return 0; }}
     rm -f "$part"
     part=

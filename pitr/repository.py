@@ -32,6 +32,7 @@ from pitr.layout import (
     manifest_key,
     wal_index_key,
 )
+from pitr.listed import Strays, read_names
 from pitr.pipeline.envelope import EnvelopeRecord
 from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, record_key_id, sign_record
 from pitr.repository_record import read_repository_record
@@ -134,10 +135,10 @@ class Repository:
         """Return the verified record, with the recipients of new data keys."""
         return read_repository_record(self.store, self.root)
 
-    def archives(self) -> list[ArchiveId]:
+    def archives(self, refused: Strays = None) -> list[ArchiveId]:
         """Return the archives that have an epoch record, by system identifier and epoch; unverified."""
-        prefix = "epochs/"
-        return [ArchiveId.parse(info.key[len(prefix) :]) for info in self.store.list_objects(prefix)]
+        listing = self.store.list_objects("epochs/")
+        return list(read_names(listing, lambda key: ArchiveId.parse(key.removeprefix("epochs/")), refused))
 
     def epoch(self, archive: ArchiveId) -> EpochRecord:
         """Return who may write ``archive``, signed by root; read once.
@@ -222,14 +223,15 @@ class Repository:
         record.history()
         return record
 
-    def history_records(self, archive: ArchiveId) -> list[HistoryRecord]:
+    def history_records(self, archive: ArchiveId, refused: Strays = None) -> list[HistoryRecord]:
         """Return all timeline history files of an archive, ascending by number; timeline 1 has none."""
-        return [self.get_history(archive, timeline) for timeline in self.history_timelines(archive)]
+        return [self.get_history(archive, timeline) for timeline in self.history_timelines(archive, refused)]
 
-    def history_timelines(self, archive: ArchiveId) -> list[TimelineId]:
+    def history_timelines(self, archive: ArchiveId, refused: Strays = None) -> list[TimelineId]:
         """Return the timelines whose history files are listed in an archive; unverified."""
         prefix = f"history/{archive}/"
-        return [TimelineId.parse(i.key[len(prefix) :]) for i in self.store.list_objects(prefix)]
+        listing = self.store.list_objects(prefix)
+        return list(read_names(listing, lambda key: TimelineId.parse(key.removeprefix(prefix)), refused))
 
     def histories(self, archive: ArchiveId) -> list[TimelineHistory]:
         """Return what the history files of an archive say."""

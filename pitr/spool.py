@@ -20,7 +20,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -94,14 +94,17 @@ class DirectorySpool:
             self._directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in root.glob("*.new"):
+                    left.unlink()
+                names = sorted(path.name for path in root.iterdir() if path.name.isdigit())
+                self._damaged = [name for name in names if not self._index(root / name)]
             except BlockingIOError as cause:
-                os.close(self._directory)
+                self.close()
                 raise AlreadyRunning(f"another process uses the spool {root}") from cause
-            for left in root.glob("*.new"):
-                left.unlink()
-            names = sorted(path.name for path in root.iterdir() if path.name.isdigit())
+            except OSError:
+                self.close()  # else whoever tries again would meet this very lock
+                raise
         self._next = int(names[-1]) + 1 if names else 1
-        self._damaged = [name for name in names if not self._index(root / name)]
 
     @property
     def held_bytes(self) -> int:
@@ -153,7 +156,9 @@ class DirectorySpool:
             new.rename(path)
             os.fsync(self._directory)
         except OSError:
-            new.unlink(missing_ok=True)
+            for left in (new, path):  # under its own name too: nobody would count it or remove it
+                with suppress(OSError):
+                    left.unlink(missing_ok=True)
             raise
 
     def remove(self, key: str) -> None:
@@ -192,6 +197,11 @@ class DirectorySpool:
         if head is None:
             return False
         size_bytes = path.stat().st_size - head.size_bytes
+        before = self._files.get(head.key)
+        if before is not None:
+            # What was taken back and came again after a crash: the later one is what was added.
+            before[0].unlink()
+            self._held_bytes -= before[1]
         self._files[head.key] = (path, size_bytes)
         self._held_bytes += size_bytes
         return True

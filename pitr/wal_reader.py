@@ -20,7 +20,7 @@ from pitr.catalogue.wal_records import (
     check_key,
     indexed,
 )
-from pitr.errors import NotAuthentic
+from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import (
     ArchiveId,
     PieceKey,
@@ -28,7 +28,9 @@ from pitr.layout import (
     parse_wal_key,
     timeline_prefix,
     wal_index_key,
+    wal_index_range,
 )
+from pitr.listed import Strays, read_names
 from pitr.pipeline.headed import (
     ENVELOPE_BYTES_MAX,
     HEADER_READ_BYTES,
@@ -83,30 +85,45 @@ class WalReader:
         self._repository_id: Final = repository_id
         self._verifier: Final = verifier
 
-    def timelines(self, archive: ArchiveId) -> Iterator[TimelineId]:
-        """Yield the timelines that have WAL here, ascending by number; one listing page for each."""
+    def timelines(self, archive: ArchiveId, *, refused: Strays = None) -> Iterator[TimelineId]:
+        """Yield the timelines that have WAL here, ascending by number; one listing page for each.
+
+        A name that is none is passed over, and told in ``refused``.
+        """
         prefix = f"wal/{archive}/"
+
+        def parse(key: str) -> TimelineId:
+            name, slash, _ = key[len(prefix) :].partition("/")
+            if not slash:
+                raise MalformedValue(f"not a WAL object's key: {key!r}")
+            return TimelineId.parse(name)
+
         after: str | None = None
         while True:
-            first = next(iter(self._store.list_objects(prefix, start_after=after)), None)
-            if first is None:
+            listing = self._store.list_objects(prefix, start_after=after)
+            timeline = next(read_names(listing, parse, refused), None)
+            if timeline is None:
                 return
-            timeline = TimelineId.parse(first.key[len(prefix) : len(prefix) + 8])
             yield timeline
-            # "z" sorts after every segment's name, so the timeline's objects are skipped unread.
-            after = f"{timeline_prefix(archive, timeline)}z"
+            # "0" sorts after "/", so whatever is below the timeline's name is skipped unread.
+            after = f"{prefix}{timeline}0"
 
     def objects(
-        self, archive: ArchiveId, timeline: TimelineId, *, from_segment: SegmentName | None = None
+        self,
+        archive: ArchiveId,
+        timeline: TimelineId,
+        *,
+        from_segment: SegmentName | None = None,
+        refused: Strays = None,
     ) -> Iterator[PieceKey | SegmentKey]:
         """Yield the keys of a timeline's WAL: by segment, in each the pieces by LSN, then whole ones.
 
-        ``from_segment`` leaves out earlier segments.  Raises MalformedValue for a name that is none.
+        ``from_segment`` leaves out earlier segments.  A name that is none is passed over, and told in
+        ``refused``.
         """
         prefix = timeline_prefix(archive, timeline)
         after = None if from_segment is None else f"{prefix}{from_segment}"
-        for info in self._store.list_objects(prefix, start_after=after):
-            yield parse_wal_key(info.key)
+        yield from read_names(self._store.list_objects(prefix, start_after=after), parse_wal_key, refused)
 
     def header(self, key: PieceKey | SegmentKey) -> IndexedHeader:
         """Return the verified header of an object; its sampled points are left out.
@@ -152,8 +169,8 @@ class WalReader:
 
     def indexes(self, archive: ArchiveId) -> Iterator[WalIndexRecord]:
         """Yield the verified WAL indexes, ascending by piece.  Raises NotAuthentic, StoreError."""
-        for info in self._store.list_objects(f"walindex/{archive}/"):
-            yield self.index(info.key, archive)
+        for first, last in read_names(self._store.list_objects(f"walindex/{archive}/"), wal_index_range):
+            yield self.index(wal_index_key(archive, first, last), archive)
 
     def index(self, key: str, archive: ArchiveId) -> WalIndexRecord:
         """Return the verified WAL index that lies under ``key``.  Raises ObjectMissing, NotAuthentic."""

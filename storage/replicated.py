@@ -146,6 +146,16 @@ class ReplicatedStore:
             1 for one in self.status() if one.is_healthy and not one.pending_repairs and not one.stuck_repairs
         )
 
+    def mark(self) -> int:
+        """See ``Arriving.mark``."""
+        return self._writable()[1].next_sequence()
+
+    def has_arrived(self, mark: int) -> bool:
+        """See ``Arriving.has_arrived``."""
+        lanes, _ = self._writable()
+        with lanes.changed:
+            return sum(lanes.is_complete_before(lane, mark) for lane in lanes.lanes) >= lanes.quorum
+
     def view(self, region_name: str) -> ObjectStore:
         """Return one region's store alone.  Raises KeyError."""
         for region in self._regions:

@@ -15,6 +15,7 @@ from typing import Final
 from pitr.catalogue.wal_records import IndexedHeader, WalIndexRecord, piece_numbers
 from pitr.errors import PitrError
 from pitr.layout import PieceKey, SegmentKey, wal_index_range
+from pitr.listed import named_objects
 from pitr.pipeline.sign import Verifier
 from pitr.repository import Repository
 from pitr.wal_reader import DataKeySource
@@ -117,8 +118,8 @@ def find_index(alone: Repository, key: PieceKey | SegmentKey) -> WalIndexRecord 
     A segment may stand in a later one: whoever asks takes its absence for no answer.
     """
     _, last = piece_numbers(alone.wal.header(key).header)
-    for info in alone.store.list_objects(f"walindex/{key.archive}/"):
-        first_piece, last_piece = wal_index_range(info.key)
+    listing = alone.store.list_objects(f"walindex/{key.archive}/")
+    for info, (first_piece, last_piece) in named_objects(listing, wal_index_range):
         if first_piece <= last <= last_piece:
             return alone.wal.index(info.key, key.archive)
     return None

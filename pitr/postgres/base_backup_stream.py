@@ -22,7 +22,8 @@ from psycopg import pq
 
 from pitr.errors import MalformedValue, ServerUnavailable
 from pitr.postgres.page import PAGE_BYTES, Blocks
-from pitr.postgres.replication import ReplicationConnection, connection_error, server_error
+from pitr.postgres.replication import ReplicationConnection
+from pitr.postgres.replication_errors import connection_error, server_error
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 

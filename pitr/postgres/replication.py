@@ -19,9 +19,15 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pitr.errors import MalformedValue, PitrError, ServerRefused, ServerUnavailable
+from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.address import Endpoint
 from pitr.postgres.receiver import Contiguous, WalMessage, decode_message
+from pitr.postgres.replication_errors import (
+    HistoryMissing,
+    WalRemoved,
+    connection_error,
+    server_error,
+)
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import check_segment_bytes
 from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineId
@@ -41,30 +47,6 @@ _DEFAULTS: dict[str, str | int] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
-}
-# Connection, resources, in use, operator intervention, system: what may be otherwise in a minute.
-_UNAVAILABLE_CLASSES = ("08", "40", "53", "55006", "57", "58")
-_REFUSED_TEXTS = ("authentication", "pg_hba.conf", "does not exist", "no password", "not permitted")
-
-
-class WalRemoved(ServerRefused):
-    """The server no longer has the WAL that was asked for."""
-
-
-class SlotLost(ServerRefused):
-    """The replication slot does not exist, or the server has invalidated it."""
-
-
-class SlotExists(ServerRefused):
-    """There is a replication slot of this name already."""
-
-
-# What the commands of this protocol can be refused for, each with its own way out.
-_LEAVES: dict[str, type[ServerRefused]] = {
-    "58P01": WalRemoved,
-    "42704": SlotLost,
-    "55000": SlotLost,
-    "42710": SlotExists,
 }
 
 
@@ -183,8 +165,16 @@ class ReplicationConnection:
         self._ask(b"DROP_REPLICATION_SLOT " + _slot(name))
 
     def timeline_history(self, timeline: TimelineId) -> bytes:
-        """Return the content of a timeline's history file."""
-        content = self._row(b"TIMELINE_HISTORY %d" % timeline.number, 2)[1] or b""
+        """Return the content of a timeline's history file.
+
+        Raises HistoryMissing, and more can be asked then: a standby has only those that it was given.
+        """
+        command = b"TIMELINE_HISTORY %d" % timeline.number
+        try:
+            content = self._row(command, 2, missing=HistoryMissing)[1] or b""
+        except HistoryMissing:
+            self._results(HistoryMissing)  # until the server is ready for the next command
+            raise
         if len(content) > HISTORY_BYTES_MAX:
             raise MalformedValue(f"history file of timeline {timeline} has {len(content)} bytes")
         return content
@@ -199,7 +189,7 @@ class ReplicationConnection:
             str(start).encode(),
             timeline.number,
         )
-        results = self._ask(command)
+        results = self._ask(command, missing=WalRemoved)
         if results and results[-1].status == pq.ExecStatus.COPY_BOTH:
             return None
         return _stream_end(results)
@@ -209,9 +199,8 @@ class ReplicationConnection:
 
         Raises WalRemoved if the server has it no longer, or left the timeline before ``end``.
         """
-        results = self._ask(
-            b"START_REPLICATION PHYSICAL %b TIMELINE %d" % (str(start).encode(), timeline.number)
-        )
+        command = b"START_REPLICATION PHYSICAL %b TIMELINE %d" % (str(start).encode(), timeline.number)
+        results = self._ask(command, missing=WalRemoved)
         if not results or results[-1].status != pq.ExecStatus.COPY_BOTH:
             raise WalRemoved(f"timeline {timeline} ends before {start}")
         deadline = self._clock() + COMMAND_TIMEOUT_S
@@ -297,27 +286,32 @@ class ReplicationConnection:
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
 
-    def _row(self, command: bytes, columns: int) -> list[bytes | None]:
-        results = self._ask(command)
+    def _row(
+        self, command: bytes, columns: int, *, missing: type[ServerRefused] = ServerRefused
+    ) -> list[bytes | None]:
+        results = self._ask(command, missing=missing)
         if not results or results[0].ntuples != 1 or results[0].nfields < columns:
             raise ServerUnavailable(f"no answer to {command.decode()}")
         return [results[0].get_value(0, column) for column in range(columns)]
 
-    def _ask(self, command: bytes) -> list[pq.abc.PGresult]:
-        """Send a command and return all its results, or those up to the one that begins a stream."""
+    def _ask(self, command: bytes, *, missing: type[ServerRefused] = ServerRefused) -> list[pq.abc.PGresult]:
+        """Send a command and return all its results, or those up to the one that begins a stream.
+
+        Raises ``missing`` if the server does not find the file that it is asked for.
+        """
         try:
             self._pg.send_query(command)
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
-        return self._results()
+        return self._results(missing)
 
-    def _results(self) -> list[pq.abc.PGresult]:
+    def _results(self, missing: type[ServerRefused] = ServerRefused) -> list[pq.abc.PGresult]:
         """Wait for results; what a command may give is few, so a deadline bounds their number."""
         deadline = self._clock() + COMMAND_TIMEOUT_S
         results = []
         while (result := self._next_result(deadline)) is not None:
             if result.status == pq.ExecStatus.FATAL_ERROR:
-                raise server_error(result)
+                raise server_error(result, missing)
             results.append(result)
             if result.status in (pq.ExecStatus.COPY_BOTH, pq.ExecStatus.COPY_IN):
                 break
@@ -340,13 +334,13 @@ class ReplicationConnection:
 
     def _finish_stream(self) -> StreamEnd:
         """Learn why the server ended the stream: the timeline's end, or its own."""
-        results = self._results()
+        results = self._results(WalRemoved)
         if results and results[-1].status == pq.ExecStatus.COPY_IN:
             try:
                 self._pg.put_copy_end()
             except psycopg.Error as cause:
                 raise connection_error(str(cause)) from cause
-            results = self._results()
+            results = self._results(WalRemoved)
         return _stream_end(results)
 
 
@@ -363,28 +357,3 @@ def _slot(name: str) -> bytes:
     if _SLOT_NAME.fullmatch(name) is None:
         raise MalformedValue(f"not a replication slot's name: {name!r}")
     return name.encode()
-
-
-def server_error(result: pq.abc.PGresult) -> PitrError:
-    state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-    text, detail, hint = (
-        (result.error_field(field) or b"").decode("utf-8", "replace")
-        for field in (
-            pq.DiagnosticField.MESSAGE_PRIMARY,
-            pq.DiagnosticField.MESSAGE_DETAIL,
-            pq.DiagnosticField.MESSAGE_HINT,
-        )
-    )
-    if not state:
-        return connection_error(text or result.error_message.decode("utf-8", "replace"))
-    error: type[PitrError] = ServerUnavailable if state.startswith(_UNAVAILABLE_CLASSES) else ServerRefused
-    error = _LEAVES.get(state, error)
-    return error(text, detail=detail or None, hint=hint or None)
-
-
-def connection_error(text: str) -> PitrError:
-    """Make an error of libpq's words: only they say why a connection failed."""
-    is_refused = any(part in text for part in _REFUSED_TEXTS)
-    lines = text.strip().splitlines() or ["connection lost"]
-    error = ServerRefused if is_refused else ServerUnavailable
-    return error(lines[0], detail="\n".join(lines[1:]) or None)

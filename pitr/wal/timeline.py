@@ -77,13 +77,14 @@ class TimelineHistory:
                 f"history file of timeline {timeline} is larger than {HISTORY_BYTES_MAX} bytes"
             )
         switches = []
-        for number, raw in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
-            line = raw.strip()
+        # A restore point's name may hold what Unicode takes for the end of a line; PostgreSQL does not.
+        for number, raw in enumerate(content.split(b"\n"), 1):
+            line = raw.decode("utf-8", "replace").strip()
             if not line or line.startswith("#"):
                 continue
             fields = line.split(None, 2)
             if len(fields) < 2 or not fields[0].isascii() or not fields[0].isdigit():
-                raise MalformedValue(f"history file of timeline {timeline}, line {number}: {raw!r}")
+                raise MalformedValue(f"history file of timeline {timeline}, line {number}: {line!r}")
             switches.append(TimelineSwitch(TimelineId(int(fields[0])), LSN.parse(fields[1])))
         return cls(timeline, tuple(switches))
 

@@ -276,6 +276,32 @@ def test_a_lost_slot_whose_wal_is_still_there_is_no_hole(
     assert house.wal(1).assert_equals_server(server.data_dir) > 0
 
 
+def test_a_slot_that_was_idle_too_long_is_made_anew_and_costs_no_wal(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    settings = {**KEEP_WAL, "idle_replication_slot_timeout": "1s"}
+    server = postgres_factory(18, settings)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        _commit(server)
+        running.wait_durable(flush_lsn(server))
+    _commit(server)
+
+    def invalidated() -> bool:
+        server.checkpoint()
+        return server.value("SELECT invalidation_reason FROM pg_replication_slots") == "idle_timeout"
+
+    wait_until(invalidated, "the slot to be invalidated")
+    with archiving(house, server.dsn, tmp_path / "spool") as running:
+        running.wait_streaming()
+        _commit(server)
+        running.wait_durable(flush_lsn(server))
+        assert running.told.has(ArchiveEventKind.SLOT_CREATED)
+        assert not running.told.has(ArchiveEventKind.WAL_LOST)
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
 def test_another_cluster_is_refused(postgres_factory: PostgresFactory, tmp_path: Path) -> None:
     server, other = postgres_factory(17), postgres_factory(17, name="other")
     house = WalHouse(MemoryStore(), system_identifier(server))

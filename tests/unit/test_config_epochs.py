@@ -56,6 +56,15 @@ def test_an_ancestor_whose_wal_is_not_seen_to_be_the_same_is_left_before_it_bega
     assert find_parent(server, past, LSN(8000), unknown) == EpochParent(4, TimelineId(1), LSN(5000))
 
 
+def test_an_ancestor_whose_history_no_server_had_is_known_by_its_descendants() -> None:
+    past = ArchivedPast(1, [_history(3, (1, 5000), (2, 6000))], LSN(9000), TimelineId(3))
+    server = _history(4, (1, 5000), (2, 6000), (3, 7000))
+    assert find_parent(server, past, LSN(8000), SAME) == EpochParent(1, TimelineId(3), LSN(7000))
+    assert find_parent(server, past, LSN(8000), _told(t3=Sameness.UNKNOWN)) == EpochParent(
+        1, TimelineId(2), LSN(6000)
+    )
+
+
 def test_a_cluster_whose_first_timeline_differs_has_no_past_here() -> None:
     different = _told(t1=Sameness.DIFFERENT)
     assert find_parent(_history(1), ArchivedPast(1, [], LSN(9000)), LSN(8000), different) is None

@@ -118,6 +118,18 @@ def test_what_was_written_after_the_acknowledgement_is_not_acknowledged(desk: De
     assert desk.todo == [NAME]
 
 
+def test_a_clock_that_was_set_back_holds_nothing_up(desk: Desk) -> None:
+    path = desk.write(NAME)
+    before = time.time() + 3600
+    os.utime(desk.data / path, (before, before))
+    assert desk.run(NAME, path)[0] == 1
+    [copy] = desk.folder.handed()
+    desk.folder.refuse(NAME, "not now", copy=copy)
+    assert "refused: not now" in desk.run(NAME, path)[1]
+    desk.folder.acknowledge(NAME, copy=copy)
+    assert desk.run(NAME, path) == (0, "")
+
+
 def test_a_copy_is_made_once_and_again_when_the_file_has_changed(desk: Desk) -> None:
     path = desk.write(NAME, b"one")
     desk.run(NAME, path)

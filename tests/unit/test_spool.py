@@ -135,6 +135,38 @@ def test_a_disk_that_takes_no_more_is_said_and_leaves_nothing_behind(tmp_path: P
     spool.close()
 
 
+def test_what_cannot_be_made_sure_of_is_taken_back(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    spool.close()  # the directory, which is then synced no more
+    with pytest.raises(SpoolFailed):
+        add(spool, "wal/a", b"body")
+    assert spool.held_bytes == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_taken_back_and_came_again_is_counted_once(tmp_path: Path) -> None:
+    spool = opened(tmp_path)
+    add(spool, "heads/a", b"taken back")
+    content = (tmp_path / "0000000000000001").read_bytes()
+    spool.remove("heads/a")
+    kept = add(spool, "heads/a", b"kept")
+    spool.close()
+    (tmp_path / "0000000000000001").write_bytes(content)
+    spool = opened(tmp_path)
+    assert list(spool.objects()) == [kept]
+    assert spool.held_bytes == len(b"kept")
+    assert not (tmp_path / "0000000000000001").exists()
+    spool.close()
+
+
+def test_a_file_that_cannot_be_read_is_said_and_the_spool_can_be_opened_again(tmp_path: Path) -> None:
+    (tmp_path / "0000000000000001").mkdir()
+    with pytest.raises(SpoolFailed):
+        opened(tmp_path)
+    (tmp_path / "0000000000000001").rmdir()
+    opened(tmp_path).close()
+
+
 def test_a_spool_that_cannot_be_made_is_refused_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(SpoolFailed, match="cannot be used"):

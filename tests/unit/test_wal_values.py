@@ -57,6 +57,16 @@ def test_what_is_no_history_file_name_is_none(name: str) -> None:
     assert parse_history_file_name(name) is None
 
 
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x0cb", "a\x85b", "a\x1cb", "a\rb"])
+def test_a_restore_points_name_ends_no_line_of_a_history_file(name: str) -> None:
+    content = f'1\t0/5000000\tat restore point "{name}"\n\n2\t0/6000000\tno recovery target specified\n'
+    history = TimelineHistory.parse(TimelineId(3), content.encode())
+    assert [(one.timeline.number, one.lsn) for one in history.switches] == [
+        (1, LSN.parse("0/5000000")),
+        (2, LSN.parse("0/6000000")),
+    ]
+
+
 def test_a_history_says_which_timeline_holds_a_position() -> None:
     history = TimelineHistory.parse(TimelineId(3), HISTORY)
     assert history.timeline_at(LSN.parse("0/4FFFFFF")) == TimelineId(1)
