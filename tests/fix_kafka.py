@@ -231,7 +231,10 @@ class KafkaNode:
             words = ["format", "-t", self.cluster_id, "-c", str(config)]
             command = [java(), "-Xmx96m", *JVM_OPTIONS, *LOGGING, "-cp", str(jars / "*")]
             told = subprocess.run(
-                [*command, "kafka.tools.StorageTool", *words], capture_output=True, text=True, timeout=START_TIMEOUT_S
+                [*command, "kafka.tools.StorageTool", *words],
+                capture_output=True,
+                text=True,
+                timeout=START_TIMEOUT_S,
             )
             assert told.returncode == 0, told.stdout + told.stderr
         self.process.start("kafka.Kafka", str(config), heap=self.heap, jars=jars)
