@@ -134,6 +134,31 @@ def kafka_jars() -> Path:
     return jar_folder(f"kafka-{KAFKA_VERSION}", KAFKA_JARS)
 
 
+def _kafka_id() -> str:
+    """Return a new id as Kafka writes them: a UUID in URL-safe base64."""
+    # One that begins with "-" would be taken for an option.
+    return "K" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+
+
+def _formatted() -> Path:
+    """Return a formatted data directory; to format costs a JVM, so it is done once on a machine."""
+
+    def make(home: Path) -> None:
+        config, data = home / "server.properties", home / "data"
+        lines = ["process.roles=broker,controller", "node.id=1", "controller.quorum.voters=1@localhost:9093"]
+        lines += ["listeners=CONTROLLER://localhost:9093,PLAINTEXT://localhost:9092", f"log.dirs={data}"]
+        config.write_text("\n".join([*lines, "controller.listener.names=CONTROLLER"]) + "\n")
+        command = [java(), "-Xmx96m", *JVM_OPTIONS, *LOGGING, "-cp", str(kafka_jars() / "*")]
+        words = ["kafka.tools.StorageTool", "format", "-t", _kafka_id(), "-c", str(config)]
+        told = subprocess.run([*command, *words], capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
+        assert told.returncode == 0, told.stdout + told.stderr
+        for made in data.iterdir():
+            made.rename(home / made.name)
+        data.rmdir()
+
+    return _made(f"kafka-{KAFKA_VERSION}-formatted", make)
+
+
 # -- processes
 
 
@@ -225,18 +250,9 @@ class KafkaNode:
         if not self.port:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.port, self._controller_port = free_port(), free_port()
-            # A cluster id is a UUID in URL-safe base64; a leading "-" would be taken for an option.
-            self.cluster_id = "K" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
+            self.cluster_id = _kafka_id()
             config.write_text("".join(f"{name}={value}\n" for name, value in self._settings().items()))
-            words = ["format", "-t", self.cluster_id, "-c", str(config)]
-            command = [java(), "-Xmx96m", *JVM_OPTIONS, *LOGGING, "-cp", str(jars / "*")]
-            told = subprocess.run(
-                [*command, "kafka.tools.StorageTool", *words],
-                capture_output=True,
-                text=True,
-                timeout=START_TIMEOUT_S,
-            )
-            assert told.returncode == 0, told.stdout + told.stderr
+            self._format()
         self.process.start("kafka.Kafka", str(config), heap=self.heap, jars=jars)
 
         def answers() -> bool:
@@ -314,6 +330,14 @@ class KafkaNode:
             producer.produce(topic, value, partition=partition, **parts)
             producer.poll(0)
         assert producer.flush(CALL_TIMEOUT_S) == 0
+
+    def _format(self) -> None:
+        """Make the data directory: a copy of one that was formatted once, with ids of its own."""
+        data = self.folder / "data"
+        shutil.copytree(_formatted(), data, ignore=shutil.ignore_patterns(".made", "*.properties"))
+        ids = {"cluster.id": self.cluster_id, "node.id": "1", "directory.id": _kafka_id()}
+        lines = [f"{name}={value}" for name, value in {"version": "1", **ids}.items()]
+        (data / "meta.properties").write_text("\n".join(lines) + "\n")
 
     @staticmethod
     def _errors() -> type[Exception]:

@@ -7,7 +7,7 @@ bounded.  Reference: docs/format.md §6.9.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -227,6 +227,6 @@ def _whole(value: object, *, most: int = OFFSET_MAX) -> int:
     return value
 
 
-def _check_ascending(keys: list[int] | list[str]) -> None:
-    if any(later <= earlier for earlier, later in zip(keys, keys[1:], strict=False)):  # type: ignore[operator]
+def _check_ascending(keys: Sequence[int] | Sequence[str]) -> None:
+    if list(keys) != sorted(set(keys)):  # type: ignore[type-var]
         raise MalformedValue("fence: topics, partitions and groups are in order, none twice")

@@ -20,7 +20,7 @@ from pitr.events.fence import Fence, GroupFence, Identity, Mark, PartitionFence,
 from pitr.events.fence_code import REASON_CHARS_MAX, encode_row
 from pitr.events.flows import FlowDeclaration
 from pitr.events.partition import TopicPartition
-from pitr.postgres.fence_mark import MarkFacts, Marked
+from pitr.postgres.fence_mark import Marked, MarkFacts
 
 Offsets = Mapping[TopicPartition, int]
 Identities = Mapping[TopicPartition, tuple[int, Identity]]

@@ -51,7 +51,8 @@ class Context:
     """What a container is: it opens in no other context.
 
     ``name`` is the sequence of a piece or of an object of fences, the name of a segment,
-    ``BACKUP/PART/NUMBER`` of a pack or an index.  WAL has all of timeline, start and end; the others have none.
+    ``BACKUP/PART/NUMBER`` of a pack or an index.  WAL has all of timeline, start and end; the others
+    have none.
     """
 
     repository: str
