@@ -1,4 +1,4 @@
-"""``pitr doctor``'s part for Kafka: can it be read as a fence and a replay must, and is kept what they need."""
+"""``pitr doctor`` for Kafka: can it be read as fences and replays must, and does it keep what they need."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fix_fences import fence_of
@@ -19,7 +19,7 @@ from pitr.wal.timeline import TimelineId
 
 _OFFSETS = st.integers(0, (1 << 63) - 1)
 _NAMES = st.text("abcXYZ019._-", min_size=1, max_size=20).filter(lambda name: name not in {".", ".."})
-_TIMES = st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+_TIMES = st.integers(0, 1 << 52).map(lambda us: datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=us))
 _IDENTITIES = st.builds(Identity, st.integers(-1, 1 << 60), st.binary(min_size=32, max_size=32))
 
 
