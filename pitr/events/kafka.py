@@ -166,15 +166,13 @@ class KafkaBroker:
         listed = admin.list_consumer_group_offsets(wanted, request_timeout=timeout_s)[name]
         state = self._wait(described, what=f"group {name}", or_none_if=is_unknown_group)
         offsets = self._wait(listed, what=f"group {name}", or_none_if=is_unknown_group)
-        return GroupState(
-            name,
-            is_empty=state is None or not state.members,
-            offsets={
-                TopicPartition(at.topic, at.partition): int(at.offset)
-                for at in (() if offsets is None else offsets.topic_partitions)
-                if at.error is None and at.offset >= 0
-            },
-        )
+        committed: dict[TopicPartition, int] = {}
+        for one in () if offsets is None else offsets.topic_partitions:
+            if one.error is not None:
+                raise self._error(one.error, f"group {name}, {one.topic}[{one.partition}]")
+            if one.offset >= 0:  # else the group has committed nothing there
+                committed[TopicPartition(one.topic, one.partition)] = int(one.offset)
+        return GroupState(name, is_empty=state is None or not state.members, offsets=committed)
 
     def set_group_offsets(self, name: str, offsets: Offsets) -> None:
         if not offsets:
