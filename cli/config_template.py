@@ -147,6 +147,15 @@ spool_bytes_max = {1 << 30}
 # identity_file = "/vault/identity.toml"
 # every = "7d"
 
+# Kafka beside the database: fences say which offsets belong to which commits (docs/events.md).
+# [events]
+# bootstrap = "kafka1:9092,kafka2:9092"
+# client_file = "kafka.properties"   # mode 600: security.protocol, sasl.*, ssl.*
+#
+# [[events.topic]]
+# name = "orders"
+# flow = "db-first"    # or "sink-cursor", "sink-group", "event-first"
+
 [postgres]
 # Where the programs of PostgreSQL are; without it they are looked for in the usual places.
 # bin_dir = "/usr/lib/postgresql/17/bin"

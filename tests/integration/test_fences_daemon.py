@@ -122,7 +122,7 @@ def test_a_daemon_archives_whatever_is_wrong_with_kafka(make_site: MakeSite) -> 
     secret = site.config.parent / "kafka.properties"
     secret.write_text("sasl.password=hunter2\n")
     secret.chmod(0o644)
-    text = site.config.read_text().replace("[events]\n", '[events]\nclient_file = "kafka.properties"\n')
+    text = site.config.read_text().replace("\n[events]\n", '\n[events]\nclient_file = "kafka.properties"\n')
     site.config.write_text(text)
     site.daemon.start()
     wait_until(lambda: site.flush_lsn() is not None, f"it streams\n{site.daemon.tail()}")
