@@ -15,6 +15,7 @@ import pytest
 from fix_kafka import KafkaNode
 from fix_ports import HOST, free_port
 from fix_postgres import PostgresFactory, RunningPostgres
+from psycopg.conninfo import make_conninfo
 
 from pitr.events.broker import GroupState
 from pitr.events.fence import Fence
@@ -35,8 +36,10 @@ class Flow4:
     """Writers that commit to the database and then publish: each event says its transaction."""
 
     server: RunningPostgres
+    dsn: str
     kafka: KafkaNode
     topic: str
+    begin: str
     xids: dict[int, int] = field(default_factory=dict)
     published: dict[TopicPartition, dict[int, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,7 +64,7 @@ class Flow4:
 
     def write(self, stopping: threading.Event) -> None:
         producer = self.kafka.producer(**{"linger.ms": 0})
-        with psycopg.connect(self.server.dsn, autocommit=True) as session:
+        with psycopg.connect(self.dsn, autocommit=True) as session:
             while not stopping.is_set():
                 self.publish(producer, self.commit(session))
         assert producer.flush(60) == 0
@@ -71,21 +74,26 @@ class Flow4:
         end = self.server.value("SELECT pg_current_wal_flush_lsn()")
         program = self.server.instance.installation.bin_dir / "pg_waldump"
         words = [str(program), "-p", str(self.server.data_dir / "pg_wal"), "-r", "Transaction"]
-        words += ["-s", "0/1000028" if self._begin is None else self._begin, "-e", str(end)]
+        words += ["-s", self.begin, "-e", str(end)]
         told = subprocess.run(words, capture_output=True, text=True, timeout=120)
         assert told.returncode == 0, told.stderr
         return {int(xid): LSN.parse(lsn) for xid, lsn in _COMMIT.findall(told.stdout)}
 
-    _begin: str | None = None
+
+@pytest.fixture(scope="module")
+def server(module_postgres_factory: PostgresFactory) -> RunningPostgres:
+    return module_postgres_factory(major=17)
 
 
 @pytest.fixture
-def flow(postgres_factory: PostgresFactory, kafka_node: KafkaNode) -> Flow4:
-    server = postgres_factory(major=17)
-    server.execute("CREATE TABLE work (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)")
-    found = Flow4(server, kafka_node, kafka_node.new_topic(3))
-    found._begin = str(server.value("SELECT pg_current_wal_lsn()"))
-    return found
+def flow(server: RunningPostgres, kafka_node: KafkaNode) -> Flow4:
+    topic = kafka_node.new_topic(3)
+    name = topic.replace("-", "_")
+    begin = str(server.value("SELECT pg_current_wal_lsn()"))
+    server.execute(f"CREATE DATABASE {name}")
+    dsn = make_conninfo(server.dsn, dbname=name)
+    server.execute("CREATE TABLE work (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)", dbname=name)
+    return Flow4(server, dsn, kafka_node, topic, begin)
 
 
 def declared(topic: str) -> tuple[FlowDeclaration, ...]:
@@ -120,7 +128,7 @@ def test_every_event_below_a_fence_was_committed_before_its_mark(flow: Flow4) ->
     for writer in writers:
         writer.start()
     try:
-        with FenceMarker(lambda: flow.server.dsn) as marker:
+        with FenceMarker(lambda: flow.dsn) as marker:
             while len(fences) < 50:
                 fences.append(take(broker, marker, flow.topic).fence)
                 time.sleep(0.02)
@@ -134,7 +142,7 @@ def test_every_event_below_a_fence_was_committed_before_its_mark(flow: Flow4) ->
     assert [missed(flow, fence, commits, after=False) for fence in fences] == [[]] * len(fences)
     assert sum(part.before for part in fences[-1].topics[0].partitions) > 0
     # The rows say what the signed copies will say.
-    rows = newest_rows(flow.server.dsn, 100)
+    rows = newest_rows(flow.dsn, 100)
     signed = {fence.mark.number: fence for fence in fences}
     assert {judge_row(row.number, row.payload, signed).state for row in rows} == {RowState.SIGNED}
 
@@ -161,7 +169,7 @@ class WritesBetween:
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._calls += 1
         if self._calls == 2:
-            with psycopg.connect(self._flow.server.dsn, autocommit=True) as session:
+            with psycopg.connect(self._flow.dsn, autocommit=True) as session:
                 self._flow.publish(self._producer, self._flow.commit(session))
             self._producer.flush(60)  # type: ignore[attr-defined]
         return self._inner.ends(partitions)
@@ -170,7 +178,7 @@ class WritesBetween:
 def test_offsets_that_are_read_after_the_mark_would_lose_an_event(flow: Flow4) -> None:
     broker = KafkaBroker(KafkaSettings(flow.kafka.bootstrap, call_timeout_s=60.0))
     producer = flow.kafka.producer()
-    with FenceMarker(lambda: flow.server.dsn) as marker:
+    with FenceMarker(lambda: flow.dsn) as marker:
         fence = take(WritesBetween(broker, flow, {0: producer}), marker, flow.topic).fence
     commits = flow.commit_lsns()
     assert missed(flow, fence, commits, after=False) == []
@@ -180,19 +188,19 @@ def test_offsets_that_are_read_after_the_mark_would_lose_an_event(flow: Flow4) -
 def test_kafka_away_marks_that_nothing_is_known(flow: Flow4) -> None:
     broker = KafkaBroker(KafkaSettings(f"{HOST}:{free_port()}", call_timeout_s=1.0))
     began = time.monotonic()
-    with FenceMarker(lambda: flow.server.dsn) as marker:
+    with FenceMarker(lambda: flow.dsn) as marker:
         found = take(broker, marker, flow.topic)
     assert time.monotonic() - began < 60
     assert found.fence.unknown is not None
     assert "no answer from Kafka" in found.fence.unknown
-    (row,) = newest_rows(flow.server.dsn, 10)
+    (row,) = newest_rows(flow.dsn, 10)
     assert judge_row(row.number, row.payload, {row.number: found.fence}).state is RowState.SIGNED
 
 
 def test_a_recreated_topic_has_another_id_in_the_next_fence(flow: Flow4) -> None:
     broker = KafkaBroker(KafkaSettings(flow.kafka.bootstrap, call_timeout_s=60.0))
     flow.kafka.produce(flow.topic, [b"x"] * 5)
-    with FenceMarker(lambda: flow.server.dsn) as marker:
+    with FenceMarker(lambda: flow.dsn) as marker:
         first = take(broker, marker, flow.topic).fence
         flow.kafka.delete_topic(flow.topic)
         gone = take(broker, marker, flow.topic)
