@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from cli.config_dsn import chosen_host, no_password, patroni_url
+from cli.config_events import EventsTable, MirrorTable, ReplayTable, TopicTable, events_settings
 from cli.config_mistakes import (
     PIECE_BYTES,
     SPOOL_BYTES_MAX,
@@ -159,6 +160,7 @@ class _Config(Table):
     postgres: _Postgres = _Postgres()
     verify: VerifyTable | None = None
     redis: RedisTables = Field(default_factory=list)
+    events: EventsTable | None = None
     timezone: Annotated[str, AfterValidator(read_known_zone)] | None = None
 
 
@@ -181,6 +183,10 @@ _KNOWN = {
             ("verify.drills", DrillsTable),
             ("redis", RedisTable),
             ("redis.namespace", NamespaceTable),
+            ("events", EventsTable),
+            ("events.topic", TopicTable),
+            ("events.mirror", MirrorTable),
+            ("events.replay", ReplayTable),
         )
     },
 }
@@ -336,6 +342,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
             config.verify, base, _path(base, config.daemon.state_dir), config.cluster.name
         ),
         redis=redis_settings(config.redis, base),
+        events=events_settings(config.events, base),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )
