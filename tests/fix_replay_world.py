@@ -213,6 +213,16 @@ class World:
                 self.commit_group(0)
             self.fence(0)
 
+    def lose_published(self, choice: int) -> None:
+        """Fail over so that commits are lost whose events were published, and go on with a fence."""
+        self.busy_fence(0)
+        self.work(0)
+        self.work(0)
+        self.fail_over(choice)
+        self.work(0)
+        self.busy_fence(choice)
+        self.work(0)
+
     def work(self, _choice: int) -> None:
         """Commit and publish at once, and let the sinks have something to do."""
         self.begin(0)
@@ -312,5 +322,6 @@ STEPS = (
     "work",
     "busy_fence",
     "busy_fence",
+    "lose_published",
     "fail_over",
 )
