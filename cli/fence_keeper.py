@@ -81,8 +81,9 @@ class FenceKeeper:
         """End soon, having put what can be put; a call that hangs is left behind."""
         self._stopping.set()
         self._wake.set()
-        self._taker.join(STOP_S)
-        self._putter.join(STOP_S)
+        for thread in (self._taker, self._putter):
+            if thread.is_alive():  # one that was never started has nothing to end
+                thread.join(STOP_S)
 
     def take(self) -> TakenFence:
         """Take a fence now.  Raises ServerUnavailable, ServerRefused, AlreadyRunning."""
