@@ -197,6 +197,7 @@ def _config(folder: Path, server: RunningPostgres, kafka: KafkaNode, topic: str)
 dsn = "{server.dsn}"
 [repository]
 id = "{"0123456789abcdef" * 2}"
+quorum = 1
 [[region]]
 name = "here"
 url = "file://{folder / "store"}"
