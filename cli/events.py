@@ -13,6 +13,15 @@ EVENTS: dict[str, LazyCommand] = {
     "map": LazyCommand(
         "cli.events_map", "events_map", "Say which offsets of Kafka belong to a moment of the database."
     ),
+    "replay": LazyCommand(
+        "cli.events_replay", "events_replay", "Replay what a restore lost, as a plan says, once."
+    ),
+    "quarantine": LazyCommand(
+        "cli.events_quarantine", "events_quarantine", "Events that were held back: list and release them."
+    ),
+    "reset-groups": LazyCommand(
+        "cli.events_reset_groups", "events_reset_groups", "Move consumer groups back to where replay starts."
+    ),
 }
 
 

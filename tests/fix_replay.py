@@ -131,7 +131,7 @@ def plan_of(
     gaps: Mapping[TopicPartition, tuple[Gap, ...]] | None = None,
     ends: Mapping[TopicPartition, int] | None = None,
 ) -> ReplayPlan:
-    """Return a plan to replay everything; where ``ends`` are not given, to a little behind the last record."""
+    """Return a plan to replay everything, to a little behind the last record unless ``ends`` say other."""
     names = broker.names() if topics is None else topics
     found = []
     for name in names:
@@ -144,7 +144,7 @@ def plan_of(
                     at.partition,
                     broker.log_starts.get(at, 0),
                     end,
-                    StartReason.LOG_START if hasattr(StartReason, "LOG_START") else next(iter(StartReason)),
+                    StartReason.LOG_START,
                     False,
                     None,
                     0 if flow is not Flow.DB_FIRST else None,
@@ -174,16 +174,20 @@ PLACED = Handler(
     "placed",
     1,
     (
-        "INSERT INTO orders (id, customer, amount)"
-        " SELECT (payload->>'id')::bigint, payload->>'customer', (payload->>'amount')::int FROM pitr_batch",
+        """
+        INSERT INTO orders (id, customer, amount)
+        SELECT (payload->>'id')::bigint, payload->>'customer', (payload->>'amount')::int FROM pitr_batch
+        """,
     ),
 )
 CHANGED = Handler(
     "changed",
     1,
     (
-        "UPDATE orders SET amount = (payload->>'amount')::int, changes = changes + 1"
-        " FROM pitr_batch WHERE orders.id = (payload->>'id')::bigint",
+        """
+        UPDATE orders SET amount = (payload->>'amount')::int, changes = changes + 1
+        FROM pitr_batch WHERE orders.id = (payload->>'id')::bigint
+        """,
     ),
 )
 ORDERS = """

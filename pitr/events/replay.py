@@ -167,6 +167,19 @@ def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
         )
 
 
+def _check_ahead(
+    sink: Mapping[TopicPartition, int], cursors: Mapping[TopicPartition, int], *, is_same: bool
+) -> None:
+    """Refuse other handlers where the sink is a batch ahead: what they decide on it would go nowhere."""
+    ahead = [at for at, offset in sink.items() if offset > cursors.get(at, 0)]
+    if ahead and not is_same:
+        raise PlanRefused(
+            "the handlers file was changed, and the topic is one batch ahead of the database",
+            detail=f"an earlier run was ended between both, at {ahead[0]}",
+            hint="finish with the handlers file of before, or give the topic's events up for what they are",
+        )
+
+
 class Replay:
     """One run."""
 
@@ -195,7 +208,8 @@ class Replay:
 
     def _go(self, diff: RowDiff | None) -> ReplayResult:
         request, session = self._request, self._session
-        session.enter(request.replay_id, request.plan.hash, request.handlers.sha256)
+        handlers = request.handlers.sha256
+        earlier = session.enter(request.replay_id, request.plan.hash, handlers)
         stopped = stopped_keys(session, request.replay_id, keys_max=KEYS_STOPPED_MAX)
         judge = Judge(request.handlers, stopped, is_json=self._sink.is_json, calls=request.calls)
         applier = Applier(session, self._sink, judge, request.replay_id, diff)
@@ -204,6 +218,8 @@ class Replay:
             at = TopicPartition(one.topic, one.partition)
             cursors[at], applier.counts[at] = one.next_offset, Counter(one.counts)
         resumed = bool(cursors)
+        _check_ahead(self._sink.cursors(), cursors, is_same=earlier == handlers)
+        session.note_handlers(request.replay_id, handlers)
         self._read = sum(counts["read"] for counts in applier.counts.values())
         self._told = self._read
         for batch in self._batches(judge, cursors):

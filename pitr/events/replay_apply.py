@@ -61,6 +61,14 @@ class RowWatch(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Released:
+    """How many events were applied now, and how many are settled: those, and what was applied before."""
+
+    applied: int
+    settled: int
+
+
 @dataclass(slots=True)
 class Applier:
     """Applies batch after batch.  ``counts`` are of each partition, since the replay's first run."""
@@ -84,6 +92,13 @@ class Applier:
                 self._move(batch, self._apply(batch), counts)
                 self.sink.settle(batch.cursors)
         self.counts = counts
+
+    def release(self, batch: Batch) -> Released:
+        """Do one batch of events out of quarantine: no cursor moves.  Raises as ``apply``."""
+        with self.session.transaction():
+            done = self._apply(batch)
+            self.sink.settle({})
+        return Released(len(done.applied), len(done.settled))
 
     def _apply_watched(self, batch: Batch, watch: RowWatch) -> _Done:
         """Apply, and again from the start where rows of a table were changed that nobody watched."""

@@ -174,6 +174,10 @@ class ReplaySession:
                 "another replay runs into this database", hint="wait until it has ended, or end it"
             )
 
+    def is_prepared(self) -> bool:
+        """Tell whether the tables are there, so that something was replayed once."""
+        return self._one("SELECT to_regclass('pitr.quarantine') IS NOT NULL")[0] is True
+
     def prepare(self) -> None:
         """Make the tables where they are missing.  In a transaction it is undone with it."""
         with mapped_errors():
@@ -182,16 +186,19 @@ class ReplaySession:
             self._session.execute(_STAGE.encode())
 
     def enter(self, replay_id: str, plan_hash: str, handlers_sha256: str) -> str:
-        """Record a replay, or that it goes on; return the hash of the handlers file before."""
+        """Record a replay, or that it goes on; return the hash of the handlers file that it had last."""
         row = self._one(
             "INSERT INTO pitr.replay AS one (replay_id, plan_hash, handlers_sha256) VALUES (%s, %s, %s)"
             " ON CONFLICT (replay_id) DO UPDATE SET ended_at = NULL RETURNING handlers_sha256",
             (replay_id, plan_hash, handlers_sha256),
         )
+        return str(row[0])
+
+    def note_handlers(self, replay_id: str, handlers_sha256: str) -> None:
+        """Record the handlers file that a replay goes on with."""
         self._run(
             "UPDATE pitr.replay SET handlers_sha256 = %s WHERE replay_id = %s", (handlers_sha256, replay_id)
         )
-        return str(row[0])
 
     def end(self, replay_id: str) -> None:
         """Record that a replay is done."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fix_postgres import ONLY_17, PostgresFactory, RunningPostgres
+from fix_postgres import PostgresFactory, RunningPostgres
 from fix_replay import (
     CHANGED,
     FORK_XID,
@@ -22,6 +22,7 @@ from fix_replay import (
 )
 
 from pitr.errors import AlreadyRunning, ServerRefused
+from pitr.events.broker import OffsetGone
 from pitr.events.flows import Flow
 from pitr.events.gaps import Gap, GapKind
 from pitr.events.handlers import Handler, Handlers, SinkKind
@@ -216,9 +217,9 @@ def test_a_wrong_handler_stops_the_run_and_changes_nothing(house: House) -> None
         wrong = orders_handlers(handlers=(Handler("placed", 1, (statement,)),))
         with pytest.raises(ServerRefused):
             house.replay(wrong)
-    assert house.sql("SELECT (SELECT count(*) FROM pitr.applied), (SELECT count(*) FROM pitr.replay_cursor)") == [
-        (0, 0)
-    ]
+    assert house.sql(
+        "SELECT (SELECT count(*) FROM pitr.applied), (SELECT count(*) FROM pitr.replay_cursor)"
+    ) == [(0, 0)]
     # Corrected, it goes on.
     house.replay(orders_handlers())
     assert list(house.orders()) == [1]
@@ -319,9 +320,11 @@ def test_records_that_go_while_it_runs_stop_it(house: House) -> None:
     house.broker.add(order(10, 1))
     request = house.request(orders_handlers())
     house.broker.log_starts[AT] = 5
-    with ReplaySession(house.dsn) as session, pytest.raises(Exception, match="no longer has offset 0"):
-        ports = Ports(house.broker, all_committed, lambda: 0.0, house.sleep)
-        Replay(request, ports, session, SqlSink(session)).run()
+    ports = Ports(house.broker, all_committed, lambda: 0.0, house.sleep)
+    with ReplaySession(house.dsn) as session:
+        run = Replay(request, ports, session, SqlSink(session))
+        with pytest.raises(OffsetGone, match="no longer has offset 0"):
+            run.run()
 
 
 def test_two_replays_never_run_into_one_database(house: House) -> None:
@@ -364,10 +367,17 @@ def test_events_of_many_small_partitions_share_a_batch_and_headers_are_given(hou
     )
     for partition in range(30):
         house.broker.add(
-            event(5, partition=partition, value={}, headers=[("tenant", b"t1"), ("raw", b"\xff"), ("none", None)])
+            event(
+                5,
+                partition=partition,
+                value={},
+                headers=[("tenant", b"t1"), ("raw", b"\xff"), ("none", None)],
+            )
         )
     house.replay(orders_handlers(handlers=(handler,), wants_headers=True))
-    rows = house.sql("SELECT partition, headers->'tenant', headers->'raw', headers->'none' FROM told ORDER BY 1")
+    rows = house.sql(
+        "SELECT partition, headers->'tenant', headers->'raw', headers->'none' FROM told ORDER BY 1"
+    )
     assert rows == [(at, "t1", {"base64": "/w=="}, None) for at in range(30)]
     assert house.sql("SELECT count(DISTINCT xmin::text) FROM pitr.replay_cursor") == [(1,)]
 

@@ -41,7 +41,9 @@ def words(batch: Batch) -> list[tuple[int, str]]:
 def test_upcasters_are_chained_up_to_the_version_that_a_handler_takes() -> None:
     first = Upcast("placed", 1, 2, rename={"total": "amount"}, remove=("legacy",))
     second = Upcast("placed", 2, 3, call="mine:double")
-    chains = Upcasters([first, second], KNOWN, {"mine:double": lambda one: {**one, "amount": one["amount"] * 2}})
+    chains = Upcasters(
+        [first, second], KNOWN, {"mine:double": lambda one: {**one, "amount": one["amount"] * 2}}
+    )
     chain = chains.chain(("placed", 1))
     assert chain == (first, second)
     assert chains.apply(chain, {"total": 4, "legacy": 1, "kept": "x"}) == {"amount": 8, "kept": "x"}
@@ -182,7 +184,9 @@ def test_an_attackers_event_does_not_stop_its_key_unless_the_rule_says_so() -> N
     for stops, held in ((False, 1), (True, 2)):
         rule = QuarantineRule("attack", principals=("mallory",), stops_key=stops)
         handlers = orders_handlers(rules=(rule,))
-        batch = judged(handlers, event(1, key="a", principal="mallory", value={}), event(2, key="a", value={}))
+        batch = judged(
+            handlers, event(1, key="a", principal="mallory", value={}), event(2, key="a", value={})
+        )
         assert len(batch.held) == held
     # Once released, the rule no longer counts.
     batch = judged(handlers, event(1, key="a", principal="mallory", value={}), obeys_rules=False)
@@ -206,7 +210,9 @@ def test_an_old_event_is_upcast_and_one_that_cannot_be_is_held() -> None:
 
 
 def test_a_value_that_is_no_json_is_seen_and_a_tombstone_is_none() -> None:
-    assert [json_fault(one) is None for one in (None, b"", b"{}", b"1", b"{", b"\xff\xfe", b"[" * 100_000)] == [
+    assert [
+        json_fault(one) is None for one in (None, b"", b"{}", b"1", b"{", b"\xff\xfe", b"[" * 100_000)
+    ] == [
         True,
         True,
         True,
@@ -242,7 +248,9 @@ MANY = Handler("logged", 1, ("SELECT 1",), takes_many=True)
         max_size=60,
     )
 )
-def test_steps_hold_every_event_once_and_keep_each_keys_order(kinds: list[tuple[Handler, str | None]]) -> None:
+def test_steps_hold_every_event_once_and_keep_each_keys_order(
+    kinds: list[tuple[Handler, str | None]],
+) -> None:
     events = _events(*kinds)
     steps = steps_of(events)
     flat = [one for step in steps for one in step.events]
@@ -260,7 +268,8 @@ def test_steps_hold_every_event_once_and_keep_each_keys_order(kinds: list[tuple[
 
 
 @pytest.mark.parametrize(
-    "statement", ["COMMIT", "-- harmless\n /* too */ rollback", "begin; SELECT 1", "", "(SELECT 1)", "copy x from stdin"]
+    "statement",
+    ["COMMIT", "-- harmless\n /* too */ rollback", "begin; SELECT 1", "", "(SELECT 1)", "copy x from stdin"],
 )
 def test_a_statement_that_would_end_the_batch_is_refused(statement: str) -> None:
     assert statement_mistake(statement) is not None
