@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -200,3 +201,46 @@ CREATE TABLE orders (
 def orders_handlers(**changed: Any) -> Handlers:
     """Return handlers of ``placed`` and ``changed``."""
     return Handlers(**{"sink": SinkKind.SQL, "handlers": (PLACED, CHANGED), "sha256": "0" * 64, **changed})
+
+
+LOGGED = Handler(
+    "logged", 1, ("INSERT INTO logged SELECT event_id FROM pitr_batch ORDER BY seq",), takes_many=True
+)
+SHOP = ORDERS + "; CREATE TABLE logged (event_id text)"
+SHOP_BATCH = 12
+
+
+def shop_handlers() -> Handlers:
+    """Return handlers for the events of ``shop``."""
+    return orders_handlers(handlers=(PLACED, CHANGED, LOGGED))
+
+
+def shop(seed: int) -> MemoryBroker:
+    """Return a log with some of everything: orders, changes, notes, duplicates, poison, an unknown version.
+
+    What is applied twice shows: a change counts, and a note has no key to hide behind.
+    """
+    chance = random.Random(seed)
+    broker = MemoryBroker()
+    known: dict[int, list[int]] = {0: [], 1: []}
+    offsets = {0: 0, 1: 0}
+    for number in range(90):
+        partition = chance.randrange(2)
+        at = offsets[partition] = offsets[partition] + chance.choice([1, 1, 1, 2, 3])
+        kind = chance.choice(["placed", "changed", "changed", "logged", "again"])
+        orders = known[partition]
+        options: dict[str, Any] = {"partition": partition}
+        if kind == "placed" or not orders:
+            orders.append(number)
+            options |= {"key": f"o{number}", "value": {"id": number, "customer": "c", "amount": 1}}
+        elif kind == "changed":
+            order = chance.choice(orders)
+            amount = 10**9 if chance.random() < 0.05 else number
+            options |= {"key": f"o{order}", "event_type": kind, "value": {"id": order, "amount": amount}}
+            options["version"] = 9 if chance.random() < 0.05 else 1
+        else:
+            options |= {"event_type": "logged", "key": None, "value": {"n": number}}
+            if kind == "again":
+                options["event_id"] = f"note-{chance.randrange(4)}"
+        broker.add(event(at, **options))
+    return broker
