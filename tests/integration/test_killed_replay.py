@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 from fix_kill import Fate, run_child
@@ -56,8 +55,8 @@ class ShopHouse:
 
 
 @pytest.fixture(scope="module")
-def shop_house(module_postgres_factory: PostgresFactory) -> Iterator[ShopHouse]:
-    yield ShopHouse(module_postgres_factory(17))
+def shop_house(module_postgres_factory: PostgresFactory) -> ShopHouse:
+    return ShopHouse(module_postgres_factory(17))
 
 
 @pytest.fixture(scope="module")
