@@ -119,16 +119,14 @@ def _run(
     from cli.events_sink import open_sink
     from cli.kafka_client import open_kafka
     from cli.progress import ProgressReport
-    from pitr.events.replay import Ports, Replay, check_plan
+    from pitr.events.replay import Ports, Replay, check_plan, statuses_of
     from pitr.postgres.applied_events import ReplaySession
-    from pitr.postgres.restored_history import TransactionStatuses
 
     broker = open_kafka(settings.bootstrap, settings.client_file)
     begun = time.monotonic()
     try:
         with (
             ReplaySession(restored) as session,
-            TransactionStatuses(restored) as statuses,
             ProgressReport(app.output, unit="events") as report,
         ):
             check_plan(request.plan, plan_hash, session, broker)
@@ -136,7 +134,7 @@ def _run(
             def tell(progress: ReplayProgress) -> None:
                 report.update(f"replay {progress.topic}", progress.read, progress.total)
 
-            ports = Ports(broker, statuses, time.monotonic, time.sleep, tell)
+            ports = Ports(broker, statuses_of(session), time.monotonic, time.sleep, tell)
             with open_sink(
                 loaded, session, settings, broker, request.replay_id, is_dry_run=request.is_dry_run
             ) as sink:

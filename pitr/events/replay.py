@@ -110,6 +110,16 @@ class Ports:
     progress: Callable[[ReplayProgress], None] = lambda _progress: None
 
 
+def statuses_of(session: ReplaySession) -> Statuses:
+    """Return what the restored database says of transactions below the plan's ``fork_xid``."""
+
+    def ask(xids: Sequence[int]) -> Mapping[int, XactStatus]:
+        found = session.xact_statuses(xids)
+        return {xid: XactStatus.TOO_OLD if said is None else XactStatus(said) for xid, said in found.items()}
+
+    return ask
+
+
 def check_plan(plan: ReplayPlan, named_hash: str, session: ReplaySession, broker: Broker) -> None:
     """Refuse a plan that is not the one that was named, or was made for another cluster or database."""
     if plan.hash != named_hash.lower():

@@ -212,6 +212,14 @@ class ReplaySession:
         )
         return [Cursor(*row) for row in rows]  # type: ignore[arg-type]
 
+    def xact_statuses(self, xids: Sequence[int]) -> dict[int, str | None]:
+        """Return what ``pg_xact_status`` says of transactions, None where they are too old for it."""
+        rows = self._rows(
+            "SELECT xid::text::bigint, pg_xact_status(xid) FROM unnest(%s::text[]::xid8[]) AS xid",
+            ([str(xid) for xid in xids],),
+        )
+        return {int(str(xid)): None if status is None else str(status) for xid, status in rows}
+
     # -- one batch
 
     @contextmanager

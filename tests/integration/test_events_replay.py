@@ -26,6 +26,7 @@ from pitr.events.broker import OffsetGone
 from pitr.events.flows import Flow
 from pitr.events.gaps import Gap, GapKind
 from pitr.events.handlers import Handler, Handlers, SinkKind
+from pitr.events.history import XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import QuarantineRule, Reason
 from pitr.events.release import ReleaseChoice, ReleaseRefused, release
@@ -37,6 +38,7 @@ from pitr.events.replay import (
     ReplayRequest,
     ReplayResult,
     check_plan,
+    statuses_of,
 )
 from pitr.events.replay_apply import Sink
 from pitr.events.sink_callable import CallableFailed, CallableSink, ReplayContext
@@ -386,6 +388,28 @@ def test_events_from_the_sinks_cursor_on_need_no_transaction(house: House) -> No
     house.broker.add(order(0, 1, xid=None))
     house.replay(orders_handlers(), flow=Flow.SINK_CURSOR)
     assert list(house.orders()) == [1]
+
+
+def test_what_the_server_says_of_transactions_decides_on_the_overlap(house: House) -> None:
+    with ReplaySession(house.dsn) as session:
+        xid = "SELECT pg_current_xact_id()::text::bigint"
+
+        def take() -> int:
+            row = session.connection.execute(xid).fetchone()
+            assert row is not None
+            return int(str(row[0]))
+
+        committed = take()
+        with session.transaction(is_kept=False):
+            aborted = take()
+        with session.transaction():
+            running = take()
+            found = statuses_of(session)([committed, aborted, running])
+    assert found == {
+        committed: XactStatus.COMMITTED,
+        aborted: XactStatus.ABORTED,
+        running: XactStatus.IN_PROGRESS,
+    }
 
 
 # -- a function of the owner
