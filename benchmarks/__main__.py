@@ -22,7 +22,7 @@ NAMES = (
     "restore",
     "replay",
     "verify",
-    "events-replay",
+    "events",
 )
 RESULTS = Path(__file__).parent / "results.json"
 

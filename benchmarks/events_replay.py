@@ -103,10 +103,10 @@ def run_all(work: Path, quick: bool) -> list[Row]:
         found = _replay(cluster, log, count, 1)
         assert (applied.applied, found.duplicates) == (count, count)
         return [
-            _row("events-replay: applied", applied, _APPLIED_GOAL),
-            _row("events-replay: found applied", found, _DUPLICATES_GOAL),
+            _row("events: replay, applied", applied, _APPLIED_GOAL),
+            _row("events: replay, found applied", found, _DUPLICATES_GOAL),
             Row(
-                "events-replay: of that in the server",
+                "events: replay, of that in the server",
                 "%",
                 round(100 * applied.server_s / applied.cpu_s),
                 "(none)",

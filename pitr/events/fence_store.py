@@ -167,14 +167,7 @@ class FenceReader:
         Raises ObjectMissing, NotAuthentic, KeyMissing, StoreError; MalformedValue if the host sealed what is
         no fence.
         """
-        key = fences_key(archive, sequence)
-
-        def read(whole: bytes) -> tuple[ListedFences, memoryview]:
-            found, parts = self._read_header(archive, key, whole), split_headed(whole)
-            verify_body(open_header(whole, self._repository.verifier(archive), KIND), parts.body)
-            return found, parts.body
-
-        found, body = get_verified(self._repository.store, key, read)
+        found, body = self._whole(archive, sequence)
         header = found.header
         data_key = data_keys.get(archive, header.key_id)
         content = open_container(
@@ -182,8 +175,15 @@ class FenceReader:
         )
         fences = tuple(decode_fence(line.decode("ascii", "replace")) for line in content.split(b"\n"))
         if len(fences) != header.count or FencePlace.of(fences[-1]) != header.last:
-            raise MalformedValue(f"{key} holds other fences than its header says")
+            raise MalformedValue(f"fences {sequence} are others than their header says")
         return fences
+
+    def verify(self, archive: ArchiveId, sequence: int) -> bytes:
+        """Read a whole object, compare it with its signed header, and return the digest of that header.
+
+        Opens nothing, so it needs no key.  Raises ObjectMissing, NotAuthentic, StoreError.
+        """
+        return self._whole(archive, sequence)[0].payload_sha256
 
     def newest(self, archive: ArchiveId) -> ListedFences | None:
         """Return the newest header that holds; None if there is none.
@@ -245,6 +245,16 @@ class FenceReader:
                 is_after = True
             low, high = (low, middle) if is_after else (middle + 1, high)
         yield from reversed(ordered[:low])
+
+    def _whole(self, archive: ArchiveId, sequence: int) -> tuple[ListedFences, memoryview]:
+        key = fences_key(archive, sequence)
+
+        def read(whole: bytes) -> tuple[ListedFences, memoryview]:
+            found, parts = self._read_header(archive, key, whole), split_headed(whole)
+            verify_body(open_header(whole, self._repository.verifier(archive), KIND), parts.body)
+            return found, parts.body
+
+        return get_verified(self._repository.store, key, read)
 
     def _read_header(self, archive: ArchiveId, key: str, start: bytes) -> ListedFences:
         repository = self._repository

@@ -42,6 +42,7 @@ QUEUED_KBYTES = 8 << 10
 """Records that librdkafka fetches ahead; what is read is bounded by this, whatever the topic holds."""
 FETCH_BYTES = 1 << 20
 BATCH_RECORDS = 1000
+_OFFSET_END = -1  # of a time that no record is after
 _GRACE_S = 1.0  # librdkafka's own deadline comes first, and says more
 
 T = TypeVar("T")
@@ -126,12 +127,16 @@ class KafkaBroker:
     def offsets_at(self, moment: datetime, partitions: Iterable[TopicPartition]) -> Offsets:
         wanted = tuple(partitions)
         found = self._offsets(
-            self._admin_parts.OffsetSpec.for_timestamp(int(moment.timestamp() * 1000)), wanted
+            self._admin_parts.OffsetSpec.for_timestamp(int(moment.timestamp() * 1000)),
+            wanted,
+            may_be_beyond=True,
         )
         beyond = [at for at, offset in found.items() if offset < 0]
         return {**found, **self.ends(beyond)} if beyond else found
 
-    def _offsets(self, which: Any, partitions: Iterable[TopicPartition]) -> Offsets:
+    def _offsets(
+        self, which: Any, partitions: Iterable[TopicPartition], *, may_be_beyond: bool = False
+    ) -> Offsets:
         asked = {self._kafka.TopicPartition(at.topic, at.partition): which for at in partitions}
         if not asked:
             return {}
@@ -141,12 +146,15 @@ class KafkaBroker:
                 asked, isolation_level=committed, request_timeout=self._settings.call_timeout_s
             )
         )
-        return {
-            TopicPartition(at.topic, at.partition): int(
-                self._wait(future, what=f"{at.topic}[{at.partition}]").offset
-            )
-            for at, future in answers.items()
-        }
+        found = {}
+        for one, future in answers.items():
+            at = TopicPartition(one.topic, one.partition)
+            offset = int(self._wait(future, what=str(at)).offset)
+            if offset < 0 and not (may_be_beyond and offset == _OFFSET_END):
+                # A broker that does not answer in time is no error here, but an offset that is none.
+                raise self._no_answer(f"{at} has no offset")
+            found[at] = offset
+        return found
 
     # -- groups
 
@@ -158,15 +166,13 @@ class KafkaBroker:
         listed = admin.list_consumer_group_offsets(wanted, request_timeout=timeout_s)[name]
         state = self._wait(described, what=f"group {name}", or_none_if=is_unknown_group)
         offsets = self._wait(listed, what=f"group {name}", or_none_if=is_unknown_group)
-        return GroupState(
-            name,
-            is_empty=state is None or not state.members,
-            offsets={
-                TopicPartition(at.topic, at.partition): int(at.offset)
-                for at in (() if offsets is None else offsets.topic_partitions)
-                if at.error is None and at.offset >= 0
-            },
-        )
+        committed: dict[TopicPartition, int] = {}
+        for one in () if offsets is None else offsets.topic_partitions:
+            if one.error is not None:
+                raise self._error(one.error, f"group {name}, {one.topic}[{one.partition}]")
+            if one.offset >= 0:  # else the group has committed nothing there
+                committed[TopicPartition(one.topic, one.partition)] = int(one.offset)
+        return GroupState(name, is_empty=state is None or not state.members, offsets=committed)
 
     def set_group_offsets(self, name: str, offsets: Offsets) -> None:
         if not offsets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -156,10 +157,23 @@ def test_a_broker_that_hangs_is_unavailable_and_answers_when_it_goes_on(kafka_no
     at = TopicPartition(name, 0)
     broker = broker_of(kafka_node, call_timeout_s=2.0, read_timeout_s=2.0)
     assert broker.ends([at]) == {at: 0}
+    assert broker.group("nobody").offsets == {}
     kafka_node.process.signal(signal.SIGSTOP)
+    asked: list[Callable[[], object]] = [
+        broker.cluster_id,
+        broker.names,
+        lambda: broker.topics([name]),
+        lambda: broker.topic_ids([name]),
+        lambda: broker.ends([at]),
+        lambda: broker.begins([at]),
+        lambda: broker.offsets_at(datetime.now(UTC), [at]),
+        lambda: broker.group("nobody"),
+        lambda: list(broker.read(at, 0, 1)),
+    ]
     try:
-        with pytest.raises(BrokerUnavailable):
-            broker.ends([at])
+        for ask in asked:
+            with pytest.raises(BrokerUnavailable):
+                print(ask())
     finally:
         kafka_node.process.signal(signal.SIGCONT)
 
