@@ -175,7 +175,7 @@ def _show(app: App, request: ReplayRequest, result: ReplayResult) -> None:
         _show_diff(app, one)
     if held := result.total("held"):
         where = "" if request.is_dry_run else f"; pitr events quarantine list --replay {result.replay_id}"
-        output.line(f"{held} events are held back{where}")
+        output.warn(f"{held} events are held back{where}")
     if request.is_dry_run:
         output.line(f"plan hash: {request.plan.hash}")
 

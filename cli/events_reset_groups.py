@@ -34,20 +34,21 @@ def events_reset_groups(plan_path: Path, plan_hash: str | None, groups: tuple[st
     """
     from cli.events_sink import events_settings_of, read_plan
     from cli.kafka_client import open_kafka
+    from pitr.events.refusals import PlanRefused
     from pitr.events.reset_groups import move_groups, moves_of
 
     app = current()
     settings = events_settings_of(app)
     plan = read_plan(plan_path)
     if plan_hash is not None and plan_hash.lower() != plan.hash:
-        raise UsageRefused("this plan is not the one that was named", detail=f"its hash is {plan.hash}")
+        raise PlanRefused("this plan is not the one that was named", detail=f"its hash is {plan.hash}")
     unknown = set(groups) - {one.group for one in plan.groups}
     if unknown:
         raise UsageRefused(f"the plan moves no group {min(unknown)!r}")
     broker = open_kafka(settings.bootstrap, settings.client_file)
     try:
         if (cluster := broker.cluster_id()) != plan.cluster_id:
-            raise UsageRefused(
+            raise PlanRefused(
                 "the plan is for another Kafka cluster",
                 detail=f"the plan's is {plan.cluster_id}, this is {cluster}",
             )

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from pitr.errors import PitrError
 from pitr.events.broker import Broker, EventRecord
 from pitr.events.classify import (
     EventClass,
@@ -32,6 +31,7 @@ from pitr.events.history import XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.plan import PartitionPlan, ReplayPlan, TopicPlan
 from pitr.events.quarantine import KEYS_STOPPED_MAX
+from pitr.events.refusals import GapNotAccepted, PlanRefused
 from pitr.events.replay_apply import Applier, Sink
 from pitr.events.replay_batch import Batch, Judge
 from pitr.events.upcast import Change
@@ -47,14 +47,6 @@ _CHUNK: Final = 2_000
 
 Statuses = Callable[[Sequence[int]], Mapping[int, XactStatus]]
 """What the restored database says of transactions (``RestoredHistory.statuses``)."""
-
-
-class PlanRefused(PitrError):
-    """The plan is not for this cluster or this database, or not as it was named.  Nothing was done."""
-
-
-class GapNotAccepted(PitrError):
-    """Records that should be replayed are gone, and nobody said that this is accepted.  Nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,9 @@ from pitr.events.handlers import Handler, Handlers, SinkKind
 from pitr.events.history import XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import QuarantineRule, Reason
+from pitr.events.refusals import GapNotAccepted, PlanRefused
 from pitr.events.release import ReleaseChoice, ReleaseRefused, release
 from pitr.events.replay import (
-    GapNotAccepted,
-    PlanRefused,
     Ports,
     Replay,
     ReplayRequest,
