@@ -168,7 +168,8 @@ def shop(kafka_node: KafkaNode, server: RunningPostgres, tmp_path: Path) -> Shop
     (tmp_path / "handlers.toml").write_text(HANDLERS)
     (tmp_path / "pitr.toml").write_text(
         render_config(config)
-        + f'\n[events]\nbootstrap = "{kafka_node.bootstrap}"\n[events.replay]\nhandlers_file = "handlers.toml"\n'
+        + f'\n[events]\nbootstrap = "{kafka_node.bootstrap}"\n'
+        + '[events.replay]\nhandlers_file = "handlers.toml"\n'
         + f'[[events.topic]]\nname = "{topic}"\nflow = "db-first"\n'
     )
     return Shop(kafka_node, server, name, tmp_path, topic)
