@@ -76,7 +76,7 @@ def release(
     session.lock()
     session.prepare()
     _check(session, replay_id, choice)
-    judge = Judge(handlers, set(), is_json=sink.is_json, calls=calls, obeys_rules=False)
+    judge = Judge(handlers, set(), calls=calls, obeys_rules=False)
     applier = Applier(session, sink, judge, replay_id)
     applied = duplicate = held = 0
     for rows in _pages(session, replay_id):

@@ -213,7 +213,7 @@ class Replay:
         handlers = request.handlers.sha256
         earlier = session.enter(request.replay_id, request.plan.hash, handlers)
         stopped = stopped_keys(session, request.replay_id, keys_max=KEYS_STOPPED_MAX)
-        judge = Judge(request.handlers, stopped, is_json=self._sink.is_json, calls=request.calls)
+        judge = Judge(request.handlers, stopped, calls=request.calls)
         applier = Applier(session, self._sink, judge, request.replay_id, diff)
         cursors: dict[TopicPartition, int] = {}
         for one in session.cursors(request.replay_id):

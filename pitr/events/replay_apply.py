@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from pitr.errors import PitrError
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import Reason
-from pitr.events.replay_batch import Batch, Event, Held, Judge, held_by
+from pitr.events.replay_batch import Batch, Event, Held, Judge, held_by, json_fault
 from pitr.postgres.applied_events import Cursor, EventsRefused, ReplaySession
 from pitr.postgres.held_events import HeldRow, hold, keep_holding, mark_released
 
@@ -136,6 +136,10 @@ class Applier:
                 if fresh:
                     self.sink.apply(fresh)
         except EventsRefused as refused:
+            readable = list(self._readable(batch, events))
+            if len(readable) < len(events):
+                self._settle_events(batch, readable, done)
+                return
             if len(events) == 1:
                 self._hold_poison(batch, events[0], refused)
                 return
@@ -169,6 +173,17 @@ class Applier:
                 hint="correct the handler, and run the same command again: it goes on from here",
             )
         self.judge.hold(batch, held_by(event, Reason.POISON, refused.message))
+
+    def _readable(self, batch: Batch, events: Sequence[Event]) -> Iterator[Event]:
+        """Hold back what is no JSON: looked for where the server refused a batch, and not in each event."""
+        if not self.sink.is_json:
+            yield from events
+            return
+        for event in self._not_behind(batch, events):
+            if (fault := json_fault(event.value)) is not None:
+                self.judge.hold(batch, held_by(event, Reason.UNREADABLE, fault))
+            else:
+                yield event
 
     def _not_behind(self, batch: Batch, events: Sequence[Event]) -> Iterator[Event]:
         for event in events:

@@ -25,7 +25,7 @@ KNOWN = frozenset({("placed", 3)})
 
 def judged(handlers: Handlers, *records: Any, fate: EventClass = NEW, **options: Any) -> Batch:
     batch = Batch()
-    judge = Judge(handlers, set(), is_json=True, **options)
+    judge = Judge(handlers, set(), **options)
     for record in records:
         judge.judge(batch, record, read_headers(record), fate)
     return batch
@@ -159,14 +159,14 @@ def test_each_class_of_event_goes_where_it_belongs() -> None:
 def test_an_event_that_cannot_be_applied_stops_its_key_and_no_other() -> None:
     batch = judged(
         orders_handlers(),
-        event(1, key="a", value=b"{not json"),
+        event(1, key="a", value={}, headers=[("pg-xid", b"x")]),
         event(2, key="a", value={}),
         event(3, key="b", value={}),
         event(4, key="b", version=9),
         event(5, key="b", value={}),
         event(6, key=None, event_type="nobody"),
         event(7, key=None, value={}),
-        event(8, key="c", event_id=""),
+        event(8, key="c", event_id="", value={}),
         event(9, key="a", topic="others", value={}),
     )
     assert words(batch) == [
