@@ -93,12 +93,12 @@ class HandlerIndex:
     """Finds the handler of an event."""
 
     handlers: Handlers
-    _by_kind: dict[Kind, Handler] = field(default_factory=dict)
+    _by_kind: dict[tuple[str | None, int], Handler] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._by_kind.update({one.kind: one for one in self.handlers.handlers})
 
-    def find(self, kind: Kind, topic: str) -> Handler | None:
+    def find(self, kind: tuple[str | None, int], topic: str) -> Handler | None:
         """Return what takes a kind of a topic, None where nothing does."""
         found = self._by_kind.get(kind)
         return found if found is None or found.topics is None or topic in found.topics else None

@@ -122,6 +122,7 @@ class Judge:
         self._upcasters = Upcasters(handlers.upcasts, handlers.known, calls)
         self._stopped = stopped
         self._rules = handlers.rules if obeys_rules else ()
+        self._takes_all = handlers.takes_all and not handlers.upcasts
 
     def judge(
         self,
@@ -132,11 +133,15 @@ class Judge:
         quarantine_id: int | None = None,
     ) -> None:
         """Put one record where it belongs: among the events, the held ones or what is counted only."""
-        found = self._decide(_Case(record, described, quarantine_id), fate)
-        if isinstance(found, str):
-            batch.skipped.setdefault(record.at, Counter())[found] += 1
-        elif isinstance(found, Event):
+        found: Event | Held | str
+        if fate is EventClass.IN_DATABASE:
+            found = "in database"
+        else:
+            found = self._decide(_Case(record, described, quarantine_id), fate)
+        if isinstance(found, Event):
             batch.events.append(found)
+        elif isinstance(found, str):
+            batch.skipped.setdefault(record.at, Counter())[found] += 1
         else:
             self.hold(batch, found)
 
@@ -166,16 +171,14 @@ class Judge:
         self._stopped.update(stopped)
 
     def _decide(self, case: _Case, fate: EventClass) -> Event | Held | str:
-        described = case.described
-        if fate is EventClass.IN_DATABASE:
-            return "in database"
+        described, record = case.described, case.record
         if described.is_tombstone and (described.event_id, described.type) == (None, None):
             return "tombstone"
-        if self._rules and (rule := first_rule(self._rules, case.record, described)) is not None:
+        if self._rules and (rule := first_rule(self._rules, record, described)) is not None:
             return case.held(Reason.RULE, rule.name, stops=rule.stops_key)
         if described.type in self._handlers.ignored:
             return "ignored"
-        if self.is_stopped(stop_key(case.record)):
+        if self._stopped and self.is_stopped(stop_key(record)):
             return case.held(Reason.BEHIND, "an earlier event of this key is held back")
         if described.problem is not None:
             return case.held(Reason.UNREADABLE, described.problem)
@@ -188,21 +191,20 @@ class Judge:
                 if is_lost:
                     return case.held(Reason.LOST_BRANCH, "a failover lost its transaction")
                 return case.held(Reason.UNCLASSIFIED, "nothing proves whether it is in the database")
+        handler = self._index.find((described.type, described.version), record.at.topic)
+        if handler is not None and described.event_id:
+            return case.event(handler.kind, record.value, handler)
         return self._event(case)
 
     def _event(self, case: _Case) -> Event | Held:
         described, value = case.described, case.record.value
         if not described.event_id:
             return case.held(Reason.NO_ID, "nothing would keep it from being applied twice")
-        if self._handlers.takes_all and not self._handlers.upcasts:
+        if self._takes_all:
             return case.event((described.type or "", described.version), value, None)
         if described.type is None:
             return case.held(Reason.UNKNOWN_TYPE, "it does not say its type")
-        kind = (described.type, described.version)
-        handler = self._index.find(kind, case.record.at.topic)
-        if handler is None:
-            return self._upcast(case, kind)
-        return case.event(kind, value, handler)
+        return self._upcast(case, (described.type, described.version))
 
     def _upcast(self, case: _Case, kind: Kind) -> Event | Held:
         chain = self._upcasters.chain(kind)
