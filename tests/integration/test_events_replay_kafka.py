@@ -19,6 +19,7 @@ from fix_replay import FORK_XID, ORDERS, all_committed
 
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.main import run_cli
+from pitr.events.broker import BrokerUnavailable
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.handlers import Handlers, SinkKind
 from pitr.events.history import FIRST_LSN, Branch
@@ -79,6 +80,9 @@ class Shop:
         return KafkaBroker(KafkaSettings(self.node.bootstrap))
 
     def produce(self, numbers: Sequence[int], *, aborted: bool = False, **headers: str) -> None:
+        broker = self.broker()
+        ports = [TopicPartition(self.topic, at) for at in range(2)]
+        before = broker.ends(ports)
         producer = self.node.producer(**{"transactional.id": f"shop-{uuid.uuid4()}"})
         producer.init_transactions(60)
         producer.begin_transaction()
@@ -105,6 +109,14 @@ class Shop:
             producer.abort_transaction(60)
         else:
             producer.commit_transaction(60)
+
+        def is_over() -> bool:
+            # The markers are written after the commit was acknowledged; each takes an offset.
+            own = {at: sum(1 for number in numbers if number % 2 == at.partition) for at in ports}
+            ends = broker.ends(ports)
+            return all(ends[at] >= before[at] + own[at] + 1 for at in ports if own[at])
+
+        wait_until(is_over, "the transaction's markers are written", timeout_s=60)
 
     def plan(self, groups: tuple[GroupPlan, ...] = ()) -> ReplayPlan:
         broker = self.broker()
@@ -157,7 +169,7 @@ def shop(kafka_node: KafkaNode, server: RunningPostgres, tmp_path: Path) -> Shop
         cluster="main",
         dsn="host=/run/nowhere user=postgres",
         slot="pitr",
-        repository="00000000-0000-7000-8000-000000000000",
+        repository="0" * 32,
         root=str(identity.root_signer().public),
         recipients=(str(identity.recipient(best_suite())),),
         quorum=1,
@@ -226,7 +238,7 @@ def test_groups_are_shown_and_moved_back_but_never_forwards_or_under_a_consumer(
     shop.produce(range(20))
     broker, group = shop.broker(), f"sink-{uuid.uuid4()}"
     first, second = (TopicPartition(shop.topic, at) for at in range(2))
-    broker.set_group_offsets(group, {first: 8, second: 2})
+    set_soon(broker, group, {first: 8, second: 2})
     plan = shop.plan(
         (GroupPlan(group, (OffsetReset(shop.topic, 0, 8, 5), OffsetReset(shop.topic, 1, 2, 5))),)
     )
@@ -250,6 +262,19 @@ def test_groups_are_shown_and_moved_back_but_never_forwards_or_under_a_consumer(
     assert shop.pitr(*words, "--yes", "--plan-hash", plan.hash)["data"]["moved"] == 1
     assert broker.group(group).offsets == {first: 5, second: 2}
     assert shop.pitr(*words, "--yes", "--plan-hash", plan.hash)["data"]["moved"] == 0
+
+
+def set_soon(broker: KafkaBroker, group: str, offsets: dict[TopicPartition, int]) -> None:
+    """Set a new group's offsets: who keeps them is found out by its first request."""
+
+    def is_set() -> bool:
+        try:
+            broker.set_group_offsets(group, offsets)
+        except BrokerUnavailable:
+            return False
+        return True
+
+    wait_until(is_set, "the group has a coordinator", timeout_s=60)
 
 
 # -- to a topic
