@@ -152,15 +152,15 @@ class Applier:
 
     def _claim(self, events: Sequence[Event]) -> list[Event]:
         """Return the events that were not applied yet, each id once."""
-        ids = [one.event_id for one in events]
-        topics = [one.record.at.topic for one in events]
-        fresh = self.session.claim(self.replay_id, ids, topics)
-        if not fresh:
-            return []
+        ids: dict[str, list[str]] = {}
+        for one in events:
+            ids.setdefault(one.record.at.topic, []).append(one.event_id)
+        fresh = {topic: self.session.claim(self.replay_id, topic, own) for topic, own in ids.items()}
         found = []
-        for one, pair in zip(events, zip(ids, topics, strict=True), strict=True):
-            if pair in fresh:
-                fresh.remove(pair)
+        for one in events:
+            left = fresh[one.record.at.topic]
+            if one.event_id in left:
+                left.remove(one.event_id)
                 found.append(one)
         return found
 

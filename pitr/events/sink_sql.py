@@ -13,7 +13,7 @@ from typing import Final
 
 from pitr.events.partition import TopicPartition
 from pitr.events.replay_batch import Event, Step, steps_of
-from pitr.postgres.applied_events import ReplaySession
+from pitr.postgres.applied_events import EventsRefused, ReplaySession
 
 # psycopg's COPY writes None as NULL.
 _Row = tuple[object, ...]
@@ -91,5 +91,10 @@ def _text(raw: bytes | None) -> str | None:
 
 
 def _payload(value: bytes | None) -> str | None:
-    # An empty value and none are both a tombstone.  That it is UTF-8 was looked at.
-    return value.decode("utf-8", "replace") if value else None
+    # An empty value and none are both a tombstone.
+    if not value:
+        return None
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        raise EventsRefused("a value is no UTF-8") from cause

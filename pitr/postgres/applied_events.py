@@ -93,8 +93,8 @@ _COPY: Final = (
 )
 _CLAIM: Final = """
 INSERT INTO pitr.applied (event_id, topic, replay_id)
-SELECT event_id, topic, %s FROM unnest(%s::text[], %s::text[]) AS one (event_id, topic)
-ON CONFLICT DO NOTHING RETURNING event_id, topic
+SELECT event_id, %s, %s FROM unnest(%s::text[]) AS event_id
+ON CONFLICT DO NOTHING RETURNING event_id
 """
 _MOVE: Final = """
 INSERT INTO pitr.replay_cursor (replay_id, topic, partition, next_offset, counts)
@@ -281,10 +281,10 @@ class ReplaySession:
             self._session.execute("ROLLBACK TO SAVEPOINT pitr_attempt")
             self._session.execute("RELEASE SAVEPOINT pitr_attempt")
 
-    def claim(self, replay_id: str, ids: Sequence[str], topics: Sequence[str]) -> set[tuple[str, str]]:
-        """Record events as applied; return the (id, topic) of those that were not yet."""
-        found = self._session.execute(_CLAIM, (replay_id, list(ids), list(topics))).fetchall()
-        return {(str(event_id), str(topic)) for event_id, topic in found}
+    def claim(self, replay_id: str, topic: str, ids: Sequence[str]) -> set[str]:
+        """Record events of a topic as applied; return the ids of those that were not yet."""
+        found = self._session.execute(_CLAIM, (topic, replay_id, list(ids))).fetchall()
+        return {str(event_id) for (event_id,) in found}
 
     def stage(self, rows: Iterable[Sequence[object]]) -> None:
         """Fill the staged batch with rows, in the order of its columns, in place of those before."""
