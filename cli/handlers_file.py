@@ -111,7 +111,7 @@ class _File(Table):
     quarantine: Annotated[list[_Rule], Field(max_length=_ENTRIES_MAX)] = Field(default_factory=list)
 
 
-_KNOWN: Final[Mapping[str, Sequence[str]]] = {
+KNOWN: Final[Mapping[str, Sequence[str]]] = {
     "": tuple(_File.model_fields),
     "sink": tuple(_Sink.model_fields),
     "classes": tuple(_Classes.model_fields),
@@ -242,7 +242,7 @@ def _mistake(line: Any) -> Mistake:
     # A text or a list of texts: pydantic names which of both it tried.
     place = tuple(part for part in line["loc"] if part != "str" and not str(part).startswith("list["))
     if line["type"] == "extra_forbidden":
-        return Mistake(place, unknown_setting(place, _KNOWN))
+        return Mistake(place, unknown_setting(place, KNOWN))
     return Mistake(place, mistake_of(line).text)
 
 
