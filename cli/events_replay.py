@@ -78,7 +78,7 @@ def events_replay(
     interrupted, the same command goes on. Events that cannot be applied are held back with the later ones of
     their key; `pitr events quarantine` shows them.
     """
-    from cli.events_sink import events_settings_of, load_handlers, read_plan
+    from cli.events_sink import check_targets, events_settings_of, load_handlers, read_plan
     from pitr.events.replay import ReplayRequest
 
     app = current()
@@ -93,6 +93,7 @@ def events_replay(
     if plan_hash is not None and _HASH.fullmatch(plan_hash) is None:
         raise UsageRefused("--plan-hash is 64 hexadecimal digits")
     loaded = load_handlers(handlers_path, settings)
+    check_targets(loaded.handlers, (one.topic for one in plan.topics))
     limit = rate_limit or settings.replay.rate_limit
     request = ReplayRequest(
         plan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cli.context import App
 from cli.errors import UsageRefused
 from cli.events_settings import EventsSettings
-from pitr.errors import NotInitialised
+from pitr.errors import MalformedValue, NotInitialised
 
 if TYPE_CHECKING:
     from pitr.events.broker import Broker
@@ -67,6 +67,22 @@ def read_plan(path: Path) -> ReplayPlan:
     return decode_plan(content)
 
 
+def check_targets(handlers: Handlers, topics: Iterable[str]) -> None:
+    """Refuse a topic that would be replayed to itself, before anything is done.  Raises UsageRefused."""
+    from pitr.events.handlers import SinkKind
+    from pitr.events.sink_topic import target_of
+
+    if handlers.sink is not SinkKind.TOPIC:
+        return
+    for topic in topics:
+        try:
+            target_of(handlers.target or "", topic)
+        except MalformedValue as error:
+            raise UsageRefused(
+                error.message, hint='[sink] topic = "{topic}.replayed" in the handlers file'
+            ) from error
+
+
 @contextmanager
 def open_sink(
     loaded: LoadedHandlers,
@@ -94,10 +110,18 @@ def open_sink(
         sink = CallableSink(session, loaded.function, handlers.target or "", context)
     else:
         from cli.kafka_client import kafka_settings
-        from pitr.events.kafka_producer import KafkaProducer
-        from pitr.events.sink_topic import TopicSink
+        from pitr.events.kafka_producer import RECORD_BYTES_MAX, KafkaProducer
+        from pitr.events.sink_topic import EventProducer, NoProducer, TopicSink
 
-        producer = KafkaProducer(kafka_settings(settings.bootstrap, settings.client_file), replay_id, broker)
+        producer: EventProducer
+        if is_dry_run:
+            producer = NoProducer(RECORD_BYTES_MAX)
+        else:
+            # A second one would end the first one's transactions: so the lock comes first.
+            session.lock()
+            producer = KafkaProducer(
+                kafka_settings(settings.bootstrap, settings.client_file), replay_id, broker
+            )
         sink = TopicSink(
             producer, handlers.target or "", broker.cluster_id(), replay_id, is_dry_run=is_dry_run
         )

@@ -57,6 +57,21 @@ class EventProducer(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class NoProducer:
+    """Stands for the producer in a dry run: it connects to nothing, and so ends no other run's transaction."""
+
+    record_bytes_max: int
+
+    def done(self) -> Mapping[TopicPartition, int]:
+        return {}
+
+    def send(self, records: Sequence[OutRecord], done: Mapping[TopicPartition, int]) -> None:
+        raise AssertionError("a dry run settles nothing")
+
+    def close(self) -> None: ...
+
+
 class TopicSink:
     """Sends events.  ``target`` is a topic's name; ``{topic}`` in it stands for that of the event."""
 

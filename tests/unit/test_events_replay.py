@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,12 +12,16 @@ from fix_replay import CHANGED, FIRST_MS, PLACED, event, orders_handlers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pitr.errors import MalformedValue
 from pitr.events.classify import EventClass
 from pitr.events.event_facts import read_headers
 from pitr.events.handlers import Choice, Handler, Handlers, SinkKind, handler_mistakes, statement_mistake
+from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import OffsetSpan, QuarantineRule, Reason, first_rule, rule_mistakes
 from pitr.events.replay_batch import Batch, Event, Judge, json_fault, steps_of
+from pitr.events.sink_topic import NoProducer, OutRecord, TopicSink, target_of
 from pitr.events.upcast import Upcast, Upcasters, UpcastFailed, upcast_mistakes
+from pitr.postgres.applied_events import EventsRefused
 from pitr.wal.lsn import LSN
 
 NEW = EventClass.NOT_IN_DATABASE
@@ -297,3 +302,58 @@ def test_all_mistakes_of_a_file_are_told_at_once() -> None:
     assert not list(handler_mistakes(orders_handlers()))
     assert not list(handler_mistakes(Handlers(SinkKind.TOPIC, target="t")))
     assert list(handler_mistakes(Handlers(SinkKind.CALLABLE)))
+
+
+# -- where a topic's events go
+
+
+class NoneSent:
+    """An ``EventProducer`` that keeps what it is given; it stands for one batch ahead."""
+
+    record_bytes_max = 1_000
+
+    def __init__(self, done: dict[TopicPartition, int]) -> None:
+        self._done = done
+        self.sent: list[OutRecord] = []
+
+    def done(self) -> Mapping[TopicPartition, int]:
+        return self._done
+
+    def send(self, records: Sequence[OutRecord], done: Mapping[TopicPartition, int]) -> None:
+        self.sent += records
+        self._done = dict(done)
+
+    def close(self) -> None: ...
+
+
+def test_a_topic_is_never_replayed_to_itself() -> None:
+    assert target_of("{topic}.replayed", "orders") == "orders.replayed"
+    for target in ("orders", "{topic}", "a/{topic}", ""):
+        with pytest.raises(MalformedValue):
+            target_of(target, "orders")
+
+
+def test_what_kafka_has_already_is_not_sent_again_but_what_is_released_is() -> None:
+    producer = NoneSent({event(0).at: 5})
+    sink = TopicSink(producer, "{topic}.again", "cluster", "replay-1")
+    old, new = Event(event(4), "4", "", 1, b"old"), Event(event(5), "5", "", 1, b"new")
+    freed = Event(event(1), "1", "", 1, b"freed", quarantine_id=9)
+    sink.apply([old, new, freed])
+    assert producer.sent == []
+    sink.settle({event(0).at: 6})
+    assert [one.value for one in producer.sent] == [b"new", b"freed"]
+    assert dict(producer.sent[0].headers)["replayed-from"] == b"cluster/orders/0/5"
+    assert sink.cursors() == {event(0).at: 6}
+    with pytest.raises(EventsRefused, match="larger"):
+        sink.apply([Event(event(7, value=b"x" * 2_000), "7", "", 1, b"x")])
+    dry = TopicSink(NoProducer(1_000), "{topic}.again", "cluster", "replay-1", is_dry_run=True)
+    dry.apply([new])
+    assert dry.cursors() == {}
+
+
+def test_an_upcast_event_is_sent_with_its_new_version() -> None:
+    producer = NoneSent({})
+    sink = TopicSink(producer, "{topic}.again", "cluster", "replay-1")
+    sink.apply([Event(event(0), "0", "placed", 3, b"{}", Handler("placed", 3))])
+    sink.settle({})
+    assert [value for name, value in producer.sent[0].headers if name == "event-version"] == [b"3"]
