@@ -67,7 +67,8 @@ class NoProducer:
         return {}
 
     def send(self, records: Sequence[OutRecord], done: Mapping[TopicPartition, int]) -> None:
-        assert not (records or done), "a dry run settles nothing"
+        assert not records, "a dry run settles nothing"
+        assert not done, "a dry run settles nothing"
 
     def close(self) -> None: ...
 
