@@ -7,6 +7,7 @@ it (a consumer of confluent-kafka with headers).
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.cluster import BenchCluster, bench_cluster
 from benchmarks.harness import Row, ServerCpu
+from cli.memory import settle_memory
 from pitr.events.broker import EventRecord, GroupState, TopicFacts
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.handlers import Handler, Handlers, SinkKind
@@ -95,7 +97,11 @@ class _Log:
 
 def run_all(work: Path, quick: bool) -> list[Row]:
     count = 60_000 if quick else 200_000
+    # As every command of pitr does.
+    settle_memory()
     log = _make_log(count)
+    # A broker's records come and go: those of this log must not be walked through again and again.
+    gc.freeze()
     with bench_cluster(work, settings={"autovacuum": "on", "max_wal_size": "2GB"}) as cluster:
         cluster.execute(_TABLES)
         # Another end is another plan, and so another replay of the same events.

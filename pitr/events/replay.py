@@ -283,7 +283,7 @@ class Replay:
             records, facts, self._classes(topic, plan, records, facts), strict=True
         ):
             judge.judge(batch, record, said, fate)
-            batch.size_bytes += len(record.value or b"") + len(record.key or b"")
+        batch.size_bytes += sum(len(one.value or b"") + len(one.key or b"") for one in records)
         batch.read[records[0].at] += len(records)
 
     def _classes(

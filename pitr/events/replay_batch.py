@@ -136,6 +136,13 @@ class Judge:
         found: Event | Held | str
         if fate is EventClass.IN_DATABASE:
             found = "in database"
+        elif fate is EventClass.NOT_IN_DATABASE and (handler := self._plain(record, described)) is not None:
+            # What nearly all of them are.
+            kind = handler.event_type, handler.version
+            batch.events.append(
+                Event(record, described.event_id or "", *kind, record.value, handler, quarantine_id)
+            )
+            return
         else:
             found = self._decide(_Case(record, described, quarantine_id), fate)
         if isinstance(found, Event):
@@ -170,6 +177,12 @@ class Judge:
         self._stopped.intersection_update(stopped)
         self._stopped.update(stopped)
 
+    def _plain(self, record: EventRecord, described: Described) -> Handler | None:
+        """Return the handler of an event that nothing speaks against, None where more must be looked at."""
+        if described.problem is not None or not described.event_id or self._rules or self._stopped:
+            return None
+        return self._index.find((described.type, described.version), record.at.topic)
+
     def _decide(self, case: _Case, fate: EventClass) -> Event | Held | str:
         described, record = case.described, case.record
         if described.is_tombstone and (described.event_id, described.type) == (None, None):
@@ -191,9 +204,6 @@ class Judge:
                 if is_lost:
                     return case.held(Reason.LOST_BRANCH, "a failover lost its transaction")
                 return case.held(Reason.UNCLASSIFIED, "nothing proves whether it is in the database")
-        handler = self._index.find((described.type, described.version), record.at.topic)
-        if handler is not None and described.event_id:
-            return case.event(handler.kind, record.value, handler)
         return self._event(case)
 
     def _event(self, case: _Case) -> Event | Held:
@@ -204,7 +214,9 @@ class Judge:
             return case.event((described.type or "", described.version), value, None)
         if described.type is None:
             return case.held(Reason.UNKNOWN_TYPE, "it does not say its type")
-        return self._upcast(case, (described.type, described.version))
+        kind = (described.type, described.version)
+        handler = self._index.find(kind, case.record.at.topic)
+        return self._upcast(case, kind) if handler is None else case.event(kind, value, handler)
 
     def _upcast(self, case: _Case, kind: Kind) -> Event | Held:
         chain = self._upcasters.chain(kind)
