@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from pitr import errors as domain
-from pitr.events import broker, refusals
+from pitr.events import broker, gaps, refusals
 from storage import store
 
 
@@ -271,7 +271,7 @@ RULES: tuple[ErrorRule, ...] = (
         ExitCode.NOT_RESTORABLE,
         "Kafka no longer has events that a replay needs",
         "read the mirror, or accept the gap by name",
-        also=(refusals.GapNotAccepted,),
+        also=(gaps.GapsFound,),
     ),
     ErrorRule(
         refusals.PlanRefused,

@@ -28,7 +28,7 @@ from pitr.pipeline.headed import (
     verify_body,
 )
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.seal import open_container, seal
+from pitr.pipeline.seal import Context, open_container, seal
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.repository import Repository
 from pitr.verified import check_place, get_start_verified, get_verified
@@ -119,7 +119,7 @@ class FenceWriter:
             key.key_id,
         )
         content = "\n".join(fence.text for fence in fences).encode("ascii")
-        body = encode_headed(header.to_payload(), seal(content, key, header.context), self._signer)
+        body = encode_headed(header.to_payload(), seal(content, key, _context(header)), self._signer)
         return header, body, len(fences)
 
 
@@ -171,7 +171,7 @@ class FenceReader:
         header = found.header
         data_key = data_keys.get(archive, header.key_id)
         content = open_container(
-            body, data_key, header.context, content_bytes_max=CONTENT_BYTES_MAX + TEXT_BYTES_MAX
+            body, data_key, _context(header), content_bytes_max=CONTENT_BYTES_MAX + TEXT_BYTES_MAX
         )
         fences = tuple(decode_fence(line.decode("ascii", "replace")) for line in content.split(b"\n"))
         if len(fences) != header.count or FencePlace.of(fences[-1]) != header.last:
@@ -273,6 +273,11 @@ def broken_chain(newer: ListedFences, older: ListedFences) -> str | None:
     if after.previous != older.payload_sha256:
         return f"fences {after.sequence} do not go on from fences {before.sequence} as they are stored"
     return None
+
+
+def _context(header: FencesHeader) -> Context:
+    """Return the context that a body is sealed in (docs/format.md §3.1)."""
+    return Context(header.repository, header.archive, KIND, str(header.sequence))
 
 
 def _note(faults: list[str], text: str) -> None:

@@ -63,7 +63,7 @@ class KafkaBroker:
     """A ``Broker`` over one cluster.  Connects when first asked, and again by itself after an outage."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._kafka, self._admin_parts = _libraries()
         self._last_error: str | None = None
         self._admin_client: AdminClient | None = None
@@ -71,13 +71,13 @@ class KafkaBroker:
     # -- what is there
 
     def cluster_id(self) -> str:
-        found = self._wait(self._admin().describe_cluster(request_timeout=self._settings.call_timeout_s))
+        found = self._wait(self._admin().describe_cluster(request_timeout=self.settings.call_timeout_s))
         if not found.cluster_id:
             raise BrokerUnavailable("the cluster did not say its id")
         return str(found.cluster_id)
 
     def names(self) -> Sequence[str]:
-        found = self._call(lambda: self._admin().list_topics(timeout=self._settings.call_timeout_s))
+        found = self._call(lambda: self._admin().list_topics(timeout=self.settings.call_timeout_s))
         return sorted(found.topics)
 
     def topics(self, names: Iterable[str]) -> Mapping[str, TopicFacts]:
@@ -85,7 +85,7 @@ class KafkaBroker:
         described = self._describe(wanted)
         resource = self._admin_parts.ConfigResource
         asked = {name: resource(self._admin_parts.ResourceType.TOPIC, name) for name in described}
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         answers = (
             self._admin().describe_configs(list(asked.values()), request_timeout=timeout_s) if asked else {}
         )
@@ -103,7 +103,7 @@ class KafkaBroker:
     def _describe(self, names: Sequence[str]) -> dict[str, Any]:
         if not names:
             return {}
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         answers = self._call(
             lambda: self._admin().describe_topics(
                 self._kafka.TopicCollection(list(names)), request_timeout=timeout_s
@@ -143,7 +143,7 @@ class KafkaBroker:
         committed = self._kafka.IsolationLevel.READ_COMMITTED
         answers = self._call(
             lambda: self._admin().list_offsets(
-                asked, isolation_level=committed, request_timeout=self._settings.call_timeout_s
+                asked, isolation_level=committed, request_timeout=self.settings.call_timeout_s
             )
         )
         found = {}
@@ -159,7 +159,7 @@ class KafkaBroker:
     # -- groups
 
     def group(self, name: str) -> GroupState:
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         wanted = [self._kafka.ConsumerGroupTopicPartitions(name)]
         admin = self._admin()
         described = admin.describe_consumer_groups([name], request_timeout=timeout_s)[name]
@@ -177,7 +177,7 @@ class KafkaBroker:
     def set_group_offsets(self, name: str, offsets: Offsets) -> None:
         if not offsets:
             return
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         wanted = [self._kafka.TopicPartition(at.topic, at.partition, to) for at, to in offsets.items()]
         parts = self._kafka.ConsumerGroupTopicPartitions(name, wanted)
         answer = self._admin().alter_consumer_group_offsets([parts], request_timeout=timeout_s)[name]
@@ -203,7 +203,7 @@ class KafkaBroker:
 
     def _records(self, consumer: Any, at: TopicPartition, start: int, end: int) -> Iterator[EventRecord]:
         position = start
-        deadline = time.monotonic() + self._settings.read_timeout_s
+        deadline = time.monotonic() + self.settings.read_timeout_s
         while position < end:
             if time.monotonic() > deadline:
                 raise self._no_answer(f"{at} gave nothing from offset {position} on")
@@ -227,7 +227,7 @@ class KafkaBroker:
                 else:
                     self._last_error = reason_of(error)
             if position > before:
-                deadline = time.monotonic() + self._settings.read_timeout_s
+                deadline = time.monotonic() + self.settings.read_timeout_s
 
     # -- how it is asked
 
@@ -236,10 +236,10 @@ class KafkaBroker:
         self._admin_client = None
 
     def _base(self) -> dict[str, object]:
-        timeout_ms = int(self._settings.call_timeout_s * 1000)
+        timeout_ms = int(self.settings.call_timeout_s * 1000)
         return {
-            **self._settings.client,
-            "bootstrap.servers": self._settings.bootstrap,
+            **self.settings.client,
+            "bootstrap.servers": self.settings.bootstrap,
             "log_level": 0,
             "error_cb": self._note,
             "socket.timeout.ms": max(timeout_ms, 1000),
@@ -274,7 +274,7 @@ class KafkaBroker:
         self, future: Future[T], *, what: str = "", or_none_if: Callable[[Any], bool] | None = None
     ) -> Any:
         try:
-            return future.result(self._settings.call_timeout_s + _GRACE_S)
+            return future.result(self.settings.call_timeout_s + _GRACE_S)
         except FutureTimeout:
             raise self._no_answer(what) from None
         except self._kafka.KafkaException as failed:
@@ -302,7 +302,7 @@ class KafkaBroker:
         about = f": {what}" if what else ""
         known = [one for one in (reason, self._last_error) if one]
         return BrokerUnavailable(
-            f"no answer from Kafka at {self._settings.bootstrap}{about}",
+            f"no answer from Kafka at {self.settings.bootstrap}{about}",
             detail="; ".join(dict.fromkeys(known)) or None,
             hint="is the cluster up, and are its address and client_file right?",
         )

@@ -1,4 +1,4 @@
-"""Why a replay is not begun: the plan does not fit, or something is missing that nobody accepted.  Pure."""
+"""Why a replay is not begun: the plan does not fit.  Missing events are ``gaps.GapsFound``.  Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,3 @@ from pitr.errors import PitrError
 
 class PlanRefused(PitrError):
     """The plan is not for this cluster or this database, or not as it was named.  Nothing was done."""
-
-
-class GapNotAccepted(PitrError):
-    """Records that should be replayed are gone, and nobody said that this is accepted.  Nothing was done."""

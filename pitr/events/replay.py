@@ -26,12 +26,13 @@ from pitr.events.classify import (
 from pitr.events.debezium import read_facts
 from pitr.events.event_facts import EventFacts
 from pitr.events.flows import Flow
+from pitr.events.gaps import GapsFound
 from pitr.events.handlers import Handlers
 from pitr.events.history import XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.plan import PartitionPlan, ReplayPlan, TopicPlan
 from pitr.events.quarantine import KEYS_STOPPED_MAX
-from pitr.events.refusals import GapNotAccepted, PlanRefused
+from pitr.events.refusals import PlanRefused
 from pitr.events.replay_apply import Applier, Sink
 from pitr.events.replay_batch import Batch, Judge
 from pitr.events.upcast import Change
@@ -154,7 +155,7 @@ def check_plan(plan: ReplayPlan, named_hash: str, session: ReplaySession, broker
 
 
 def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
-    """Refuse gaps that nobody accepted by name.  Raises GapNotAccepted with all of them."""
+    """Refuse gaps that nobody accepted by name.  Raises GapsFound with all of them."""
     missing = [
         f"{topic.topic}[{one.partition}]"
         for topic in plan.topics
@@ -162,7 +163,7 @@ def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
         if one.gaps and TopicPartition(topic.topic, one.partition) not in accepted
     ]
     if missing:
-        raise GapNotAccepted(
+        raise GapsFound(
             "records that should be replayed are gone",
             detail=", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else ""),
             hint="read the mirror, or accept each by name: --accept-gap 'TOPIC[P]'",

@@ -24,12 +24,12 @@ from fix_replay import (
 from pitr.errors import AlreadyRunning, ServerRefused
 from pitr.events.broker import OffsetGone
 from pitr.events.flows import Flow
-from pitr.events.gaps import Gap, GapKind
+from pitr.events.gaps import Gap, GapKind, GapsFound
 from pitr.events.handlers import Handler, Handlers, SinkKind
 from pitr.events.history import XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import QuarantineRule, Reason
-from pitr.events.refusals import GapNotAccepted, PlanRefused
+from pitr.events.refusals import PlanRefused
 from pitr.events.release import ReleaseChoice, ReleaseRefused, release
 from pitr.events.replay import (
     Ports,
@@ -319,7 +319,7 @@ def test_a_gap_stops_the_run_unless_it_is_accepted_by_name(house: House) -> None
     house.broker.add(order(10, 1))
     house.broker.log_starts[AT] = 10
     gaps = {AT: (Gap(GapKind.DELETED, 4, 10),)}
-    with pytest.raises(GapNotAccepted, match="gone") as refused:
+    with pytest.raises(GapsFound, match="gone") as refused:
         house.replay(orders_handlers(), gaps=gaps)
     assert refused.value.detail == "orders[0]"
     house.replay(orders_handlers(), gaps=gaps, accepted_gaps=frozenset({AT}))

@@ -14,6 +14,7 @@ from fix_ports import HOST, free_port
 
 from pitr.events.broker import BrokerRefused, BrokerUnavailable, OffsetGone
 from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka_clock import KafkaClock
 from pitr.events.partition import TopicPartition
 
 
@@ -149,6 +150,18 @@ def test_a_cluster_that_is_away_is_said_so_in_time_and_without_the_secret() -> N
     assert (datetime.now(UTC) - began).total_seconds() < 5
     assert "hunter2" not in f"{away.value} {away.value.detail} {settings!r}"
     assert "refused" in str(away.value.detail), "the reason below is told"
+
+
+def test_a_brokers_time_is_that_of_a_record_that_it_stamps(kafka_node: KafkaNode) -> None:
+    settings = KafkaSettings(kafka_node.bootstrap)
+    stamped = kafka_node.new_topic(message_timestamp_type="LogAppendTime")
+    before = datetime.now(UTC)
+    told = KafkaClock(settings, stamped).now()
+    assert told is not None
+    assert abs((told - before).total_seconds()) < 60, "one machine has one clock"
+    assert KafkaClock(settings, kafka_node.new_topic()).now() is None, "it would be our own"
+    with pytest.raises((BrokerRefused, BrokerUnavailable)):
+        KafkaClock(KafkaSettings(kafka_node.bootstrap, call_timeout_s=2.0), "is-not-there").now()
 
 
 @pytest.mark.slow
