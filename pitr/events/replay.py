@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 from pitr.events.broker import Broker, EventRecord
@@ -44,7 +43,8 @@ from pitr.throttle import TokenBucket
 BATCH_RECORDS: Final = 10_000
 """Of 1,000 to 100,000 the fastest within a few per cent: a round trip to the server is spread over enough."""
 BATCH_BYTES_MAX: Final = 64 << 20
-_CHUNK: Final = 2_000
+_CHUNK_RECORDS: Final = 2_000
+_CHUNK_BYTES: Final = 8 << 20
 
 Statuses = Callable[[Sequence[int]], Mapping[int, XactStatus]]
 """What the restored database says of transactions (``RestoredHistory.statuses``)."""
@@ -224,7 +224,6 @@ class Replay:
         _check_ahead(self._sink.cursors(), cursors, is_same=earlier == handlers)
         session.note_handlers(request.replay_id, handlers)
         self._read = sum(counts["read"] for counts in applier.counts.values())
-        self._told = self._read
         for batch in self._batches(judge, cursors):
             applier.apply(batch)
             cursors.update(batch.cursors)
@@ -266,9 +265,17 @@ class Replay:
         return sum(batch.read.values()) >= self._request.batch_records or batch.size_bytes >= BATCH_BYTES_MAX
 
     def _chunks(self, at: TopicPartition, start: int, end: int) -> Iterator[Sequence[EventRecord]]:
-        records = self._ports.broker.read(at, start, end)
-        size = min(_CHUNK, self._request.batch_records)
-        while chunk := list(islice(records, size)):
+        """Yield what is classified at once: so many records, and fewer where they are large."""
+        count_max = min(_CHUNK_RECORDS, self._request.batch_records)
+        chunk: list[EventRecord] = []
+        size_bytes = 0
+        for record in self._ports.broker.read(at, start, end):
+            chunk.append(record)
+            size_bytes += len(record.value or b"")
+            if len(chunk) >= count_max or size_bytes >= _CHUNK_BYTES:
+                yield chunk
+                chunk, size_bytes = [], 0
+        if chunk:
             yield chunk
 
     def _judge(
