@@ -59,7 +59,11 @@ _SHOWN_ROWS_MAX = 5
     help="Events in one transaction (default: 10000).",
 )
 @click.option(
-    "--accept-gap", "accepted", multiple=True, metavar="TOPIC[P]", help="Go on without records that are gone."
+    "--accept-gap",
+    "accepted",
+    multiple=True,
+    metavar="TOPIC[P]",
+    help="Go on without records that are gone; may be repeated.",
 )
 @common_options
 def events_replay(
