@@ -62,7 +62,7 @@ _SHOWN_ROWS_MAX = 5
     "--accept-gap",
     "accepted",
     multiple=True,
-    metavar="TOPIC[P]",
+    metavar="TOPIC[N]",
     help="Go on without records that are gone; may be repeated.",
 )
 @common_options
@@ -151,13 +151,13 @@ def _run(
 
 
 def read_partition(text: str) -> TopicPartition:
-    """Return the partition of ``TOPIC[P]``.  Raises UsageRefused."""
+    """Return the partition of ``TOPIC[N]``.  Raises UsageRefused."""
     from pitr.events.partition import TopicPartition
 
     match = _PARTITION.fullmatch(text)
     if match is None:
         raise UsageRefused(
-            f"not TOPIC[P]: {text[:200]!r}", hint="name each partition: --accept-gap 'orders[3]'"
+            f"not TOPIC[N]: {text[:200]!r}", hint="name each partition: --accept-gap 'orders[3]'"
         )
     return TopicPartition(match[1], int(match[2]))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 from pitr.errors import MalformedValue
@@ -63,17 +63,15 @@ class HeaderNames:
     principal: str = "principal"
 
 
-@dataclass(slots=True)
 class HeaderReader:
-    """Reads headers, and keeps the first thing that could not be read."""
+    """Reads headers, and keeps the first thing that could not be read.  One is made for each event."""
 
-    record: EventRecord
-    problem: str | None = None
-    _found: Mapping[str, bytes | None] = field(init=False, default_factory=dict)
+    __slots__ = ("_found", "problem")
 
-    def __post_init__(self) -> None:
+    def __init__(self, record: EventRecord) -> None:
+        self.problem: str | None = None
         # A later header of one name wins, as with Kafka's own clients.
-        self._found = dict(self.record.headers)
+        self._found: Mapping[str, bytes | None] = dict(record.headers)
 
     def text(self, name: str) -> str | None:
         """Return a header's text; None if it is absent or unreadable."""
@@ -121,7 +119,7 @@ class HeaderReader:
 
     def lsn(self, name: str) -> LSN | None:
         """Return a header's LSN; None if it is absent or unreadable."""
-        text = self.text(name)
+        text = self.text(name) if name in self._found else None
         if text is None:
             return None
         try:

@@ -166,7 +166,7 @@ def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
         raise GapsFound(
             "records that should be replayed are gone",
             detail=", ".join(missing[:20]) + (f" and {len(missing) - 20} more" if len(missing) > 20 else ""),
-            hint="read the mirror, or accept each by name: --accept-gap 'TOPIC[P]'",
+            hint="read the mirror, or accept each by name: --accept-gap 'TOPIC[N]'",
         )
 
 
