@@ -76,7 +76,7 @@ def undisturbed(shop_house: ShopHouse) -> State:
 
 def run_until_done(house: ShopHouse, name: str, functions: list[str], kill_at: int) -> int:
     """Kill each run at the same step of its own until one ends; return how many were killed."""
-    for killed in range(100):
+    for killed in range(25):
         if not house.run(name, functions, kill_at).was_killed:
             return killed
     pytest.fail("it does not get on")
