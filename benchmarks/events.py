@@ -1,4 +1,4 @@
-"""Kafka beside the database: what a fence costs.  A real broker, a real server, a thousand partitions."""
+"""Kafka beside the database: what a fence costs (a real broker, a thousand partitions), and a replay."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import events_replay
 from benchmarks.cluster import bench_cluster, missing_major
 from benchmarks.harness import Row, compare
 from benchmarks.kafka_node import KafkaNode
@@ -32,9 +33,12 @@ def run_all(work: Path, quick: bool) -> list[Row]:
     try:
         node.start()
         with bench_cluster(work, major=_MAJOR, settings={}) as cluster:
-            return fence(node, cluster.dsn, 20 if quick else 200)
+            rows = fence(node, cluster.dsn, 20 if quick else 200)
     finally:
         node.crash()
+    folder = work / "replay"
+    folder.mkdir(mode=0o755)
+    return rows + events_replay.run_all(folder, quick)
 
 
 def fence(node: KafkaNode, dsn: str, count: int) -> list[Row]:

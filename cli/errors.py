@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from pitr import errors as domain
-from pitr.events import broker, gaps
+from pitr.events import broker, gaps, refusals
 from storage import store
 
 
@@ -292,6 +292,13 @@ RULES: tuple[ErrorRule, ...] = (
         "Kafka no longer has events that a replay needs",
         "read the mirror, or accept the gap by name",
         also=(gaps.GapsFound,),
+    ),
+    ErrorRule(
+        refusals.PlanRefused,
+        2003,
+        ExitCode.USAGE,
+        "the plan of a replay is not the one that was named, or not for this place; nothing was done",
+        "pitr events plan",
     ),
     ErrorRule(domain.PitrError, 1010, ExitCode.FAILURE, "another failure", "pitr doctor"),
     ErrorRule(store.StoreError, 1011, ExitCode.FAILURE, "another failure of a store", "pitr doctor"),

@@ -16,6 +16,15 @@ EVENTS: dict[str, LazyCommand] = {
     "plan": LazyCommand(
         "cli.events_plan", "events_plan", "Say which events a restore lost, and where their replay starts."
     ),
+    "replay": LazyCommand(
+        "cli.events_replay", "events_replay", "Replay what a restore lost, as a plan says, once."
+    ),
+    "quarantine": LazyCommand(
+        "cli.events_quarantine", "events_quarantine", "Events that were held back: list and release them."
+    ),
+    "reset-groups": LazyCommand(
+        "cli.events_reset_groups", "events_reset_groups", "Move consumer groups back to where replay starts."
+    ),
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cli.errors import ConfigRefused
 
 if TYPE_CHECKING:
-    from pitr.events.kafka import KafkaBroker
+    from pitr.events.kafka import KafkaBroker, KafkaSettings
 
 FILE_BYTES_MAX = 64 * 1024
 # What says how to reach and trust a cluster.  How it is read is ours to say; nothing here loads a program.
@@ -63,6 +63,13 @@ def read_client_file(path: Path | None) -> dict[str, str]:
 
 def open_kafka(bootstrap: str, client_file: Path | None) -> KafkaBroker:
     """Return a broker; it connects when it is first asked.  Raises ConfigRefused, NotInitialised."""
-    from pitr.events.kafka import KafkaBroker, KafkaSettings
+    from pitr.events.kafka import KafkaBroker
 
-    return KafkaBroker(KafkaSettings(bootstrap, read_client_file(client_file)))
+    return KafkaBroker(kafka_settings(bootstrap, client_file))
+
+
+def kafka_settings(bootstrap: str, client_file: Path | None) -> KafkaSettings:
+    """Return where a cluster is, and how to speak with it.  Raises ConfigRefused."""
+    from pitr.events.kafka import KafkaSettings
+
+    return KafkaSettings(bootstrap, read_client_file(client_file))

@@ -18,8 +18,12 @@ LINE_EVERY_S = 10.0
 class ProgressReport:
     """Shows how far a long run is.  A context manager; ``update`` may be called from any thread."""
 
-    def __init__(self, output: Output, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, output: Output, *, clock: Callable[[], float] = time.monotonic, unit: str | None = None
+    ) -> None:
+        """``unit``: what is counted; None for bytes."""
         self._output = output
+        self._unit = unit
         self._clock = clock
         self._begun = clock()
         self._last_line = self._begun
@@ -28,12 +32,19 @@ class ProgressReport:
         self._task: TaskID | None = None
         wants_bar = output.progress == "auto" and output.stderr.isatty()
         if wants_bar and not output.is_quiet:
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+            )
 
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                DownloadColumn(binary_units=True),
+                DownloadColumn(binary_units=True) if unit is None else MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 console=output.console(),
                 transient=True,
@@ -64,10 +75,13 @@ class ProgressReport:
         if is_hidden or not (is_new_step or now - self._last_line >= LINE_EVERY_S):
             return
         self._step, self._last_line = step, now
-        amount = f" {format_bytes(done_bytes)}" if done_bytes else ""
+        amount = f" {self._amount(done_bytes)}" if done_bytes else ""
         if total_bytes and done_bytes:
-            amount += f" of {format_bytes(total_bytes)}"
+            amount += f" of {self._amount(total_bytes)}"
         self._output.note(f"{step}{amount} ({format_seconds(now - self._begun)})")
+
+    def _amount(self, count: int) -> str:
+        return format_bytes(count) if self._unit is None else f"{count:,} {self._unit}"
 
     def _update_bar(self, step: str, done_bytes: int, total_bytes: int | None) -> None:
         assert self._bar is not None

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from fix_kill import KillCount
 
     from pitr.wal.lsn import LSN
@@ -170,7 +172,36 @@ def run_pitr(fields: dict[str, Any], count: KillCount) -> None:
             raise
 
 
-VERBS = {"backup": back_up, "restore": restore_cluster, "pitr": run_pitr}
+def replay_events(fields: dict[str, Any], count: KillCount) -> None:
+    """Replay; the calls of, and returns from, the functions that are named are its steps."""
+    from fix_replay import all_committed, plan_of, shop, shop_handlers
+
+    from pitr.events.replay import Ports, Replay, ReplayRequest
+    from pitr.events.sink_sql import SqlSink
+    from pitr.postgres.applied_events import ReplaySession
+
+    broker = shop(fields["seed"])
+    request = ReplayRequest(
+        plan_of(broker, system_identifier=1), shop_handlers(), batch_records=fields["batch"]
+    )
+    ports = Ports(broker, all_committed, lambda: 0.0, lambda _seconds: None)
+    functions = set(fields["functions"])
+    modules = ("applied_events.py", "held_events.py", "replay.py", "replay_apply.py", "sink_sql.py")
+
+    def look(frame: FrameType, event: str, _argument: object) -> None:
+        code = frame.f_code
+        if event in ("call", "return") and code.co_name in functions and code.co_filename.endswith(modules):
+            count.met(f"{event} {code.co_name}")
+
+    with ReplaySession(fields["dsn"]) as session:
+        count.is_armed = True
+        # Python's own profiler tells of them, so no code of ours knows of it.
+        sys.setprofile(look)
+        Replay(request, ports, session, SqlSink(session)).run()
+        sys.setprofile(None)
+
+
+VERBS = {"replay": replay_events, "backup": back_up, "restore": restore_cluster, "pitr": run_pitr}
 
 
 def main() -> None:

@@ -62,12 +62,15 @@ class Lineage:
         """Return the restored timeline."""
         return self.branches[-1].timeline
 
+    @cached_property
+    def places(self) -> Mapping[int, int]:
+        """Return where on the way a timeline is, by its number."""
+        return {branch.timeline.number: at for at, branch in enumerate(self.way)}
+
     def next_fork(self, timeline: TimelineId) -> Branch | None:
         """Return what followed a timeline of the way; None if it is the last one."""
-        for at, branch in enumerate(self.way):
-            if branch.timeline == timeline:
-                return self.way[at + 1] if at + 1 < len(self.way) else None
-        return None
+        at = self.places.get(timeline.number)
+        return None if at is None or at + 1 >= len(self.way) else self.way[at + 1]
 
     def widen(self, facts: EventFacts) -> int | None:
         """Return the event's 64-bit transaction id; one of 32 bits is the one nearest to the end."""
@@ -143,16 +146,15 @@ def _on_timeline(
     lineage: Lineage,
     statuses: Mapping[int, XactStatus],
 ) -> EventClass:
-    on_way = [branch.timeline for branch in lineage.way]
-    if timeline not in on_way:
+    at = lineage.places.get(timeline.number)
+    if at is None:
         # Its WAL was not restored.  One that is older than ours, but not of our past, was left behind by it;
         # a newer one can be what followed.
         is_older = timeline < lineage.timeline
         return EventClass.LOST_BRANCH if is_older else EventClass.NOT_IN_DATABASE
-    was_left = _left(facts, xid, lineage.next_fork(timeline))
+    was_left = _left(facts, xid, lineage.way[at + 1] if at + 1 < len(lineage.way) else None)
     if was_left:
         return EventClass.LOST_BRANCH
-    at = on_way.index(timeline)
     if at >= len(lineage.branches):
         # After the end by being later; whether a later failover lost it is known only by the fork.
         return EventClass.NOT_IN_DATABASE
@@ -198,9 +200,10 @@ def _within(
 
     Where position and number both tell, they must agree: else one of them is not what it claims to be.
     """
-    told = {_by_lsn(facts, lineage, is_last=is_last), _by_xid(xid, lineage, statuses)} - {None}
-    verdict = told.pop() if len(told) == 1 else None
-    return EventClass.UNKNOWN if verdict is None else verdict
+    by_lsn, by_xid = _by_lsn(facts, lineage, is_last=is_last), _by_xid(xid, lineage, statuses)
+    if by_lsn is None or by_xid is None or by_lsn is by_xid:
+        return by_lsn or by_xid or EventClass.UNKNOWN
+    return EventClass.UNKNOWN
 
 
 def _by_lsn(facts: EventFacts, lineage: Lineage, *, is_last: bool) -> EventClass | None:

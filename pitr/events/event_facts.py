@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 
 from pitr.errors import MalformedValue
 from pitr.events.broker import EventRecord
@@ -20,7 +21,8 @@ VERSION_MAX = 1_000_000
 # 0 to 2 are PostgreSQL's own: no transaction that writes an event has them.
 XID_MIN = 3
 XID_MAX = (1 << 63) - 1
-_NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")
+_DIGITS_MAX = 19
+_ZERO = ord("0")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -61,17 +63,15 @@ class HeaderNames:
     principal: str = "principal"
 
 
-@dataclass(slots=True)
 class HeaderReader:
-    """Reads headers, and keeps the first thing that could not be read."""
+    """Reads headers, and keeps the first thing that could not be read.  One is made for each event."""
 
-    record: EventRecord
-    problem: str | None = None
-    _found: Mapping[str, bytes | None] = field(init=False, default_factory=dict)
+    __slots__ = ("_found", "problem")
 
-    def __post_init__(self) -> None:
+    def __init__(self, record: EventRecord) -> None:
+        self.problem: str | None = None
         # A later header of one name wins, as with Kafka's own clients.
-        self._found = dict(self.record.headers)
+        self._found: Mapping[str, bytes | None] = dict(record.headers)
 
     def text(self, name: str) -> str | None:
         """Return a header's text; None if it is absent or unreadable."""
@@ -86,7 +86,8 @@ class HeaderReader:
         # Connect's JSON converter writes a text in quotes; its own header converter does not.
         if len(text) >= 2 and text[0] == text[-1] == '"':
             text = text[1:-1]
-        if not 0 < len(text) <= TEXT_CHARS_MAX or _CONTROL.search(text):
+        # What is printable has no control characters, and that is seen ten times as fast.
+        if not 0 < len(text) <= TEXT_CHARS_MAX or (not text.isprintable() and _CONTROL.search(text)):
             self._refuse(name, f"is empty, over {TEXT_CHARS_MAX} characters or has control characters")
             return None
         return text
@@ -111,15 +112,14 @@ class HeaderReader:
         if raw is None:
             return None
         try:
-            text = raw[:8].decode("ascii")
-            return TimelineId.parse(text) if len(raw) == 8 else TimelineId(_decimal(raw))
+            return _timeline(raw)
         except (MalformedValue, ValueError):
             self._refuse(name, "is not a timeline")
             return None
 
     def lsn(self, name: str) -> LSN | None:
         """Return a header's LSN; None if it is absent or unreadable."""
-        text = self.text(name)
+        text = self.text(name) if name in self._found else None
         if text is None:
             return None
         try:
@@ -133,15 +133,24 @@ class HeaderReader:
 
 
 def _decimal(raw: bytes) -> int:
-    """Return a number that is written in the one way that there is."""
-    if _NUMBER.fullmatch(raw) is None:
+    """Return a number that is written in the one way that there is, in at most 19 digits."""
+    if not raw.isdigit() or len(raw) > _DIGITS_MAX or (raw[0] == _ZERO and len(raw) > 1):
         raise MalformedValue("not a decimal number")
     return int(raw)
 
 
+# Nearly all events of a batch are of one timeline.
+@lru_cache(maxsize=64)
+def _timeline(raw: bytes) -> TimelineId:
+    return TimelineId.parse(raw.decode("ascii")) if len(raw) == 8 else TimelineId(_decimal(raw))
+
+
+_NAMES = HeaderNames()
+
+
 def read_headers(record: EventRecord, names: HeaderNames | None = None) -> EventFacts:
     """Return what the headers say."""
-    names = names or HeaderNames()
+    names = names or _NAMES
     reader = HeaderReader(record)
     version = reader.number(names.version, 1, VERSION_MAX)
     found = EventFacts(

@@ -14,6 +14,8 @@ from pitr.errors import ServerRefused, ServerUnavailable
 
 # Connection, rollback, resources, operator intervention, system: what may be otherwise in a minute.
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
+# Of the data that a statement met: cardinality, data, integrity, limits, CHECK OPTION, RAISE.
+_POISON_CLASSES = ("21", "22", "23", "44", "54", "P0")
 _REFUSED_TEXTS = ("authentication", "pg_hba.conf", "does not exist", "no password", "not permitted")
 
 
@@ -35,3 +37,8 @@ def mapped_errors() -> Iterator[None]:
         error = ServerRefused if is_refused else ServerUnavailable
         lines = text.splitlines() or [type(cause).__name__]
         raise error(lines[0], detail="\n".join(lines[1:]) or None, hint=hint) from cause
+
+
+def is_poison(error: BaseException) -> bool:
+    """Tell whether a statement failed by the data it met, so that it may succeed with other data."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(_POISON_CLASSES)

@@ -16,12 +16,12 @@ from cli.progress import ProgressReport
 MIB = 1 << 20
 
 
-def shown_on_a_terminal(**choices: object) -> str:
+def shown_on_a_terminal(unit: str | None = None, **choices: object) -> str:
     """Return what a terminal is sent while a run goes from a quarter to three quarters."""
     ours, theirs = pty.openpty()
     with (
         closing(os.fdopen(theirs, "w")) as terminal,
-        ProgressReport(Output(stderr=terminal, **choices)) as report,  # type: ignore[arg-type]  # its fields
+        ProgressReport(Output(stderr=terminal, **choices), unit=unit) as report,  # type: ignore[arg-type]  # its fields
     ):
         for part in (1, 3):
             report.update("copying files", part * MIB, 4 * MIB)
@@ -65,3 +65,12 @@ def test_a_file_gets_one_line_each_ten_seconds_and_no_bar(
         for part in (1, 2, 3, 4):
             report.update("copying files", part * MIB, 4 * MIB)
     assert file.getvalue().splitlines() == lines
+
+
+def test_what_is_no_bytes_is_counted_in_its_own_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = io.StringIO()
+    with ProgressReport(Output(stderr=lines), clock=lambda: 0.0, unit="events") as report:
+        report.update("replay orders", 12_000, 20_000)
+    assert lines.getvalue() == "replay orders 12,000 events of 20,000 events (0.0 s)\n"
+    monkeypatch.setenv("TERM", "xterm")
+    assert "3145728/4194304" in shown_on_a_terminal(unit="events")

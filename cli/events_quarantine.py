@@ -1,0 +1,167 @@
+"""``pitr events quarantine``: what a replay held back, and how it is released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.context import common_options, current
+from cli.errors import UsageRefused
+
+if TYPE_CHECKING:
+    from pitr.postgres.held_events import HeldRow
+
+LISTED_MAX = 10_000
+
+
+@click.group()
+def events_quarantine() -> None:
+    """Events that were held back: list and release them."""
+
+
+@events_quarantine.command("list")
+@click.option("--restored", required=True, metavar="DSN", help="The restored database.")
+@click.option("--replay", "replay_id", metavar="ID", help="Of this replay only.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, LISTED_MAX),
+    default=100,
+    show_default=True,
+    help="At most so many events.",
+)
+@click.option("--released", is_flag=True, help="Also those that were released.")
+@common_options
+def quarantine_list(restored: str, replay_id: str | None, limit: int, released: bool) -> None:
+    """List events that were held back, in their order, and why.
+
+    Their values are in the table pitr.quarantine, and are not shown.
+    """
+    from pitr.postgres.applied_events import ReplaySession
+    from pitr.postgres.held_events import held_counts, held_rows
+
+    output = current().output
+    with ReplaySession(restored) as session:
+        if not session.is_prepared():
+            output.line("nothing was replayed into this database")
+            output.finish({"counts": [], "events": []})
+            return
+        counts = held_counts(session)
+        rows = held_rows(session, replay_id=replay_id, limit=limit, with_released=released)
+    output.table(
+        ["replay", "topic", "reason", "held", "released"],
+        [[one, topic, reason, str(held), str(freed)] for one, topic, reason, held, freed in counts],
+        empty="nothing is held back",
+    )
+    if rows:
+        output.line()
+        output.table(
+            ["number", "place", "type", "key", "reason", "detail"], [_cells(row) for row in rows], empty=""
+        )
+    output.finish(
+        {
+            "counts": [
+                {"replay_id": one, "topic": topic, "reason": reason, "held": held, "released": freed}
+                for one, topic, reason, held, freed in counts
+            ],
+            "events": [_fields(row) for row in rows],
+        }
+    )
+
+
+@events_quarantine.command("release")
+@click.argument("numbers", nargs=-1, type=click.IntRange(1))
+@click.option("--restored", required=True, metavar="DSN", help="The restored database.")
+@click.option("--replay", "replay_id", required=True, metavar="ID", help="The replay that held them back.")
+@click.option("--reason", metavar="WORD", help="All that are held for this reason.")
+@click.option("--topic", metavar="NAME", help="All of this topic.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@click.option(
+    "--handlers",
+    "handlers_path",
+    type=click.Path(path_type=Path),
+    help="What is done with each type of event (default: [events.replay] handlers_file).",
+)
+@common_options
+def quarantine_release(
+    numbers: tuple[int, ...],
+    restored: str,
+    replay_id: str,
+    reason: str | None,
+    topic: str | None,
+    everything: bool,
+    handlers_path: Path | None,
+) -> None:
+    """Release events: apply them after all, in their keys' order.
+
+    NUMBERS are those of `pitr events quarantine list`. An event whose key is at a stand goes only with
+    all that were held before it. What still cannot be applied stays.
+    """
+    from cli.events_sink import events_settings_of, load_handlers, open_sink
+    from cli.kafka_client import open_kafka
+    from pitr.events.release import ReleaseChoice, release
+    from pitr.postgres.applied_events import ReplaySession
+
+    if sum((bool(numbers), reason is not None or topic is not None, everything)) != 1:
+        raise UsageRefused(
+            "which events are meant is not clear", hint="give NUMBERS, or --reason and --topic, or --all"
+        )
+    app = current()
+    settings = events_settings_of(app)
+    loaded = load_handlers(handlers_path, settings)
+    broker = open_kafka(settings.bootstrap, settings.client_file)
+    try:
+        with (
+            ReplaySession(restored) as session,
+            open_sink(loaded, session, settings, broker, replay_id) as sink,
+        ):
+            done = release(
+                session,
+                sink,
+                loaded.handlers,
+                replay_id,
+                ReleaseChoice(numbers, reason, topic, everything),
+                formats={name: one.format for name, one in settings.flows.items()},
+                calls=loaded.calls,
+            )
+    finally:
+        broker.close()
+    app.output.line(
+        f"{done.applied} events were applied, {done.duplicate} had been before, {done.held} are held still"
+    )
+    app.output.finish({"applied": done.applied, "duplicate": done.duplicate, "held": done.held})
+
+
+def _cells(row: HeldRow) -> list[str]:
+    from pitr.events.quarantine import shown_key
+
+    kind = f"{row.event_type or '?'} {row.version}"
+    reason = row.reason if row.released_at is None else f"{row.reason} (released)"
+    cells = [
+        str(row.number), f"{row.topic}[{row.partition}]@{row.offset}", kind, shown_key(row.key) or "", reason,
+        row.detail[:120],
+    ]  # fmt: skip
+    # A key, a type and a server's words are strangers' text, and this is shown on a terminal.
+    return [one if one.isprintable() else ascii(one)[1:-1] for one in cells]
+
+
+def _fields(row: HeldRow) -> dict[str, object]:
+    from pitr.events.quarantine import shown_key
+
+    return {
+        "number": row.number,
+        "replay_id": row.replay_id,
+        "topic": row.topic,
+        "partition": row.partition,
+        "offset": row.offset,
+        "event_id": row.event_id,
+        "type": row.event_type,
+        "version": row.version,
+        "key": shown_key(row.key),
+        "reason": row.reason,
+        "detail": row.detail,
+        "stops_key": row.stops_key,
+        "held_at": row.held_at,
+        "released_at": row.released_at,
+    }

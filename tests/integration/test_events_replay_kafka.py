@@ -1,0 +1,351 @@
+"""Replay from a real broker: by the command into PostgreSQL, and to a topic, each event once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fix_cli import wait_until
+from fix_kafka import KafkaNode
+from fix_postgres import PostgresFactory, RunningPostgres
+from fix_replay import FORK_XID, ORDERS, all_committed
+
+from cli.config_template import NewConfig, NewRegion, render_config
+from cli.main import run_cli
+from pitr.events.broker import BrokerUnavailable
+from pitr.events.flows import EventFormat, Flow
+from pitr.events.handlers import Handlers, SinkKind
+from pitr.events.history import FIRST_LSN, Branch
+from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka_producer import KafkaProducer
+from pitr.events.partition import TopicPartition
+from pitr.events.phantoms import PhantomList
+from pitr.events.plan import (
+    GroupPlan,
+    OffsetReset,
+    PartitionPlan,
+    ReplayPlan,
+    RestoredPoint,
+    Tally,
+    TopicPlan,
+)
+from pitr.events.plan_code import encode_plan
+from pitr.events.replay import Ports, Replay, ReplayRequest, ReplayResult
+from pitr.events.replay_apply import Sink
+from pitr.events.replay_batch import Event
+from pitr.events.sink_topic import TopicSink
+from pitr.events.starts import StartReason
+from pitr.pipeline.keys import Identity, best_suite
+from pitr.postgres.applied_events import ReplaySession
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+HANDLERS = """
+[sink]
+kind = "sql"
+[[handler]]
+type = "placed"
+sql = '''
+INSERT INTO orders (id, customer, amount)
+SELECT (payload->>'id')::bigint, payload->>'customer', (payload->>'amount')::int FROM pitr_batch
+'''
+[[quarantine]]
+name = "attack"
+principals = ["mallory"]
+"""
+
+
+@dataclass
+class Shop:
+    """A topic of orders, the restored database, and a configuration that names both."""
+
+    node: KafkaNode
+    server: RunningPostgres
+    database: str
+    folder: Path
+    topic: str
+
+    @property
+    def dsn(self) -> str:
+        return f"{self.server.dsn} dbname={self.database}"
+
+    def broker(self) -> KafkaBroker:
+        return KafkaBroker(KafkaSettings(self.node.bootstrap))
+
+    def produce(self, numbers: Sequence[int], *, aborted: bool = False, **headers: str) -> None:
+        broker = self.broker()
+        ports = [TopicPartition(self.topic, at) for at in range(2)]
+        before = broker.ends(ports)
+        producer = self.node.producer(**{"transactional.id": f"shop-{uuid.uuid4()}"})
+        producer.init_transactions(60)
+        producer.begin_transaction()
+        for number in numbers:
+            said = {
+                "event-id": f"order-{number}",
+                "event-type": "placed",
+                "event-version": "1",
+                "pg-xid": str(FORK_XID + number),
+                "pg-tl": "1",
+                **headers,
+            }
+            value = {"id": number, "customer": "aborted" if aborted else "c", "amount": 1}
+            producer.produce(
+                self.topic,
+                json.dumps(value).encode(),
+                key=f"k{number}".encode(),
+                partition=number % 2,
+                headers=[(name, text.encode()) for name, text in said.items()],
+                timestamp=1_790_000_000_000 + number,
+            )
+        producer.flush(60)
+        if aborted:
+            producer.abort_transaction(60)
+        else:
+            producer.commit_transaction(60)
+
+        def is_over() -> bool:
+            # The markers are written after the commit was acknowledged; each takes an offset.
+            own = {at: sum(1 for number in numbers if number % 2 == at.partition) for at in ports}
+            ends = broker.ends(ports)
+            return all(ends[at] >= before[at] + own[at] + 1 for at in ports if own[at])
+
+        wait_until(is_over, "the transaction's markers are written", timeout_s=60)
+
+    def plan(self, groups: tuple[GroupPlan, ...] = ()) -> ReplayPlan:
+        broker = self.broker()
+        ports = [TopicPartition(self.topic, number) for number in range(2)]
+        ends = broker.ends(ports)
+        with ReplaySession(self.dsn) as session:
+            identifier = session.system_identifier()
+        partitions = tuple(
+            PartitionPlan(at.partition, 0, ends[at], StartReason.FENCE, False, None, None, Tally())
+            for at in ports
+        )
+        topic_id = broker.topics([self.topic])[self.topic].topic_id
+        return ReplayPlan(
+            broker.cluster_id(),
+            RestoredPoint(identifier, TimelineId(1), LSN(1 << 40), FORK_XID),
+            (Branch(TimelineId(1), FIRST_LSN, 0),),
+            (),
+            (TopicPlan(self.topic, topic_id, Flow.DB_FIRST, EventFormat.HEADERS, False, partitions),),
+            groups,
+            PhantomList(0, ()),
+            PhantomList(0, ()),
+        )
+
+    def pitr(self, *words: object, exit_code: int = 0) -> Any:
+        stdout, stderr = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+            found = run_cli(["--json", "--config", str(self.folder / "pitr.toml"), *map(str, words)])
+        assert found == exit_code, stdout.getvalue() + stderr.getvalue()
+        return json.loads(stdout.getvalue())
+
+    def orders(self) -> list[object]:
+        return [
+            row[0] for row in self.server.execute("SELECT id FROM orders ORDER BY 1", dbname=self.database)
+        ]
+
+
+@pytest.fixture(scope="module")
+def server(module_postgres_factory: PostgresFactory) -> RunningPostgres:
+    return module_postgres_factory(17)
+
+
+@pytest.fixture
+def shop(kafka_node: KafkaNode, server: RunningPostgres, tmp_path: Path) -> Shop:
+    name = f"shop{uuid.uuid4().hex[:8]}"
+    server.execute(f"CREATE DATABASE {name}")
+    server.execute(ORDERS, dbname=name)
+    topic = kafka_node.new_topic(2)
+    identity = Identity(bytes(range(32)))
+    config = NewConfig(
+        cluster="main",
+        dsn="host=/run/nowhere user=postgres",
+        slot="pitr",
+        repository="0" * 32,
+        root=str(identity.root_signer().public),
+        recipients=(str(identity.recipient(best_suite())),),
+        quorum=1,
+        regions=(NewRegion("north", f"file://{tmp_path}/north"),),
+        signing_key_file=tmp_path / "signing-key.toml",
+        state_dir=tmp_path / "state",
+    )
+    (tmp_path / "handlers.toml").write_text(HANDLERS)
+    (tmp_path / "pitr.toml").write_text(
+        render_config(config)
+        + f'\n[events]\nbootstrap = "{kafka_node.bootstrap}"\n'
+        + '[events.replay]\nhandlers_file = "handlers.toml"\n'
+        + f'[[events.topic]]\nname = "{topic}"\nflow = "db-first"\n'
+    )
+    return Shop(kafka_node, server, name, tmp_path, topic)
+
+
+def test_the_command_replays_what_the_plan_names_and_nothing_that_was_aborted(shop: Shop) -> None:
+    shop.produce(range(20))
+    shop.produce(range(20, 30), aborted=True)
+    shop.produce([30, 31], principal="mallory")
+    shop.produce(range(40, 50))
+    plan = shop.plan()
+    path = shop.folder / "plan.json"
+    path.write_bytes(encode_plan(plan))
+    good = [*range(20), *range(40, 50)]
+    words = ["events", "replay", "--plan", path, "--restored", shop.dsn]
+    assert shop.pitr(*words, exit_code=2)["error"]["code"] == "PITR-2001"
+    assert shop.pitr(*words, "--plan-hash", "0" * 64, exit_code=2)["error"]["code"] == "PITR-2003"
+    dry = shop.pitr(*words, "--dry-run")["data"]
+    assert [(one["table"], one["inserted"]) for one in dry["diff"]] == [("orders", len(good))]
+    assert shop.orders() == []
+    words += ["--plan-hash", dry["plan_hash"], "--batch", 7, "--rate-limit", 1000]
+    done = shop.pitr(*words)["data"]
+    assert shop.orders() == good
+    assert sum(one["counts"]["applied"] for one in done["partitions"]) == len(good)
+    ends = shop.broker().ends([TopicPartition(shop.topic, at) for at in range(2)])
+    assert [one["next_offset"] for one in done["partitions"]] == list(ends.values())
+    again = shop.pitr(*words)
+    assert again["data"]["partitions"] == done["partitions"]
+    assert "2 events are held back" in again["warnings"][0]
+    listed = shop.pitr("events", "quarantine", "list", "--restored", shop.dsn)["data"]
+    assert [(one["reason"], one["key"]) for one in listed["events"]] == [("rule", "k30"), ("rule", "k31")]
+    release = ["events", "quarantine", "release", "--restored", shop.dsn, "--replay", done["replay_id"]]
+    shop.pitr(*release, exit_code=2)
+    number = listed["events"][0]["number"]
+    assert shop.pitr(*release, number)["data"] == {"applied": 1, "duplicate": 0, "held": 0}
+    assert shop.orders() == sorted([*good, 30])
+
+
+def test_a_topic_that_was_made_again_is_refused_and_records_that_went_are_a_gap(shop: Shop) -> None:
+    shop.produce(range(20))
+    path = shop.folder / "plan.json"
+    plan = shop.plan()
+    path.write_bytes(encode_plan(plan))
+    words = ["events", "replay", "--plan", path, "--restored", shop.dsn, "--plan-hash", plan.hash]
+    shop.node.delete_records(shop.topic, 3)
+    assert shop.pitr(*words, exit_code=4)["error"]["code"] == "PITR-4004"
+    shop.node.delete_topic(shop.topic)
+    shop.node.create_topic(shop.topic, 2)
+    assert "not the one" in shop.pitr(*words, exit_code=2)["error"]["message"]
+    assert shop.orders() == []
+
+
+def test_groups_are_shown_and_moved_back_but_never_forwards_or_under_a_consumer(shop: Shop) -> None:
+    shop.produce(range(20))
+    broker, group = shop.broker(), f"sink-{uuid.uuid4()}"
+    first, second = (TopicPartition(shop.topic, at) for at in range(2))
+    set_soon(broker, group, {first: 8, second: 2})
+    plan = shop.plan(
+        (GroupPlan(group, (OffsetReset(shop.topic, 0, 8, 5), OffsetReset(shop.topic, 1, 2, 5))),)
+    )
+    path = shop.folder / "plan.json"
+    path.write_bytes(encode_plan(plan))
+    words = ["events", "reset-groups", "--plan", path]
+    shown = shop.pitr(*words)["data"]
+    assert [(one["now"], one["to"], one["is_needed"]) for one in shown["moves"]] == [
+        (8, 5, True),
+        (2, 5, False),
+    ]
+    assert shown["moved"] == 0
+    assert broker.group(group).offsets == {first: 8, second: 2}
+    shop.pitr(*words, "--yes", exit_code=2)
+    consumer = shop.node.consumer(group)
+    consumer.subscribe([shop.topic])
+    wait_until(lambda: consumer.poll(0.5) or consumer.assignment(), "it is a member", timeout_s=60)
+    busy = shop.pitr(*words, "--yes", "--plan-hash", plan.hash, exit_code=2)["error"]
+    assert "has members" in busy["message"]
+    consumer.close()
+    assert shop.pitr(*words, "--yes", "--plan-hash", plan.hash)["data"]["moved"] == 1
+    assert broker.group(group).offsets == {first: 5, second: 2}
+    assert shop.pitr(*words, "--yes", "--plan-hash", plan.hash)["data"]["moved"] == 0
+
+
+def set_soon(broker: KafkaBroker, group: str, offsets: dict[TopicPartition, int]) -> None:
+    """Set a new group's offsets: who keeps them is found out by its first request."""
+
+    def is_set() -> bool:
+        try:
+            broker.set_group_offsets(group, offsets)
+        except BrokerUnavailable:
+            return False
+        return True
+
+    wait_until(is_set, "the group has a coordinator", timeout_s=60)
+
+
+# -- to a topic
+
+
+class Cut(Exception):
+    """What ends a run where it is."""
+
+
+class CutSink:
+    """A sink that ends the run right before, or right after, the Nth batch is in Kafka."""
+
+    is_json = False
+
+    def __init__(self, inner: TopicSink, batch: int, is_after: bool) -> None:
+        self._inner, self._left, self._is_after = inner, batch, is_after
+
+    def cursors(self) -> Mapping[TopicPartition, int]:
+        return self._inner.cursors()
+
+    def apply(self, events: Sequence[Event]) -> None:
+        self._inner.apply(events)
+
+    def settle(self, cursors: Mapping[TopicPartition, int]) -> None:
+        self._left -= 1
+        if not self._left and not self._is_after:
+            raise Cut
+        self._inner.settle(cursors)
+        if not self._left:
+            raise Cut
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def run_to_topic(
+    shop: Shop, plan: ReplayPlan, target: str, cut: tuple[int, bool] | None = None
+) -> ReplayResult:
+    broker = shop.broker()
+    request = ReplayRequest(plan, Handlers(SinkKind.TOPIC, target=target), batch_records=5)
+    producer = KafkaProducer(KafkaSettings(shop.node.bootstrap), request.replay_id, broker)
+    inner = TopicSink(producer, target, plan.cluster_id, request.replay_id)
+    sink: Sink = inner if cut is None else CutSink(inner, *cut)
+    with ReplaySession(shop.dsn) as session, contextlib.closing(sink):
+        ports = Ports(broker, all_committed, lambda: 0.0, lambda _seconds: None)
+        return Replay(request, ports, session, sink).run()
+
+
+def test_a_topic_gets_each_event_once_whatever_cuts_the_runs(shop: Shop) -> None:
+    shop.produce(range(30), tenant="t1")
+    plan = shop.plan()
+    target = shop.node.new_topic(1)
+    for cut in ((1, True), (1, False), (2, True), (2, False)):
+        with pytest.raises(Cut):
+            run_to_topic(shop, plan, target, cut)
+    result = run_to_topic(shop, plan, target)
+    assert (result.total("applied"), result.total("held")) == (30, 0)
+    broker, at = shop.broker(), TopicPartition(target, 0)
+    found = list(broker.read(at, 0, broker.ends([at])[at]))
+    assert sorted(one.header("event-id") or b"" for one in found) == sorted(
+        f"order-{number}".encode() for number in range(30)
+    )
+    for one in found:
+        number = json.loads(one.value or b"")["id"]
+        assert one.key == f"k{number}".encode()
+        assert one.timestamp_ms == 1_790_000_000_000 + number
+        assert one.header("tenant") == b"t1"
+        assert one.header("replay-id") == result.replay_id.encode()
+        place = (one.header("replayed-from") or b"").decode()
+        assert place.startswith(f"{plan.cluster_id}/{shop.topic}/{number % 2}/")
+    for partition in range(2):
+        own = [json.loads(one.value or b"")["id"] for one in found if (one.header("event-id") or b"")]
+        own = [number for number in own if number % 2 == partition]
+        assert own == sorted(own)
