@@ -9,13 +9,14 @@ Reference: Apache Kafka, ``OffsetSync``, ``OffsetSyncWriter``; big-endian, witho
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import pairwise
-from typing import Final
+from typing import Final, Protocol
 
 from pitr.errors import MalformedValue
-from pitr.events.partition import TopicPartition
+from pitr.events.partition import OFFSET_MAX, TopicPartition
 
 _TOPIC_BYTES_MAX: Final = 249
 _LENGTH: Final = struct.Struct(">h")
@@ -43,6 +44,22 @@ class Sync:
 
     at: TopicPartition
     pair: SyncPair
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPairs:
+    """What is known of a partition of the source; ``topic_id`` is that of the target's topic."""
+
+    topic_id: str
+    pairs: tuple[SyncPair, ...]
+
+
+class PairSource(Protocol):
+    """Whoever keeps pairs: the daemon's book, or its copy in the store."""
+
+    def known(self, at: TopicPartition) -> KnownPairs | None:
+        """Return the pairs of a partition of the source; None if none was ever seen."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +103,31 @@ def encode_sync(sync: Sync) -> tuple[bytes, bytes]:
     return key, _OFFSETS.pack(sync.pair.upstream, sync.pair.downstream)
 
 
-def add_pairs(known: Sequence[SyncPair], new: Sequence[SyncPair]) -> tuple[SyncPair, ...]:
-    """Return ``known`` and then ``new``, from the last fall of the downstream offset on.
+class Step(StrEnum):
+    """What a pair does to those before it, of the same target topic."""
 
-    Such a fall means that the target's topic was made anew or cut: of copies that were made before, nobody
-    knows which are still there.  A pair that is repeated is no fall.
-    """
+    REPEATS = "repeats"
+    FOLLOWS = "follows"
+    RESETS = "resets"
+    """The target's topic was made anew or cut: of copies made before, nobody knows which are still there."""
+
+
+def step(last: SyncPair | None, pair: SyncPair) -> Step:
+    """Return what ``pair`` does, which was written after ``last``."""
+    if last == pair:
+        return Step.REPEATS
+    return Step.RESETS if last is not None and last.downstream >= pair.downstream else Step.FOLLOWS
+
+
+def add_pairs(known: Sequence[SyncPair], new: Iterable[SyncPair]) -> tuple[SyncPair, ...]:
+    """Return ``known`` and then ``new``, from the last fall of the downstream offset on."""
     pairs = list(known)
     for pair in new:
-        if pairs and pairs[-1] == pair:
-            continue
-        if pairs and pairs[-1].downstream >= pair.downstream:
+        what = step(pairs[-1] if pairs else None, pair)
+        if what is Step.RESETS:
             pairs.clear()
-        pairs.append(pair)
+        if what is not Step.REPEATS:
+            pairs.append(pair)
     return tuple(pairs)
 
 
@@ -126,6 +155,18 @@ def thin(pairs: Sequence[SyncPair], *, spacing: int = SPACING_OFFSETS) -> tuple[
         if not (is_inside and following.downstream - kept[-1].downstream <= spacing):
             kept.append(pair)
     return (*kept, pairs[-1])
+
+
+def at_most(pairs: Sequence[SyncPair], most: int) -> tuple[SyncPair, ...]:
+    """Return at most ``most`` pairs: the older ones are thinned first, and in the end left out."""
+    kept, spacing = tuple(pairs), SPACING_OFFSETS
+    while len(kept) > most:
+        older, newer = kept[: len(kept) // 2 + 1], kept[len(kept) // 2 + 1 :]
+        spacing *= 2
+        thinner = thin(older, spacing=spacing)
+        # Each pair an epoch of its own: what is left out makes a bound looser, never wrong.
+        kept = (*(thinner if len(thinner) < len(older) or spacing < OFFSET_MAX else ()), *newer)
+    return kept
 
 
 def above(pairs: Sequence[SyncPair], log_start: int) -> tuple[SyncPair, ...]:

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from pitr.events.partition import OFFSET_MAX
-from pitr.events.sync_pairs import SyncPair, epochs
-
+from pitr.events.sync_pairs import Epoch, SyncPair
 
 
 class Basis(StrEnum):
@@ -61,17 +59,17 @@ class Translation:
 
 
 def translate(
-    pairs: Sequence[SyncPair], upstream: int, *, log_start: int, end: int, last_offset: int | None = None
+    known: Sequence[Epoch], upstream: int, *, log_start: int, end: int, last_offset: int | None = None
 ) -> Translation:
     """Return where to read the target for all records at or above ``upstream`` of the source.
 
-    ``pairs`` are of one partition and of the target topic as it is now, their downstream offsets rise.
+    ``known`` are the pairs of one partition, of the target topic as it is now; their downstream offsets rise.
     ``last_offset`` is the last committed record below ``upstream`` at the source, where that is known.
     """
-    if pairs and pairs[-1].downstream >= end:
+    if known and known[-1].pairs[-1].downstream >= end:
         # The target lost what a pair names: it was cut, and the last copy of a record may be an early one.
-        pairs = ()
-    below, following = _around(pairs, upstream)
+        known = ()
+    below, following = _around(known, upstream)
     upper = end if following is None else following.downstream
     if below is None:
         return _without_pair(following, upstream, log_start=log_start, upper=upper)
@@ -82,13 +80,13 @@ def translate(
     return Translation(upstream, lower, max(lower, upper), basis, is_cut=lower < log_start)
 
 
-def _around(pairs: Sequence[SyncPair], upstream: int) -> tuple[SyncPair | None, SyncPair | None]:
+def _around(known: Sequence[Epoch], upstream: int) -> tuple[SyncPair | None, SyncPair | None]:
     """Return the last pair at or below ``upstream``, and the pair after it, of whichever epoch.
 
     It is in the latest epoch that begins at or below ``upstream``: each epoch after that begins above.
     """
     following: SyncPair | None = None
-    for epoch in reversed(epochs(pairs)):
+    for epoch in reversed(known):
         if epoch.first.upstream > upstream:
             following = epoch.first
             continue
@@ -119,7 +117,7 @@ def with_found(translation: Translation, found: int) -> Translation:
     return replace(translation, lower=found + 1, basis=Basis.IDENTITY)
 
 
-def unmirrored_max(pairs: Sequence[SyncPair], source_end: int) -> int:
+def unmirrored_max(known: Sequence[Epoch], source_end: int) -> int:
     """Return how many offsets below ``source_end`` are not known to be mirrored: at most so many records."""
-    mirrored_to = max((pair.upstream + 1 for pair in pairs), default=0)
-    return max(0, min(source_end, OFFSET_MAX) - mirrored_to)
+    mirrored_to = max((epoch.pairs[-1].upstream + 1 for epoch in known), default=0)
+    return max(0, source_end - mirrored_to)

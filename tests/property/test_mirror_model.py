@@ -49,7 +49,7 @@ class World:
         """Return what pairs tell, and what a search for the record before makes of it."""
         last = self.last_below(upstream)
         first = translate(
-            self.pairs, upstream, log_start=self.log_start, end=len(self.copies), last_offset=last
+            epochs(self.pairs), upstream, log_start=self.log_start, end=len(self.copies), last_offset=last
         )
         if not first.may_search or last is None:
             return first, first
@@ -164,7 +164,7 @@ def test_the_latest_epoch_that_begins_at_or_below_has_the_last_pair_at_or_below(
     world: World, data: st.DataObject
 ) -> None:
     upstream = data.draw(st.integers(0, len(world.source)))
-    told = translate(world.pairs, upstream, log_start=0, end=len(world.copies) + 1_000)
+    told = translate(epochs(world.pairs), upstream, log_start=0, end=len(world.copies) + 1_000)
     below = [pair for pair in world.pairs if pair.upstream <= upstream]
     if below:
         assert told.lower == below[-1].downstream + (below[-1].upstream < upstream)
