@@ -25,7 +25,7 @@ from pitr.events.sync_pairs import KnownPairs, Step, Sync, SyncPair, above, at_m
 SCHEMA_VERSION: Final = 1
 PARTITIONS_MAX: Final = 50_000
 PAIRS_MAX: Final = 2_000
-"""Of one partition, to which it is thinned at twice as many: a million records tightly, older ones loosely."""
+"""Of one partition, to which it is thinned at twice as many: then older ones are loose."""
 WHOLE_MAX: Final = 500_000
 """Of all partitions, in the copy that goes to the store: they are in memory at once."""
 JOURNAL_MAX: Final = 200_000

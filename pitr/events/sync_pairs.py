@@ -74,7 +74,7 @@ class Epoch:
 
 
 def decode_sync(key: bytes | None, value: bytes | None) -> Sync:
-    """Decode a record of the syncs topic.  Raises MalformedValue for anything else, and for a byte too many."""
+    """Decode a record of the syncs topic.  Raises MalformedValue for anything else."""
     if key is None or value is None:
         raise MalformedValue("a record of the syncs topic has a key and a value")
     return Sync(_decode_key(key), _decode_pair(value))

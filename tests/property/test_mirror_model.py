@@ -81,7 +81,7 @@ def worlds(draw: st.DrawFn, *, is_told: bool, has_twins: bool) -> World:
 
 
 def live(draw: st.DrawFn, world: World, begin: int, stop: int, *, is_told: bool) -> None:
-    """One life of the mirror; a target that ends before what a pair says gets a pair at once, as Kafka does."""
+    """One life of the mirror; to a target that was cut it writes a pair at once, as Kafka does."""
     must_tell = is_told or bool(world.pairs and world.pairs[-1].downstream >= len(world.copies))
     every = draw(st.integers(1, 9))
     markers = draw(st.booleans())
