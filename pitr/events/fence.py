@@ -59,8 +59,9 @@ class Mark:
     """The transaction that the fence is tied to.
 
     ``lsn`` is the insert position just before its commit, so the commit record is at or after it.
-    ``next_xid`` is the 64-bit transaction id that nobody had yet (``pg_snapshot_xmax``), ``oldest_xid`` the
-    oldest in flight (``xmin``).  ``at`` is PostgreSQL's clock.
+    ``next_xid`` is one past the highest 64-bit transaction id that had ended (``pg_snapshot_xmax``): no
+    transaction from it on was over.  ``oldest_xid`` is the oldest in flight (``xmin``).  ``at`` is
+    PostgreSQL's clock.
     """
 
     number: int
@@ -87,3 +88,5 @@ class Fence:
     topics: tuple[TopicFence, ...]
     groups: tuple[GroupFence, ...]
     unknown: str | None = None
+    committed_by: LSN | None = None
+    """Where WAL was just after the mark's commit: known to the signed copy, not to the database's row."""

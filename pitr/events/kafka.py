@@ -1,0 +1,357 @@
+"""A real Kafka cluster, asked by librdkafka.  The only home of confluent_kafka (extra ``kafka``).
+
+* Every wait has a deadline.  What a cluster could not answer in it is BrokerUnavailable.
+* Reads are of committed records only, never begin elsewhere than asked (``auto.offset.reset=error``;
+  ``earliest`` would skip a gap without a word), and keep at most ``QUEUED_KBYTES`` in memory.
+* librdkafka writes no log of its own: its lines are not ours to redact.  Its errors are kept, the last one.
+
+Reference: Apache Kafka, KIP-98, KIP-516; librdkafka CONFIGURATION.md.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pitr.errors import NotInitialised
+from pitr.events.broker import (
+    BrokerRefused,
+    BrokerUnavailable,
+    EventRecord,
+    GroupState,
+    OffsetGone,
+    TopicFacts,
+)
+from pitr.events.kafka_errors import is_gone, is_refusal, is_unknown_group, is_unknown_topic, reason_of
+from pitr.events.partition import OFFSET_MAX, TopicPartition
+
+if TYPE_CHECKING:
+    from confluent_kafka import Message
+    from confluent_kafka.admin import AdminClient
+
+CALL_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 30.0
+"""How long a read may make no progress."""
+QUEUED_KBYTES = 8 << 10
+"""Records that librdkafka fetches ahead; what is read is bounded by this, whatever the topic holds."""
+FETCH_BYTES = 1 << 20
+BATCH_RECORDS = 1000
+_GRACE_S = 1.0  # librdkafka's own deadline comes first, and says more
+
+T = TypeVar("T")
+Offsets = Mapping[TopicPartition, int]
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """Where a cluster is; ``client`` are librdkafka's settings for security, and may hold secrets."""
+
+    bootstrap: str
+    client: Mapping[str, str] = field(default_factory=dict, repr=False)
+    call_timeout_s: float = CALL_TIMEOUT_S
+    read_timeout_s: float = READ_TIMEOUT_S
+
+
+class KafkaBroker:
+    """A ``Broker`` over one cluster.  Connects when first asked, and again by itself after an outage."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._kafka, self._admin_parts = _libraries()
+        self._last_error: str | None = None
+        self._admin_client: AdminClient | None = None
+
+    # -- what is there
+
+    def cluster_id(self) -> str:
+        found = self._wait(self._admin().describe_cluster(request_timeout=self._settings.call_timeout_s))
+        if not found.cluster_id:
+            raise BrokerUnavailable("the cluster did not say its id")
+        return str(found.cluster_id)
+
+    def names(self) -> Sequence[str]:
+        found = self._call(lambda: self._admin().list_topics(timeout=self._settings.call_timeout_s))
+        return sorted(found.topics)
+
+    def topics(self, names: Iterable[str]) -> Mapping[str, TopicFacts]:
+        wanted = sorted(set(names))
+        described = self._describe(wanted)
+        resource = self._admin_parts.ConfigResource
+        asked = {name: resource(self._admin_parts.ResourceType.TOPIC, name) for name in described}
+        timeout_s = self._settings.call_timeout_s
+        answers = (
+            self._admin().describe_configs(list(asked.values()), request_timeout=timeout_s) if asked else {}
+        )
+        found = {}
+        for name, one in described.items():
+            config = {key: entry.value for key, entry in self._wait(answers[asked[name]]).items()}
+            found[name] = _facts(name, _uuid_text(one.topic_id), len(one.partitions), config)
+        return found
+
+    def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
+        """Return id and number of partitions of what is there: one request, without settings."""
+        found = self._describe(sorted(set(names)))
+        return {name: (_uuid_text(one.topic_id), len(one.partitions)) for name, one in found.items()}
+
+    def _describe(self, names: Sequence[str]) -> dict[str, Any]:
+        if not names:
+            return {}
+        timeout_s = self._settings.call_timeout_s
+        answers = self._call(
+            lambda: self._admin().describe_topics(
+                self._kafka.TopicCollection(list(names)), request_timeout=timeout_s
+            )
+        )
+        found: dict[str, Any] = {}
+        for name in names:
+            one = self._wait(answers[name], or_none_if=is_unknown_topic)
+            if one is not None:
+                found[name] = one
+        return found
+
+    # -- offsets
+
+    def ends(self, partitions: Iterable[TopicPartition]) -> Offsets:
+        return self._offsets(self._admin_parts.OffsetSpec.latest(), partitions)
+
+    def begins(self, partitions: Iterable[TopicPartition]) -> Offsets:
+        return self._offsets(self._admin_parts.OffsetSpec.earliest(), partitions)
+
+    def offsets_at(self, moment: datetime, partitions: Iterable[TopicPartition]) -> Offsets:
+        wanted = tuple(partitions)
+        found = self._offsets(
+            self._admin_parts.OffsetSpec.for_timestamp(int(moment.timestamp() * 1000)), wanted
+        )
+        beyond = [at for at, offset in found.items() if offset < 0]
+        return {**found, **self.ends(beyond)} if beyond else found
+
+    def _offsets(self, which: Any, partitions: Iterable[TopicPartition]) -> Offsets:
+        asked = {self._kafka.TopicPartition(at.topic, at.partition): which for at in partitions}
+        if not asked:
+            return {}
+        committed = self._kafka.IsolationLevel.READ_COMMITTED
+        answers = self._call(
+            lambda: self._admin().list_offsets(
+                asked, isolation_level=committed, request_timeout=self._settings.call_timeout_s
+            )
+        )
+        return {
+            TopicPartition(at.topic, at.partition): int(
+                self._wait(future, what=f"{at.topic}[{at.partition}]").offset
+            )
+            for at, future in answers.items()
+        }
+
+    # -- groups
+
+    def group(self, name: str) -> GroupState:
+        timeout_s = self._settings.call_timeout_s
+        wanted = [self._kafka.ConsumerGroupTopicPartitions(name)]
+        admin = self._admin()
+        described = admin.describe_consumer_groups([name], request_timeout=timeout_s)[name]
+        listed = admin.list_consumer_group_offsets(wanted, request_timeout=timeout_s)[name]
+        state = self._wait(described, what=f"group {name}", or_none_if=is_unknown_group)
+        offsets = self._wait(listed, what=f"group {name}", or_none_if=is_unknown_group)
+        return GroupState(
+            name,
+            is_empty=state is None or not state.members,
+            offsets={
+                TopicPartition(at.topic, at.partition): int(at.offset)
+                for at in (() if offsets is None else offsets.topic_partitions)
+                if at.error is None and at.offset >= 0
+            },
+        )
+
+    def set_group_offsets(self, name: str, offsets: Offsets) -> None:
+        if not offsets:
+            return
+        timeout_s = self._settings.call_timeout_s
+        wanted = [self._kafka.TopicPartition(at.topic, at.partition, to) for at, to in offsets.items()]
+        parts = self._kafka.ConsumerGroupTopicPartitions(name, wanted)
+        answer = self._admin().alter_consumer_group_offsets([parts], request_timeout=timeout_s)[name]
+        done = self._wait(answer, what=f"group {name}")
+        for at in done.topic_partitions:
+            if at.error is not None:
+                raise self._error(at.error, f"group {name}, {at.topic}[{at.partition}]")
+
+    # -- records
+
+    def read(self, at: TopicPartition, start: int, end: int) -> Iterator[EventRecord]:
+        if start >= end:
+            return
+        log_start = self.begins([at])[at]
+        if log_start > start:
+            raise OffsetGone(at, start, log_start)
+        consumer = self._consumer()
+        try:
+            consumer.assign([self._kafka.TopicPartition(at.topic, at.partition, start)])
+            yield from self._records(consumer, at, start, end)
+        finally:
+            consumer.close()
+
+    def _records(self, consumer: Any, at: TopicPartition, start: int, end: int) -> Iterator[EventRecord]:
+        position = start
+        deadline = time.monotonic() + self._settings.read_timeout_s
+        while position < end:
+            if time.monotonic() > deadline:
+                raise self._no_answer(f"{at} gave nothing from offset {position} on")
+            batch = self._call(lambda: consumer.consume(BATCH_RECORDS, timeout=0.5))
+            before = position
+            for message in batch:
+                error = message.error()
+                if error is None:
+                    offset = int(message.offset())
+                    if offset >= end:
+                        return
+                    yield _record(at, message)
+                    position = offset + 1
+                elif error.code() == self._kafka.KafkaError._PARTITION_EOF:
+                    # Its offset is the position: past the markers of transactions and aborted records.
+                    position = max(position, int(message.offset()))
+                elif is_gone(error):
+                    raise OffsetGone(at, position, self.begins([at])[at])
+                elif is_refusal(error):
+                    raise self._error(error, str(at))
+                else:
+                    self._last_error = reason_of(error)
+            if position > before:
+                deadline = time.monotonic() + self._settings.read_timeout_s
+
+    # -- how it is asked
+
+    def close(self) -> None:
+        """Forget the connection; a later call makes a new one."""
+        self._admin_client = None
+
+    def _base(self) -> dict[str, object]:
+        timeout_ms = int(self._settings.call_timeout_s * 1000)
+        return {
+            **self._settings.client,
+            "bootstrap.servers": self._settings.bootstrap,
+            "log_level": 0,
+            "error_cb": self._note,
+            "socket.timeout.ms": max(timeout_ms, 1000),
+            "socket.connection.setup.timeout.ms": max(timeout_ms, 1000),
+            # After an outage it is tried again within a fence's time, not after librdkafka's ten seconds.
+            "reconnect.backoff.max.ms": 1000,
+        }
+
+    def _note(self, error: Any) -> None:
+        self._last_error = reason_of(error)
+
+    def _admin(self) -> AdminClient:
+        if self._admin_client is None:
+            self._admin_client = self._call(lambda: self._admin_parts.AdminClient(self._base()))
+        return self._admin_client
+
+    def _consumer(self) -> Any:
+        settings = {
+            **self._base(),
+            "group.id": f"pitr-{uuid.uuid4()}",  # never committed, never joined
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "queued.max.messages.kbytes": QUEUED_KBYTES,
+            "fetch.message.max.bytes": FETCH_BYTES,
+        }
+        return self._call(lambda: self._kafka.Consumer(settings))
+
+    def _wait(
+        self, future: Future[T], *, what: str = "", or_none_if: Callable[[Any], bool] | None = None
+    ) -> Any:
+        try:
+            return future.result(self._settings.call_timeout_s + _GRACE_S)
+        except FutureTimeout:
+            raise self._no_answer(what) from None
+        except self._kafka.KafkaException as failed:
+            if or_none_if is not None and or_none_if(failed.args[0]):
+                return None
+            raise self._error(failed.args[0], what) from failed
+
+    def _call(self, do: Callable[[], T]) -> T:
+        try:
+            return do()
+        except self._kafka.KafkaException as failed:
+            raise self._error(failed.args[0], "") from failed
+        except ValueError as wrong:  # a partition or a setting that librdkafka does not take
+            raise BrokerRefused(f"Kafka's client refuses the request: {wrong}") from wrong
+
+    def _error(self, error: Any, what: str) -> BrokerRefused | BrokerUnavailable:
+        about = f": {what}" if what else ""
+        if is_refusal(error):
+            return BrokerRefused(f"Kafka refuses{about}", detail=reason_of(error))
+        return self._no_answer(what, reason_of(error))
+
+    def _no_answer(self, what: str, reason: str | None = None) -> BrokerUnavailable:
+        if self._admin_client is not None:
+            self._admin_client.poll(0)  # hands over what went wrong below
+        about = f": {what}" if what else ""
+        known = [one for one in (reason, self._last_error) if one]
+        return BrokerUnavailable(
+            f"no answer from Kafka at {self._settings.bootstrap}{about}",
+            detail="; ".join(dict.fromkeys(known)) or None,
+            hint="is the cluster up, and are its address and client_file right?",
+        )
+
+
+def _libraries() -> tuple[Any, Any]:
+    try:
+        import confluent_kafka
+        import confluent_kafka.admin
+    except ImportError as missing:
+        raise NotInitialised(
+            "Kafka's client is not installed", hint="install the extra: pip install 'pitr[kafka]'"
+        ) from missing
+    return confluent_kafka, confluent_kafka.admin
+
+
+def _uuid_text(found: Any) -> str:
+    """Write a topic's id as Kafka does: base64 of its 16 bytes, URL-safe, without padding."""
+    return str(found)
+
+
+def _facts(name: str, topic_id: str, partitions: int, config: Mapping[str, str]) -> TopicFacts:
+    policies = {word.strip() for word in config.get("cleanup.policy", "delete").split(",")}
+    return TopicFacts(
+        name,
+        topic_id,
+        partitions,
+        is_compacted="compact" in policies,
+        is_deleted_by_age="delete" in policies,
+        retention_ms=_limit(config.get("retention.ms")),
+        retention_bytes=_limit(config.get("retention.bytes")),
+        delete_retention_ms=int(config.get("delete.retention.ms", 0)),
+        has_append_time=config.get("message.timestamp.type") == "LogAppendTime",
+    )
+
+
+def _limit(text: str | None) -> int | None:
+    """Read a retention.  Kafka writes "no limit" as -1, and as the largest number in some tools."""
+    number = -1 if text is None else int(text)
+    return None if number < 0 or number == OFFSET_MAX else number
+
+
+def _record(at: TopicPartition, message: Message) -> EventRecord:
+    kind, timestamp_ms = message.timestamp()
+    headers: Any = message.headers() or []  # its declared type allows forms that it never has
+    return EventRecord(
+        at,
+        int(message.offset() or 0),
+        int(timestamp_ms),
+        is_append_time=kind == 2,  # TIMESTAMP_LOG_APPEND_TIME
+        key=_bytes(message.key()),
+        value=_bytes(message.value()),
+        headers=tuple((name, _bytes(value)) for name, value in headers),
+    )
+
+
+def _bytes(found: str | bytes | None) -> bytes | None:
+    return found.encode() if isinstance(found, str) else found
