@@ -40,8 +40,8 @@ _SCHEMA: Final = f"""
     CREATE TABLE journal (number INTEGER PRIMARY KEY AUTOINCREMENT, partition INTEGER NOT NULL,
                           topic_id TEXT NOT NULL, upstream INTEGER, downstream INTEGER) STRICT;
     CREATE TABLE state (topic_id TEXT, next_offset INTEGER NOT NULL, unreadable INTEGER NOT NULL,
-                        newest_ms INTEGER, is_whole_due INTEGER NOT NULL) STRICT;
-    INSERT INTO state VALUES (NULL, 0, 0, NULL, 1);
+                        newest_ms INTEGER, is_whole_due INTEGER NOT NULL, book TEXT NOT NULL) STRICT;
+    INSERT INTO state VALUES (NULL, 0, 0, NULL, 1, lower(hex(randomblob(16))));
     PRAGMA user_version = {SCHEMA_VERSION};
 """
 
@@ -195,6 +195,12 @@ class SyncBook:
                         _replace(database, row[0], kept)
 
     # -- what the store does not have yet
+
+    @property
+    def book(self) -> str:
+        """The file's own id: another file counts its journal anew."""
+        with self._transaction() as database:
+            return str(database.execute("SELECT book FROM state").fetchone()[0])
 
     def journal(self, most: int) -> tuple[JournalEntry, ...]:
         """Return the oldest entries that are not in the store."""

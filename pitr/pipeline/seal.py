@@ -35,7 +35,14 @@ from pitr.wal.timeline import TimelineId
 FRAME_CONTENT_BYTES: Final = 1 << FRAME_LOG2
 SUITE_AES_256_GCM: Final = 1
 # What may be sealed, and whether it is WAL and so has a timeline, a start and an end.
-KINDS: Final = {"wal-piece": True, "wal-segment": True, "pack": False, "index": False, "fences": False}
+KINDS: Final = {
+    "wal-piece": True,
+    "wal-segment": True,
+    "pack": False,
+    "index": False,
+    "fences": False,
+    "syncs": False,
+}
 # Magic, suite, log2 of the frame size, file id, commitment, key id.
 _HEADER = struct.Struct(">6sBB32s32s16s")
 HEADER_BYTES: Final = 88
@@ -50,7 +57,7 @@ FRAMES_MAX: Final = 1 << 32
 class Context:
     """What a container is: it opens in no other context.
 
-    ``name`` is the sequence of a piece or of an object of fences, the name of a segment,
+    ``name`` is the sequence of a piece or of an object of fences or of syncs, the name of a segment,
     ``BACKUP/PART/NUMBER`` of a pack or an index.  WAL has all of timeline, start and end; the others
     have none.
     """
