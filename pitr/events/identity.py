@@ -17,7 +17,7 @@ _ABSENT: Final = (-1).to_bytes(_LENGTH_BYTES, "big", signed=True)
 
 
 def identity_of(record: EventRecord) -> Identity:
-    """Return a record's identity: each length stands before its bytes, so nothing moves from one to another."""
+    """Return a record's identity: each length stands before its bytes, so none can move to the next."""
     digest = hashlib.sha256()
     parts: list[bytes | None] = [record.key, record.value]
     for name, value in record.headers:

@@ -16,16 +16,16 @@ from pitr.events.fence import Fence, GroupFence, Identity, PartitionFence, Topic
 from pitr.events.mirror_names import MirrorNames
 from pitr.events.mirror_search import search
 from pitr.events.partition import TopicPartition
-from pitr.events.sync_pairs import Epoch, PairSource, epochs
-from pitr.events.translate import Translation, translate, unmirrored_max
+from pitr.events.sync_pairs import PairSource
+from pitr.events.translate import MirrorLog, Translation, mirror_log, translate, unmirrored_max
 
 
 @dataclass(frozen=True, slots=True)
 class TranslatedPartition:
     """What became of one partition of the fence that was looked at closely.
 
-    ``read`` records were read for it; ``stopped`` says why its record was not found; ``unmirrored_max`` is how
-    many records before the fence may not have been mirrored.
+    ``read`` records were read for it; ``stopped`` says why its record was not found; ``unmirrored_max`` is
+    how many records before the fence may not have been mirrored.
     """
 
     at: TopicPartition
@@ -33,16 +33,6 @@ class TranslatedPartition:
     read: int
     stopped: str | None
     unmirrored_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Log:
-    """A partition of the target as it is now, and the pairs that are true of it."""
-
-    topic_id: str
-    log_start: int
-    end: int
-    known: tuple[Epoch, ...]
 
 
 class FenceTranslator:
@@ -55,12 +45,13 @@ class FenceTranslator:
         self._target: Final = target
         self._names: Final = names
         self._cluster_id: Final = target.cluster_id()
-        self._logs: Final = _logs(target, names, pairs, sorted(set(topics)))
+        self._logs: Final[dict[TopicPartition, MirrorLog]] = {}
+        self._topic_ids: Final[dict[str, str]] = {}
+        self._look(pairs, sorted(set(topics)))
 
     def offset(self, at: TopicPartition, upstream: int, *, last_offset: int | None = None) -> Translation:
         """Translate one offset of the source, such as a sink's cursor, by pairs alone."""
-        log = self._log(at)
-        return translate(log.known, upstream, log_start=log.log_start, end=log.end, last_offset=last_offset)
+        return translate(self._log(at), upstream, last_offset=last_offset)
 
     def fences(self, fences: Sequence[Fence]) -> tuple[Fence, ...]:
         """Translate fences by pairs alone; topics that are not asked for are left out."""
@@ -89,9 +80,8 @@ class FenceTranslator:
         return self.closely(newest)[1]
 
     def _closely(self, at: TopicPartition, partition: PartitionFence) -> TranslatedPartition:
-        log = self._log(at)
         plain = self.offset(at, partition.before, last_offset=partition.last_offset)
-        unmirrored = unmirrored_max(log.known, partition.before)
+        unmirrored = unmirrored_max(self._log(at), partition.before)
         identity: Identity | None = partition.last
         if identity is None:
             stopped = None if plain.is_exact else "the fence does not say which record was its last"
@@ -101,7 +91,7 @@ class FenceTranslator:
             unmirrored = 0  # its last record is there, and so are those before it
         return TranslatedPartition(at, done.translation, done.read, done.stopped, unmirrored)
 
-    def _log(self, at: TopicPartition) -> _Log:
+    def _log(self, at: TopicPartition) -> MirrorLog:
         try:
             return self._logs[at]
         except KeyError:
@@ -110,11 +100,37 @@ class FenceTranslator:
                 hint="what it held is lost with the source; leave its topic out, by name",
             ) from None
 
+    def _look(self, pairs: PairSource, topics: Sequence[str]) -> None:
+        remotes = {self._names.remote(topic): topic for topic in topics}
+        found = self._target.topics(remotes)
+        missing = sorted(set(remotes) - set(found))
+        if missing:
+            raise BrokerRefused(
+                f"topic {remotes[missing[0]]} was never mirrored: the target has no {missing[0]}",
+                detail=f"topics that are not there: {', '.join(missing[:10])}",
+                hint="what it held is lost with the source; leave it out, by name",
+            )
+        self._topic_ids.update((remotes[remote], facts.topic_id) for remote, facts in found.items())
+        there = [
+            TopicPartition(remotes[remote], number)
+            for remote, facts in found.items()
+            for number in range(facts.partitions)
+        ]
+        # Pairs before ends: a pair that was written in between must not look like a target that was cut.
+        known = {at: pairs.known(at) for at in there}
+        wanted = [self._names.remote_partition(at) for at in there]
+        begins, ends = self._target.begins(wanted), self._target.ends(wanted)
+        for at, remote_at in zip(there, wanted, strict=True):
+            one = known[at]
+            if one is not None and one.topic_id != self._topic_ids[at.topic]:
+                one = None  # they are of a topic of that name before this one
+            self._logs[at] = mirror_log(one, log_start=begins[remote_at], end=ends[remote_at])
+
     def _fence(
         self, fence: Fence, newest_ids: Mapping[str, str], exact: Mapping[TopicPartition, Translation]
     ) -> Fence:
         topics = [self._topic(topic, newest_ids, exact) for topic in fence.topics]
-        groups = tuple(self._group(group) for group in fence.groups)
+        groups = tuple(self._group(group, exact) for group in fence.groups)
         return replace(
             fence,
             cluster_id=None if fence.cluster_id is None else self._cluster_id,
@@ -137,19 +153,20 @@ class FenceTranslator:
             before = exact.get(at) or self.offset(at, one.before, last_offset=one.last_offset)
             low = min(self.offset(at, one.low).lower, before.lower)
             parts.append(replace(one, low=low, before=before.lower, after=None, last=None, last_offset=None))
-        first = self._logs[TopicPartition(topic.name, numbers[0].number)]
-        return replace(topic, topic_id=first.topic_id, partitions=tuple(parts))
+        return replace(topic, topic_id=self._topic_ids[topic.name], partitions=tuple(parts))
 
-    def _group(self, group: GroupFence) -> GroupFence:
-        offsets = {
-            topic: {
-                number: self.offset(at, offset).lower
-                for number, offset in numbers.items()
-                if (at := TopicPartition(topic, number)) in self._logs
-            }
-            for topic, numbers in group.offsets.items()
-        }
-        return replace(group, offsets={topic: one for topic, one in offsets.items() if one})
+    def _group(self, group: GroupFence, exact: Mapping[TopicPartition, Translation]) -> GroupFence:
+        offsets: dict[str, dict[int, int]] = {}
+        for topic, numbers in group.offsets.items():
+            for number, offset in numbers.items():
+                at = TopicPartition(topic, number)
+                if at in self._logs:
+                    found = exact.get(at)
+                    same = (
+                        found if found is not None and found.upstream == offset else self.offset(at, offset)
+                    )
+                    offsets.setdefault(topic, {})[number] = same.lower
+        return replace(group, offsets=offsets)
 
 
 def _newest_ids(fences: Iterable[Fence]) -> dict[str, str]:
@@ -157,37 +174,3 @@ def _newest_ids(fences: Iterable[Fence]) -> dict[str, str]:
     for fence in sorted(fences, key=lambda one: one.collector_at):
         ids.update({topic.name: topic.topic_id for topic in fence.topics})
     return ids
-
-
-def _logs(
-    target: Broker, names: MirrorNames, pairs: PairSource, topics: Sequence[str]
-) -> dict[TopicPartition, _Log]:
-    remotes = {names.remote(topic): topic for topic in topics}
-    found = target.topics(remotes)
-    if len(found) < len(remotes):
-        missing = sorted(set(remotes) - set(found))
-        raise BrokerRefused(
-            f"topic {remotes[missing[0]]} was never mirrored: the target has no {missing[0]}",
-            detail=f"topics that are not there: {', '.join(missing[:10])}",
-            hint="what it held is lost with the source; leave it out, by name",
-        )
-    ids = {
-        TopicPartition(remotes[remote], number): facts.topic_id
-        for remote, facts in found.items()
-        for number in range(facts.partitions)
-    }
-    # Pairs before ends: a pair that was written in between must not look like a target that was cut.
-    known = {at: pairs.known(at) for at in ids}
-    wanted = [names.remote_partition(at) for at in ids]
-    begins, ends = target.begins(wanted), target.ends(wanted)
-    logs = {}
-    for at, topic_id in ids.items():
-        one, remote_at = known[at], names.remote_partition(at)
-        is_true = one is not None and one.topic_id == topic_id
-        logs[at] = _Log(
-            topic_id,
-            begins[remote_at],
-            ends[remote_at],
-            epochs(one.pairs) if one is not None and is_true else (),
-        )
-    return logs

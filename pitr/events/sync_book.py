@@ -20,7 +20,17 @@ from typing import Final
 
 from pitr.errors import NotInitialised, PitrError
 from pitr.events.partition import TopicPartition
-from pitr.events.sync_pairs import KnownPairs, Step, Sync, SyncPair, above, at_most, step, thin
+from pitr.events.sync_pairs import (
+    JournalEntry,
+    KnownPairs,
+    Step,
+    Sync,
+    SyncPair,
+    above,
+    at_most,
+    step,
+    thin,
+)
 
 SCHEMA_VERSION: Final = 1
 PARTITIONS_MAX: Final = 50_000
@@ -34,11 +44,13 @@ _BUSY_TIMEOUT_S: Final = 10
 _SCHEMA: Final = f"""
     CREATE TABLE partition (id INTEGER PRIMARY KEY, topic TEXT NOT NULL, number INTEGER NOT NULL,
                             topic_id TEXT NOT NULL, pairs INTEGER NOT NULL, thin_at INTEGER NOT NULL,
-                            UNIQUE (topic, number)) STRICT;
+                            settled INTEGER NOT NULL DEFAULT -1, goal INTEGER, goal_pair INTEGER,
+                            log_end INTEGER NOT NULL DEFAULT 0, UNIQUE (topic, number)) STRICT;
     CREATE TABLE pair (partition INTEGER NOT NULL, number INTEGER NOT NULL, upstream INTEGER NOT NULL,
                        downstream INTEGER NOT NULL, PRIMARY KEY (partition, number)) STRICT, WITHOUT ROWID;
     CREATE TABLE journal (number INTEGER PRIMARY KEY AUTOINCREMENT, partition INTEGER NOT NULL,
-                          topic_id TEXT NOT NULL, upstream INTEGER, downstream INTEGER) STRICT;
+                          topic_id TEXT NOT NULL, settled INTEGER NOT NULL, upstream INTEGER,
+                          downstream INTEGER) STRICT;
     CREATE TABLE state (topic_id TEXT, next_offset INTEGER NOT NULL, unreadable INTEGER NOT NULL,
                         newest_ms INTEGER, is_whole_due INTEGER NOT NULL, book TEXT NOT NULL) STRICT;
     INSERT INTO state VALUES (NULL, 0, 0, NULL, 1, lower(hex(randomblob(16))));
@@ -62,16 +74,6 @@ class Position:
     next_offset: int
     unreadable: int = 0
     newest_ms: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JournalEntry:
-    """A pair in the order in which it was seen; None: what was known of the partition is void."""
-
-    number: int
-    at: TopicPartition
-    topic_id: str
-    pair: SyncPair | None
 
 
 class SyncBook:
@@ -120,9 +122,10 @@ class SyncBook:
         """Return the pairs of a partition of the source; None if none was ever seen."""
         with self._transaction() as database:
             row = database.execute(
-                "SELECT id, topic_id FROM partition WHERE topic = ? AND number = ?", (at.topic, at.partition)
+                "SELECT id, topic_id, settled FROM partition WHERE topic = ? AND number = ?",
+                (at.topic, at.partition),
             ).fetchone()
-            return None if row is None else KnownPairs(row[1], _pairs(database, row[0]))
+            return None if row is None else KnownPairs(row[1], _pairs(database, row[0]), row[2])
 
     def partitions(self) -> tuple[TopicPartition, ...]:
         """Return the partitions of the source that pairs were seen of, sorted."""
@@ -177,22 +180,59 @@ class SyncBook:
             if what is Step.RESETS:
                 _void(database, number, topic_id)
             _append(database, number, pair)
+            _settle(database, number, pair)
             _note(database, number, topic_id, pair)
             last = pair
         _thin(database, number)
 
-    def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Forget pairs that only tell of what the target no longer has; ``starts`` by the source's names."""
+    def source_stood_at(self, ends: Mapping[TopicPartition, int]) -> None:
+        """Say that source's partitions had no record at or above these offsets.
+
+        They were read from the source *after* the last ``add`` returned.  A pair at or past one settles all
+        pairs that were known by then.
+        """
         with self._transaction() as database:
-            for at, log_start in starts.items():
+            for at, end in ends.items():
                 row = database.execute(
-                    "SELECT id FROM partition WHERE topic = ? AND number = ?", (at.topic, at.partition)
+                    "SELECT id, topic_id, settled FROM partition WHERE topic = ? AND number = ?",
+                    (at.topic, at.partition),
                 ).fetchone()
-                if row is not None:
-                    pairs = _pairs(database, row[0])
-                    kept = above(pairs, log_start)
-                    if len(kept) < len(pairs):
-                        _replace(database, row[0], kept)
+                last = None if row is None else _last(database, row[0])
+                if last is None:
+                    continue
+                if last.upstream < end - 1:
+                    database.execute(
+                        "UPDATE partition SET goal = ?, goal_pair = ? WHERE id = ? AND goal IS NULL",
+                        (end - 1, last.downstream, row[0]),
+                    )
+                elif row[2] != last.downstream:
+                    # It is the last record of all: nothing that follows it was ever mirrored.
+                    database.execute(
+                        "UPDATE partition SET settled = ?, goal = NULL, goal_pair = NULL WHERE id = ?",
+                        (last.downstream, row[0]),
+                    )
+                    _note(database, row[0], row[1], last)
+
+    def target_stands(self, logs: Mapping[TopicPartition, tuple[int, int]]) -> None:
+        """Say where logs of the target begin and end, by the source's names, read before the next ``add``.
+
+        Pairs that only tell of what is gone are forgotten; all are void where an end is lower than it was.
+        """
+        with self._transaction() as database:
+            for at, (log_start, log_end) in logs.items():
+                row = database.execute(
+                    "SELECT id, topic_id, log_end FROM partition WHERE topic = ? AND number = ?",
+                    (at.topic, at.partition),
+                ).fetchone()
+                if row is None:
+                    continue
+                if log_end < row[2]:
+                    _void(database, row[0], row[1])
+                database.execute("UPDATE partition SET log_end = ? WHERE id = ?", (log_end, row[0]))
+                pairs = _pairs(database, row[0])
+                kept = above(pairs, log_start)
+                if len(kept) < len(pairs):
+                    _replace(database, row[0], kept)
 
     # -- what the store does not have yet
 
@@ -206,14 +246,19 @@ class SyncBook:
         """Return the oldest entries that are not in the store."""
         with self._transaction() as database:
             rows = database.execute(
-                "SELECT journal.number, topic, partition.number, journal.topic_id, upstream, downstream"
+                "SELECT journal.number, topic, partition.number, journal.topic_id, journal.settled,"
+                " upstream, downstream"
                 " FROM journal JOIN partition ON partition.id = journal.partition"
                 " ORDER BY journal.number LIMIT ?",
                 (most,),
             ).fetchall()
         return tuple(
             JournalEntry(
-                row[0], TopicPartition(row[1], row[2]), row[3], None if row[4] is None else SyncPair(*row[4:])
+                row[0],
+                TopicPartition(row[1], row[2]),
+                row[3],
+                row[4],
+                None if row[5] is None else SyncPair(*row[5:]),
             )
             for row in rows
         )
@@ -222,10 +267,12 @@ class SyncBook:
         """Return pairs of all partitions, thinned, and the number of the journal's last entry among them."""
         with self._transaction() as database:
             upto = database.execute("SELECT coalesce(max(number), 0) FROM journal").fetchone()[0]
-            rows = database.execute("SELECT id, topic, number, topic_id FROM partition").fetchall()
+            rows = database.execute("SELECT id, topic, number, topic_id, settled FROM partition").fetchall()
             most = max(2, WHOLE_MAX // max(1, len(rows)))
             return upto, {
-                TopicPartition(row[1], row[2]): KnownPairs(row[3], at_most(_pairs(database, row[0]), most))
+                TopicPartition(row[1], row[2]): KnownPairs(
+                    row[3], at_most(_pairs(database, row[0]), most), row[4]
+                )
                 for row in rows
             }
 
@@ -278,6 +325,13 @@ def _last(database: sqlite3.Connection, partition: int) -> SyncPair | None:
     return None if row is None else SyncPair(*row)
 
 
+def _settle(database: sqlite3.Connection, partition: int, pair: SyncPair) -> None:
+    database.execute(
+        "UPDATE partition SET settled = goal_pair, goal = NULL, goal_pair = NULL WHERE id = ? AND goal <= ?",
+        (partition, pair.upstream),
+    )
+
+
 def _append(database: sqlite3.Connection, partition: int, pair: SyncPair) -> None:
     database.execute(
         "INSERT INTO pair SELECT ?, coalesce(max(number), 0) + 1, ?, ? FROM pair WHERE partition = ?",
@@ -289,14 +343,19 @@ def _append(database: sqlite3.Connection, partition: int, pair: SyncPair) -> Non
 def _note(database: sqlite3.Connection, partition: int, topic_id: str, pair: SyncPair | None) -> None:
     offsets = (None, None) if pair is None else (pair.upstream, pair.downstream)
     database.execute(
-        "INSERT INTO journal (partition, topic_id, upstream, downstream) VALUES (?, ?, ?, ?)",
-        (partition, topic_id, *offsets),
+        "INSERT INTO journal (partition, topic_id, settled, upstream, downstream)"
+        " SELECT id, ?, settled, ?, ? FROM partition WHERE id = ?",
+        (topic_id, *offsets, partition),
     )
 
 
 def _void(database: sqlite3.Connection, partition: int, topic_id: str) -> None:
     database.execute("DELETE FROM pair WHERE partition = ?", (partition,))
-    database.execute("UPDATE partition SET topic_id = ?, pairs = 0 WHERE id = ?", (topic_id, partition))
+    database.execute(
+        "UPDATE partition SET topic_id = ?, pairs = 0, settled = -1, goal = NULL, goal_pair = NULL,"
+        " log_end = 0 WHERE id = ?",
+        (topic_id, partition),
+    )
     _note(database, partition, topic_id, None)
 
 

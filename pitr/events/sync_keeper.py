@@ -6,12 +6,14 @@ after any crash: what was not kept is read again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from pitr.errors import MalformedValue
-from pitr.events.broker import Broker, BrokerRefused, OffsetGone
+from pitr.events.broker import Broker, BrokerRefused, OffsetGone, TopicFacts
+from pitr.events.fence import Fence
 from pitr.events.mirror_names import MirrorNames
 from pitr.events.partition import TopicPartition
 from pitr.events.sync_book import Position, SyncBook
@@ -43,8 +45,11 @@ class SyncKeeper:
         self._book: Final = book
         self._at: Final = TopicPartition(names.syncs, 0)
 
-    def poll(self) -> Polled:
+    def poll(self, fence: Fence | None = None) -> Polled:
         """Read and keep what is new, at most RECORDS_MAX records.
+
+        ``fence`` is one of the source that was taken after the last poll returned, None if none was: it says
+        how far the mirror can have been, so pairs that are known by now can be settled.
 
         Raises BrokerRefused if the target has no such topic, BrokerUnavailable, BookFailed; then nothing
         counts as read.
@@ -56,6 +61,9 @@ class SyncKeeper:
                 detail="without its pairs no offset can be translated once the source is gone",
                 hint="set offset-syncs.topic.location = target in MirrorMaker 2",
             )
+        if fence is not None:
+            self._book.source_stood_at(source_ends(fence))
+        self._book.target_stands(self._logs())
         before = self._book.position()
         if before.topic_id != topic.topic_id:
             # Made anew: pairs that are kept stay true, they are about other topics.
@@ -63,6 +71,15 @@ class SyncKeeper:
         end, begin = self._broker.ends([self._at])[self._at], self._broker.begins([self._at])[self._at]
         has_missed = begin > before.next_offset > 0
         return self._read(before, max(before.next_offset, begin), end, has_missed=has_missed)
+
+    def _logs(self) -> dict[TopicPartition, tuple[int, int]]:
+        """Return where the logs of the target begin and end, of what pairs are known of and is there."""
+        found = self._book.partitions()
+        there = self._broker.topics({self._names.remote(at.topic) for at in found})
+        remotes = {at: self._names.remote_partition(at) for at in found}
+        known = {at: to for at, to in remotes.items() if _has(there, to)}
+        begins, ends = self._broker.begins(known.values()), self._broker.ends(known.values())
+        return {at: (begins[to], ends[to]) for at, to in known.items()}
 
     def _read(self, before: Position, start: int, end: int, *, has_missed: bool) -> Polled:
         syncs: list[Sync] = []
@@ -88,3 +105,16 @@ class SyncKeeper:
         after = Position(before.topic_id, position, before.unreadable + unreadable, newest_ms)
         self._book.add(syncs, ids, after)
         return Polled(len(syncs), unreadable, max(0, end - position), has_missed)
+
+
+def source_ends(fence: Fence) -> dict[TopicPartition, int]:
+    """Return one past the last record of each partition of the source, or more, as a fence has it."""
+    return {
+        TopicPartition(topic.name, one.number): one.before if one.last_offset is None else one.last_offset + 1
+        for topic in fence.topics
+        for one in topic.partitions
+    }
+
+
+def _has(there: Mapping[str, TopicFacts], at: TopicPartition) -> bool:
+    return at.topic in there and at.partition < there[at.topic].partitions

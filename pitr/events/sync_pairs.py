@@ -2,7 +2,11 @@
 
 A pair is always true of the target topic that it was written for.  It is no longer true of one that was made
 anew or cut: such pairs are forgotten here.  A mirror that was killed goes back and copies again, so upstream
-offsets may fall; that begins another *epoch*, and pairs of two epochs say nothing about what lies between.
+offsets may fall; that begins another *epoch*.
+
+Until the mirror has caught up again, some records have copies only in the epoch before.  So a pair may be
+built upon only once it is *settled*: the source's end was read after the pair was seen, and a later pair is
+at or past that end.  Then all that was on the target before the pair, and follows it, is there once more.
 Reference: Apache Kafka, ``OffsetSync``, ``OffsetSyncWriter``; big-endian, without a version.
 """
 
@@ -48,10 +52,28 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class KnownPairs:
-    """What is known of a partition of the source; ``topic_id`` is that of the target's topic."""
+    """What is known of a partition of the source; ``topic_id`` is that of the target's topic.
+
+    Downstream offsets rise.  Pairs up to the downstream offset ``settled`` are settled; -1: none is.
+    """
 
     topic_id: str
     pairs: tuple[SyncPair, ...]
+    settled: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A pair in the order in which it was seen; None: what was known of the partition is void.
+
+    ``settled`` is as in ``KnownPairs``, once this pair was seen.
+    """
+
+    number: int
+    at: TopicPartition
+    topic_id: str
+    settled: int
+    pair: SyncPair | None
 
 
 class PairSource(Protocol):

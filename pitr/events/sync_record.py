@@ -16,7 +16,7 @@ from pitr.catalogue.fields import Fields
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
 from pitr.events.partition import TopicPartition
-from pitr.events.sync_pairs import KnownPairs, SyncPair, add_pairs
+from pitr.events.sync_pairs import JournalEntry, KnownPairs, SyncPair, add_pairs
 from pitr.layout import ArchiveId
 from pitr.pipeline.seal import Context
 
@@ -90,33 +90,42 @@ class SyncsHeader:
 
 @dataclass(frozen=True, slots=True)
 class SyncsLine:
-    """Pairs of one partition of the source; ``is_reset``: whatever was known of it before is void."""
+    """Pairs of one partition of the source; ``is_reset``: whatever was known of it before is void.
+
+    ``settled`` is as in ``KnownPairs``, of these and of those before.
+    """
 
     at: TopicPartition
     topic_id: str
     is_reset: bool
+    settled: int
     pairs: tuple[SyncPair, ...]
 
 
-def journal_lines(
-    entries: Iterable[tuple[TopicPartition, str, SyncPair | None]],
-) -> tuple[SyncsLine, ...]:
-    """Return a journal's entries by partition: partition, id of the target's topic, pair or what voids."""
-    found: dict[TopicPartition, SyncsLine] = {}
-    for at, topic_id, pair in entries:
-        before = found.get(at)
-        if pair is None:
-            found[at] = SyncsLine(at, topic_id, True, ())
-        elif before is None or before.topic_id != topic_id:
-            found[at] = SyncsLine(at, topic_id, before is not None, (pair,))
-        else:
-            found[at] = SyncsLine(at, topic_id, before.is_reset, (*before.pairs, pair))
-    return tuple(found[at] for at in sorted(found))
+def journal_lines(entries: Iterable[JournalEntry]) -> tuple[SyncsLine, ...]:
+    """Return a journal's entries by partition."""
+    resets: set[TopicPartition] = set()
+    pairs: dict[TopicPartition, list[SyncPair]] = {}
+    last: dict[TopicPartition, JournalEntry] = {}
+    for entry in entries:
+        before = last.get(entry.at)
+        if entry.pair is None or (before is not None and before.topic_id != entry.topic_id):
+            resets.add(entry.at)
+            pairs[entry.at] = []
+        if entry.pair is not None:
+            pairs.setdefault(entry.at, []).append(entry.pair)
+        last[entry.at] = entry
+    return tuple(
+        SyncsLine(at, last[at].topic_id, at in resets, last[at].settled, tuple(pairs[at]))
+        for at in sorted(last)
+    )
 
 
 def whole_lines(known: Mapping[TopicPartition, KnownPairs]) -> tuple[SyncsLine, ...]:
     """Return a whole book's partitions."""
-    return tuple(SyncsLine(at, known[at].topic_id, True, known[at].pairs) for at in sorted(known))
+    return tuple(
+        SyncsLine(at, one.topic_id, True, one.settled, one.pairs) for at, one in sorted(known.items())
+    )
 
 
 def fold(known: dict[TopicPartition, KnownPairs], lines: Iterable[SyncsLine]) -> None:
@@ -125,7 +134,7 @@ def fold(known: dict[TopicPartition, KnownPairs], lines: Iterable[SyncsLine]) ->
         before = known.get(line.at)
         is_same = before is not None and before.topic_id == line.topic_id and not line.is_reset
         pairs = before.pairs if before is not None and is_same else ()
-        known[line.at] = KnownPairs(line.topic_id, add_pairs(pairs, line.pairs))
+        known[line.at] = KnownPairs(line.topic_id, add_pairs(pairs, line.pairs), line.settled)
 
 
 def encode_lines(alias: str, lines: Sequence[SyncsLine]) -> bytes:
@@ -149,13 +158,14 @@ def _encode_line(line: SyncsLine) -> str:
         "partition": line.at.partition,
         "topic_id": line.topic_id,
         "is_reset": line.is_reset,
+        "settled": line.settled,
         "pairs": offsets,
     }
     return json.dumps(fields, sort_keys=True, separators=_SEPARATORS, ensure_ascii=True)
 
 
 def decode_lines(content: bytes, alias: str) -> tuple[SyncsLine, ...]:
-    """Read what ``encode_lines`` gives, and nothing else.  Raises MalformedValue, also for another mirror's."""
+    """Read what ``encode_lines`` gives, and nothing else.  Raises MalformedValue; so does another mirror's."""
     first, *texts = content.split(b"\n")
     if len(texts) > LINES_MAX:
         raise MalformedValue(f"an object of pairs has at most {LINES_MAX} partitions")
@@ -184,7 +194,8 @@ def _decode_line(text: bytes) -> SyncsLine:
         last = SyncPair(last.upstream + upstream, last.downstream + downstream)
         pairs.append(last)
     at = TopicPartition(fields.text("topic"), fields.integer("partition", most=(1 << 31) - 1))
-    line = SyncsLine(at, topic_id, fields.boolean("is_reset"), tuple(pairs))
+    settled = fields.integer("settled", least=-1)
+    line = SyncsLine(at, topic_id, fields.boolean("is_reset"), settled, tuple(pairs))
     if _encode_line(line).encode("ascii") != text or add_pairs((), line.pairs) != line.pairs:
         raise MalformedValue("a line of pairs is not in its one form")
     return line

@@ -114,7 +114,7 @@ class SyncWriter:
         else:
             entries = book.journal(ENTRIES_MAX)
             upto = entries[-1].number if entries else 0
-            lines = journal_lines((one.at, one.topic_id, one.pair) for one in entries)
+            lines = journal_lines(entries)
         if not lines:
             return None
         key = self._data_key(now)
