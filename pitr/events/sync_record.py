@@ -165,7 +165,7 @@ def _encode_line(line: SyncsLine) -> str:
 
 
 def decode_lines(content: bytes, alias: str) -> tuple[SyncsLine, ...]:
-    """Read what ``encode_lines`` gives, and nothing else.  Raises MalformedValue; so does another mirror's."""
+    """Read what ``encode_lines`` gives, and nothing else.  Raises MalformedValue: another mirror's too."""
     first, *texts = content.split(b"\n")
     if len(texts) > LINES_MAX:
         raise MalformedValue(f"an object of pairs has at most {LINES_MAX} partitions")

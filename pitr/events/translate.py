@@ -13,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 from pitr.events.sync_pairs import KnownPairs, SyncPair
 
@@ -61,7 +62,7 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class MirrorLog:
-    """A partition of the target as it is now: where its log begins and ends, and the pairs that are true of it.
+    """A partition of the target as it is now: where its log begins and ends, and what pairs are true of it.
 
     ``base`` are indexes of settled pairs which no later settled one makes needless: both offsets rise.
     """
@@ -75,7 +76,7 @@ class MirrorLog:
     def regressions(self) -> int:
         """How often the mirror went back, as far as pairs tell: so often are there duplicates."""
         ups = [pair.upstream for pair in self.pairs]
-        return sum(later <= earlier for earlier, later in zip(ups, ups[1:], strict=False))
+        return sum(later <= earlier for earlier, later in pairwise(ups))
 
 
 def mirror_log(known: KnownPairs | None, *, log_start: int, end: int) -> MirrorLog:
@@ -116,7 +117,7 @@ def translate(log: MirrorLog, upstream: int, *, last_offset: int | None = None) 
 
 
 def _upper(log: MirrorLog, begin: int, upstream: int) -> int:
-    """Return where the first record at or past ``upstream`` lies behind a pair: the one before lies before."""
+    """Return where a record at or past ``upstream`` first lies behind a pair: the one before lies before."""
     later = (log.pairs[index] for index in range(begin, len(log.pairs)))
     return next((pair.downstream for pair in later if pair.upstream >= upstream), log.end)
 
