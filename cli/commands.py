@@ -51,6 +51,11 @@ COMMANDS: dict[str, LazyCommand] = {
     "log": LazyCommand(
         "cli.event_list", "log", "Show the signed events: what changed the archive's promises."
     ),
+    "events": LazyCommand(
+        "cli.events",
+        "events",
+        "Kafka beside the database: which offsets belong to a moment, and what to replay after a restore.",
+    ),
     "wal": LazyCommand(
         "cli.wal", "wal", "List archived WAL, fetch it for PostgreSQL, or set up archive_command."
     ),

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from cli.config_dsn import chosen_host, no_password, patroni_url
+from cli.config_events import EventsTable, MirrorTable, ReplayTable, TopicTable, events_settings
 from cli.config_mistakes import (
     PIECE_BYTES,
     SPOOL_BYTES_MAX,
@@ -157,6 +158,7 @@ class _Config(Table):
     retention: _Retention = _Retention()
     postgres: _Postgres = _Postgres()
     verify: VerifyTable | None = None
+    events: EventsTable | None = None
     timezone: Annotated[str, AfterValidator(read_known_zone)] | None = None
 
 
@@ -177,6 +179,10 @@ _KNOWN = {
             ("postgres", _Postgres),
             ("verify", VerifyTable),
             ("verify.drills", DrillsTable),
+            ("events", EventsTable),
+            ("events.topic", TopicTable),
+            ("events.mirror", MirrorTable),
+            ("events.replay", ReplayTable),
         )
     },
 }
@@ -331,6 +337,7 @@ def _settings(config: _Config, recipients: tuple[str, ...], base: Path, path: Pa
         verify=verify_settings(
             config.verify, base, _path(base, config.daemon.state_dir), config.cluster.name
         ),
+        events=events_settings(config.events, base),
         timezone=config.timezone,
         bin_dir=_path(base, config.postgres.bin_dir) if config.postgres.bin_dir else None,
     )

@@ -12,10 +12,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.adoption import HostJudge
 from cli.archive_settings import archive_settings
@@ -29,6 +29,7 @@ from cli.daemon_parts import disk_watch, open_queue, recovery_outlook, release_s
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
+from cli.events_parts import fence_keeper, fence_now, with_fence
 from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
@@ -60,6 +61,7 @@ from verifiers.gone_keys import what_is_gone
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from cli.fence_keeper import FenceKeeper
     from pitr.backup_choice import BackupKind
     from pitr.backup_tally import BackupProgress
     from pitr.layout import ArchiveId
@@ -116,6 +118,7 @@ class Daemon:
         self._taker: BackupTaker
         self._archive: ArchiveId
         self._archiver: WalArchiver
+        self._fences: FenceKeeper | None
         self._signed: EventLog
         self._server: SyncServerSession
         self._protection: ProtectionKeeper
@@ -167,20 +170,25 @@ class Daemon:
         self._timetable.run_soon(BACKUP_TASK)
         return self._backups.wait(ticket, self._settings.backup.deadline_s, look)
 
+    def take_fence(self) -> Mapping[str, Any]:
+        """Take a fence now, and bring it to the regions soon.  Raises NotInitialised, ServerUnavailable."""
+        return fence_now(self._fences)
+
     def compare_regions(self) -> Reconciliation:
         """Queue what a region lacks and has not expired.  Raises StoreError."""
         return self.store.reconcile(is_gone=what_is_gone(self._repository))
 
     def _build(self) -> None:
         settings = self._settings
+        keys = HostKeys(
+            self._repository, self._archive, self._host.signer, self._host.recipients, random=os.urandom
+        )
         self._archiver = WalArchiver(
             address=self._address,
             archive=self._archive,
             repository=self._repository,
             signer=self._host.signer,
-            keys=HostKeys(
-                self._repository, self._archive, self._host.signer, self._host.recipients, random=os.urandom
-            ),
+            keys=keys,
             spool=DirectorySpool(settings.daemon.spool_dir, bytes_max=settings.daemon.spool_bytes_max),
             events=self._events,
             settings=archive_settings(settings),
@@ -203,7 +211,17 @@ class Daemon:
             self._keeper,
             self.pace,
         )
-        self._backups = BackupRunner(self._taker.take)
+        self._fences = fence_keeper(
+            settings,
+            self._repository,
+            self._archive,
+            self._host.signer,
+            keys,
+            self._address,
+            self._log,
+            lambda kind: self.state.count(kind),
+        )
+        self._backups = BackupRunner(with_fence(self._taker.take, self._fences))
         task = Task(
             BACKUP_TASK,
             settings.backup.every_s,
@@ -229,6 +247,7 @@ class Daemon:
             events_waiting=lambda: self._signed.waiting,
             level=lambda: self._protection.level,
             losses=lambda: self._signed.tally(EventKind.WAL_LOST),
+            fences=lambda: None if self._fences is None else self._fences.snapshot(),
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
@@ -301,6 +320,9 @@ class Daemon:
         )
         outlook.start()
         ending.callback(outlook.stop)
+        if self._fences is not None:
+            self._fences.start()
+            ending.callback(self._fences.stop)
         # It answers since before the parts were there, and ends before those that it asks.
         ending.callback(self._control.stop)
         if settings.wal.heartbeat_s is not None:

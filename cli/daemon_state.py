@@ -16,6 +16,7 @@ from cli.rpo import RecoveryPoint
 from cli.snapshot import (
     BackupSnapshot,
     DaemonSnapshot,
+    FenceSnapshot,
     ProtectionSnapshot,
     RegionSnapshot,
     TaskSnapshot,
@@ -66,6 +67,7 @@ class DaemonState:
     last_error: str | None = None
     # How long recovery to the latest moment would take, by what was measured; None where nothing was.
     forecast: dict[str, object] | None = None
+    fences: Callable[[], FenceSnapshot | None] = lambda: None
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
@@ -153,6 +155,7 @@ class DaemonState:
             last_error=status.last_error or self.last_error,
             wal_lost_at=None if losses is None else losses.last_at,
             forecast=self.forecast,
+            fences=self.fences(),
         )
 
     def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:

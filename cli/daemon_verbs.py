@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LABEL = "asked for"
 LABEL_CHARS_MAX = 200
-NEED_THE_ARCHIVE = frozenset({"backup", "repair"})
+NEED_THE_ARCHIVE = frozenset({"backup", "repair", "fence"})
 
 
 class Verbs:
@@ -42,6 +42,8 @@ class Verbs:
             return self._repair()
         if request.verb == "limit":
             return self._limit(request.options)
+        if request.verb == "fence":
+            return self._daemon.take_fence()
         self._daemon.ask_to_stop("the control socket")
         return {"is_stopping": True}
 

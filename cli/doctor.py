@@ -112,6 +112,10 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
     yield _examine_verify(settings)
+    if settings.events is not None:
+        from cli.doctor_events import examine_events
+
+        yield from examine_events(settings.events, settings.retention.window_s)
     yield probe_signing_key(settings.keys.signing_key_file)
     for region in settings.regions:
         if region.credentials_file is not None:

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from pitr import errors as domain
+from pitr.events import broker
 from storage import store
 
 
@@ -259,6 +260,17 @@ RULES: tuple[ErrorRule, ...] = (
         ExitCode.FAILURE,
         "something that was read does not have the form that it must have",
         "pitr catalogue check",
+    ),
+    ErrorRule(
+        broker.BrokerUnavailable, 1014, ExitCode.FAILURE, "Kafka gave no answer in time", "pitr doctor"
+    ),
+    ErrorRule(broker.BrokerRefused, 1015, ExitCode.FAILURE, "Kafka says no", "pitr doctor"),
+    ErrorRule(
+        broker.OffsetGone,
+        4004,
+        ExitCode.NOT_RESTORABLE,
+        "Kafka no longer has events that a replay needs",
+        "read the mirror, or accept the gap by name",
     ),
     ErrorRule(domain.PitrError, 1010, ExitCode.FAILURE, "another failure", "pitr doctor"),
     ErrorRule(store.StoreError, 1011, ExitCode.FAILURE, "another failure of a store", "pitr doctor"),

@@ -105,6 +105,31 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
         "1 while a base backup reads nothing for the server's sake.",
         lambda s: float(s.backup.running_paused is not None),
     ),
+    (
+        "pitr_fence_age_seconds",
+        "Age of the last fence between Kafka and the database.",
+        lambda s: None if s.fences is None else s.fences.age_s,
+    ),
+    (
+        "pitr_fence_known",
+        "1 if the last fence knows Kafka's offsets, 0 if it only marks that it does not.",
+        lambda s: None if s.fences is None or s.fences.number is None else float(s.fences.unknown is None),
+    ),
+    (
+        "pitr_fence_duration_seconds",
+        "How long the last fence took.",
+        lambda s: None if s.fences is None else s.fences.took_s,
+    ),
+    (
+        "pitr_fences_waiting",
+        "Fences that wait for the regions.",
+        lambda s: None if s.fences is None else float(s.fences.waiting),
+    ),
+    (
+        "pitr_fence_clock_skew_seconds",
+        "The server's clock against this host's, as the last fence saw them.",
+        lambda s: None if s.fences is None else s.fences.skew_s,
+    ),
     ("pitr_start_timestamp_seconds", "When the daemon started.", lambda s: s.started_at.timestamp()),
 )
 _REGION_GAUGES: tuple[tuple[str, str, int], ...] = (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cli.events_settings import EventsSettings
 from cli.verify_settings import VerifySettings, default_verify
 from pitr.disk_forecast import DropPolicy
 from pitr.priority import Priority
@@ -192,6 +193,7 @@ class Settings:
     backup: BackupSettings = field(default_factory=BackupSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     verify: VerifySettings | None = None
+    events: EventsSettings | None = None
     timezone: str | None = None
     bin_dir: Path | None = None
 

@@ -100,6 +100,30 @@ class WalDiskSnapshot:
     when_disk_fills: str
 
 
+@dataclass(frozen=True, slots=True)
+class FenceSnapshot:
+    """The fences between Kafka and the database.  ``number`` and what follows it are the last one's.
+
+    ``unknown`` says why it knows nothing of Kafka, ``trouble`` why there is no newer one.  ``waiting`` are
+    taken and not in the store yet; ``dropped`` never come there.  ``skew_s``: how far the server's clock is
+    ahead of ours.
+    """
+
+    number: int | None
+    at: datetime | None
+    age_s: float | None
+    took_s: float | None
+    partitions: int
+    missing: tuple[str, ...]
+    unknown: str | None
+    trouble: str | None
+    skew_s: float | None
+    waiting: int
+    dropped: int
+    stored_at: datetime | None
+    store_error: str | None
+
+
 class BeginningState(StrEnum):
     """What a daemon that does not archive yet is at."""
 
@@ -170,6 +194,8 @@ class DaemonSnapshot:
     # When WAL was lost last, in whichever run; how often is in ``events``.
     wal_lost_at: datetime | None = None
     forecast: dict[str, object] | None = None
+    # None where the configuration has no [events].
+    fences: FenceSnapshot | None = None
 
     @property
     def lag_bytes(self) -> int | None:

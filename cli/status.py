@@ -135,6 +135,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
         output.line(f"         the next one is due at {backup['next_at']}")
+    _show_fences(output, seen.get("fences"))
     _show_losses(output, seen)
     _show_verification(output, seen["tasks"])
     _show_forecast(output, seen.get("forecast"))
@@ -157,6 +158,28 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_fences(output: Output, fences: Mapping[str, Any] | None) -> None:
+    """Say how fresh the last fence is, and what is wrong with it."""
+    if fences is None:
+        return
+    if fences["number"] is None:
+        output.line("fences   none yet")
+    else:
+        known = f"{fences['partitions']} partitions" if fences["unknown"] is None else "Kafka is unknown"
+        output.line(
+            f"fences   the last one is {format_seconds(float(fences['age_s']))} old: {known},"
+            f" {fences['waiting']} wait for the regions"
+        )
+    if fences["unknown"] is not None:
+        output.warn(f"the last fence knows nothing of Kafka: {fences['unknown']}")
+    if fences["missing"]:
+        output.warn(f"declared topics that Kafka does not have: {', '.join(fences['missing'][:10])}")
+    if fences["trouble"] is not None:
+        output.warn(f"no fence can be taken: {fences['trouble']}")
+    if fences["store_error"] is not None:
+        output.warn(f"fences cannot be put: {fences['store_error']}")
 
 
 def _show_losses(output: Output, seen: Mapping[str, Any]) -> None:

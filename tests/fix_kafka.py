@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import os
 import shutil
 import signal
@@ -81,11 +82,12 @@ def _python_with_java() -> Path:
     return _made("java-" + REQUIREMENTS[0].rpartition("=")[2], make) / "bin" / "python"
 
 
+@functools.cache
 def java() -> str:
     """Return a Java runtime that Kafka can use."""
     found = shutil.which("java")
     if found is not None:
-        told = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=CALL_TIMEOUT_S)
+        told = subprocess.run([found, "-version"], capture_output=True, text=True, timeout=START_TIMEOUT_S)
         # 'openjdk version "17.0.15"': an old one says "1.8.0".
         number = told.stderr.partition('"')[2].partition(".")[0].partition('"')[0]
         if number.isdecimal() and int(number) >= JAVA_LEAST:

@@ -22,7 +22,7 @@ from pitr.wal.timeline import TimelineId
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The part of a timeline that belongs to a history: up to ``end``, where the next one forks or all ends."""
+    """The part of a timeline that belongs to a history: up to ``end``, a fork or where recovery stopped."""
 
     timeline: TimelineId
     end: LSN

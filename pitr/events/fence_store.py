@@ -49,6 +49,19 @@ class ListedFences:
     payload_sha256: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenFence:
+    """A fence as it waits to be put: its text, a tenth of the value's size, and where it lies."""
+
+    place: FencePlace
+    text: str
+
+    @classmethod
+    def of(cls, fence: Fence) -> WrittenFence:
+        """Write a fence that is whole.  Raises MalformedValue for one that is too large."""
+        return cls(FencePlace.of(fence), encode_fence(fence))
+
+
 class FenceWriter:
     """Puts fences of one archive in their order.  Not thread-safe.
 
@@ -71,7 +84,7 @@ class FenceWriter:
         self._knows_last = False
         self._waiting: tuple[FencesHeader, bytes, int] | None = None
 
-    def put(self, fences: Sequence[Fence], now: datetime) -> int:
+    def put(self, fences: Sequence[WrittenFence], now: datetime) -> int:
         """Put the first of these as one object, and return how many those are.
 
         Raises StoreError and NotAuthentic; then none counts as put, and the call is repeated with a list that
@@ -92,7 +105,7 @@ class FenceWriter:
         self._waiting = None
         return count
 
-    def _sealed(self, fences: Sequence[Fence], now: datetime) -> tuple[FencesHeader, bytes, int]:
+    def _sealed(self, fences: Sequence[WrittenFence], now: datetime) -> tuple[FencesHeader, bytes, int]:
         key = self._data_key(now)
         last = self._last
         header = FencesHeader(
@@ -101,22 +114,22 @@ class FenceWriter:
             1 if last is None else last.header.sequence + 1,
             None if last is None else last.payload_sha256,
             len(fences),
-            FencePlace.of(fences[0]),
-            FencePlace.of(fences[-1]),
+            fences[0].place,
+            fences[-1].place,
             key.key_id,
         )
-        content = "\n".join(map(encode_fence, fences)).encode("ascii")
+        content = "\n".join(fence.text for fence in fences).encode("ascii")
         body = encode_headed(header.to_payload(), seal(content, key, header.context), self._signer)
         return header, body, len(fences)
 
 
-def _fitting(fences: Sequence[Fence]) -> Sequence[Fence]:
+def _fitting(fences: Sequence[WrittenFence]) -> Sequence[WrittenFence]:
     """Return the first fences that go into one object, at least one."""
     if not fences:
         raise ValueError("an object holds at least one fence")
     size_bytes, count = 0, 0
     for fence in fences[:COUNT_MAX]:
-        size_bytes += len(encode_fence(fence)) + 1
+        size_bytes += len(fence.text) + 1
         if count and size_bytes > CONTENT_BYTES_MAX:
             break
         count += 1

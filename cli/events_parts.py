@@ -1,0 +1,120 @@
+"""Parts of the daemon that speak with Kafka, put together; none where the configuration has no [events]."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import ConfigRefused
+from cli.events_settings import EventsSettings
+from cli.kafka_client import open_kafka
+from pitr.errors import NotInitialised
+from pitr.events.broker import BrokerRefused, GroupState
+from pitr.events.partition import TopicPartition
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+    from cli.backup_runner import TakeBackup
+    from cli.fence_keeper import FenceKeeper
+    from cli.settings import Settings
+    from pitr.backup_choice import BackupKind
+    from pitr.backup_tally import BackupProgress
+    from pitr.catalogue.backup_record import BackupManifest
+    from pitr.datakeys import HostKeys
+    from pitr.events.kafka import KafkaBroker
+    from pitr.layout import ArchiveId
+    from pitr.pipeline.sign import Signer
+    from pitr.postgres.address import ServerAddress
+    from pitr.repository import Repository
+
+
+class ConfiguredSource:
+    """The configured cluster, opened when it is first asked: a client file that is wrong stops no daemon."""
+
+    def __init__(self, settings: EventsSettings) -> None:
+        self._settings = settings
+        self._opened: KafkaBroker | None = None
+
+    def cluster_id(self) -> str:
+        return self._broker().cluster_id()
+
+    def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
+        return self._broker().topic_ids(names)
+
+    def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self._broker().ends(partitions)
+
+    def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self._broker().begins(partitions)
+
+    def group(self, name: str) -> GroupState:
+        return self._broker().group(name)
+
+    def _broker(self) -> KafkaBroker:
+        if self._opened is None:
+            try:
+                self._opened = open_kafka(self._settings.bootstrap, self._settings.client_file)
+            except (ConfigRefused, NotInitialised) as wrong:
+                raise BrokerRefused(wrong.message, detail=wrong.detail, hint=wrong.hint) from wrong
+        return self._opened
+
+
+def fence_keeper(
+    settings: Settings,
+    repository: Repository,
+    archive: ArchiveId,
+    signer: Signer,
+    keys: HostKeys,
+    address: ServerAddress,
+    log: FilteringBoundLogger,
+    count: Callable[[str], None],
+) -> FenceKeeper | None:
+    """Return who takes fences; None where nobody is to."""
+    if settings.events is None:
+        return None
+    from cli.fence_keeper import FenceKeeper
+    from pitr.events.fence_store import FenceWriter
+    from pitr.postgres.fence_mark import FenceMarker
+
+    return FenceKeeper(
+        ConfiguredSource(settings.events),
+        FenceMarker(address.session),
+        FenceWriter(repository, archive, signer, keys.wal_key),
+        settings.events,
+        log,
+        count,
+    )
+
+
+def fence_now(keeper: FenceKeeper | None) -> Mapping[str, Any]:
+    """Take a fence because somebody asks.  Raises NotInitialised, ServerUnavailable, ServerRefused."""
+    if keeper is None:
+        raise NotInitialised("the configuration has no [events]", hint="see docs/events.md")
+    from cli.fence_keeper import fence_fields
+
+    taken = keeper.take()
+    keeper.send_soon()
+    return fence_fields(taken)
+
+
+def with_fence(take: TakeBackup, keeper: FenceKeeper | None) -> TakeBackup:
+    """Return what takes a backup with a fence before it, so that the backup itself holds one."""
+    if keeper is None:
+        return take
+
+    def take_both(
+        label: str,
+        kind: BackupKind,
+        cancel: threading.Event,
+        progress: Callable[[BackupProgress], None],
+        note: Callable[[str], None],
+    ) -> BackupManifest:
+        keeper.try_take()
+        try:
+            return take(label, kind, cancel, progress, note)
+        finally:
+            keeper.send_soon()
+
+    return take_both
