@@ -28,11 +28,25 @@ class XactStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a timeline begins: WAL from ``fork_lsn``, transactions from ``fork_xid`` (None: unknown)."""
+    """Where a timeline begins: WAL from ``fork_lsn``, transactions from ``fork_xid`` (None: unknown).
+
+    Where only fences tell the transaction, it lies from ``fork_xid`` to ``fork_xid_max``; else the latter is
+    None, and the former exact.
+    """
 
     timeline: TimelineId
     fork_lsn: LSN
     fork_xid: int | None
+    fork_xid_max: int | None = None
+
+    @property
+    def own_from(self) -> int | None:
+        """Return the id from which on transactions are surely this timeline's own; None: unknown."""
+        return self.fork_xid if self.fork_xid_max is None else self.fork_xid_max
+
+
+FIRST_LSN = LSN(1)
+"""Where the first timeline begins, before any record."""
 
 
 class RestoredHistory(Protocol):
@@ -55,7 +69,7 @@ class RestoredHistory(Protocol):
 
     @property
     def branches(self) -> Sequence[Branch]:
-        """The timelines from the first to ``timeline``; the first begins at 0/0 and transaction 0."""
+        """The timelines from the first to ``timeline``; the first begins at ``FIRST_LSN`` and 0."""
         ...
 
     def statuses(self, xids: Sequence[int]) -> Mapping[int, XactStatus]:

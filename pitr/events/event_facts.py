@@ -1,0 +1,149 @@
+"""Who an event is: its id, type, version, and which transaction of which timeline wrote it.  Pure.
+
+An event is a stranger's bytes.  What cannot be read is no fact, and ``problem`` says what it was: nothing is
+guessed from half a header.  Reference: docs/events.md, "What an event says of itself".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pitr.errors import MalformedValue
+from pitr.events.broker import EventRecord
+from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
+
+TEXT_CHARS_MAX = 256
+VERSION_MAX = 1_000_000
+# 0 to 2 are PostgreSQL's own: no transaction that writes an event has them.
+XID_MIN = 3
+XID_MAX = (1 << 63) - 1
+_NUMBER = re.compile(rb"0|[1-9][0-9]{0,18}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class EventFacts:
+    """What an event says of itself; None is what it does not say.
+
+    ``xid`` is 64 bits wide if ``is_xid_wide``, else its low 32 bits, as logical decoding has it.  ``lsn`` is
+    a position not after the transaction's commit record, ``commit_lsn`` that of the commit record itself.
+    ``problem``: something in it could not be read, and whoever applies it must not.  ``is_tombstone``: it
+    has no value, and only tells compaction that a key is gone.
+    """
+
+    event_id: str | None = None
+    type: str | None = None
+    version: int = 1
+    xid: int | None = None
+    is_xid_wide: bool = True
+    timeline: TimelineId | None = None
+    lsn: LSN | None = None
+    commit_lsn: LSN | None = None
+    principal: str | None = None
+    is_tombstone: bool = False
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderNames:
+    """How the headers of one format are called."""
+
+    event_id: str = "event-id"
+    type: str = "event-type"
+    version: str = "event-version"
+    xid: str = "pg-xid"
+    timeline: str = "pg-tl"
+    lsn: str = "pg-lsn"
+    commit_lsn: str = "pg-commit-lsn"
+    principal: str = "principal"
+
+
+@dataclass(slots=True)
+class HeaderReader:
+    """Reads headers, and keeps the first thing that could not be read."""
+
+    record: EventRecord
+    problem: str | None = None
+    _found: Mapping[str, bytes | None] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # A later header of one name wins, as with Kafka's own clients.
+        self._found = dict(self.record.headers)
+
+    def text(self, name: str) -> str | None:
+        """Return a header's text; None if it is absent or unreadable."""
+        raw = self._found.get(name)
+        if raw is None:
+            return None
+        try:
+            text = raw[: 4 * TEXT_CHARS_MAX + 1].decode("utf-8")
+        except UnicodeDecodeError:
+            self._refuse(name, "is not UTF-8")
+            return None
+        # Connect's JSON converter writes a text in quotes; its own header converter does not.
+        if len(text) >= 2 and text[0] == text[-1] == '"':
+            text = text[1:-1]
+        if not 0 < len(text) <= TEXT_CHARS_MAX or _CONTROL.search(text):
+            self._refuse(name, f"is empty, over {TEXT_CHARS_MAX} characters or has control characters")
+            return None
+        return text
+
+    def number(self, name: str, least: int, most: int) -> int | None:
+        """Return a header's decimal number; None if it is absent or unreadable."""
+        raw = self._found.get(name)
+        if raw is None:
+            return None
+        match = _NUMBER.fullmatch(raw)
+        if match is None or not least <= int(raw) <= most:
+            self._refuse(name, f"is not a number from {least} to {most}")
+            return None
+        return int(raw)
+
+    def lsn(self, name: str) -> LSN | None:
+        """Return a header's LSN; None if it is absent or unreadable."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            return LSN.parse(text)
+        except MalformedValue:
+            self._refuse(name, "is not an LSN")
+            return None
+
+    def _refuse(self, name: str, what: str) -> None:
+        self.problem = self.problem or f"header {name} {what}"
+
+
+def read_headers(record: EventRecord, names: HeaderNames | None = None) -> EventFacts:
+    """Return what the headers say."""
+    names = names or HeaderNames()
+    reader = HeaderReader(record)
+    timeline = reader.number(names.timeline, 1, (1 << 32) - 1)
+    version = reader.number(names.version, 1, VERSION_MAX)
+    found = EventFacts(
+        event_id=reader.text(names.event_id),
+        type=reader.text(names.type),
+        version=1 if version is None else version,
+        xid=reader.number(names.xid, XID_MIN, XID_MAX),
+        timeline=None if timeline is None else TimelineId(timeline),
+        lsn=reader.lsn(names.lsn),
+        commit_lsn=reader.lsn(names.commit_lsn),
+        principal=reader.text(names.principal),
+        is_tombstone=record.value is None,
+    )
+    return found if reader.problem is None else _with_problem(found, reader.problem)
+
+
+def _with_problem(found: EventFacts, problem: str) -> EventFacts:
+    # A transaction of which one part could not be read is no transaction: the rest might be another's.
+    return EventFacts(
+        event_id=found.event_id,
+        type=found.type,
+        version=found.version,
+        principal=found.principal,
+        is_tombstone=found.is_tombstone,
+        problem=problem,
+    )
