@@ -79,9 +79,10 @@ class Position:
 class SyncBook:
     """The pairs of one mirror.  Thread-safe; other processes may read meanwhile.  All raise BookFailed."""
 
-    def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, is_read_only: bool = False, journal_max: int = JOURNAL_MAX) -> None:
         """Open the file and make it if it is not there.  Raises NotInitialised, BookFailed."""
         self._path: Final = path
+        self._journal_max: Final = journal_max
         self._lock: Final = threading.Lock()
         if is_read_only and not path.exists():
             raise NotInitialised(
@@ -152,7 +153,7 @@ class SyncBook:
                 "UPDATE state SET topic_id = ?, next_offset = ?, unreadable = ?, newest_ms = ?",
                 (position.topic_id, position.next_offset, position.unreadable, position.newest_ms),
             )
-            if database.execute("SELECT count(*) FROM journal").fetchone()[0] > JOURNAL_MAX:
+            if database.execute("SELECT count(*) FROM journal").fetchone()[0] > self._journal_max:
                 database.execute("DELETE FROM journal")
                 database.execute("UPDATE state SET is_whole_due = 1")
 

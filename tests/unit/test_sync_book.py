@@ -13,7 +13,6 @@ from fix_fences import fence_of
 from fix_played_mirror import PlayedTarget
 
 from pitr.errors import NotInitialised
-from pitr.events import sync_book
 from pitr.events.broker import BrokerRefused, EventRecord
 from pitr.events.mirror_names import MirrorNames
 from pitr.events.partition import TopicPartition
@@ -166,11 +165,8 @@ def test_the_book_of_a_partition_is_bounded(tmp_path: Path) -> None:
         assert newest == list(range(6 * PAIRS_MAX - PAIRS_MAX // 2, 6 * PAIRS_MAX))
 
 
-def test_a_journal_that_grew_too_long_is_dropped_for_the_whole_book(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sync_book, "JOURNAL_MAX", 10)  # a limit, not code
-    with SyncBookAt(tmp_path) as book:
+def test_a_journal_that_grew_too_long_is_dropped_for_the_whole_book(tmp_path: Path) -> None:
+    with SyncBookAt(tmp_path, journal_max=10) as book:
         book.shipped(0, is_whole=True)
         for n in range(12):
             book.add([Sync(ORDERS, SyncPair(n, n))], {"orders": "t"}, Position("s", n))
@@ -231,8 +227,8 @@ def test_a_kill_at_any_moment_loses_no_pair_and_takes_none_twice(tmp_path: Path)
 class SyncBookAt:
     """A book that is closed in the end."""
 
-    def __init__(self, folder: Path) -> None:
-        self.book = SyncBook(folder / "pairs.sqlite")
+    def __init__(self, folder: Path, *, journal_max: int = 1_000) -> None:
+        self.book = SyncBook(folder / "pairs.sqlite", journal_max=journal_max)
 
     def __enter__(self) -> SyncBook:
         return self.book
