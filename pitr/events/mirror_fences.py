@@ -47,6 +47,8 @@ class FenceTranslator:
         self._cluster_id: Final = target.cluster_id()
         self._logs: Final[dict[TopicPartition, MirrorLog]] = {}
         self._topic_ids: Final[dict[str, str]] = {}
+        self.missing: Final[dict[tuple[int, TopicPartition], tuple[int, int]]] = {}
+        """Of fences that were translated, by their number: source's records [from, to) without a copy."""
         self._look(pairs, sorted(set(topics)))
 
     def offset(self, at: TopicPartition, upstream: int, *, last_offset: int | None = None) -> Translation:
@@ -129,8 +131,8 @@ class FenceTranslator:
     def _fence(
         self, fence: Fence, newest_ids: Mapping[str, str], exact: Mapping[TopicPartition, Translation]
     ) -> Fence:
-        topics = [self._topic(topic, newest_ids, exact) for topic in fence.topics]
-        groups = tuple(self._group(group, exact) for group in fence.groups)
+        topics = [self._topic(fence, topic, newest_ids, exact) for topic in fence.topics]
+        groups = tuple(self._group(fence, group, exact) for group in fence.groups)
         return replace(
             fence,
             cluster_id=None if fence.cluster_id is None else self._cluster_id,
@@ -138,8 +140,18 @@ class FenceTranslator:
             groups=groups,
         )
 
+    def _note(self, fence: Fence, at: TopicPartition, translation: Translation) -> None:
+        if translation.missing is not None:
+            start, end = translation.missing
+            known = self.missing.get((fence.mark.number, at), (start, end))
+            self.missing[fence.mark.number, at] = (min(start, known[0]), max(end, known[1]))
+
     def _topic(
-        self, topic: TopicFence, newest_ids: Mapping[str, str], exact: Mapping[TopicPartition, Translation]
+        self,
+        fence: Fence,
+        topic: TopicFence,
+        newest_ids: Mapping[str, str],
+        exact: Mapping[TopicPartition, Translation],
     ) -> TopicFence | None:
         numbers = [one for one in topic.partitions if TopicPartition(topic.name, one.number) in self._logs]
         if not numbers:
@@ -151,11 +163,14 @@ class FenceTranslator:
         for one in numbers:
             at = TopicPartition(topic.name, one.number)
             before = exact.get(at) or self.offset(at, one.before, last_offset=one.last_offset)
+            self._note(fence, at, before)
             low = min(self.offset(at, one.low).lower, before.lower)
             parts.append(replace(one, low=low, before=before.lower, after=None, last=None, last_offset=None))
         return replace(topic, topic_id=self._topic_ids[topic.name], partitions=tuple(parts))
 
-    def _group(self, group: GroupFence, exact: Mapping[TopicPartition, Translation]) -> GroupFence:
+    def _group(
+        self, fence: Fence, group: GroupFence, exact: Mapping[TopicPartition, Translation]
+    ) -> GroupFence:
         offsets: dict[str, dict[int, int]] = {}
         for topic, numbers in group.offsets.items():
             for number, offset in numbers.items():
@@ -165,6 +180,7 @@ class FenceTranslator:
                     same = (
                         found if found is not None and found.upstream == offset else self.offset(at, offset)
                     )
+                    self._note(fence, at, same)
                     offsets.setdefault(topic, {})[number] = same.lower
         return replace(group, offsets=offsets)
 

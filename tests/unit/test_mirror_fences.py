@@ -125,6 +125,8 @@ def test_records_that_were_never_mirrored_are_named() -> None:
     told = translator.offset(ORDERS, 450)
     assert (told.lower, told.missing) == (0, (450, 500))
     assert translator.offset(ORDERS, 501).missing is None
+    translator.fences([at(fence_of(3), 450), at(fence_of(4), 503)])
+    assert translator.missing == {(3, ORDERS): (450, 500)}
 
 
 def test_a_topic_that_the_target_does_not_have_is_an_error_that_names_it() -> None:

@@ -97,11 +97,11 @@ def test_pairs_wait_while_the_store_is_away_and_are_put_once(place: Place) -> No
     place.add((0, 0))
     writer.ship(place.book, FENCE_AT)
     place.add((1, 1))
-    place.faulty.fail_with = StoreUnavailable("away")
+    place.faulty.fail(StoreUnavailable("away"), "put")
     with pytest.raises(StoreUnavailable):
         writer.ship(place.book, FENCE_AT)
     place.add((2, 2))
-    place.faulty.fail_with = None
+    place.faulty.heal()
     assert writer.ship(place.book, FENCE_AT) == 2
     assert writer.ship(place.book, FENCE_AT) == 3
     assert place.is_alike()
