@@ -1,4 +1,4 @@
-"""The daemon's part of a mirror: a thread that keeps all its pairs of offsets, and brings them to the regions.
+"""The daemon's part of a mirror: a thread that keeps all its pairs, and brings them to the regions.
 
 What the mirror's cluster or the regions refuse is logged when it begins and when it ends; pairs wait in the
 book meanwhile.

@@ -52,14 +52,15 @@ def mirror_names(settings: MirrorSettings) -> MirrorNames:
 class MirrorView:
     """A mirror in the place of its source, for one plan.
 
-    Give ``broker`` and ``fences`` to the plan in place of the source's, translate cursors with ``cursor``, and
-    pass the plan through ``with_gaps``.  ``partitions`` say how exact the starting fence is and how much was
-    not mirrored; ``until`` is when the mirror last brought anything.
+    Give ``broker`` and ``fences`` to the plan in place of the source's, translate cursors with ``cursor``,
+    and pass the plan through ``with_gaps``.  ``partitions`` say how exact the starting fence is, ``tail`` how
+    much before the newest fence may not be mirrored; ``until`` is when the mirror last brought anything.
     """
 
     broker: Broker
     fences: tuple[Fence, ...]
     partitions: tuple[TranslatedPartition, ...]
+    tail: tuple[TranslatedPartition, ...]
     until: datetime | None
     translator: FenceTranslator
 
@@ -92,7 +93,12 @@ def mirror_view(
         for before, after in zip(fences, translator.fences(fences), strict=True)
     )
     return MirrorView(
-        MirrorBroker(target, names), translated, partitions, mirrored_until(target, names), translator
+        MirrorBroker(target, names),
+        translated,
+        partitions,
+        partitions if newest is start else translator.unmirrored(newest),
+        mirrored_until(target, names),
+        translator,
     )
 
 
@@ -150,11 +156,11 @@ def mirror_keeper(
     )
 
 
-def unmirrored_fields(view: MirrorView) -> Mapping[str, object]:
+def view_fields(view: MirrorView) -> Mapping[str, object]:
     """Return how exact the view is and what the mirror may lack, for JSON."""
     return {
         "mirrored_until": None if view.until is None else view.until.isoformat().replace("+00:00", "Z"),
-        "unmirrored_max": sum(one.unmirrored_max for one in view.partitions),
+        "unmirrored_max": sum(one.unmirrored_max for one in view.tail),
         "partitions": [
             {
                 "topic": one.at.topic,
@@ -165,8 +171,13 @@ def unmirrored_fields(view: MirrorView) -> Mapping[str, object]:
                 "records_read": one.read,
                 "stopped": one.stopped,
                 "missing": None if one.translation.missing is None else list(one.translation.missing),
-                "unmirrored_max": one.unmirrored_max,
+                "unmirrored_max": tail.unmirrored_max,
             }
-            for one in view.partitions
+            for one, tail in _with_tail(view)
         ],
     }
+
+
+def _with_tail(view: MirrorView) -> list[tuple[TranslatedPartition, TranslatedPartition]]:
+    tails = {one.at: one for one in view.tail}
+    return [(one, tails.get(one.at, one)) for one in view.partitions]
