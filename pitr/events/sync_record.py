@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from pitr.catalogue.fields import Fields
@@ -19,10 +20,13 @@ from pitr.events.partition import TopicPartition
 from pitr.events.sync_pairs import JournalEntry, KnownPairs, SyncPair, add_pairs
 from pitr.layout import ArchiveId
 from pitr.pipeline.seal import Context
+from pitr.pipeline.sign import encode_time
 
 KIND: Final = "syncs"
 WHOLE_EVERY: Final = 100
 """So many objects may follow a whole one: what a reader reads at most."""
+WHOLE_LIFE: Final = timedelta(days=1)
+"""A whole one is put again: the key of an old one ends with the WAL of its hour."""
 LINES_MAX: Final = 60_000
 _BOOK: Final = re.compile(r"[0-9a-f]{32}")
 _TOPIC_ID_CHARS_MAX: Final = 64
@@ -41,6 +45,7 @@ class SyncsHeader:
     sequence: int
     previous: bytes | None
     whole: int
+    whole_at: datetime
     book: str
     upto: int
     key_id: bytes
@@ -68,6 +73,7 @@ class SyncsHeader:
             "sequence": self.sequence,
             "previous": None if self.previous is None else self.previous.hex(),
             "whole": self.whole,
+            "whole_at": encode_time(self.whole_at),
             "book": self.book,
             "upto": self.upto,
             "key_id": self.key_id.hex(),
@@ -82,6 +88,7 @@ class SyncsHeader:
             fields.integer("sequence", least=1),
             fields.optional("previous", fields.digest),
             fields.integer("whole", least=1),
+            fields.time("whole_at"),
             fields.text("book"),
             fields.integer("upto"),
             fields.key_id("key_id"),

@@ -19,6 +19,7 @@ from pitr.events.sync_pairs import KnownPairs
 from pitr.events.sync_record import (
     KIND,
     WHOLE_EVERY,
+    WHOLE_LIFE,
     SyncsHeader,
     SyncsLine,
     decode_lines,
@@ -106,6 +107,7 @@ class SyncWriter:
             or book.is_whole_due
             or last.header.book != book.book
             or sequence - last.header.whole > WHOLE_EVERY
+            or now - last.header.whole_at >= WHOLE_LIFE
         )
         lines: tuple[SyncsLine, ...]
         if is_whole:
@@ -124,6 +126,7 @@ class SyncWriter:
             sequence,
             None if last is None else last.payload_sha256,
             sequence if is_whole or last is None else last.header.whole,
+            now if is_whole or last is None else last.header.whole_at,
             book.book,
             upto,
             key.key_id,

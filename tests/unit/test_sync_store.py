@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pitr.events.sync_book import Position, SyncBook
 from pitr.events.sync_pairs import KnownPairs, Sync, SyncPair
 from pitr.events.sync_record import (
     WHOLE_EVERY,
+    WHOLE_LIFE,
     SyncsLine,
     decode_lines,
     encode_lines,
@@ -144,6 +146,18 @@ def test_a_reader_reads_a_bounded_number_of_objects(place: Place) -> None:
     newest = SyncReader(place.house.repository, place.archive).newest()
     assert newest is not None
     assert (newest.header.sequence, newest.header.whole) == (WHOLE_EVERY + 3, WHOLE_EVERY + 2)
+    assert place.is_alike()
+
+
+def test_a_whole_book_is_put_again_before_the_key_of_the_last_one_ends(place: Place) -> None:
+    writer = place.writer()
+    place.add((0, 0))
+    writer.ship(place.book, FENCE_AT)
+    assert writer.ship(place.book, FENCE_AT + WHOLE_LIFE - timedelta(seconds=1)) == 0
+    assert place.writer().ship(place.book, FENCE_AT + WHOLE_LIFE) == 2
+    newest = SyncReader(place.house.repository, place.archive).newest()
+    assert newest is not None
+    assert newest.header.is_whole
     assert place.is_alike()
 
 
