@@ -12,7 +12,18 @@ from pathlib import Path
 from benchmarks.harness import Row, show, write
 
 # Each name is a module with `run_all(work: Path, quick: bool) -> list[Row]`.
-NAMES = ("rpo", "sync", "wal-receive", "archive", "full", "incremental", "restore", "replay", "verify")
+NAMES = (
+    "rpo",
+    "sync",
+    "wal-receive",
+    "archive",
+    "full",
+    "incremental",
+    "restore",
+    "replay",
+    "verify",
+    "events",
+)
 RESULTS = Path(__file__).parent / "results.json"
 
 

@@ -95,6 +95,7 @@ class EventsTable(Table):
     client_file: str | None = None
     fence_every: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=3600)] = FENCE_EVERY_S
     store_every: Annotated[float, BeforeValidator(read_duration), Field(ge=1, le=3600)] = STORE_EVERY_S
+    clock_topic: _Topic | None = None
     topic: Annotated[list[TopicTable], Field(min_length=1, max_length=TOPICS_MAX)]
     mirror: MirrorTable | None = None
     replay: ReplayTable = Field(default_factory=ReplayTable)
@@ -125,6 +126,7 @@ def events_settings(table: EventsTable | None, base: Path) -> EventsSettings | N
         tuple(one.declaration() for one in table.topic),
         fence_every_s=table.fence_every,
         store_every_s=table.store_every,
+        clock_topic=table.clock_topic,
         mirror=None
         if mirror is None
         else MirrorSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import ConfigRefused
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pitr.catalogue.backup_record import BackupManifest
     from pitr.datakeys import HostKeys
     from pitr.events.kafka import KafkaBroker
+    from pitr.events.kafka_clock import KafkaClock
     from pitr.layout import ArchiveId
     from pitr.pipeline.sign import Signer
     from pitr.postgres.address import ServerAddress
@@ -36,6 +38,7 @@ class ConfiguredSource:
     def __init__(self, settings: EventsSettings) -> None:
         self._settings = settings
         self._opened: KafkaBroker | None = None
+        self._clock: KafkaClock | None = None
 
     def cluster_id(self) -> str:
         return self._broker().cluster_id()
@@ -51,6 +54,17 @@ class ConfiguredSource:
 
     def group(self, name: str) -> GroupState:
         return self._broker().group(name)
+
+    def broker_time(self) -> datetime | None:
+        """Return a broker's time; None where no topic is named for it.  Raises as ``Broker``."""
+        topic = self._settings.clock_topic
+        if topic is None:
+            return None
+        if self._clock is None:
+            from pitr.events.kafka_clock import KafkaClock
+
+            self._clock = KafkaClock(self._broker().settings, topic)
+        return self._clock.now()
 
     def _broker(self) -> KafkaBroker:
         if self._opened is None:
@@ -78,13 +92,15 @@ def fence_keeper(
     from pitr.events.fence_store import FenceWriter
     from pitr.postgres.fence_mark import FenceMarker
 
+    source = ConfiguredSource(settings.events)
     return FenceKeeper(
-        ConfiguredSource(settings.events),
+        source,
         FenceMarker(address.session),
         FenceWriter(repository, archive, signer, keys.wal_key),
         settings.events,
         log,
         count,
+        broker_clock=source.broker_time,
     )
 
 

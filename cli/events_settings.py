@@ -36,13 +36,17 @@ class ReplaySettings:
 
 @dataclass(frozen=True, slots=True)
 class EventsSettings:
-    """The Kafka cluster beside the database, and the topics whose events belong to it."""
+    """The Kafka cluster beside the database, and the topics whose events belong to it.
+
+    ``clock_topic``: where a record asks for the broker's time before each fence; None: it is not asked.
+    """
 
     bootstrap: str
     client_file: Path | None
     topics: tuple[FlowDeclaration, ...]
     fence_every_s: float = FENCE_EVERY_S
     store_every_s: float = STORE_EVERY_S
+    clock_topic: str | None = None
     mirror: MirrorSettings | None = None
     replay: ReplaySettings = field(default_factory=ReplaySettings)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cli.snapshot import FenceSnapshot
 from pitr.errors import AlreadyRunning, PitrError
 from pitr.events.fence_store import FenceWriter, WrittenFence
-from pitr.events.fence_take import OffsetSource, TakenFence, take_fence
+from pitr.events.fence_take import Identities, Offsets, OffsetSource, TakenFence, take_fence
 from storage.store import ObjectConflict, StoreError
 
 if TYPE_CHECKING:
@@ -49,7 +49,13 @@ class FenceKeeper:
         settings: EventsSettings,
         log: FilteringBoundLogger,
         count: Callable[[str], None],
+        *,
+        broker_clock: Callable[[], datetime | None] = lambda: None,
+        identify: Callable[[Offsets], Identities] | None = None,
     ) -> None:
+        """``broker_clock`` and ``identify`` are what ``take_fence`` takes."""
+        self._broker_clock = broker_clock
+        self._identify = identify
         self._source = source
         self._marker = marker
         self._writer = writer
@@ -125,7 +131,14 @@ class FenceKeeper:
 
     def _take(self) -> TakenFence:
         began = time.monotonic()
-        taken = take_fence(self._source, self._marker, self._settings.topics, now=_now)
+        taken = take_fence(
+            self._source,
+            self._marker,
+            self._settings.topics,
+            now=_now,
+            broker_clock=self._broker_clock,
+            identify=self._identify,
+        )
         took_s = time.monotonic() - began
         fence = taken.fence
         self._count("fence" if fence.unknown is None else "fence-unknown")
@@ -154,6 +167,12 @@ class FenceKeeper:
         # The mark comes after our own look at the clock, by as much as connecting took at most.
         is_skewed = not -SKEW_S_MAX <= skew_s <= SKEW_S_MAX + took_s
         self._tell("skew", "more than a second" if is_skewed else None, "the server's clock is not ours")
+        if fence.broker_at is not None:
+            broker_s = (fence.broker_at - fence.collector_at).total_seconds()
+            is_skewed = not -SKEW_S_MAX - took_s <= broker_s <= SKEW_S_MAX
+            self._tell(
+                "broker", "more than a second" if is_skewed else None, "the broker's clock is not ours"
+            )
         self._tell("prune", self._marker.unpruned, "old rows of pitr.fence cannot be deleted")
         if dropped:
             self._count("fence-dropped")

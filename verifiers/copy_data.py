@@ -23,7 +23,7 @@ from verifiers.region_copies import CopyCheckRun, each
 
 # Three of the largest objects are some 200 MB; a region's network is busy with fewer.
 READERS: Final = 3
-_KINDS: Final = ("heads", "walindex", "wal")
+_KINDS: Final = ("heads", "walindex", "wal", "fences")
 
 
 class DataReader:

@@ -9,11 +9,13 @@ import hashlib
 
 from pitr.errors import MalformedValue, PitrError
 from pitr.event_reader import EventReader
+from pitr.events.fence_store import FenceReader
 from pitr.layout import (
     REPOSITORY_KEY,
     ArchiveId,
     event_sequence,
     expiry_sequence,
+    fences_sequence,
     head_sequence,
     parse_wal_key,
 )
@@ -66,6 +68,8 @@ def _read(repository: Repository, key: str) -> object:
             return repository.get_head(archive, head_sequence(key))
         case "walindex":
             return repository.wal.index(key, archive)
+        case "fences":
+            return FenceReader(repository).verify(archive, fences_sequence(key))
         case "wal":
             return repository.wal.verify(parse_wal_key(key))
     raise MalformedValue(f"not the key of a signed object: {key!r}")

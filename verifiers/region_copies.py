@@ -313,7 +313,7 @@ def check_copies(
             run.compare_listings(f"{kind}/{archive}/", has_signed_size=True)
         run.check_records(f"heads/{archive}/", HEADS_COMPARED_MAX)
         run.end_records()
-        for kind in ("heads", "walindex", "wal"):
+        for kind in ("heads", "walindex", "wal", "fences"):
             run.compare_listings(f"{kind}/{archive}/")
     for manifest in manifests:
         run.compare_backup(manifest)

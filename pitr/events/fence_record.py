@@ -15,7 +15,6 @@ from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
 from pitr.events.fence import Fence
 from pitr.layout import ArchiveId
-from pitr.pipeline.seal import Context
 from pitr.pipeline.sign import encode_time
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -80,11 +79,6 @@ class FencesHeader:
             raise MalformedValue(f"fences {self.sequence}: only the first object has no predecessor")
         if not 1 <= self.count <= COUNT_MAX:
             raise MalformedValue(f"fences {self.sequence}: an object holds 1 to {COUNT_MAX}")
-
-    @property
-    def context(self) -> Context:
-        """The context that the body is sealed in."""
-        return Context(self.repository, self.archive, KIND, str(self.sequence))
 
     def to_payload(self) -> Payload:
         return {

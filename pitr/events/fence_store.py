@@ -28,7 +28,7 @@ from pitr.pipeline.headed import (
     verify_body,
 )
 from pitr.pipeline.keys import DataKey
-from pitr.pipeline.seal import open_container, seal
+from pitr.pipeline.seal import Context, open_container, seal
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.repository import Repository
 from pitr.verified import check_place, get_start_verified, get_verified
@@ -119,7 +119,7 @@ class FenceWriter:
             key.key_id,
         )
         content = "\n".join(fence.text for fence in fences).encode("ascii")
-        body = encode_headed(header.to_payload(), seal(content, key, header.context), self._signer)
+        body = encode_headed(header.to_payload(), seal(content, key, _context(header)), self._signer)
         return header, body, len(fences)
 
 
@@ -167,23 +167,23 @@ class FenceReader:
         Raises ObjectMissing, NotAuthentic, KeyMissing, StoreError; MalformedValue if the host sealed what is
         no fence.
         """
-        key = fences_key(archive, sequence)
-
-        def read(whole: bytes) -> tuple[ListedFences, memoryview]:
-            found, parts = self._read_header(archive, key, whole), split_headed(whole)
-            verify_body(open_header(whole, self._repository.verifier(archive), KIND), parts.body)
-            return found, parts.body
-
-        found, body = get_verified(self._repository.store, key, read)
+        found, body = self._whole(archive, sequence)
         header = found.header
         data_key = data_keys.get(archive, header.key_id)
         content = open_container(
-            body, data_key, header.context, content_bytes_max=CONTENT_BYTES_MAX + TEXT_BYTES_MAX
+            body, data_key, _context(header), content_bytes_max=CONTENT_BYTES_MAX + TEXT_BYTES_MAX
         )
         fences = tuple(decode_fence(line.decode("ascii", "replace")) for line in content.split(b"\n"))
         if len(fences) != header.count or FencePlace.of(fences[-1]) != header.last:
-            raise MalformedValue(f"{key} holds other fences than its header says")
+            raise MalformedValue(f"fences {sequence} are others than their header says")
         return fences
+
+    def verify(self, archive: ArchiveId, sequence: int) -> bytes:
+        """Read a whole object, compare it with its signed header, and return the digest of that header.
+
+        Opens nothing, so it needs no key.  Raises ObjectMissing, NotAuthentic, StoreError.
+        """
+        return self._whole(archive, sequence)[0].payload_sha256
 
     def newest(self, archive: ArchiveId) -> ListedFences | None:
         """Return the newest header that holds; None if there is none.
@@ -246,6 +246,16 @@ class FenceReader:
             low, high = (low, middle) if is_after else (middle + 1, high)
         yield from reversed(ordered[:low])
 
+    def _whole(self, archive: ArchiveId, sequence: int) -> tuple[ListedFences, memoryview]:
+        key = fences_key(archive, sequence)
+
+        def read(whole: bytes) -> tuple[ListedFences, memoryview]:
+            found, parts = self._read_header(archive, key, whole), split_headed(whole)
+            verify_body(open_header(whole, self._repository.verifier(archive), KIND), parts.body)
+            return found, parts.body
+
+        return get_verified(self._repository.store, key, read)
+
     def _read_header(self, archive: ArchiveId, key: str, start: bytes) -> ListedFences:
         repository = self._repository
         payload = open_header(start, repository.verifier(archive), KIND)
@@ -263,6 +273,11 @@ def broken_chain(newer: ListedFences, older: ListedFences) -> str | None:
     if after.previous != older.payload_sha256:
         return f"fences {after.sequence} do not go on from fences {before.sequence} as they are stored"
     return None
+
+
+def _context(header: FencesHeader) -> Context:
+    """Return the context that a body is sealed in (docs/format.md §3.1)."""
+    return Context(header.repository, header.archive, KIND, str(header.sequence))
 
 
 def _note(faults: list[str], text: str) -> None:

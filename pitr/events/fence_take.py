@@ -146,7 +146,11 @@ def _look(
         for name, (topic_id, count) in sorted(known.items())
     )
     missing = tuple(name for name in names if name not in known)
-    return _Before(cluster_id, topics, tuple(groups), broker_clock(), missing)
+    try:
+        broker_at = broker_clock()
+    except _BROKER_ERRORS:
+        broker_at = None  # a clock decides nothing
+    return _Before(cluster_id, topics, tuple(groups), broker_at, missing)
 
 
 def _group(state: GroupState, names: Sequence[str]) -> GroupFence:

@@ -45,6 +45,7 @@ BATCH_RECORDS = 1000
 _BATCH_WAIT_S = 0.05  # for a batch that is not full: a read of one record must not take long
 LAST_BACK_OFFSETS = 8
 """So far below an end the last record is looked for: markers and aborted records may follow it."""
+_OFFSET_END = -1  # of a time that no record is after
 _GRACE_S = 1.0  # librdkafka's own deadline comes first, and says more
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class KafkaBroker:
     """A ``Broker`` over one cluster.  Connects when first asked, and again by itself after an outage."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._kafka, self._admin_parts = _libraries()
         self._last_error: str | None = None
         self._admin_client: AdminClient | None = None
@@ -73,13 +74,13 @@ class KafkaBroker:
     # -- what is there
 
     def cluster_id(self) -> str:
-        found = self._wait(self._admin().describe_cluster(request_timeout=self._settings.call_timeout_s))
+        found = self._wait(self._admin().describe_cluster(request_timeout=self.settings.call_timeout_s))
         if not found.cluster_id:
             raise BrokerUnavailable("the cluster did not say its id")
         return str(found.cluster_id)
 
     def names(self) -> Sequence[str]:
-        found = self._call(lambda: self._admin().list_topics(timeout=self._settings.call_timeout_s))
+        found = self._call(lambda: self._admin().list_topics(timeout=self.settings.call_timeout_s))
         return sorted(found.topics)
 
     def topics(self, names: Iterable[str]) -> Mapping[str, TopicFacts]:
@@ -87,7 +88,7 @@ class KafkaBroker:
         described = self._describe(wanted)
         resource = self._admin_parts.ConfigResource
         asked = {name: resource(self._admin_parts.ResourceType.TOPIC, name) for name in described}
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         answers = (
             self._admin().describe_configs(list(asked.values()), request_timeout=timeout_s) if asked else {}
         )
@@ -105,7 +106,7 @@ class KafkaBroker:
     def _describe(self, names: Sequence[str]) -> dict[str, Any]:
         if not names:
             return {}
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         answers = self._call(
             lambda: self._admin().describe_topics(
                 self._kafka.TopicCollection(list(names)), request_timeout=timeout_s
@@ -129,52 +130,57 @@ class KafkaBroker:
     def offsets_at(self, moment: datetime, partitions: Iterable[TopicPartition]) -> Offsets:
         wanted = tuple(partitions)
         found = self._offsets(
-            self._admin_parts.OffsetSpec.for_timestamp(int(moment.timestamp() * 1000)), wanted
+            self._admin_parts.OffsetSpec.for_timestamp(int(moment.timestamp() * 1000)),
+            wanted,
+            may_be_beyond=True,
         )
         beyond = [at for at, offset in found.items() if offset < 0]
         return {**found, **self.ends(beyond)} if beyond else found
 
-    def _offsets(self, which: Any, partitions: Iterable[TopicPartition]) -> Offsets:
+    def _offsets(
+        self, which: Any, partitions: Iterable[TopicPartition], *, may_be_beyond: bool = False
+    ) -> Offsets:
         asked = {self._kafka.TopicPartition(at.topic, at.partition): which for at in partitions}
         if not asked:
             return {}
         committed = self._kafka.IsolationLevel.READ_COMMITTED
         answers = self._call(
             lambda: self._admin().list_offsets(
-                asked, isolation_level=committed, request_timeout=self._settings.call_timeout_s
+                asked, isolation_level=committed, request_timeout=self.settings.call_timeout_s
             )
         )
-        return {
-            TopicPartition(at.topic, at.partition): int(
-                self._wait(future, what=f"{at.topic}[{at.partition}]").offset
-            )
-            for at, future in answers.items()
-        }
+        found = {}
+        for one, future in answers.items():
+            at = TopicPartition(one.topic, one.partition)
+            offset = int(self._wait(future, what=str(at)).offset)
+            if offset < 0 and not (may_be_beyond and offset == _OFFSET_END):
+                # A broker that does not answer in time is no error here, but an offset that is none.
+                raise self._no_answer(f"{at} has no offset")
+            found[at] = offset
+        return found
 
     # -- groups
 
     def group(self, name: str) -> GroupState:
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         wanted = [self._kafka.ConsumerGroupTopicPartitions(name)]
         admin = self._admin()
         described = admin.describe_consumer_groups([name], request_timeout=timeout_s)[name]
         listed = admin.list_consumer_group_offsets(wanted, request_timeout=timeout_s)[name]
         state = self._wait(described, what=f"group {name}", or_none_if=is_unknown_group)
         offsets = self._wait(listed, what=f"group {name}", or_none_if=is_unknown_group)
-        return GroupState(
-            name,
-            is_empty=state is None or not state.members,
-            offsets={
-                TopicPartition(at.topic, at.partition): int(at.offset)
-                for at in (() if offsets is None else offsets.topic_partitions)
-                if at.error is None and at.offset >= 0
-            },
-        )
+        committed: dict[TopicPartition, int] = {}
+        for one in () if offsets is None else offsets.topic_partitions:
+            if one.error is not None:
+                raise self._error(one.error, f"group {name}, {one.topic}[{one.partition}]")
+            if one.offset >= 0:  # else the group has committed nothing there
+                committed[TopicPartition(one.topic, one.partition)] = int(one.offset)
+        return GroupState(name, is_empty=state is None or not state.members, offsets=committed)
 
     def set_group_offsets(self, name: str, offsets: Offsets) -> None:
         if not offsets:
             return
-        timeout_s = self._settings.call_timeout_s
+        timeout_s = self.settings.call_timeout_s
         wanted = [self._kafka.TopicPartition(at.topic, at.partition, to) for at, to in offsets.items()]
         parts = self._kafka.ConsumerGroupTopicPartitions(name, wanted)
         answer = self._admin().alter_consumer_group_offsets([parts], request_timeout=timeout_s)[name]
@@ -200,7 +206,7 @@ class KafkaBroker:
 
     def _records(self, consumer: Any, at: TopicPartition, start: int, end: int) -> Iterator[EventRecord]:
         position = start
-        deadline = time.monotonic() + self._settings.read_timeout_s
+        deadline = time.monotonic() + self.settings.read_timeout_s
         while position < end:
             if time.monotonic() > deadline:
                 raise self._no_answer(f"{at} gave nothing from offset {position} on")
@@ -224,7 +230,7 @@ class KafkaBroker:
                 else:
                     self._last_error = reason_of(error)
             if position > before:
-                deadline = time.monotonic() + self._settings.read_timeout_s
+                deadline = time.monotonic() + self.settings.read_timeout_s
 
     def last_records(self, ends: Offsets, budget_s: float) -> Mapping[TopicPartition, EventRecord]:
         """Return the last committed record below each of these ends, of those that are found in the time.
@@ -261,10 +267,10 @@ class KafkaBroker:
         self._admin_client = None
 
     def _base(self) -> dict[str, object]:
-        timeout_ms = int(self._settings.call_timeout_s * 1000)
+        timeout_ms = int(self.settings.call_timeout_s * 1000)
         return {
-            **self._settings.client,
-            "bootstrap.servers": self._settings.bootstrap,
+            **self.settings.client,
+            "bootstrap.servers": self.settings.bootstrap,
             "log_level": 0,
             "error_cb": self._note,
             "socket.timeout.ms": max(timeout_ms, 1000),
@@ -299,7 +305,7 @@ class KafkaBroker:
         self, future: Future[T], *, what: str = "", or_none_if: Callable[[Any], bool] | None = None
     ) -> Any:
         try:
-            return future.result(self._settings.call_timeout_s + _GRACE_S)
+            return future.result(self.settings.call_timeout_s + _GRACE_S)
         except FutureTimeout:
             raise self._no_answer(what) from None
         except self._kafka.KafkaException as failed:
@@ -327,7 +333,7 @@ class KafkaBroker:
         about = f": {what}" if what else ""
         known = [one for one in (reason, self._last_error) if one]
         return BrokerUnavailable(
-            f"no answer from Kafka at {self._settings.bootstrap}{about}",
+            f"no answer from Kafka at {self.settings.bootstrap}{about}",
             detail="; ".join(dict.fromkeys(known)) or None,
             hint="is the cluster up, and are its address and client_file right?",
         )

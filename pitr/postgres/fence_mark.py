@@ -57,7 +57,7 @@ _OPTIONS: Final = " ".join(
     }.items()
 )
 # A server that hangs answers no packet; without these a call would wait for hours.
-_NETWORK: Final = {
+_NETWORK: Final[dict[str, Any]] = {
     "connect_timeout": _CONNECT_TIMEOUT_S,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

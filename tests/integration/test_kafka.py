@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -13,6 +14,7 @@ from fix_ports import HOST, free_port
 
 from pitr.events.broker import BrokerRefused, BrokerUnavailable, OffsetGone
 from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka_clock import KafkaClock
 from pitr.events.partition import TopicPartition
 
 
@@ -150,16 +152,41 @@ def test_a_cluster_that_is_away_is_said_so_in_time_and_without_the_secret() -> N
     assert "refused" in str(away.value.detail), "the reason below is told"
 
 
+def test_a_brokers_time_is_that_of_a_record_that_it_stamps(kafka_node: KafkaNode) -> None:
+    settings = KafkaSettings(kafka_node.bootstrap)
+    stamped = kafka_node.new_topic(message_timestamp_type="LogAppendTime")
+    before = datetime.now(UTC)
+    told = KafkaClock(settings, stamped).now()
+    assert told is not None
+    assert abs((told - before).total_seconds()) < 60, "one machine has one clock"
+    assert KafkaClock(settings, kafka_node.new_topic()).now() is None, "it would be our own"
+    with pytest.raises((BrokerRefused, BrokerUnavailable)):
+        KafkaClock(KafkaSettings(kafka_node.bootstrap, call_timeout_s=2.0), "is-not-there").now()
+
+
 @pytest.mark.slow
 def test_a_broker_that_hangs_is_unavailable_and_answers_when_it_goes_on(kafka_node: KafkaNode) -> None:
     name = kafka_node.new_topic()
     at = TopicPartition(name, 0)
     broker = broker_of(kafka_node, call_timeout_s=2.0, read_timeout_s=2.0)
     assert broker.ends([at]) == {at: 0}
+    assert broker.group("nobody").offsets == {}
     kafka_node.process.signal(signal.SIGSTOP)
+    asked: list[Callable[[], object]] = [
+        broker.cluster_id,
+        broker.names,
+        lambda: broker.topics([name]),
+        lambda: broker.topic_ids([name]),
+        lambda: broker.ends([at]),
+        lambda: broker.begins([at]),
+        lambda: broker.offsets_at(datetime.now(UTC), [at]),
+        lambda: broker.group("nobody"),
+        lambda: list(broker.read(at, 0, 1)),
+    ]
     try:
-        with pytest.raises(BrokerUnavailable):
-            broker.ends([at])
+        for ask in asked:
+            with pytest.raises(BrokerUnavailable):
+                print(ask())
     finally:
         kafka_node.process.signal(signal.SIGCONT)
 

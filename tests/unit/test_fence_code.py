@@ -41,7 +41,7 @@ def fences(draw: st.DrawFn) -> Fence:
         draw(st.integers(1, 1 << 40)),
         draw(st.integers(1, (1 << 64) - 1)),
         TimelineId(draw(st.integers(1, 99))),
-        LSN(draw(st.integers(0, 1 << 50))),
+        LSN(draw(st.integers(1, 1 << 50))),
         *(draw(st.integers(0, 1 << 62)) for _ in range(3)),
         at=draw(_TIMES),
     )
@@ -49,7 +49,7 @@ def fences(draw: st.DrawFn) -> Fence:
     topics = tuple(TopicFence(name, "id-" + name, draw(_partitions())) for name in names)
     offsets = st.dictionaries(_NAMES, st.dictionaries(st.integers(0, 50), _OFFSETS, max_size=3), max_size=2)
     groups = tuple(GroupFence(name, draw(offsets)) for name in sorted(draw(st.sets(_NAMES, max_size=2))))
-    by = draw(st.none() | st.builds(LSN, st.integers(0, 1 << 50)))
+    by = draw(st.none() | st.builds(LSN, st.integers(1, 1 << 50)))
     clock = draw(st.none() | _TIMES)
     return Fence(mark, draw(_TIMES), clock, "cluster", topics, groups, committed_by=by)
 

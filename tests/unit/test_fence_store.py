@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -64,7 +65,10 @@ def test_fences_are_put_in_a_chain_that_a_new_run_goes_on_with() -> None:
     older, newer = (place.reader.header(place.archive, number) for number in (1, 2))
     assert broken_chain(newer, older) is None
     assert older.header.count == 2
-    assert "before" in str(broken_chain(older, newer) or "before")
+    place.put(place.writer(), fence_of(4))
+    newest = place.reader.header(place.archive, 3)
+    assert broken_chain(newest, older) == "fences 2 to 2 are missing"
+    assert "do not go on" in str(broken_chain(newest, replace(newer, payload_sha256=bytes(32))))
     assert fences_sequence(fences_key(place.archive, 7)) == 7
 
 
@@ -117,12 +121,12 @@ def history(*branches: tuple[int, int], end: int) -> tuple[Span, ...]:
 def test_commits_beyond_a_fork_are_of_no_later_history() -> None:
     # Timeline 2 left 1 at 2500: fence 3 was committed after that, and is lost.
     lost, later = fence_of(3), fence_of(3, timeline=2, lsn=2600)
-    spans = history((1, 0), (2, 2500), end=9000)
+    spans = history((1, 1), (2, 2500), end=9000)
     assert last_in([fence_of(1), fence_of(2), lost], spans) == fence_of(2)
     assert last_in([fence_of(1), fence_of(2), lost, later], spans) == later
     # One whose commit may be after the end is not surely in it.
-    assert last_in([fence_of(2)], history((1, 0), end=2100)) is None
-    assert last_in([fence_of(2)], history((1, 0), end=2200)) == fence_of(2)
+    assert last_in([fence_of(2)], history((1, 1), end=2100)) is None
+    assert last_in([fence_of(2)], history((1, 1), end=2200)) == fence_of(2)
 
 
 @given(st.data())
@@ -131,7 +135,7 @@ def test_the_last_fence_of_a_history_is_found_by_halving(data: st.DataObject) ->
     writer = place.writer()
     fences: list[Fence] = []
     number, timeline, position = 0, 1, 1000
-    forks = [(1, 0)]
+    forks = [(1, 1)]
     for _ in range(data.draw(st.integers(0, 5))):
         if data.draw(st.booleans()) and fences:
             timeline += 1
@@ -163,7 +167,7 @@ def test_a_damaged_object_is_told_and_an_earlier_fence_is_taken() -> None:
     body[-1] ^= 1
     place.store.delete(key)
     place.store.put(key, bytes(body))
-    spans = history((1, 0), end=4300)
+    spans = history((1, 1), end=4300)
     found, faults = place.reader.last_before(place.archive, spans, place.keys)
     assert found == fence_of(3)
     assert len(faults) == 1
@@ -183,7 +187,7 @@ def test_the_signed_copy_counts_where_a_row_was_edited() -> None:
     assert invented.state is RowState.UNSIGNED
     assert judge_row(1, "no fence", signed).fence == fence_of(1)
     assert judge_row(9, None, signed).state is RowState.UNREADABLE
-    spans = history((1, 0), end=9000)
+    spans = history((1, 1), end=9000)
     assert missing_rows([1], signed.values(), spans) == (2,)
-    assert missing_rows([1], signed.values(), history((1, 0), end=1500)) == ()
+    assert missing_rows([1], signed.values(), history((1, 1), end=1500)) == ()
     assert missing_rows([], signed.values(), spans) == (1, 2)

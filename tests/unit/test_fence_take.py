@@ -97,3 +97,16 @@ def test_last_records_stand_in_the_signed_copy_alone() -> None:
     (part,) = found.fence.topics[0].partitions
     assert (part.last_offset, part.last) == (9, identity)
     assert decode_fence(marker.payloads[0]).topics[0].partitions[0].last is None
+
+
+def test_a_brokers_time_is_kept_and_none_of_it_decides() -> None:
+    cluster = PlayedCluster({ORDERS: 10})
+    marker = PlayedMarker(cluster.asked)
+    found = take_fence(cluster, marker, FLOWS, now=lambda: FENCE_AT, broker_clock=lambda: FENCE_AT)
+    assert (found.fence.broker_at, found.fence.unknown) == (FENCE_AT, None)
+
+    def away() -> None:
+        raise BrokerUnavailable("no answer")
+
+    found = take_fence(cluster, marker, FLOWS, now=lambda: FENCE_AT, broker_clock=away)
+    assert (found.fence.broker_at, found.fence.unknown, found.trouble) == (None, None, None)

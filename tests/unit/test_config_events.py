@@ -1,0 +1,155 @@
+"""The table [events], and the client file with its secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.config_schema import check_tables
+from cli.errors import ConfigRefused
+from cli.events_settings import EventsSettings
+from cli.kafka_client import open_kafka, read_client_file
+from cli.settings import Settings
+from pitr.events.flows import EventFormat, Flow, FlowDeclaration
+from pitr.pipeline.keys import Identity
+from pitr.pipeline.sign import Signer
+
+BASE = Path("/etc/pitr")
+ORDERS = {"name": "orders", "flow": "db-first"}
+
+
+def check(events: dict[str, Any] | None) -> Settings | list[str]:
+    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
+    tables: dict[str, Any] = {
+        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
+        "repository": {"id": "0" * 32, "quorum": 1},
+        "region": [{"name": "eu", "url": "file:///srv/eu"}],
+        "keys": {
+            "signing_key_file": "host.key",
+            "root": str(Signer(bytes(32)).public),
+            "recipients": [str(recipient)],
+        },
+        "daemon": {"state_dir": "state"},
+    }
+    found = check_tables(
+        tables if events is None else {**tables, "events": events}, base=BASE, path=BASE / "pitr.toml"
+    )
+    return found if isinstance(found, Settings) else [f"{one.name}: {one.text}" for one in found]
+
+
+def settings_of(**events: Any) -> EventsSettings:
+    found = check({"bootstrap": "k1:9092, k2:9093", "topic": [ORDERS], **events})
+    assert isinstance(found, Settings), found
+    assert found.events is not None
+    return found.events
+
+
+def mistakes_of(**events: Any) -> list[str]:
+    found = check({"bootstrap": "k1:9092", "topic": [ORDERS], **events})
+    assert isinstance(found, list), found
+    return found
+
+
+def test_without_the_table_there_is_no_kafka() -> None:
+    found = check(None)
+    assert isinstance(found, Settings)
+    assert found.events is None
+
+
+def test_what_holds_where_nothing_is_said() -> None:
+    found = settings_of()
+    assert (found.fence_every_s, found.store_every_s, found.client_file, found.mirror) == (10, 60, None, None)
+    assert found.topics == (FlowDeclaration("orders", Flow.DB_FIRST),)
+    assert found.flows["orders"].format is EventFormat.HEADERS
+
+
+def test_each_flow_says_what_it_needs() -> None:
+    found = settings_of(
+        client_file="kafka.properties",
+        topic=[
+            ORDERS,
+            {"name": "b", "flow": "sink-group", "group": "sink", "format": "debezium-outbox"},
+            {"name": "c", "flow": "sink-cursor", "cursor_sql": "SELECT 0, 1"},
+            {"name": "d", "flow": "event-first", "max_lag": "2min"},
+        ],
+        mirror={"bootstrap": "m:9092", "source_alias": "east"},
+    )
+    assert found.client_file == BASE / "kafka.properties"
+    assert found.flows["d"].max_lag_s == 120
+    assert found.mirror is not None
+    assert found.mirror.syncs_topic == "mm2-offset-syncs.east.internal"
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ({"bootstrap": "k1"}, "host:port"),
+        ({"bootstrap": "k1:0"}, "host:port"),
+        ({"topic": []}, "events.topic"),
+        ({"topic": [{"name": "orders"}]}, "flow: this is required"),
+        ({"topic": [{**ORDERS, "flow": "guess"}]}, "db-first"),
+        ({"topic": [{"name": "a b", "flow": "db-first"}]}, "expected text that matches"),
+        ({"topic": [{"name": "..", "flow": "db-first"}]}, "not a Kafka topic's name"),
+        ({"topic": [{"name": "a", "flow": "sink-group"}]}, "needs group"),
+        ({"topic": [{"name": "a", "flow": "event-first"}]}, "needs max_lag"),
+        ({"topic": [{**ORDERS, "cursor_sql": "SELECT 1"}]}, "belongs to flow sink-cursor only"),
+        ({"topic": [ORDERS, ORDERS]}, "declared twice"),
+        ({"fence_every": "100ms"}, "fence_every"),
+        ({"fence_evry": "10s"}, "did you mean 'fence_every'"),
+        ({"mirror": {"bootstrap": "m:9092", "source_alias": "east", "policy": "own"}}, "policy"),
+    ],
+)
+def test_mistakes_are_told_by_their_names(events: dict[str, Any], words: str) -> None:
+    found = mistakes_of(**events)
+    assert any(words in one for one in found), found
+
+
+def test_a_client_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kafka.properties"
+    path.write_text("sasl.password=hunter2\n")
+    path.chmod(0o640)
+    with pytest.raises(ConfigRefused, match="others may read") as refused:
+        read_client_file(path)
+    assert "hunter2" not in f"{refused.value} {refused.value.detail} {refused.value.hint}"
+    path.chmod(0o600)
+    assert read_client_file(path) == {"sasl.password": "hunter2"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "plugin.library.paths=/tmp/evil.so",
+        "ssl.engine.location=/tmp/evil.so",
+        "sasl.kerberos.kinit.cmd=touch /tmp/evil",
+        "auto.offset.reset=earliest",
+        "isolation.level=read_uncommitted",
+        "debug=all",
+        "bootstrap.servers=other:9092",
+        "group.id=prod",
+        "hunter2",
+        "hunter2 \x1b[31m=x",
+    ],
+)
+def test_a_client_file_says_how_to_reach_a_cluster_and_nothing_else(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "kafka.properties"
+    path.write_text(f"# ours\nsecurity.protocol = SASL_SSL\n\n{line}\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigRefused, match="line 4") as refused:
+        read_client_file(path)
+    said = f"{refused.value} {refused.value.detail} {refused.value.hint}"
+    assert "evil" not in said
+    assert "hunter2" not in said
+
+
+def test_a_client_is_made_of_the_file_and_shows_no_secret(tmp_path: Path) -> None:
+    path = tmp_path / "kafka.properties"
+    path.write_text(
+        "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.username=u\nsasl.password=hunter2\n"
+    )
+    path.chmod(0o600)
+    broker = open_kafka("127.0.0.1:9", path)
+    assert "hunter2" not in repr(broker) + repr(vars(broker))
+    with pytest.raises(ConfigRefused, match="cannot be read"):
+        open_kafka("127.0.0.1:9", tmp_path / "none")
