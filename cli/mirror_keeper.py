@@ -44,6 +44,14 @@ class MirrorSnapshot:
     store_error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MirrorTools:
+    """What the thread works with."""
+
+    book: SyncBook
+    keeper: SyncKeeper
+
+
 class FenceAfter:
     """Gives a fence that was surely taken after the last poll returned, by its number and no clock.
 
@@ -68,13 +76,13 @@ class FenceAfter:
 class MirrorKeeper:
     """Polls pairs and ships them until stopped.
 
-    ``newest_fence`` is the newest fence of this run, None before the first.
+    ``open_tools`` is repeated until it does; ``newest_fence`` is the newest fence of this run, None before
+    the first.
     """
 
     def __init__(
         self,
-        keeper: Callable[[], SyncKeeper],
-        book: SyncBook,
+        open_tools: Callable[[], MirrorTools],
         writer: SyncWriter,
         newest_fence: Callable[[], Fence | None],
         store_every_s: float,
@@ -82,9 +90,8 @@ class MirrorKeeper:
         *,
         poll_every_s: float = POLL_EVERY_S,
     ) -> None:
-        self._open = keeper
-        self._keeper: SyncKeeper | None = None
-        self._book = book
+        self._open_tools = open_tools
+        self._tools: MirrorTools | None = None
         self._writer = writer
         self._fences = FenceAfter(newest_fence)
         self._store_every_s = store_every_s
@@ -120,16 +127,17 @@ class MirrorKeeper:
                 self._stopping.wait(self._poll_every_s)
                 waited_s += self._poll_every_s
         self._ship()
-        self._book.close()
+        if self._tools is not None:
+            self._tools.book.close()
 
     def _poll(self) -> int:
         """Poll once; return how much is still to be read, 0 where it failed."""
         try:
-            if self._keeper is None:
-                self._keeper = self._open()
-            polled = self._keeper.poll(self._fences.take())
+            if self._tools is None:
+                self._tools = self._open_tools()
+            polled = self._tools.keeper.poll(self._fences.take())
             self._fences.poll_returned()
-            newest_ms = self._book.position().newest_ms
+            newest_ms = self._tools.book.position().newest_ms
         except PitrError as failure:
             self._see(trouble=_words(failure))
             self._tell("mirror", _words(failure), "pairs of the mirror cannot be read")
@@ -153,8 +161,10 @@ class MirrorKeeper:
         self._tell("missed", missed, "pairs of the mirror are missing")
 
     def _ship(self) -> None:
+        if self._tools is None:
+            return
         try:
-            while self._writer.ship(self._book, _now()):
+            while self._writer.ship(self._tools.book, _now()):
                 with self._lock:
                     self._seen = replace(self._seen, stored=self._seen.stored + 1, store_error=None)
         except ObjectConflict:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pitr.events.fence import Fence
     from pitr.events.partition import TopicPartition
     from pitr.events.plan import ReplayPlan
-    from pitr.events.sync_keeper import SyncKeeper
     from pitr.events.sync_pairs import PairSource
     from pitr.layout import ArchiveId
     from pitr.pipeline.sign import Signer
@@ -132,23 +131,21 @@ def mirror_keeper(
     mirror = settings.mirror
     if mirror is None:
         return None
-    from cli.mirror_keeper import MirrorKeeper
+    from cli.mirror_keeper import MirrorKeeper, MirrorTools
     from pitr.events.sync_book import SyncBook
     from pitr.events.sync_keeper import SyncKeeper
     from pitr.events.sync_store import SyncWriter
 
-    book = SyncBook(state_dir / PAIRS_NAME)
-
-    def open_keeper() -> SyncKeeper:
+    def open_tools() -> MirrorTools:
         try:
             target = open_kafka(mirror.bootstrap, mirror.client_file)
         except (ConfigRefused, NotInitialised) as wrong:
             raise BrokerRefused(wrong.message, detail=wrong.detail, hint=wrong.hint) from wrong
-        return SyncKeeper(target, mirror_names(mirror), book)
+        book = SyncBook(state_dir / PAIRS_NAME)
+        return MirrorTools(book, SyncKeeper(target, mirror_names(mirror), book))
 
     return MirrorKeeper(
-        open_keeper,
-        book,
+        open_tools,
         SyncWriter(repository, archive, signer, keys.wal_key, mirror.source_alias),
         newest_fence,
         settings.store_every_s,

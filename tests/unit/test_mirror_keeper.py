@@ -15,7 +15,7 @@ from fix_played_mirror import PlayedTarget
 from fix_repository import RepositoryHouse
 from fix_stores import FaultyStore
 
-from cli.mirror_keeper import FenceAfter, MirrorKeeper
+from cli.mirror_keeper import FenceAfter, MirrorKeeper, MirrorTools
 from cli.mirror_parts import mirror_view, view_fields
 from pitr.datakeys import DataKeys, HostKeys
 from pitr.errors import MalformedValue
@@ -63,21 +63,20 @@ class Daemon:
         self.path = folder / "pairs.sqlite"
         self.fence: Fence | None = None
         self.is_away = True
-        book = SyncBook(self.path)
         house = self.house
         repository = Repository(self.faulty, house.repository.repository_id, house.root.public)
         keys = HostKeys(
             repository, house.archive, house.host, [house.identity.recipient()], random=house.random
         )
 
-        def open_keeper() -> SyncKeeper:
+        def open_tools() -> MirrorTools:
             if self.is_away:
                 raise BrokerUnavailable("no answer from the mirror")
-            return SyncKeeper(self.target, NAMES, book)
+            book = SyncBook(self.path)
+            return MirrorTools(book, SyncKeeper(self.target, NAMES, book))
 
         self.keeper = MirrorKeeper(
-            open_keeper,
-            book,
+            open_tools,
             SyncWriter(repository, house.archive, house.host, keys.wal_key, "eu"),
             lambda: self.fence,
             0.0,
