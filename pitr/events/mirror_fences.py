@@ -38,7 +38,7 @@ class TranslatedPartition:
 class FenceTranslator:
     """Translates fences of some topics.  Asks the target once when made; not thread-safe.
 
-    Raises BrokerRefused, naming it, if a topic was never mirrored; BrokerUnavailable.
+    Raises BrokerRefused, naming it, if a topic or a partition was never mirrored; BrokerUnavailable.
     """
 
     def __init__(self, target: Broker, names: MirrorNames, pairs: PairSource, topics: Iterable[str]) -> None:
@@ -153,15 +153,16 @@ class FenceTranslator:
         newest_ids: Mapping[str, str],
         exact: Mapping[TopicPartition, Translation],
     ) -> TopicFence | None:
-        numbers = [one for one in topic.partitions if TopicPartition(topic.name, one.number) in self._logs]
-        if not numbers:
+        if topic.name not in self._topic_ids:
             return None
         if newest_ids.get(topic.name, topic.topic_id) != topic.topic_id:
             # Made anew at the source: pairs do not tell of which of the two they are.
             return topic
         parts = []
-        for one in numbers:
+        for one in topic.partitions:
             at = TopicPartition(topic.name, one.number)
+            if at not in self._logs and one.before == 0:
+                continue  # it was empty, and a mirror makes partitions when it next looks
             before = exact.get(at) or self.offset(at, one.before, last_offset=one.last_offset)
             self._note(fence, at, before)
             low = min(self.offset(at, one.low).lower, before.lower)

@@ -203,8 +203,10 @@ class SyncBook:
                     continue
                 if last.upstream < end - 1:
                     database.execute(
-                        "UPDATE partition SET goal = ?, goal_pair = ? WHERE id = ? AND goal IS NULL",
-                        (end - 1, last.downstream, row[0]),
+                        # A goal above the source's end is of a topic that was there before this one.
+                        "UPDATE partition SET goal = ?, goal_pair = ?"
+                        " WHERE id = ? AND (goal IS NULL OR goal >= ?)",
+                        (end - 1, last.downstream, row[0], end),
                     )
                 elif row[2] != last.downstream:
                     # It is the last record of all: nothing that follows it was ever mirrored.

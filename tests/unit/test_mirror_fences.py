@@ -154,6 +154,11 @@ def test_a_topic_that_was_made_anew_at_the_source_keeps_its_id_so_that_a_plan_se
 def test_offsets_of_groups_are_translated_and_what_is_not_asked_for_is_left_out() -> None:
     translator = FenceTranslator(mirrored(50), NAMES, Pairs("id-1", (0, 0), (40, 20), settled=20), ["orders"])
     fence = fence_of(1, before=60)  # group sink is at 57 of partition 0, and at 5 of partition 1
+    with pytest.raises(BrokerRefused, match=r"orders\[1\] was never mirrored"):
+        translator.fences([fence])
+    (topic,) = fence.topics
+    empty = replace(topic.partitions[1], low=0, before=0)
+    fence = replace(fence, topics=(replace(topic, partitions=(topic.partitions[0], empty)),))
     translated = translator.fences([fence])[0]
     assert translated.groups[0].offsets == {"orders": {0: 21}}
     assert [one.number for one in translated.topics[0].partitions] == [0]

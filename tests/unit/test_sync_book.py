@@ -145,6 +145,18 @@ def test_a_mirror_that_went_back_settles_nothing_until_it_has_caught_up(mirror: 
     assert mirror.settled() == 12  # the pair of 4, the last that was known by then
 
 
+def test_a_source_that_was_made_anew_does_not_keep_pairs_from_being_settled(mirror: Mirror) -> None:
+    mirror.copies(0, 10)
+    mirror.keeper.poll()
+    mirror.keeper.poll(fence_of(1, before=500))
+    mirror.copies(0, 3)
+    mirror.keeper.poll()
+    mirror.keeper.poll(fence_of(2, before=4))
+    mirror.copies(3, 4)
+    mirror.keeper.poll()
+    assert mirror.settled() == 12
+
+
 def test_pairs_below_the_log_of_the_target_are_forgotten(mirror: Mirror) -> None:
     mirror.copies(0, 10)
     mirror.keeper.poll()
