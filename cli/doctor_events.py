@@ -10,8 +10,8 @@ from cli.kafka_client import open_kafka
 from cli.mirror_parts import mirror_names
 from pitr.errors import NotInitialised, PitrError
 from pitr.events.broker import BrokerRefused, BrokerUnavailable
-from pitr.events.partition import TopicPartition
 from pitr.events.mirror_checks import check_mirror
+from pitr.events.partition import TopicPartition
 from pitr.events.topic_checks import TopicFinding, check_topics, check_undeclared
 from verifiers.base import Finding, Severity
 
