@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cli.errors import ConfigRefused
 from cli.kafka_client import open_kafka
 from pitr.errors import NotInitialised
-from pitr.events.broker import Broker, BrokerRefused
-from pitr.events.mirror_age import mirrored_until
-from pitr.events.mirror_broker import MirrorBroker
-from pitr.events.mirror_fences import FenceTranslator, TranslatedPartition
-from pitr.events.mirror_gaps import with_unmirrored
+from pitr.events.broker import BrokerRefused
 from pitr.events.mirror_names import MirrorNames, ReplicationPolicy
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from structlog.typing import FilteringBoundLogger
 
     from cli.events_settings import EventsSettings, MirrorSettings
     from cli.mirror_keeper import MirrorKeeper
     from pitr.datakeys import HostKeys
     from pitr.events.fence import Fence
+    from pitr.events.mirror_plan import MirrorPlan
     from pitr.events.partition import TopicPartition
-    from pitr.events.plan import ReplayPlan
+    from pitr.events.plan_build import PlanRequest
     from pitr.events.sync_pairs import PairSource
     from pitr.layout import ArchiveId
     from pitr.pipeline.sign import Signer
@@ -44,60 +38,6 @@ def mirror_names(settings: MirrorSettings) -> MirrorNames:
         ReplicationPolicy(settings.policy),
         settings.separator,
         settings.syncs_topic,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorView:
-    """A mirror in the place of its source, for one plan.
-
-    Give ``broker`` and ``fences`` to the plan in place of the source's, translate cursors with ``cursor``,
-    and pass the plan through ``with_gaps``.  ``partitions`` say how exact the starting fence is, ``tail`` how
-    much before the newest fence may not be mirrored; ``until`` is when the mirror last brought anything.
-    """
-
-    broker: Broker
-    fences: tuple[Fence, ...]
-    partitions: tuple[TranslatedPartition, ...]
-    tail: tuple[TranslatedPartition, ...]
-    until: datetime | None
-    translator: FenceTranslator
-
-    def cursor(self, at: TopicPartition, offset: int) -> int:
-        """Return where to read for a sink's cursor, safely below it."""
-        return self.translator.offset(at, offset).lower
-
-    def with_gaps(self, plan: ReplayPlan) -> ReplayPlan:
-        """Return the plan with what the mirror never had."""
-        return with_unmirrored(plan, self.translator.missing)
-
-
-def mirror_view(
-    target: Broker,
-    names: MirrorNames,
-    pairs: PairSource,
-    topics: Iterable[str],
-    fences: Sequence[Fence],
-    start: Fence,
-) -> MirrorView:
-    """Return the view of a plan that starts from fence ``start``, which is looked for closely.
-
-    ``fences`` are all that the plan sees, ``start`` among them.  Raises BrokerRefused, BrokerUnavailable.
-    """
-    translator = FenceTranslator(target, names, pairs, topics)
-    newest = max(fences, key=lambda one: one.collector_at, default=start)
-    exact, partitions = translator.closely(start, newest)
-    translated = tuple(
-        exact if before is start else after
-        for before, after in zip(fences, translator.fences(fences), strict=True)
-    )
-    return MirrorView(
-        MirrorBroker(target, names),
-        translated,
-        partitions,
-        partitions if newest is start else translator.unmirrored(newest),
-        mirrored_until(target, names),
-        translator,
     )
 
 
@@ -153,11 +93,28 @@ def mirror_keeper(
     )
 
 
-def view_fields(view: MirrorView) -> Mapping[str, object]:
-    """Return how exact the view is and what the mirror may lack, for JSON."""
+def plan_over_mirror(
+    request: PlanRequest,
+    settings: MirrorSettings,
+    pairs: PairSource,
+    told: Callable[[TopicPartition, int], None] = lambda _at, _count: None,
+) -> MirrorPlan:
+    """Return the plan of ``--mirror``: the source's fences over its copy.  Raises as ``build_mirror_plan``."""
+    from pitr.events.mirror_plan import build_mirror_plan
+
+    target = open_kafka(settings.bootstrap, settings.client_file)
+    try:
+        return build_mirror_plan(request, target, mirror_names(settings), pairs, told)
+    finally:
+        target.close()
+
+
+def mirror_fields(found: MirrorPlan) -> Mapping[str, object]:
+    """Return how exact a plan over a mirror is and what the mirror may lack, for JSON."""
+    tails = {one.at: one.unmirrored_max for one in found.tail}
     return {
-        "mirrored_until": None if view.until is None else view.until.isoformat().replace("+00:00", "Z"),
-        "unmirrored_max": sum(one.unmirrored_max for one in view.tail),
+        "mirrored_until": None if found.until is None else found.until.isoformat().replace("+00:00", "Z"),
+        "unmirrored_max": sum(tails.values()),
         "partitions": [
             {
                 "topic": one.at.topic,
@@ -168,13 +125,8 @@ def view_fields(view: MirrorView) -> Mapping[str, object]:
                 "records_read": one.read,
                 "stopped": one.stopped,
                 "missing": None if one.translation.missing is None else list(one.translation.missing),
-                "unmirrored_max": tail.unmirrored_max,
+                "unmirrored_max": tails.get(one.at, one.unmirrored_max),
             }
-            for one, tail in _with_tail(view)
+            for one in found.partitions
         ],
     }
-
-
-def _with_tail(view: MirrorView) -> list[tuple[TranslatedPartition, TranslatedPartition]]:
-    tails = {one.at: one for one in view.tail}
-    return [(one, tails.get(one.at, one)) for one in view.partitions]

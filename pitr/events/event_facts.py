@@ -96,11 +96,26 @@ class HeaderReader:
         raw = self._found.get(name)
         if raw is None:
             return None
-        match = _NUMBER.fullmatch(raw)
-        if match is None or not least <= int(raw) <= most:
-            self._refuse(name, f"is not a number from {least} to {most}")
+        try:
+            found = _decimal(raw)
+        except MalformedValue:
+            found = least - 1
+        if least <= found <= most:
+            return found
+        self._refuse(name, f"is not a number from {least} to {most}")
+        return None
+
+    def timeline(self, name: str) -> TimelineId | None:
+        """Return a header's timeline: eight hexadecimal digits, as in a WAL file's name, or decimal."""
+        raw = self._found.get(name)
+        if raw is None:
             return None
-        return int(raw)
+        try:
+            text = raw[:8].decode("ascii")
+            return TimelineId.parse(text) if len(raw) == 8 else TimelineId(_decimal(raw))
+        except (MalformedValue, ValueError):
+            self._refuse(name, "is not a timeline")
+            return None
 
     def lsn(self, name: str) -> LSN | None:
         """Return a header's LSN; None if it is absent or unreadable."""
@@ -117,18 +132,24 @@ class HeaderReader:
         self.problem = self.problem or f"header {name} {what}"
 
 
+def _decimal(raw: bytes) -> int:
+    """Return a number that is written in the one way that there is."""
+    if _NUMBER.fullmatch(raw) is None:
+        raise MalformedValue("not a decimal number")
+    return int(raw)
+
+
 def read_headers(record: EventRecord, names: HeaderNames | None = None) -> EventFacts:
     """Return what the headers say."""
     names = names or HeaderNames()
     reader = HeaderReader(record)
-    timeline = reader.number(names.timeline, 1, (1 << 32) - 1)
     version = reader.number(names.version, 1, VERSION_MAX)
     found = EventFacts(
         event_id=reader.text(names.event_id),
         type=reader.text(names.type),
         version=1 if version is None else version,
         xid=reader.number(names.xid, XID_MIN, XID_MAX),
-        timeline=None if timeline is None else TimelineId(timeline),
+        timeline=reader.timeline(names.timeline),
         lsn=reader.lsn(names.lsn),
         commit_lsn=reader.lsn(names.commit_lsn),
         principal=reader.text(names.principal),

@@ -47,6 +47,8 @@ class Branch:
 
 FIRST_LSN = LSN(1)
 """Where the first timeline begins, before any record."""
+XID_MAX = (1 << 63) - 1
+"""No transaction has this id, nor one beyond it."""
 
 
 class RestoredHistory(Protocol):

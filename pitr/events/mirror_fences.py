@@ -47,13 +47,19 @@ class FenceTranslator:
         self._cluster_id: Final = target.cluster_id()
         self._logs: Final[dict[TopicPartition, MirrorLog]] = {}
         self._topic_ids: Final[dict[str, str]] = {}
-        self.missing: Final[dict[tuple[int, TopicPartition], tuple[int, int]]] = {}
-        """Of fences that were translated, by their number: source's records [from, to) without a copy."""
+        self.missing: Final[dict[tuple[int | None, TopicPartition], tuple[int, int]]] = {}
+        """Source's records [from, to) without a copy, by the fence's number, of cursors by None."""
         self._look(pairs, sorted(set(topics)))
 
     def offset(self, at: TopicPartition, upstream: int, *, last_offset: int | None = None) -> Translation:
         """Translate one offset of the source, such as a sink's cursor, by pairs alone."""
         return translate(self._log(at), upstream, last_offset=last_offset)
+
+    def cursor(self, at: TopicPartition, upstream: int) -> Translation:
+        """Translate a sink's cursor."""
+        found = self.offset(at, upstream)
+        self._note(None, at, found)
+        return found
 
     def fences(self, fences: Sequence[Fence]) -> tuple[Fence, ...]:
         """Translate fences by pairs alone; topics that are not asked for are left out."""
@@ -140,11 +146,11 @@ class FenceTranslator:
             groups=groups,
         )
 
-    def _note(self, fence: Fence, at: TopicPartition, translation: Translation) -> None:
+    def _note(self, fence: int | None, at: TopicPartition, translation: Translation) -> None:
         if translation.missing is not None:
             start, end = translation.missing
-            known = self.missing.get((fence.mark.number, at), (start, end))
-            self.missing[fence.mark.number, at] = (min(start, known[0]), max(end, known[1]))
+            known = self.missing.get((fence, at), (start, end))
+            self.missing[fence, at] = (min(start, known[0]), max(end, known[1]))
 
     def _topic(
         self,
@@ -164,7 +170,7 @@ class FenceTranslator:
             if at not in self._logs and one.before == 0:
                 continue  # it was empty, and a mirror makes partitions when it next looks
             before = exact.get(at) or self.offset(at, one.before, last_offset=one.last_offset)
-            self._note(fence, at, before)
+            self._note(fence.mark.number, at, before)
             low = min(self.offset(at, one.low).lower, before.lower)
             parts.append(replace(one, low=low, before=before.lower, after=None, last=None, last_offset=None))
         return replace(topic, topic_id=self._topic_ids[topic.name], partitions=tuple(parts))
@@ -181,7 +187,7 @@ class FenceTranslator:
                     same = (
                         found if found is not None and found.upstream == offset else self.offset(at, offset)
                     )
-                    self._note(fence, at, same)
+                    self._note(fence.mark.number, at, same)
                     offsets.setdefault(topic, {})[number] = same.lower
         return replace(group, offsets=offsets)
 

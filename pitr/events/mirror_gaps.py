@@ -15,15 +15,15 @@ from pitr.events.plan import PartitionPlan, ReplayPlan
 
 
 def with_unmirrored(
-    plan: ReplayPlan, missing: Mapping[tuple[int, TopicPartition], tuple[int, int]]
+    plan: ReplayPlan, missing: Mapping[tuple[int | None, TopicPartition], tuple[int, int]]
 ) -> ReplayPlan:
-    """Return the plan with a gap for each start from a fence below which the mirror has nothing.
+    """Return the plan with a gap for each start below which the mirror has nothing.
 
     ``missing`` is what ``mirror_fences.FenceTranslator`` collected; offsets in it are the source's.
     """
 
     def mark(topic: str, one: PartitionPlan) -> PartitionPlan:
-        found = None if one.fence is None else missing.get((one.fence, TopicPartition(topic, one.partition)))
+        found = missing.get((one.fence, TopicPartition(topic, one.partition)))
         if found is None:
             return one
         return replace(one, gaps=(*one.gaps, Gap(GapKind.UNMIRRORED, *found)))

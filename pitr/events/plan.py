@@ -1,14 +1,13 @@
-"""A plan of replay: the value, its canonical JSON, and the hash that a run must name.  Pure.
+"""A plan of replay: the value, its JSON, and the hash that a run must name.  Pure.
 
-Two plans are the same if their hashes are.  What is read back is checked as strictly as a stranger's file.
+Two plans are the same if their hashes are.  ``plan_code`` writes and reads its file.
 Reference: docs/events.md, "The plan".
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pitr.events.flows import EventFormat, Flow
@@ -16,6 +15,7 @@ from pitr.events.gaps import Gap
 from pitr.events.history import Branch
 from pitr.events.phantoms import PhantomList
 from pitr.events.starts import StartReason
+from pitr.pipeline.sign import encode_payload
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -125,17 +125,7 @@ class ReplayPlan:
     @property
     def hash(self) -> str:
         """Return the SHA-256 of the canonical JSON, in hexadecimal."""
-        return hashlib.sha256(canonical(plan_fields(self))).hexdigest()
-
-
-def canonical(fields: Mapping[str, object]) -> bytes:
-    """Return JSON of which there is one form only: sorted names, no spaces, ASCII."""
-    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-
-
-def encode_plan(plan: ReplayPlan) -> bytes:
-    """Return the plan's file: canonical JSON, with its hash."""
-    return canonical({**plan_fields(plan), "hash": plan.hash}) + b"\n"
+        return hashlib.sha256(encode_payload(plan_fields(self))).hexdigest()
 
 
 def plan_fields(plan: ReplayPlan) -> dict[str, object]:

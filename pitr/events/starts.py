@@ -102,7 +102,7 @@ def view_fences(
     )
     inside, after = [], []
     for at, one in enumerate(own):
-        if _is_inside(one.mark, own[at + 1 :], lineage, statuses):
+        if _is_inside(one, own[at + 1 :], lineage, statuses):
             inside.append(one)
         elif _is_after(one.mark, lineage):
             after.append(one)
@@ -110,18 +110,21 @@ def view_fences(
 
 
 def _is_inside(
-    mark: Mark, following: Sequence[Fence], lineage: Lineage, statuses: Mapping[int, XactStatus]
+    fence: Fence, following: Sequence[Fence], lineage: Lineage, statuses: Mapping[int, XactStatus]
 ) -> bool:
+    mark = fence.mark
     facts = EventFacts(xid=mark.xid, timeline=mark.timeline, lsn=mark.lsn)
     verdict = classify(facts, lineage, statuses)
     if verdict is not EventClass.UNKNOWN:
         return verdict is EventClass.IN_DATABASE
-    # The mark's commit lies somewhere behind its position.  Fences are taken one after the other: that of the
-    # next one on this timeline lies behind it too, so if that position was restored, the commit was.
     limit = _limit(mark, lineage)
-    return limit is not None and any(
-        one.mark.timeline == mark.timeline and mark.lsn < one.mark.lsn <= limit for one in following
-    )
+    if limit is None:
+        return False
+    if fence.committed_by is not None:
+        return fence.committed_by <= limit
+    # A row does not say by where its mark was committed.  Fences are taken one after the other: the position
+    # of the next one on this timeline lies behind it, so if that was restored, the commit was.
+    return any(one.mark.timeline == mark.timeline and mark.lsn < one.mark.lsn <= limit for one in following)
 
 
 def _limit(mark: Mark, lineage: Lineage) -> LSN | None:
@@ -153,8 +156,9 @@ class PartitionNow:
 class Known:
     """What is known of where things stood.
 
-    ``cursors``: partition → next offset, None if there is no restored database to ask.  ``moment``: a time
-    that is not after the end of the restore, None if none is known.
+    ``cursors``: partition → next offset, None if there is no restored database to ask; those of ``inexact``
+    partitions are at or below the truth.  ``moment``: a time that is not after the end of the restore, None
+    if none is known.
     """
 
     view: FenceView
@@ -162,6 +166,7 @@ class Known:
     cursors: Mapping[int, int] | None = None
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
+    inexact: frozenset[int] = frozenset()
 
 
 def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> Start:
@@ -222,12 +227,10 @@ def _anchor(usable: Sequence[Fence], topic: str, now: PartitionNow, known: Known
     order = {branch.timeline: at for at, branch in enumerate(known.lineage.branches)}
     since = last.mark.at - known.look_back
     for at in range(1, len(known.lineage.branches)):
-        # A failover was before the first fence behind it; how long before does not matter here.
-        behind = [one for one in usable if order[one.mark.timeline] >= at]
-        if behind and behind[-1].mark.at >= since:
-            before = next((one for one in usable if order[one.mark.timeline] < at), None)
-            if before is not None and _fits(before, topic, now):
-                return before, True
+        before = next((one for one in usable if order[one.mark.timeline] < at), None)
+        is_needed = before is not None and order[last.mark.timeline] >= at and before.mark.at >= since
+        if before is not None and is_needed and _fits(before, topic, now):
+            return before, True
     return last, False
 
 
@@ -264,7 +267,8 @@ def out_from(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> i
     if declaration.flow is Flow.DB_FIRST:
         return None
     if declaration.flow is Flow.SINK_CURSOR:
-        return None if known.cursors is None else known.cursors.get(now.number)
+        is_bound = known.cursors is not None and now.number not in known.inexact
+        return known.cursors.get(now.number) if is_bound and known.cursors is not None else None
     ends = [
         partition.after
         for fence in known.view.after

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,29 +14,20 @@ from fix_repository import RepositoryHouse
 from fix_stores import FaultyStore
 
 from cli.mirror_keeper import FenceAfter, MirrorKeeper, MirrorTools
-from cli.mirror_parts import mirror_view, view_fields
 from pitr.datakeys import DataKeys, HostKeys
 from pitr.errors import MalformedValue
 from pitr.events.broker import BrokerUnavailable, EventRecord
-from pitr.events.fence import Fence, PartitionFence, TopicFence
-from pitr.events.flows import EventFormat, Flow
-from pitr.events.gaps import Gap, GapKind
+from pitr.events.fence import Fence
 from pitr.events.heartbeats import Heartbeat, decode_heartbeat
 from pitr.events.identity import identity_of
 from pitr.events.last_records import LastRecords
 from pitr.events.mirror_age import mirrored_until
-from pitr.events.mirror_gaps import with_unmirrored
 from pitr.events.mirror_names import MirrorNames
 from pitr.events.partition import TopicPartition
-from pitr.events.phantoms import PhantomList
-from pitr.events.plan import PartitionPlan, ReplayPlan, RestoredPoint, Tally, TopicPlan
-from pitr.events.starts import StartReason
 from pitr.events.sync_book import SyncBook
 from pitr.events.sync_keeper import SyncKeeper
 from pitr.events.sync_store import SyncReader, SyncWriter
 from pitr.repository import Repository
-from pitr.wal.lsn import LSN
-from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 
 ORDERS = TopicPartition("orders", 0)
@@ -185,46 +174,3 @@ def test_only_partitions_that_moved_are_looked_at_again() -> None:
     source.is_away = True
     assert set(last.identify({one: 5, two: 4})) == {one}
     assert last.identify({two: 4}) == {}
-
-
-def mirrored_fence(number: int, before: int, upstream_last: EventRecord | None = None) -> Fence:
-    identity = None if upstream_last is None else identity_of(upstream_last)
-    part = PartitionFence(0, 0, before, None, identity, None if upstream_last is None else before - 1)
-    fence = fence_of(number)
-    at = fence.collector_at + timedelta(seconds=number)
-    return replace(fence, collector_at=at, topics=(TopicFence("orders", "s", (part,)),), groups=())
-
-
-def test_a_view_starts_exactly_and_says_what_may_be_lost(tmp_path: Path) -> None:
-    target = PlayedTarget()
-    target.make(NAMES.syncs)
-    target.make(REMOTE.topic)
-    target.make(HEARTBEATS.topic)
-    for upstream in range(100, 130):
-        place = target.add(REMOTE, f"e{upstream}")
-        if upstream % 10 == 0:
-            target.sync(NAMES.syncs, ORDERS, upstream, place)
-    book = SyncBook(tmp_path / "pairs.sqlite")
-    SyncKeeper(target, NAMES, book).poll()
-    first = mirrored_fence(1, 80)
-    start = mirrored_fence(2, 106, target.logs[REMOTE].records[5])
-    newest = mirrored_fence(3, 150)
-    view = mirror_view(target, NAMES, book, ["orders"], [first, start, newest], start)
-    assert [one.topics[0].partitions[0].before for one in view.fences] == [0, 6, 1]
-    assert view.cursor(ORDERS, 100) == 0
-    fields = view_fields(view)
-    assert (fields["unmirrored_max"], fields["mirrored_until"]) == (29, None)
-    plan = view.with_gaps(plan_from(first.mark.number, start.mark.number))
-    assert [one.gaps for one in plan.topics[0].partitions] == [(Gap(GapKind.UNMIRRORED, 80, 100),), ()]
-    assert with_unmirrored(plan, {}) == plan
-    assert plan.hash != plan_from(1, 2).hash
-
-
-def plan_from(*fences: int) -> ReplayPlan:
-    parts = tuple(
-        PartitionPlan(0, 0, 9, StartReason.FENCE, False, number, None, Tally()) for number in fences
-    )
-    topic = TopicPlan("orders", "t", Flow.DB_FIRST, EventFormat.HEADERS, False, parts)
-    restored = RestoredPoint(7, TimelineId(1), LSN(9), 700)
-    nothing = PhantomList(0, ())
-    return ReplayPlan("target", restored, (), (), (topic,), (), nothing, nothing)
