@@ -99,7 +99,7 @@ def plan_over_mirror(
     pairs: PairSource,
     told: Callable[[TopicPartition, int], None] = lambda _at, _count: None,
 ) -> MirrorPlan:
-    """Return the plan of ``--mirror``: the source's fences over its copy.  Raises as ``build_mirror_plan``."""
+    """Return the plan of ``--mirror``.  Raises as ``build_mirror_plan``, ConfigRefused, NotInitialised."""
     from pitr.events.mirror_plan import build_mirror_plan
 
     target = open_kafka(settings.bootstrap, settings.client_file)
