@@ -129,7 +129,8 @@ class FenceKeeper:
         with self._lock:
             seen, waiting = self._seen, len(self._waiting)
         age_s = None if seen.at is None else max(0.0, (_now() - seen.at).total_seconds())
-        return replace(seen, waiting=waiting, age_s=age_s)
+        mirror = None if self._mirror is None else self._mirror.snapshot()
+        return replace(seen, waiting=waiting, age_s=age_s, mirror=mirror)
 
     # -- taking
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from cli.snapshot import MirrorSnapshot
 from pitr.errors import PitrError
 from storage.store import ObjectConflict, StoreError
 
@@ -25,23 +26,6 @@ if TYPE_CHECKING:
 
 STOP_S: Final = 15.0
 POLL_EVERY_S: Final = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class MirrorSnapshot:
-    """How the mirror's pairs are kept.  ``behind`` are records of the syncs topic that were not read yet.
-
-    ``written_at`` is when the mirror wrote its newest pair, by its own clock.
-    """
-
-    polled_at: datetime | None = None
-    pairs: int = 0
-    behind: int = 0
-    unreadable: int = 0
-    written_at: datetime | None = None
-    stored: int = 0
-    trouble: str | None = None
-    store_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +98,9 @@ class MirrorKeeper:
     def snapshot(self) -> MirrorSnapshot:
         """Return how it is now."""
         with self._lock:
-            return self._seen
+            seen = self._seen
+        age_s = None if seen.polled_at is None else max(0.0, (_now() - seen.polled_at).total_seconds())
+        return replace(seen, age_s=age_s)
 
     def _run(self) -> None:
         waited_s = self._store_every_s  # what an earlier run left goes first

@@ -90,6 +90,7 @@ def test_pairs_are_kept_and_shipped_once_the_mirror_answers(daemon: Daemon) -> N
     seen = daemon.keeper.snapshot()
     assert (seen.pairs, seen.behind, seen.trouble, seen.store_error) == (1, 0, None, None)
     assert seen.written_at is not None
+    assert seen.age_s is not None
     daemon.keeper.stop()
     keys = DataKeys(daemon.house.repository, daemon.house.identity)
     stored = SyncReader(daemon.house.repository, daemon.house.archive).read("eu", keys)
