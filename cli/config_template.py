@@ -43,6 +43,18 @@ pitr_window = "35d"
 minimum_backups = 2
 """
 
+_EVENTS = """\
+# Kafka beside the database: fences say which offsets belong to which commits (docs/events.md).
+# [events]
+# bootstrap = "kafka1:9092,kafka2:9092"
+# client_file = "kafka.properties"   # mode 600: security.protocol, sasl.*, ssl.*
+#
+# [[events.topic]]
+# name = "orders"
+# flow = "db-first"    # or "sink-cursor", "sink-group", "event-first"
+
+"""
+
 # When backups begin by themselves.
 _FULL_EVERY = 'full_every = "24h"'
 _INCR_EVERY = 'incr_every = "1h"'
@@ -147,7 +159,7 @@ spool_bytes_max = {1 << 30}
 # identity_file = "/vault/identity.toml"
 # every = "7d"
 
-[postgres]
+{_EVENTS}[postgres]
 # Where the programs of PostgreSQL are; without it they are looked for in the usual places.
 # bin_dir = "/usr/lib/postgresql/17/bin"
 """

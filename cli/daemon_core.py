@@ -202,6 +202,31 @@ class Daemon:
             random=os.urandom,
         )
         self._build_protection()
+        self._build_backups(keys)
+        self.state = DaemonState(
+            cluster=settings.cluster.name,
+            archive=str(self._archive),
+            quorum=settings.repository.quorum,
+            started_at=_now(),
+            now=_now,
+            monotonic=time.monotonic,
+            backups=self._backups,
+            pace=self.pace,
+            archiver=self._archiver,
+            regions=self.store.status,
+            tasks=self._timetable.states,
+            is_catalogue_complete=lambda: self._keeper.is_complete,
+            put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
+            events_waiting=lambda: self._signed.waiting,
+            level=lambda: self._protection.level,
+            losses=lambda: self._signed.tally(EventKind.WAL_LOST),
+            fences=lambda: None if self._fences is None else self._fences.snapshot(),
+        )
+        self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
+
+    def _build_backups(self, keys: HostKeys) -> None:
+        """Make what takes backups, each after a fence, and when."""
+        settings = self._settings
         self._taker = BackupTaker(
             settings,
             self._archive,
@@ -230,26 +255,6 @@ class Daemon:
             self._backups.last_success_at,
         )
         self._timetable = Timetable([task, *self._verifications.tasks()], now=_now, report=self._report_task)
-        self.state = DaemonState(
-            cluster=settings.cluster.name,
-            archive=str(self._archive),
-            quorum=settings.repository.quorum,
-            started_at=_now(),
-            now=_now,
-            monotonic=time.monotonic,
-            backups=self._backups,
-            pace=self.pace,
-            archiver=self._archiver,
-            regions=self.store.status,
-            tasks=self._timetable.states,
-            is_catalogue_complete=lambda: self._keeper.is_complete,
-            put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
-            events_waiting=lambda: self._signed.waiting,
-            level=lambda: self._protection.level,
-            losses=lambda: self._signed.tally(EventKind.WAL_LOST),
-            fences=lambda: None if self._fences is None else self._fences.snapshot(),
-        )
-        self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
     def _build_protection(self) -> None:
         """Make what keeps the promise to commits that wait; a level that an earlier run left is in force."""

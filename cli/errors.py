@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from pitr import errors as domain
-from pitr.events import broker
+from pitr.events import broker, gaps
 from storage import store
 
 
@@ -271,6 +271,7 @@ RULES: tuple[ErrorRule, ...] = (
         ExitCode.NOT_RESTORABLE,
         "Kafka no longer has events that a replay needs",
         "read the mirror, or accept the gap by name",
+        also=(gaps.GapsFound,),
     ),
     ErrorRule(domain.PitrError, 1010, ExitCode.FAILURE, "another failure", "pitr doctor"),
     ErrorRule(store.StoreError, 1011, ExitCode.FAILURE, "another failure of a store", "pitr doctor"),

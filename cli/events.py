@@ -13,6 +13,9 @@ EVENTS: dict[str, LazyCommand] = {
     "map": LazyCommand(
         "cli.events_map", "events_map", "Say which offsets of Kafka belong to a moment of the database."
     ),
+    "plan": LazyCommand(
+        "cli.events_plan", "events_plan", "Say which events a restore lost, and where their replay starts."
+    ),
 }
 
 

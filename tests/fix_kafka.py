@@ -10,14 +10,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kafka_node import (
-    KAFKA_VERSION,
-    JavaProcess,
-    KafkaNode,
-    jar_folder,
-    java,
-    kafka_jars,
-)
+from benchmarks.java_process import JavaProcess, jar_folder, java
+from benchmarks.kafka_node import KAFKA_VERSION, KafkaNode, kafka_jars
 
 __all__ = ["KAFKA_VERSION", "JavaProcess", "KafkaNode", "jar_folder", "java", "kafka_jars"]
 

@@ -204,6 +204,23 @@ class World:
             self._keep(self.taking, self.marked)
             self.taking = self.marked = None
 
+    def busy_fence(self, choice: int) -> None:
+        """Take a fence while others work between its stages: what happens there decides the order."""
+        for stage in range(3):
+            if choice >> stage & 1:
+                self.work(0)
+                self.consume_group(0)
+                self.commit_group(0)
+            self.fence(0)
+
+    def work(self, _choice: int) -> None:
+        """Commit and publish at once, and let the sinks have something to do."""
+        self.begin(0)
+        self.commit(len(self.in_flight) - 1)
+        self.publish(len(self.unpublished) - 1)
+        self.produce(0)
+        self.produce(2)
+
     def _keep(self, before: Mapping[str, int], mark: Mark) -> None:
         topics = tuple(
             TopicFence(name, f"id-{name}", (PartitionFence(0, 0, before[name], self.ends[name]),))
@@ -292,7 +309,8 @@ STEPS = (
     "consume_lagging",
     "wait",
     "fence",
-    "fence",
-    "fence",
+    "work",
+    "busy_fence",
+    "busy_fence",
     "fail_over",
 )

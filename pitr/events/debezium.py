@@ -119,7 +119,7 @@ def _type(source: Mapping[str, object], operation: object) -> str | None:
     names = [source.get("schema"), source.get("table")]
     if word == "message":
         return "message"
-    if not all(isinstance(name, str) and 0 < len(name) <= 63 for name in names):
+    if not all(isinstance(name, str) and 0 < len(name) <= 63 and name.isprintable() for name in names):
         return None
     return f"{names[0]}.{names[1]}.{word}"
 

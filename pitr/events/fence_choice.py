@@ -16,6 +16,7 @@ from pitr.events.fence import Fence
 from pitr.events.fence_code import decode_fence, encode_row
 from pitr.events.fence_record import FencePlace
 from pitr.events.history import Branch
+from pitr.events.partition import TopicPartition
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -54,6 +55,19 @@ def last_in(fences: Iterable[Fence], spans: Sequence[Span]) -> Fence | None:
 
 def _order(fence: Fence) -> tuple[int, LSN]:
     return fence.mark.timeline.number, fence.mark.lsn
+
+
+def topic_of(fence: Fence, name: str) -> str | None:
+    """Return the id that a topic had; None if the fence does not know it."""
+    return next((topic.topic_id for topic in fence.topics if topic.name == name), None)
+
+
+def end_before(fence: Fence, at: TopicPartition) -> int | None:
+    """Return a partition's end before the mark; None if the fence does not know it."""
+    for topic in fence.topics:
+        if topic.name == at.topic:
+            return next((one.before for one in topic.partitions if one.number == at.partition), None)
+    return None
 
 
 class RowState(StrEnum):

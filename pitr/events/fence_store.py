@@ -13,9 +13,10 @@ from typing import Final
 
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.events.fence import Fence
-from pitr.events.fence_choice import Span, is_before_end_of
+from pitr.events.fence_choice import Span, end_before, is_before_end_of, topic_of
 from pitr.events.fence_code import TEXT_BYTES_MAX, decode_fence, encode_fence
 from pitr.events.fence_record import COUNT_MAX, KIND, FencePlace, FencesHeader
+from pitr.events.partition import TopicPartition
 from pitr.layout import ArchiveId, fences_key, fences_sequence
 from pitr.pipeline.headed import (
     ENVELOPE_BYTES_MAX,
@@ -228,6 +229,55 @@ class FenceReader:
                 if fences[0].mark.timeline.number < span.timeline.number:
                     break
         return None, tuple(faults)
+
+    def around_offset(
+        self, archive: ArchiveId, at: TopicPartition, offset: int, data_keys: DataKeySource
+    ) -> tuple[Fence | None, Fence | None]:
+        """Return the last fence whose end before the mark is not above ``offset``, and the first whose is.
+
+        So the record was appended after the one had looked, and before the other's mark.  Only fences of the
+        newest topic of the name count.  Found by halving.  Raises NotAuthentic, KeyMissing, StoreError.
+        """
+        ordered = list(reversed(self.sequences(archive)))
+        newest = self._known(archive, ordered, len(ordered) - 1, at, data_keys)
+        if newest is None:
+            return None, None
+        topic_id = topic_of(newest[1][-1], at.topic)
+
+        def is_beyond(fence: Fence) -> bool:
+            end = end_before(fence, at)
+            return topic_of(fence, at.topic) == topic_id and end is not None and end > offset
+
+        low, high = 0, newest[0] + 1
+        while low < high:
+            middle = (low + high) // 2
+            found = self._known(archive, ordered, middle, at, data_keys)
+            low, high = (low, middle) if found is not None and is_beyond(found[1][-1]) else (middle + 1, high)
+        here = self._known(archive, ordered, low, at, data_keys) if low < len(ordered) else None
+        after = None if here is None else next((one for one in here[1] if is_beyond(one)), None)
+        place = len(ordered) - 1 if here is None else here[0]
+        earlier = [] if here is None else [one for one in here[1] if not is_beyond(one)]
+        if not earlier:
+            below = self._known(archive, ordered, place if here is None else place - 1, at, data_keys)
+            earlier = [] if below is None else list(below[1])
+        same = [one for one in earlier if topic_of(one, at.topic) == topic_id]
+        return (same[-1] if same else None), after
+
+    def _known(
+        self,
+        archive: ArchiveId,
+        ordered: Sequence[int],
+        index: int,
+        at: TopicPartition,
+        data_keys: DataKeySource,
+    ) -> tuple[int, tuple[Fence, ...]] | None:
+        """Return the object at or below an index that knows a partition, with those of its fences that do."""
+        for place in range(index, -1, -1):
+            fences = self.read(archive, ordered[place], data_keys)
+            known = tuple(one for one in fences if end_before(one, at) is not None)
+            if known:
+                return place, known
+        return None
 
     def _downwards(
         self, archive: ArchiveId, ordered: Sequence[int], span: Span, faults: list[str]

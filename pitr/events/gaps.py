@@ -8,7 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pitr.errors import PitrError
 from pitr.events.partition import TopicPartition
+
+
+class GapsFound(PitrError):
+    """Events that a replay needs are gone, and nobody accepted that.  Nothing was done."""
 
 
 class GapKind(StrEnum):

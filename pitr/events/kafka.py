@@ -28,11 +28,18 @@ from pitr.events.broker import (
     OffsetGone,
     TopicFacts,
 )
-from pitr.events.kafka_errors import is_gone, is_refusal, is_unknown_group, is_unknown_topic, reason_of
-from pitr.events.partition import OFFSET_MAX, TopicPartition
+from pitr.events.kafka_errors import (
+    is_gone,
+    is_passing,
+    is_refusal,
+    is_unknown_group,
+    is_unknown_topic,
+    reason_of,
+)
+from pitr.events.kafka_values import facts_of, record_of
+from pitr.events.partition import TopicPartition
 
 if TYPE_CHECKING:
-    from confluent_kafka import Message
     from confluent_kafka.admin import AdminClient
 
 CALL_TIMEOUT_S = 10.0
@@ -45,6 +52,7 @@ BATCH_RECORDS = 1000
 _BATCH_WAIT_S = 0.05  # for a batch that is not full: a read of one record must not take long
 LAST_BACK_OFFSETS = 8
 """So far below an end the last record is looked for: markers and aborted records may follow it."""
+_PASSING_PAUSE_S = 0.1
 _OFFSET_END = -1  # of a time that no record is after
 _GRACE_S = 1.0  # librdkafka's own deadline comes first, and says more
 
@@ -60,6 +68,10 @@ class KafkaSettings:
     client: Mapping[str, str] = field(default_factory=dict, repr=False)
     call_timeout_s: float = CALL_TIMEOUT_S
     read_timeout_s: float = READ_TIMEOUT_S
+
+
+class _Passing(BrokerUnavailable):
+    """It will pass by itself, soon."""
 
 
 class KafkaBroker:
@@ -95,13 +107,13 @@ class KafkaBroker:
         found = {}
         for name, one in described.items():
             config = {key: entry.value for key, entry in self._wait(answers[asked[name]]).items()}
-            found[name] = _facts(name, _uuid_text(one.topic_id), len(one.partitions), config)
+            found[name] = facts_of(name, str(one.topic_id), len(one.partitions), config)
         return found
 
     def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
         """Return id and number of partitions of what is there: one request, without settings."""
         found = self._describe(sorted(set(names)))
-        return {name: (_uuid_text(one.topic_id), len(one.partitions)) for name, one in found.items()}
+        return {name: (str(one.topic_id), len(one.partitions)) for name, one in found.items()}
 
     def _describe(self, names: Sequence[str]) -> dict[str, Any]:
         if not names:
@@ -140,6 +152,10 @@ class KafkaBroker:
     def _offsets(
         self, which: Any, partitions: Iterable[TopicPartition], *, may_be_beyond: bool = False
     ) -> Offsets:
+        wanted = tuple(partitions)
+        return self._again(lambda: self._offsets_once(which, wanted, may_be_beyond))
+
+    def _offsets_once(self, which: Any, partitions: Sequence[TopicPartition], may_be_beyond: bool) -> Offsets:
         asked = {self._kafka.TopicPartition(at.topic, at.partition): which for at in partitions}
         if not asked:
             return {}
@@ -162,6 +178,9 @@ class KafkaBroker:
     # -- groups
 
     def group(self, name: str) -> GroupState:
+        return self._again(lambda: self._group_once(name))
+
+    def _group_once(self, name: str) -> GroupState:
         timeout_s = self.settings.call_timeout_s
         wanted = [self._kafka.ConsumerGroupTopicPartitions(name)]
         admin = self._admin()
@@ -218,7 +237,7 @@ class KafkaBroker:
                     offset = int(message.offset())
                     if offset >= end:
                         return
-                    yield _record(at, message)
+                    yield record_of(at, message)
                     position = offset + 1
                 elif error.code() == self._kafka.KafkaError._PARTITION_EOF:
                     # Its offset is the position: past the markers of transactions and aborted records.
@@ -252,7 +271,7 @@ class KafkaBroker:
                 for message in self._call(lambda: consumer.consume(BATCH_RECORDS, timeout=_BATCH_WAIT_S)):
                     at, error = TopicPartition(message.topic(), message.partition()), message.error()
                     if error is None and message.offset() < ends[at]:
-                        found[at] = _record(at, message)
+                        found[at] = record_of(at, message)
                     is_end = error is not None and error.code() == self._kafka.KafkaError._PARTITION_EOF
                     if is_end or (error is None and message.offset() >= ends[at] - 1):
                         left.discard(at)
@@ -301,6 +320,17 @@ class KafkaBroker:
         }
         return self._call(lambda: self._kafka.Consumer(settings))
 
+    def _again(self, ask: Callable[[], T]) -> T:
+        """Ask again, within a call's time, while a leader or coordinator changes places."""
+        deadline = time.monotonic() + self.settings.call_timeout_s
+        while True:
+            try:
+                return ask()
+            except _Passing:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PASSING_PAUSE_S)
+
     def _wait(
         self, future: Future[T], *, what: str = "", or_none_if: Callable[[Any], bool] | None = None
     ) -> Any:
@@ -325,14 +355,17 @@ class KafkaBroker:
         about = f": {what}" if what else ""
         if is_refusal(error):
             return BrokerRefused(f"Kafka refuses{about}", detail=reason_of(error))
-        return self._no_answer(what, reason_of(error))
+        kind = _Passing if is_passing(error) else BrokerUnavailable
+        return self._no_answer(what, reason_of(error), kind)
 
-    def _no_answer(self, what: str, reason: str | None = None) -> BrokerUnavailable:
+    def _no_answer(
+        self, what: str, reason: str | None = None, kind: type[BrokerUnavailable] = BrokerUnavailable
+    ) -> BrokerUnavailable:
         if self._admin_client is not None:
             self._admin_client.poll(0)  # hands over what went wrong below
         about = f": {what}" if what else ""
         known = [one for one in (reason, self._last_error) if one]
-        return BrokerUnavailable(
+        return kind(
             f"no answer from Kafka at {self.settings.bootstrap}{about}",
             detail="; ".join(dict.fromkeys(known)) or None,
             hint="is the cluster up, and are its address and client_file right?",
@@ -348,47 +381,3 @@ def _libraries() -> tuple[Any, Any]:
             "Kafka's client is not installed", hint="install the extra: pip install 'pitr[kafka]'"
         ) from missing
     return confluent_kafka, confluent_kafka.admin
-
-
-def _uuid_text(found: Any) -> str:
-    """Write a topic's id as Kafka does: base64 of its 16 bytes, URL-safe, without padding."""
-    return str(found)
-
-
-def _facts(name: str, topic_id: str, partitions: int, config: Mapping[str, str]) -> TopicFacts:
-    policies = {word.strip() for word in config.get("cleanup.policy", "delete").split(",")}
-    return TopicFacts(
-        name,
-        topic_id,
-        partitions,
-        is_compacted="compact" in policies,
-        is_deleted_by_age="delete" in policies,
-        retention_ms=_limit(config.get("retention.ms")),
-        retention_bytes=_limit(config.get("retention.bytes")),
-        delete_retention_ms=int(config.get("delete.retention.ms", 0)),
-        has_append_time=config.get("message.timestamp.type") == "LogAppendTime",
-    )
-
-
-def _limit(text: str | None) -> int | None:
-    """Read a retention.  Kafka writes "no limit" as -1, and as the largest number in some tools."""
-    number = -1 if text is None else int(text)
-    return None if number < 0 or number == OFFSET_MAX else number
-
-
-def _record(at: TopicPartition, message: Message) -> EventRecord:
-    kind, timestamp_ms = message.timestamp()
-    headers: Any = message.headers() or []  # its declared type allows forms that it never has
-    return EventRecord(
-        at,
-        int(message.offset() or 0),
-        int(timestamp_ms),
-        is_append_time=kind == 2,  # TIMESTAMP_LOG_APPEND_TIME
-        key=_bytes(message.key()),
-        value=_bytes(message.value()),
-        headers=tuple((name, _bytes(value)) for name, value in headers),
-    )
-
-
-def _bytes(found: str | bytes | None) -> bytes | None:
-    return found.encode() if isinstance(found, str) else found

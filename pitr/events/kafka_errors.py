@@ -38,6 +38,8 @@ _REFUSALS = frozenset(
         -169,  # authentication failed
     }
 )
+# While leaders and coordinators change places, some hundred milliseconds, or a topic has just been made.
+_PASSING = frozenset({5, 6, 9, 14, 15, 16})
 _REASON_MAX = 300
 
 
@@ -52,6 +54,11 @@ class KafkaErrorLike(Protocol):
 def is_refusal(error: KafkaErrorLike) -> bool:
     """Return whether repeating will not help until a person has changed something."""
     return error.code() in _REFUSALS
+
+
+def is_passing(error: KafkaErrorLike) -> bool:
+    """Return whether it will pass by itself, soon: no leader or coordinator just now, or another one."""
+    return error.code() in _PASSING
 
 
 def is_gone(error: KafkaErrorLike) -> bool:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import pytest
 from fix_kafka import KafkaNode
 from fix_ports import HOST, free_port
 from fix_postgres import PostgresFactory, RunningPostgres
+from psycopg.conninfo import make_conninfo
 
 from pitr.events.broker import GroupState
 from pitr.events.fence import Fence
@@ -35,8 +37,10 @@ class Flow4:
     """Writers that commit to the database and then publish: each event says its transaction."""
 
     server: RunningPostgres
+    dsn: str
     kafka: KafkaNode
     topic: str
+    begin: str
     xids: dict[int, int] = field(default_factory=dict)
     published: dict[TopicPartition, dict[int, int]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -49,19 +53,19 @@ class Flow4:
         self.xids[row[0]] = row[1]
         return row[0]
 
-    def publish(self, producer: object, event: int) -> None:
-        def done(error: object, message: object) -> None:
+    def publish(self, producer: Any, event: int) -> None:
+        def done(error: object, message: Any) -> None:
             assert error is None, error
-            at = TopicPartition(self.topic, message.partition())  # type: ignore[attr-defined]
+            at = TopicPartition(self.topic, message.partition())
             with self._lock:
-                self.published.setdefault(at, {})[message.offset()] = event  # type: ignore[attr-defined]
+                self.published.setdefault(at, {})[message.offset()] = event
 
-        producer.produce(self.topic, b"%d" % event, key=b"%d" % event, on_delivery=done)  # type: ignore[attr-defined]
-        producer.poll(0)  # type: ignore[attr-defined]
+        producer.produce(self.topic, b"%d" % event, key=b"%d" % event, on_delivery=done)
+        producer.poll(0)
 
     def write(self, stopping: threading.Event) -> None:
         producer = self.kafka.producer(**{"linger.ms": 0})
-        with psycopg.connect(self.server.dsn, autocommit=True) as session:
+        with psycopg.connect(self.dsn, autocommit=True) as session:
             while not stopping.is_set():
                 self.publish(producer, self.commit(session))
         assert producer.flush(60) == 0
@@ -71,21 +75,26 @@ class Flow4:
         end = self.server.value("SELECT pg_current_wal_flush_lsn()")
         program = self.server.instance.installation.bin_dir / "pg_waldump"
         words = [str(program), "-p", str(self.server.data_dir / "pg_wal"), "-r", "Transaction"]
-        words += ["-s", "0/1000028" if self._begin is None else self._begin, "-e", str(end)]
+        words += ["-s", self.begin, "-e", str(end)]
         told = subprocess.run(words, capture_output=True, text=True, timeout=120)
         assert told.returncode == 0, told.stderr
         return {int(xid): LSN.parse(lsn) for xid, lsn in _COMMIT.findall(told.stdout)}
 
-    _begin: str | None = None
+
+@pytest.fixture(scope="module")
+def server(module_postgres_factory: PostgresFactory) -> RunningPostgres:
+    return module_postgres_factory(major=17)
 
 
 @pytest.fixture
-def flow(postgres_factory: PostgresFactory, kafka_node: KafkaNode) -> Flow4:
-    server = postgres_factory(major=17)
-    server.execute("CREATE TABLE work (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)")
-    found = Flow4(server, kafka_node, kafka_node.new_topic(3))
-    found._begin = str(server.value("SELECT pg_current_wal_lsn()"))
-    return found
+def flow(server: RunningPostgres, kafka_node: KafkaNode) -> Flow4:
+    topic = kafka_node.new_topic(3)
+    name = topic.replace("-", "_")
+    begin = str(server.value("SELECT pg_current_wal_lsn()"))
+    server.execute(f"CREATE DATABASE {name}")
+    dsn = make_conninfo(server.dsn, dbname=name)
+    server.execute("CREATE TABLE work (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)", dbname=name)
+    return Flow4(server, dsn, kafka_node, topic, begin)
 
 
 def declared(topic: str) -> tuple[FlowDeclaration, ...]:
@@ -94,6 +103,11 @@ def declared(topic: str) -> tuple[FlowDeclaration, ...]:
 
 def take(source: OffsetSource, marker: FenceMarker, topic: str) -> TakenFence:
     return take_fence(source, marker, declared(topic), now=lambda: datetime.now(UTC))
+
+
+def known(taken: TakenFence) -> Fence:
+    assert (taken.fence.unknown, taken.trouble, taken.missing) == (None, None, ())
+    return taken.fence
 
 
 def missed(flow: Flow4, fence: Fence, commits: Mapping[int, LSN], *, after: bool) -> list[int]:
@@ -120,9 +134,9 @@ def test_every_event_below_a_fence_was_committed_before_its_mark(flow: Flow4) ->
     for writer in writers:
         writer.start()
     try:
-        with FenceMarker(lambda: flow.server.dsn) as marker:
+        with FenceMarker(lambda: flow.dsn) as marker:
             while len(fences) < 50:
-                fences.append(take(broker, marker, flow.topic).fence)
+                fences.append(known(take(broker, marker, flow.topic)))
                 time.sleep(0.02)
     finally:
         stopping.set()
@@ -130,11 +144,10 @@ def test_every_event_below_a_fence_was_committed_before_its_mark(flow: Flow4) ->
             writer.join(120)
     commits = flow.commit_lsns()
     assert len(flow.xids) > 100
-    assert all(fence.unknown is None for fence in fences)
     assert [missed(flow, fence, commits, after=False) for fence in fences] == [[]] * len(fences)
     assert sum(part.before for part in fences[-1].topics[0].partitions) > 0
     # The rows say what the signed copies will say.
-    rows = newest_rows(flow.server.dsn, 100)
+    rows = newest_rows(flow.dsn, 100)
     signed = {fence.mark.number: fence for fence in fences}
     assert {judge_row(row.number, row.payload, signed).state for row in rows} == {RowState.SIGNED}
 
@@ -142,9 +155,9 @@ def test_every_event_below_a_fence_was_committed_before_its_mark(flow: Flow4) ->
 class WritesBetween:
     """A cluster to which an event is committed and published just before its ends are read again."""
 
-    def __init__(self, inner: KafkaBroker, flow: Flow4, between: Mapping[int, object]) -> None:
+    def __init__(self, inner: KafkaBroker, flow: Flow4, producer: Any) -> None:
         self._inner, self._flow, self._calls = inner, flow, 0
-        self._producer = between[0]
+        self._producer = producer
 
     def cluster_id(self) -> str:
         return self._inner.cluster_id()
@@ -161,17 +174,17 @@ class WritesBetween:
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._calls += 1
         if self._calls == 2:
-            with psycopg.connect(self._flow.server.dsn, autocommit=True) as session:
+            with psycopg.connect(self._flow.dsn, autocommit=True) as session:
                 self._flow.publish(self._producer, self._flow.commit(session))
-            self._producer.flush(60)  # type: ignore[attr-defined]
+            self._producer.flush(60)
         return self._inner.ends(partitions)
 
 
 def test_offsets_that_are_read_after_the_mark_would_lose_an_event(flow: Flow4) -> None:
     broker = KafkaBroker(KafkaSettings(flow.kafka.bootstrap, call_timeout_s=60.0))
     producer = flow.kafka.producer()
-    with FenceMarker(lambda: flow.server.dsn) as marker:
-        fence = take(WritesBetween(broker, flow, {0: producer}), marker, flow.topic).fence
+    with FenceMarker(lambda: flow.dsn) as marker:
+        fence = known(take(WritesBetween(broker, flow, producer), marker, flow.topic))
     commits = flow.commit_lsns()
     assert missed(flow, fence, commits, after=False) == []
     assert len(missed(flow, fence, commits, after=True)) == 1, "this is why they are read before it"
@@ -180,25 +193,25 @@ def test_offsets_that_are_read_after_the_mark_would_lose_an_event(flow: Flow4) -
 def test_kafka_away_marks_that_nothing_is_known(flow: Flow4) -> None:
     broker = KafkaBroker(KafkaSettings(f"{HOST}:{free_port()}", call_timeout_s=1.0))
     began = time.monotonic()
-    with FenceMarker(lambda: flow.server.dsn) as marker:
+    with FenceMarker(lambda: flow.dsn) as marker:
         found = take(broker, marker, flow.topic)
     assert time.monotonic() - began < 60
     assert found.fence.unknown is not None
     assert "no answer from Kafka" in found.fence.unknown
-    (row,) = newest_rows(flow.server.dsn, 10)
+    (row,) = newest_rows(flow.dsn, 10)
     assert judge_row(row.number, row.payload, {row.number: found.fence}).state is RowState.SIGNED
 
 
 def test_a_recreated_topic_has_another_id_in_the_next_fence(flow: Flow4) -> None:
     broker = KafkaBroker(KafkaSettings(flow.kafka.bootstrap, call_timeout_s=60.0))
     flow.kafka.produce(flow.topic, [b"x"] * 5)
-    with FenceMarker(lambda: flow.server.dsn) as marker:
-        first = take(broker, marker, flow.topic).fence
+    with FenceMarker(lambda: flow.dsn) as marker:
+        first = known(take(broker, marker, flow.topic))
         flow.kafka.delete_topic(flow.topic)
         gone = take(broker, marker, flow.topic)
         assert gone.missing == (flow.topic,)
         assert gone.fence.topics == ()
         flow.kafka.create_topic(flow.topic, 3)
-        again = take(broker, marker, flow.topic).fence
+        again = known(take(broker, marker, flow.topic))
     assert first.topics[0].topic_id != again.topics[0].topic_id
     assert [part.before for part in again.topics[0].partitions] == [0, 0, 0]

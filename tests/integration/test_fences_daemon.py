@@ -83,6 +83,10 @@ def test_a_restore_knows_the_offsets_of_its_moment(make_site: MakeSite, kafka_no
     assert mapped["fence"]["topics"][0]["partitions"][0][2] == 5
     told = site("events", "map", "--at", f"lsn:{target}", "--identity", site.identity)
     assert topic in told.stdout
+    around = site("events", "map", "--offset", f"{topic}[0]:3", "--identity", site.identity, "--json").data
+    assert around["before"]["number"] == second["number"]
+    assert around["after"]["topics"][0]["partitions"][0][2] == 3
+    assert "not an offset" in site("events", "map", "--offset", "orders:1", exit_code=2).stderr
     assert "fences are sealed" in site("events", "map", "--at", "latest", exit_code=8).stderr
 
     into = site.folder / "into"
@@ -122,7 +126,7 @@ def test_a_daemon_archives_whatever_is_wrong_with_kafka(make_site: MakeSite) -> 
     secret = site.config.parent / "kafka.properties"
     secret.write_text("sasl.password=hunter2\n")
     secret.chmod(0o644)
-    text = site.config.read_text().replace("[events]\n", '[events]\nclient_file = "kafka.properties"\n')
+    text = site.config.read_text().replace("\n[events]\n", '\n[events]\nclient_file = "kafka.properties"\n')
     site.config.write_text(text)
     site.daemon.start()
     wait_until(lambda: site.flush_lsn() is not None, f"it streams\n{site.daemon.tail()}")

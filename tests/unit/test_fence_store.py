@@ -19,6 +19,7 @@ from pitr.events.fence_choice import RowState, Span, judge_row, last_in, missing
 from pitr.events.fence_code import encode_row
 from pitr.events.fence_store import FenceReader, FenceWriter, WrittenFence, broken_chain
 from pitr.events.history import Branch
+from pitr.events.partition import TopicPartition
 from pitr.layout import fences_key, fences_sequence
 from pitr.repository import Repository
 from pitr.wal.lsn import LSN
@@ -155,6 +156,44 @@ def test_the_last_fence_of_a_history_is_found_by_halving(data: st.DataObject) ->
     found, faults = place.reader.last_before(place.archive, spans, place.keys)
     assert found == last_in(fences, spans)
     assert faults == ()
+
+
+@given(st.data())
+def test_the_fences_around_an_offset_are_found_by_halving(data: st.DataObject) -> None:
+    place = Place()
+    writer = place.writer()
+    fences: list[Fence] = []
+    end = 3
+    for _ in range(data.draw(st.integers(1, 5))):
+        batch = []
+        for _ in range(data.draw(st.integers(1, 3))):
+            end += data.draw(st.integers(0, 4))
+            unknown = "away" if data.draw(st.integers(0, 3)) == 0 else None
+            batch.append(fence_of(len(fences) + len(batch) + 1, before=end, unknown=unknown))
+        place.put(writer, *batch)
+        fences += batch
+    offset = data.draw(st.integers(0, end + 2))
+    known = [one for one in fences if one.unknown is None]
+    below = [one for one in known if one.topics[0].partitions[0].before <= offset]
+    above = [one for one in known if one.topics[0].partitions[0].before > offset]
+    at = TopicPartition("orders", 0)
+    found = place.reader.around_offset(place.archive, at, offset, place.keys)
+    assert found == (below[-1] if below else None, above[0] if above else None)
+    assert place.reader.around_offset(place.archive, TopicPartition("other", 0), 1, place.keys) == (
+        None,
+        None,
+    )
+
+
+def test_fences_of_a_topic_before_it_was_recreated_say_nothing_of_its_offsets() -> None:
+    place = Place()
+    old, new = fence_of(1, before=90), fence_of(2, before=5)
+    new = replace(new, topics=(replace(new.topics[0], topic_id="another"),))
+    place.put(place.writer(), old)
+    place.put(place.writer(), new)
+    at = TopicPartition("orders", 0)
+    assert place.reader.around_offset(place.archive, at, 3, place.keys) == (None, new)
+    assert place.reader.around_offset(place.archive, at, 50, place.keys) == (new, None)
 
 
 def test_a_damaged_object_is_told_and_an_earlier_fence_is_taken() -> None:

@@ -1,0 +1,187 @@
+"""What a plan of replay is made from: a restored server, or a moment and the archive alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cli.events_fences import SignedFences, history_of, later_branches, way_in
+from cli.reading import Source, choose_archive, open_source
+from pitr.datakeys import DataKeys
+from pitr.errors import KeyMissing, PitrError, TargetRefused
+from pitr.events.classify import Lineage
+from pitr.events.fence_choice import RowState, judge_row
+from pitr.events.fence_sieve import Sieve, Sifted
+from pitr.events.fence_store import FenceReader
+from pitr.events.flows import Flow, FlowDeclaration
+from pitr.events.forks import branches_of, narrow
+from pitr.events.history import XactStatus
+from pitr.events.plan_build import PlanRequest
+from pitr.events.restored import RestoredDatabase
+from pitr.layout import ArchiveId
+from pitr.postgres.restored_history import RestoredServer
+from pitr.survey import ArchiveSurvey
+
+if TYPE_CHECKING:
+    from cli.context import App
+    from cli.wiring import Reader
+    from pitr.events.fence import Fence
+    from pitr.events.history import Branch
+    from pitr.recovery import RecoveryTarget
+
+Statuses = Mapping[int, XactStatus]
+Asks = Callable[[Sequence[int]], Statuses]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was asked for; ``faults`` is what is wrong with fences that were read."""
+
+    declarations: Sequence[FlowDeclaration]
+    look_back: timedelta
+    faults: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def of_server(app: App, dsn: str, source: Source, choice: Choice) -> Iterator[PlanRequest]:
+    """Yield a request with a restored server at hand, which answers until the plan is made.
+
+    Raises ServerRefused, ServerUnavailable, and with an identity what reading the store raises.
+    """
+    with RestoredServer(dsn) as server:
+        database = RestoredDatabase(server)
+        facts = database.facts
+        if facts.is_promoted:
+            app.output.warn(
+                "the server is promoted: the plan is right only if nobody has written to it since"
+            )
+        cursors = {
+            one.topic: database.cursor(one.cursor_sql)
+            for one in choice.declarations
+            if one.flow is Flow.SINK_CURSOR and one.cursor_sql is not None
+        }
+        lineage = Lineage(branches_of(facts.history), facts.end, facts.fork_xid)
+        if source.identity_path is None:
+            app.output.warn(
+                "fences are the database's own rows, not compared with signed copies: no --identity"
+            )
+            sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, database.fences())
+            choice.faults.extend(database.unreadable)
+        else:
+            with open_source(app, source) as reader:
+                archive, signed = _signed(reader, source, choice)
+                if archive.system_identifier != facts.system_identifier:
+                    raise TargetRefused(
+                        f"the server was not restored from archive {archive}",
+                        detail=f"its system identifier is {facts.system_identifier}",
+                        hint="name the archive with --archive, or the right server",
+                    )
+                lineage = _with_later(app, reader, source, lineage)
+                fences = signed.downwards(archive, lineage.timeline, lineage.end)
+                sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
+            _compare(server, sifted, choice)
+        yield _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
+
+
+@contextmanager
+def of_moment(
+    app: App,
+    target: RecoveryTarget,
+    source: Source,
+    choice: Choice,
+    backup_id: str | None,
+    damaged: tuple[str, ...],
+) -> Iterator[PlanRequest]:
+    """Yield a request from the archive alone: what only a database knows is unknown.
+
+    Raises KeyMissing without an identity, TargetRefused, NotAuthentic, StoreError.
+    """
+    from cli.planning import look, plan_from
+
+    with open_source(app, source) as reader:
+        if reader.identity is None:
+            raise KeyMissing(
+                "fences are sealed: only an identity opens them", hint="give it with --identity FILE"
+            )
+        looked = look(reader, source, app.output, without=damaged)
+        plan = plan_from(looked, reader, source, target, app.output, backup_id=backup_id)
+        end = plan.wal_end if plan.stop is None else plan.stop.replay_end
+        way = [one for one in way_in(looked.survey, plan.timeline) if one.start < end]
+        branches = branches_of(history_of(way))
+        lineage = Lineage(branches, end, None, later_branches(looked.survey, branches, end))
+        _, signed = _signed(reader, source, choice)
+        system = plan.archive.system_identifier
+
+        def fences() -> Iterator[Fence]:
+            # The newest writer's epoch first, each from where the way leaves it.
+            for archive in dict.fromkeys(one.archive for one in reversed(way)):
+                last = next(one for one in reversed(way) if one.archive == archive)
+                limit = end if last.end is None or last.end > end else last.end
+                yield from signed.downwards(archive, last.timeline, limit)
+
+        sifted = _sifted(choice, lineage, system, _knows_nothing, fences())
+        moment = target.instant
+    yield _request(choice, lineage, system, sifted, _knows_nothing, None, moment)
+
+
+def _knows_nothing(_xids: Sequence[int]) -> Statuses:
+    return {}
+
+
+def _signed(reader: Reader, source: Source, choice: Choice) -> tuple[ArchiveId, SignedFences]:
+    if reader.identity is None:
+        raise KeyMissing(
+            "fences are sealed: only an identity opens them", hint="give it with --identity FILE"
+        )
+    keys = DataKeys(reader.repository, reader.identity.identity)
+    archive = choose_archive(reader.repository, source.archive)
+    return archive, SignedFences(FenceReader(reader.repository), keys, choice.faults)
+
+
+def _with_later(app: App, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
+    """Return the lineage with what followed the restored point, as far as the archive can be surveyed."""
+    from cli.planning import look
+
+    try:
+        survey: ArchiveSurvey = look(reader, source, app.output).survey
+    except PitrError as wrong:
+        app.output.warn(f"what followed the restored point is not known: {wrong}")
+        return lineage
+    later: tuple[Branch, ...] = later_branches(survey, lineage.branches, lineage.end)
+    return Lineage(lineage.branches, lineage.end, lineage.fork_xid, later)
+
+
+def _sifted(choice: Choice, lineage: Lineage, system: int, ask: Asks, fences: Iterable[Fence]) -> Sifted:
+    return Sieve(choice.declarations, lineage, system, ask, choice.look_back).sift(fences)
+
+
+def _request(
+    choice: Choice,
+    lineage: Lineage,
+    system: int,
+    sifted: Sifted,
+    ask: Asks,
+    cursors: Mapping[str, Mapping[int, int]] | None,
+    moment: datetime | None,
+) -> PlanRequest:
+    branches = narrow((*lineage.branches, *lineage.later), sifted.marks)
+    count = len(lineage.branches)
+    exact = Lineage(branches[:count], lineage.end, lineage.fork_xid, branches[count:])
+    return PlanRequest(
+        choice.declarations, system, exact, sifted.view, ask, cursors, moment, choice.look_back
+    )
+
+
+def _compare(server: RestoredServer, sifted: Sifted, choice: Choice) -> None:
+    """Compare the signed fences that count with the database's rows; the signed ones are used anyhow."""
+    for fence in sifted.view.inside:
+        number = fence.mark.number
+        rows = server.fence_rows(number + 1, 1)
+        if not rows or rows[0][0] != number:
+            continue
+        judged = judge_row(number, rows[0][1], {number: fence})
+        if judged.state is not RowState.SIGNED:
+            choice.faults.append(f"row {number} of pitr.fence is not what was signed: {judged.detail}")

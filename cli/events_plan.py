@@ -1,0 +1,159 @@
+"""``pitr events plan``: where replay starts in each partition after a restore, and what it will find."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.config_values import read_duration
+from cli.context import App, common_options, current
+from cli.errors import UsageRefused
+from cli.reading import source_of, source_options
+from cli.target import read_target, target_options
+
+if TYPE_CHECKING:
+    from cli.events_settings import EventsSettings
+    from pitr.events.flows import FlowDeclaration
+    from pitr.events.plan import ReplayPlan
+    from pitr.events.plan_build import PlanRequest
+
+
+@click.command()
+@click.option(
+    "--restored", metavar="DSN", help="The restored server: paused at its target, or just promoted."
+)
+@click.option("--at", "target", metavar="TARGET", help="A moment, as for a restore; no server is asked.")
+@click.option("--topic", "names", multiple=True, metavar="TOPIC", help="Only this topic; may be repeated.")
+@click.option(
+    "--accept-gap",
+    "accepted",
+    multiple=True,
+    metavar="TOPIC[N]",
+    help="Go on without the events that are missing in this partition; may be repeated.",
+)
+@click.option(
+    "--look-back",
+    default="24h",
+    show_default=True,
+    metavar="DURATION",
+    help="How long before the end a failover may lie whose lost commits are looked for.",
+)
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan for a replay.")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write it as an HTML page.")
+@target_options
+@source_options
+@common_options
+def events_plan(
+    restored: str | None,
+    target: str | None,
+    names: tuple[str, ...],
+    accepted: tuple[str, ...],
+    look_back: str,
+    out: Path | None,
+    page: Path | None,
+    exclusive: bool,
+    timeline: str,
+    backup_id: str | None,
+    damaged: tuple[str, ...],
+    source_urls: tuple[str, ...],
+    source_identity: Path | None,
+    source_region: str | None,
+    source_archive: str | None,
+) -> None:
+    """Say which events a restore lost, and where their replay starts.
+
+    Reads every event from there on, once, and changes nothing. With --restored the server says which
+    transactions it has, so each event that names its transaction is judged exactly; with --at positions in
+    WAL alone decide, and the rest is unknown. Exit code 4 if events are missing that --accept-gap does not
+    name.
+    """
+    from cli.events_asking import Choice, of_moment, of_server
+    from cli.events_plan_view import plan_json, refuse_gaps, show_plan, unaccepted
+
+    app = current()
+    if (restored is None) == (target is None):
+        raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
+    settings = _settings(app)
+    choice = Choice(_declared(settings, names), _look_back(look_back))
+    source = source_of(source_urls, source_identity, source_region, source_archive)
+    if restored is not None:
+        asking = of_server(app, restored, source, choice)
+    else:
+        parsed = read_target(app, target or "", is_inclusive=not exclusive, timeline=timeline)
+        asking = of_moment(app, parsed, source, choice, backup_id, damaged)
+    with asking as request:
+        made = _build(app, settings, request)
+    for fault in choice.faults:
+        app.output.warn(fault)
+    missing = unaccepted(made, accepted)
+    fields = {**plan_json(made), "accepted_gaps": sorted(accepted), "faults": choice.faults}
+    app.partial_result = fields
+    show_plan(app.output, made)
+    if page is not None:
+        from cli.events_plan_page import render_plan
+
+        _write(page, render_plan(made, accepted, choice.faults))
+    refuse_gaps(missing)
+    if out is not None:
+        from pitr.events.plan_code import encode_plan
+
+        _write(out, encode_plan(made))
+    app.output.finish(fields)
+
+
+def _settings(app: App) -> EventsSettings:
+    from pitr.errors import NotInitialised
+
+    settings = app.settings().events
+    if settings is None:
+        raise NotInitialised("the configuration has no [events]", hint="see docs/events.md")
+    return settings
+
+
+def _declared(settings: EventsSettings, names: Sequence[str]) -> list[FlowDeclaration]:
+    """Return the declarations of the topics asked for, or of all.  Raises UsageRefused."""
+    unknown = sorted(set(names) - settings.flows.keys())
+    if unknown:
+        raise UsageRefused(
+            f"topic {unknown[0]} is not declared: nothing says how its events and the database come together",
+            hint="declare its flow in an [[events.topic]]; see docs/events.md",
+        )
+    return [settings.flows[name] for name in sorted(set(names) or settings.flows.keys())]
+
+
+def _look_back(text: str) -> timedelta:
+    try:
+        return timedelta(seconds=read_duration(text))
+    except ValueError as wrong:
+        raise UsageRefused(f"--look-back: {wrong}") from wrong
+
+
+def _build(app: App, settings: EventsSettings, request: PlanRequest) -> ReplayPlan:
+    from cli.kafka_client import open_kafka
+    from pitr.events.partition import TopicPartition
+    from pitr.events.plan_build import build_plan
+
+    told: dict[TopicPartition, int] = {}
+
+    def tell(at: TopicPartition, count: int) -> None:
+        # Each batch is 5,000; a line for every hundred thousand is enough for who waits.
+        if count - told.get(at, 0) >= 100_000:
+            told[at] = count
+            app.output.note(f"{at}: {count} events read")
+
+    broker = open_kafka(settings.bootstrap, settings.client_file)
+    try:
+        return build_plan(request, broker, tell)
+    finally:
+        broker.close()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file for this user alone: it names events."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)

@@ -1,0 +1,65 @@
+"""What librdkafka hands over, as our values.  Pure: nothing of it is imported.
+
+A topic's id is written as Kafka does: base64 of its 16 bytes, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pitr.events.broker import EventRecord, TopicFacts
+from pitr.events.partition import OFFSET_MAX, TopicPartition
+
+_LOG_APPEND_TIME = 2  # librdkafka's RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
+
+
+class MessageLike(Protocol):
+    """The parts of confluent_kafka's Message that are asked for."""
+
+    def offset(self) -> int | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def headers(self) -> Any: ...
+    def key(self) -> str | bytes | None: ...
+    def value(self) -> str | bytes | None: ...
+
+
+def facts_of(name: str, topic_id: str, partitions: int, config: Mapping[str, str]) -> TopicFacts:
+    """Return a topic from its description and its settings, which are texts by name."""
+    policies = {word.strip() for word in config.get("cleanup.policy", "delete").split(",")}
+    return TopicFacts(
+        name,
+        topic_id,
+        partitions,
+        is_compacted="compact" in policies,
+        is_deleted_by_age="delete" in policies,
+        retention_ms=_limit(config.get("retention.ms")),
+        retention_bytes=_limit(config.get("retention.bytes")),
+        delete_retention_ms=int(config.get("delete.retention.ms", 0)),
+        has_append_time=config.get("message.timestamp.type") == "LogAppendTime",
+    )
+
+
+def _limit(text: str | None) -> int | None:
+    """Read a retention.  Kafka writes "no limit" as -1, and as the largest number in some tools."""
+    number = -1 if text is None else int(text)
+    return None if number < 0 or number == OFFSET_MAX else number
+
+
+def record_of(at: TopicPartition, message: MessageLike) -> EventRecord:
+    """Return a message that is no error as a record."""
+    kind, timestamp_ms = message.timestamp()
+    headers = message.headers() or []
+    return EventRecord(
+        at,
+        int(message.offset() or 0),
+        int(timestamp_ms),
+        is_append_time=kind == _LOG_APPEND_TIME,
+        key=_bytes(message.key()),
+        value=_bytes(message.value()),
+        headers=tuple((name, _bytes(value)) for name, value in headers),
+    )
+
+
+def _bytes(found: str | bytes | None) -> bytes | None:
+    return found.encode() if isinstance(found, str) else found
