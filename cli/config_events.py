@@ -36,7 +36,7 @@ def read_bootstrap(text: str) -> str:
     return text
 
 
-_Bootstrap = Annotated[str, Field(min_length=3, max_length=4000), AfterValidator(read_bootstrap)]
+_Bootstrap = Annotated[str, Field(max_length=4000), AfterValidator(read_bootstrap)]
 
 
 class TopicTable(Table):

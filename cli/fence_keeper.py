@@ -99,8 +99,9 @@ class FenceKeeper:
         self._wake.set()
         if self._mirror is not None:
             self._mirror.stop()
-        self._taker.join(STOP_S)
-        self._putter.join(STOP_S)
+        for thread in (self._taker, self._putter):
+            if thread.is_alive():  # one that was never started has nothing to end
+                thread.join(STOP_S)
 
     def take(self) -> TakenFence:
         """Take a fence now.  Raises ServerUnavailable, ServerRefused, AlreadyRunning."""

@@ -93,7 +93,8 @@ class MirrorKeeper:
     def stop(self) -> None:
         """End soon, having put what can be put; a call that hangs is left behind."""
         self._stopping.set()
-        self._thread.join(STOP_S)
+        if self._thread.is_alive():  # one that was never started has nothing to end
+            self._thread.join(STOP_S)
 
     def snapshot(self) -> MirrorSnapshot:
         """Return how it is now."""

@@ -213,7 +213,7 @@ def fences_sequence(key: str) -> int:
 
 
 def syncs_key(archive: ArchiveId, sequence: int) -> str:
-    """Return the key of object ``sequence`` (from 1) of a mirror's pairs of offsets; newer ones sort first."""
+    """Return the key of object ``sequence`` (from 1) of a mirror's pairs; newer ones sort first."""
     return f"syncs/{archive}/{_inverse(sequence)}"
 
 

@@ -111,7 +111,8 @@ def test_regions_that_are_away_hold_no_fence_up_and_get_all_of_them_later(often:
     wait_until(lambda: often.keeper.snapshot().store_error is not None, "the failure is told")
     often.faulty.heal()
     wait_until(lambda: len(often.stored()) >= 5, "they are stored")
-    assert often.stored() == list(range(1, len(often.stored()) + 1))
+    numbers = often.stored()
+    assert numbers == list(range(1, len(numbers) + 1))
     wait_until(lambda: often.keeper.snapshot().store_error is None, "it is told that it is over")
     assert often.logged.count("warning: fences cannot be put, and are tried again") == 1
 
