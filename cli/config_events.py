@@ -19,6 +19,7 @@ from cli.events_settings import (
 )
 from pitr.errors import MalformedValue
 from pitr.events.flows import EventFormat, Flow, FlowDeclaration
+from pitr.events.mirror_names import MirrorNames
 from pitr.events.partition import check_topic
 
 TOPICS_MAX = 1_000
@@ -135,7 +136,9 @@ def events_settings(table: EventsTable | None, base: Path) -> EventsSettings | N
             mirror.source_alias,
             mirror.policy,
             mirror.separator,
-            mirror.syncs_topic or f"mm2-offset-syncs.{mirror.source_alias}.internal",
+            MirrorNames(
+                mirror.source_alias, separator=mirror.separator, syncs_topic=mirror.syncs_topic
+            ).syncs,
         ),
         replay=ReplaySettings(path(table.replay.handlers_file), table.replay.batch, table.replay.rate_limit),
     )

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from cli.errors import ConfigRefused
 from cli.kafka_client import open_kafka
+from cli.mirror_parts import mirror_names
 from pitr.errors import NotInitialised, PitrError
 from pitr.events.broker import BrokerRefused, BrokerUnavailable
+from pitr.events.mirror_checks import check_mirror
 from pitr.events.partition import TopicPartition
-from pitr.events.topic_checks import TopicFinding, check_syncs, check_topics, check_undeclared
+from pitr.events.topic_checks import TopicFinding, check_topics, check_undeclared
 from verifiers.base import Finding, Severity
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ def examine_events(settings: EventsSettings, window_s: float) -> Iterator[Findin
         yield refused
         return
     try:
-        yield _finding(check_syncs(mirror.syncs_topic, copy.names()))
+        names = mirror_names(mirror)
+        facts = copy.topics(names.remote(flow.topic) for flow in settings.topics)
+        for found in check_mirror(names, settings.topics, copy.names(), facts, window_s):
+            yield _finding(found)
     except (BrokerUnavailable, BrokerRefused) as away:
         yield _fault("events.mirror", mirror.bootstrap, away)
     finally:

@@ -11,7 +11,7 @@ from cli.errors import ConfigRefused
 from cli.events_settings import EventsSettings
 from cli.kafka_client import open_kafka
 from pitr.errors import NotInitialised
-from pitr.events.broker import BrokerRefused, GroupState
+from pitr.events.broker import BrokerRefused, EventRecord, GroupState
 from pitr.events.partition import TopicPartition
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ class ConfiguredSource:
     def group(self, name: str) -> GroupState:
         return self._broker().group(name)
 
+    def last_records(
+        self, ends: Mapping[TopicPartition, int], budget_s: float
+    ) -> Mapping[TopicPartition, EventRecord]:
+        return self._broker().last_records(ends, budget_s)
+
     def broker_time(self) -> datetime | None:
         """Return a broker's time; None where no topic is named for it.  Raises as ``Broker``."""
         topic = self._settings.clock_topic
@@ -89,11 +94,14 @@ def fence_keeper(
     if settings.events is None:
         return None
     from cli.fence_keeper import FenceKeeper
+    from cli.mirror_parts import mirror_keeper
     from pitr.events.fence_store import FenceWriter
+    from pitr.events.last_records import LastRecords
     from pitr.postgres.fence_mark import FenceMarker
 
     source = ConfiguredSource(settings.events)
-    return FenceKeeper(
+    has_mirror = settings.events.mirror is not None
+    keeper = FenceKeeper(
         source,
         FenceMarker(address.session),
         FenceWriter(repository, archive, signer, keys.wal_key),
@@ -101,7 +109,22 @@ def fence_keeper(
         log,
         count,
         broker_clock=source.broker_time,
+        # Only a mirror is searched for them.
+        identify=LastRecords(source).identify if has_mirror else None,
     )
+    mirror = mirror_keeper(
+        settings.events,
+        settings.daemon.state_dir,
+        repository,
+        archive,
+        signer,
+        keys,
+        lambda: keeper.newest,
+        log,
+    )
+    if mirror is not None:
+        keeper.accompany(mirror)
+    return keeper
 
 
 def fence_now(keeper: FenceKeeper | None) -> Mapping[str, Any]:

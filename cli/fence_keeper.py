@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from cli.events_settings import EventsSettings
+    from cli.mirror_keeper import MirrorKeeper
+    from pitr.events.fence import Fence
     from pitr.postgres.fence_mark import FenceMarker
 
 STOP_S: Final = 15.0
@@ -68,6 +70,8 @@ class FenceKeeper:
         self._waiting_bytes = 0
         self._seen = _NOTHING
         self._told: dict[str, str] = {}
+        self._newest: Fence | None = None
+        self._mirror: MirrorKeeper | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._taker = threading.Thread(target=self._take_until_stopped, name="fences", daemon=True)
@@ -76,11 +80,25 @@ class FenceKeeper:
     def start(self) -> None:
         self._taker.start()
         self._putter.start()
+        if self._mirror is not None:
+            self._mirror.start()
+
+    def accompany(self, mirror: MirrorKeeper) -> None:
+        """Let what keeps a mirror's pairs run as long as this does."""
+        self._mirror = mirror
+
+    @property
+    def newest(self) -> Fence | None:
+        """The newest fence of this run; None before the first."""
+        with self._lock:
+            return self._newest
 
     def stop(self) -> None:
         """End soon, having put what can be put; a call that hangs is left behind."""
         self._stopping.set()
         self._wake.set()
+        if self._mirror is not None:
+            self._mirror.stop()
         for thread in (self._taker, self._putter):
             if thread.is_alive():  # one that was never started has nothing to end
                 thread.join(STOP_S)
@@ -112,7 +130,8 @@ class FenceKeeper:
         with self._lock:
             seen, waiting = self._seen, len(self._waiting)
         age_s = None if seen.at is None else max(0.0, (_now() - seen.at).total_seconds())
-        return replace(seen, waiting=waiting, age_s=age_s)
+        mirror = None if self._mirror is None else self._mirror.snapshot()
+        return replace(seen, waiting=waiting, age_s=age_s, mirror=mirror)
 
     # -- taking
 
@@ -146,6 +165,7 @@ class FenceKeeper:
         skew_s = (fence.mark.at - fence.collector_at).total_seconds()
         written = WrittenFence.of(fence)
         with self._lock:
+            self._newest = fence
             dropped = self._keep(written)
             self._seen = replace(
                 self._seen,

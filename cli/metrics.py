@@ -130,6 +130,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
         "The server's clock against this host's, as the last fence saw them.",
         lambda s: None if s.fences is None else s.fences.skew_s,
     ),
+    (
+        "pitr_mirror_pairs_age_seconds",
+        "Since the mirror's pairs of offsets were last read.",
+        lambda s: None if s.fences is None or s.fences.mirror is None else s.fences.mirror.age_s,
+    ),
     ("pitr_start_timestamp_seconds", "When the daemon started.", lambda s: s.started_at.timestamp()),
 )
 _REGION_GAUGES: tuple[tuple[str, str, int], ...] = (

@@ -101,6 +101,25 @@ class WalDiskSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorSnapshot:
+    """How a mirror's pairs of offsets are kept: ``pairs`` were read by this run, ``behind`` are still to be.
+
+    ``age_s`` is since they were last read, ``written_at`` when the mirror wrote its newest one, by its clock;
+    ``stored`` objects went to the regions.
+    """
+
+    polled_at: datetime | None = None
+    age_s: float | None = None
+    pairs: int = 0
+    behind: int = 0
+    unreadable: int = 0
+    written_at: datetime | None = None
+    stored: int = 0
+    trouble: str | None = None
+    store_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FenceSnapshot:
     """The fences between Kafka and the database.  ``number`` and what follows it are the last one's.
 
@@ -122,6 +141,8 @@ class FenceSnapshot:
     dropped: int
     stored_at: datetime | None
     store_error: str | None
+    # None where no mirror is configured.
+    mirror: MirrorSnapshot | None = None
 
 
 class BeginningState(StrEnum):

@@ -180,6 +180,16 @@ def _show_fences(output: Output, fences: Mapping[str, Any] | None) -> None:
         output.warn(f"no fence can be taken: {fences['trouble']}")
     if fences["store_error"] is not None:
         output.warn(f"fences cannot be put: {fences['store_error']}")
+    mirror = fences.get("mirror")
+    if mirror is None:
+        return
+    if mirror["age_s"] is not None:
+        age = format_seconds(float(mirror["age_s"]))
+        output.line(f"mirror   its pairs of offsets were read {age} ago, {mirror['behind']} are to be read")
+    if mirror["trouble"] is not None:
+        output.warn(f"pairs of the mirror cannot be read: {mirror['trouble']}")
+    if mirror["store_error"] is not None:
+        output.warn(f"pairs of the mirror cannot be put: {mirror['store_error']}")
 
 
 def _show_losses(output: Output, seen: Mapping[str, Any]) -> None:

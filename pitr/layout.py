@@ -213,6 +213,19 @@ def fences_sequence(key: str) -> int:
     return _HEAD_TOP - int(match[1], 16)
 
 
+def syncs_key(archive: ArchiveId, sequence: int) -> str:
+    """Return the key of object ``sequence`` (from 1) of a mirror's pairs; newer ones sort first."""
+    return f"syncs/{archive}/{_inverse(sequence)}"
+
+
+def syncs_sequence(key: str) -> int:
+    """Return the sequence that the key of an object of pairs stands for.  Raises MalformedValue."""
+    match = re.fullmatch(r"syncs/[0-9]+/[0-9]{8}/([0-9a-f]{16})", key)
+    if match is None:
+        raise MalformedValue(f"not the key of an object of pairs: {key!r}")
+    return _HEAD_TOP - int(match[1], 16)
+
+
 def log_prefix(key_id: str, what: str) -> str:
     """Return the prefix of the entries (``entry``) or checkpoints (``checkpoint``) of a verifier's log."""
     return f"log/{_key_id(key_id)}/{what}/"

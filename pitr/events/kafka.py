@@ -49,6 +49,9 @@ QUEUED_KBYTES = 8 << 10
 """Records that librdkafka fetches ahead; what is read is bounded by this, whatever the topic holds."""
 FETCH_BYTES = 1 << 20
 BATCH_RECORDS = 1000
+_BATCH_WAIT_S = 0.05  # for a batch that is not full: a read of one record must not take long
+LAST_BACK_OFFSETS = 8
+"""So far below an end the last record is looked for: markers and aborted records may follow it."""
 _PASSING_PAUSE_S = 0.1
 _OFFSET_END = -1  # of a time that no record is after
 _GRACE_S = 1.0  # librdkafka's own deadline comes first, and says more
@@ -226,7 +229,7 @@ class KafkaBroker:
         while position < end:
             if time.monotonic() > deadline:
                 raise self._no_answer(f"{at} gave nothing from offset {position} on")
-            batch = self._call(lambda: consumer.consume(BATCH_RECORDS, timeout=0.5))
+            batch = self._call(lambda: consumer.consume(BATCH_RECORDS, timeout=_BATCH_WAIT_S))
             before = position
             for message in batch:
                 error = message.error()
@@ -247,6 +250,34 @@ class KafkaBroker:
                     self._last_error = reason_of(error)
             if position > before:
                 deadline = time.monotonic() + self.settings.read_timeout_s
+
+    def last_records(self, ends: Offsets, budget_s: float) -> Mapping[TopicPartition, EventRecord]:
+        """Return the last committed record below each of these ends, of those that are found in the time.
+
+        One consumer reads them all; a partition whose last LAST_BACK_OFFSETS offsets hold none has none.
+        """
+        deadline = time.monotonic() + budget_s
+        begins = self.begins(ends)
+        wanted = {
+            at: max(begins[at], end - LAST_BACK_OFFSETS) for at, end in ends.items() if end > begins[at]
+        }
+        found: dict[TopicPartition, EventRecord] = {}
+        left = set(wanted)
+        consumer = self._consumer()
+        try:
+            kinds = self._kafka.TopicPartition
+            consumer.assign([kinds(at.topic, at.partition, start) for at, start in wanted.items()])
+            while left and time.monotonic() < deadline:
+                for message in self._call(lambda: consumer.consume(BATCH_RECORDS, timeout=_BATCH_WAIT_S)):
+                    at, error = TopicPartition(message.topic(), message.partition()), message.error()
+                    if error is None and message.offset() < ends[at]:
+                        found[at] = record_of(at, message)
+                    is_end = error is not None and error.code() == self._kafka.KafkaError._PARTITION_EOF
+                    if is_end or (error is None and message.offset() >= ends[at] - 1):
+                        left.discard(at)
+        finally:
+            consumer.close()
+        return {at: record for at, record in found.items() if at not in left}
 
     # -- how it is asked
 

@@ -42,7 +42,8 @@ class PlanRequest:
     """What a plan is made from.
 
     ``ask``: statuses of transactions in the restored database.  ``cursors``: topic → partition → next
-    offset of sinks that keep one, None if no database was asked.  ``moment``: a time not after the end.
+    offset of sinks that keep one, None if no database was asked; ``inexact`` ones are at or below the truth.
+    ``moment``: a time not after the end.
     """
 
     declarations: Sequence[FlowDeclaration]
@@ -53,10 +54,12 @@ class PlanRequest:
     cursors: Mapping[str, Mapping[int, int]] | None = None
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
+    inexact: frozenset[TopicPartition] = frozenset()
 
     def known(self, topic: str) -> Known:
         cursors = None if self.cursors is None else self.cursors.get(topic, {})
-        return Known(self.view, self.lineage, cursors, self.moment, self.look_back)
+        inexact = frozenset(at.partition for at in self.inexact if at.topic == topic)
+        return Known(self.view, self.lineage, cursors, self.moment, self.look_back, inexact)
 
 
 @dataclass(slots=True)

@@ -42,6 +42,7 @@ KINDS: Final = {
     "index": False,
     "fences": False,
     "derived": False,
+    "syncs": False,
 }
 # Magic, suite, log2 of the frame size, file id, commitment, key id.
 _HEADER = struct.Struct(">6sBB32s32s16s")
@@ -57,7 +58,7 @@ FRAMES_MAX: Final = 1 << 32
 class Context:
     """What a container is: it opens in no other context.
 
-    ``name`` is the sequence of a piece or of an object of fences, the name of a segment,
+    ``name`` is the sequence of a piece or of an object of fences or of syncs, the name of a segment,
     ``BACKUP/PART/NUMBER`` of a pack or an index, ``SNAPSHOT/NODE/NUMBER`` of derived state.  WAL has all
     of timeline, start and end; the others have none.
     """
