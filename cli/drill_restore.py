@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cli.drill_choice import DrillRun
 from cli.map_sources import with_map
 from cli.planning import Looked, look, plan_from
+from cli.verify_events import events_look
 from cli.verify_facts import product_version, report_facts, verify_request
 from cli.wiring import open_reader
 from pitr.planner import restorable_stretches
@@ -74,6 +75,7 @@ def _restored(
             verify_request(run.settings, run.config, reader, looked, plan, run.place, ready.region),
             service=steps,
             why_no_comparison=_WHY_NO_COMPARISON,
+            events=events_look(run.settings, reader, run.source, run.app.output),
         )
         run.app.output.note(f"drilling {plan.target} from region {ready.region}, backup {plan.backup.backup}")
         found = verify(request, begun=failure.monotonic_s, on_progress=on_progress, cancel=cancel)

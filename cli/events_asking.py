@@ -13,20 +13,21 @@ from cli.reading import Source, choose_archive, open_source
 from pitr.datakeys import DataKeys
 from pitr.errors import KeyMissing, PitrError, TargetRefused
 from pitr.events.classify import Lineage
-from pitr.events.fence_choice import RowState, judge_row
+from pitr.events.fence_choice import JudgedRow, RowState, judge_last, judge_row
 from pitr.events.fence_sieve import Sieve, Sifted
 from pitr.events.fence_store import FenceReader
 from pitr.events.flows import Flow, FlowDeclaration
 from pitr.events.forks import branches_of, narrow
 from pitr.events.history import XactStatus
 from pitr.events.plan_build import PlanRequest
-from pitr.events.restored import RestoredDatabase
+from pitr.events.restored import NUMBER_MAX, RestoredDatabase
 from pitr.layout import ArchiveId
 from pitr.postgres.restored_history import RestoredServer
 from pitr.survey import ArchiveSurvey
 
 if TYPE_CHECKING:
     from cli.context import App
+    from cli.output import Output
     from cli.wiring import Reader
     from pitr.events.fence import Fence
     from pitr.events.history import Branch
@@ -43,6 +44,8 @@ class Choice:
     declarations: Sequence[FlowDeclaration]
     look_back: timedelta
     faults: list[str] = field(default_factory=list)
+    last: list[JudgedRow] = field(default_factory=list)
+    """The restored database's last fence, one at most: what was found by query, beside its signed copy."""
 
 
 @contextmanager
@@ -51,37 +54,45 @@ def of_server(app: App, dsn: str, source: Source, choice: Choice) -> Iterator[Pl
 
     Raises ServerRefused, ServerUnavailable, and with an identity what reading the store raises.
     """
+    if source.identity_path is None:
+        with of_reader(app.output, dsn, None, source, choice) as request:
+            yield request
+        return
+    with open_source(app, source) as reader, of_reader(app.output, dsn, reader, source, choice) as request:
+        yield request
+
+
+@contextmanager
+def of_reader(
+    output: Output, dsn: str, reader: Reader | None, source: Source, choice: Choice
+) -> Iterator[PlanRequest]:
+    """Yield the same from a repository that is open; None: from the database's own rows of fences."""
     with RestoredServer(dsn) as server:
         database = RestoredDatabase(server)
         facts = database.facts
         if facts.is_promoted:
-            app.output.warn(
-                "the server is promoted: the plan is right only if nobody has written to it since"
-            )
+            output.warn("the server is promoted: the plan is right only if nobody has written to it since")
         cursors = {
             one.topic: database.cursor(one.cursor_sql)
             for one in choice.declarations
             if one.flow is Flow.SINK_CURSOR and one.cursor_sql is not None
         }
         lineage = Lineage(branches_of(facts.history), facts.end, facts.fork_xid)
-        if source.identity_path is None:
-            app.output.warn(
-                "fences are the database's own rows, not compared with signed copies: no --identity"
-            )
+        if reader is None:
+            output.warn("fences are the database's own rows, not compared with signed copies: no --identity")
             sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, database.fences())
             choice.faults.extend(database.unreadable)
         else:
-            with open_source(app, source) as reader:
-                archive, signed = _signed(reader, source, choice)
-                if archive.system_identifier != facts.system_identifier:
-                    raise TargetRefused(
-                        f"the server was not restored from archive {archive}",
-                        detail=f"its system identifier is {facts.system_identifier}",
-                        hint="name the archive with --archive, or the right server",
-                    )
-                lineage = _with_later(app, reader, source, lineage)
-                fences = signed.downwards(archive, lineage.timeline, lineage.end)
-                sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
+            archive, signed = _signed(reader, source, choice)
+            if archive.system_identifier != facts.system_identifier:
+                raise TargetRefused(
+                    f"the server was not restored from archive {archive}",
+                    detail=f"its system identifier is {facts.system_identifier}",
+                    hint="name the archive with --archive, or the right server",
+                )
+            lineage = _with_later(output, reader, source, lineage)
+            fences = signed.downwards(archive, lineage.timeline, lineage.end)
+            sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
             _compare(server, sifted, choice)
         yield _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
 
@@ -141,14 +152,14 @@ def _signed(reader: Reader, source: Source, choice: Choice) -> tuple[ArchiveId, 
     return archive, SignedFences(FenceReader(reader.repository), keys, choice.faults)
 
 
-def _with_later(app: App, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
+def _with_later(output: Output, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
     """Return the lineage with what followed the restored point, as far as the archive can be surveyed."""
     from cli.planning import look
 
     try:
-        survey: ArchiveSurvey = look(reader, source, app.output).survey
+        survey: ArchiveSurvey = look(reader, source, output).survey
     except PitrError as wrong:
-        app.output.warn(f"what followed the restored point is not known: {wrong}")
+        output.warn(f"what followed the restored point is not known: {wrong}")
         return lineage
     later: tuple[Branch, ...] = later_branches(survey, lineage.branches, lineage.end)
     return Lineage(lineage.branches, lineage.end, lineage.fork_xid, later)
@@ -177,7 +188,14 @@ def _request(
 
 def _compare(server: RestoredServer, sifted: Sifted, choice: Choice) -> None:
     """Compare the signed fences that count with the database's rows; the signed ones are used anyhow."""
-    for fence in sifted.view.inside:
+    inside = sifted.view.inside
+    newest = server.fence_rows(NUMBER_MAX, 1)
+    last = judge_last(newest[0] if newest else None, inside[0] if inside else None)
+    if last is not None:
+        choice.last.append(last)
+        if last.state is RowState.GONE:
+            choice.faults.append(last.detail or "the last fence's row is gone")
+    for fence in inside:
         number = fence.mark.number
         rows = server.fence_rows(number + 1, 1)
         if not rows or rows[0][0] != number:

@@ -22,6 +22,7 @@ from cli.reading import Source, choose_archive
 from cli.settings import Settings
 from cli.verify_choice import Chosen, VerifyChoices, choose
 from cli.verify_consolidate import consolidate_proved
+from cli.verify_events import events_look
 from cli.verify_facts import (
     Occasion,
     care_of,
@@ -177,7 +178,8 @@ class VerifyFlow:
         plan = plan_from(looked, reader, source, chosen.target, self._app.output)
         check_room(place.path, plan.backup.size_bytes)
         request = verify_request(self._settings, self._config, reader, looked, plan, place, region)
-        request = self._with_comparison(request, reader, source, looked, opened)
+        events = events_look(self._settings, reader, source, self._app.output)
+        request = self._with_comparison(replace(request, events=events), reader, source, looked, opened)
         self._app.output.note(f"verifying {plan.target} from region {region}, backup {plan.backup.backup}")
         found = verify(request, begun=self._begun, on_progress=self._on_progress)
         head = looked.heads.get(looked.archive)

@@ -125,7 +125,7 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "data_loss": _data_loss(facts, found),
         "degradation": None,
         "checks": [check_fields(check) for check in found.checks],
-        "kafka": None,
+        "kafka": found.kafka,
         "ransomware": found.ransomware,
         "result": {"limits": _limits(facts, found)},
         "findings": [],

@@ -28,6 +28,7 @@ from verifiers.check import CheckResult
 from verifiers.check_maker import CheckMaker
 from verifiers.check_table import CHECKS
 from verifiers.checks_data import check_assertions, check_constraints, check_relations
+from verifiers.checks_events import check_events
 from verifiers.checks_files import check_control, check_files, check_page_checksums
 from verifiers.checks_safety import check_isolation, check_signs, check_wiped, look_at_network
 from verifiers.checks_schema import check_roles, check_schema, check_versions
@@ -222,6 +223,9 @@ class _Verification:
         isolation = look_at_network(instance.pid, self._no_namespace)
         self._found.isolation = isolation
         self._add(check_isolation(server, isolation, self._request.preload_allowed, maker))
+        if self._request.events is not None:
+            agreed, self._found.kafka = check_events(self._request.events, server, self._check_time, maker)
+            self._add(agreed)
         self._paused_s += self._monotonic() - began
 
     def _look(self, result: RestoreResult) -> None:
@@ -304,7 +308,9 @@ class _Verification:
             why = f"{why}: {self._found.failure.splitlines()[0]}"
         for check, spec in CHECKS.items():
             if check not in self._results:
-                reasons = {"C11": self._request.why_no_comparison, "C16": "no Kafka topic is configured"}
+                reasons = {"C11": self._request.why_no_comparison}
+                if self._request.events is None:
+                    reasons["C16"] = "no Kafka topic is configured"
                 reason = reasons.get(check, why) if not spec.is_required else why
                 self._add(self._maker.skipped(check, reason))
 

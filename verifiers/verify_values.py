@@ -20,6 +20,7 @@ from pitr.restore_request import RestoreResult
 from storage.store import CopyDamaged
 from verifiers.check import CheckResult
 from verifiers.checks_data import Assertion
+from verifiers.checks_events import LookAtEvents
 from verifiers.checks_safety import Isolation
 from verifiers.checks_source import Comparison
 from verifiers.checks_target import Marker, Reached
@@ -57,7 +58,7 @@ class VerifyRequest:
     ``alone`` is the repository as the region ``region`` has it.  ``backups`` are all of the archive, for
     the signs of rot.  ``preload_allowed``: libraries of the cluster's that may be loaded.  ``comparison``:
     with what the tables are compared, after the target was looked at.  ``service``: who uses the restored
-    server before it is checked.
+    server before it is checked.  ``events``: who asks Kafka what belongs to the target, None: nobody.
     """
 
     plan: RestorePlan
@@ -80,6 +81,7 @@ class VerifyRequest:
     workers: int = 3
     wants_network_cut: bool = True
     service: LiveService | None = None
+    events: LookAtEvents | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Verified:
     manifests_ok: bool | None = None
     commitment_ok: bool | None = None
     ransomware: Mapping[str, object] | None = None
+    # Offsets of each partition, None where nothing was asked or nobody answered.
+    kafka: Mapping[str, object] | None = None
 
 
 def server_settings(

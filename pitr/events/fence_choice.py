@@ -81,6 +81,8 @@ class RowState(StrEnum):
     """The signed copy says otherwise: somebody changed the row.  The copy counts."""
     UNREADABLE = "unreadable"
     """It is no fence at all."""
+    GONE = "gone"
+    """There is a signed copy of a fence of this history, and no row: somebody deleted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,20 @@ def judge_row(number: int, payload: str | None, signed: Mapping[int, Fence]) -> 
     if payload != encode_row(copy):
         return JudgedRow(number, RowState.TAMPERED, copy, _difference(row, copy))
     return JudgedRow(number, RowState.SIGNED, copy)
+
+
+def judge_last(row: tuple[int, str | None] | None, signed: Fence | None) -> JudgedRow | None:
+    """Judge the newest row of a restored database by the newest signed fence of its history.
+
+    None if there is neither: no fence was ever taken in it.
+    """
+    if signed is None:
+        return None if row is None else judge_row(*row, {})
+    number = signed.mark.number
+    if row is None or row[0] < number:
+        newest = "there is none" if row is None else f"the newest one is {row[0]}"
+        return JudgedRow(number, RowState.GONE, signed, f"row {number} of pitr.fence is gone: {newest}")
+    return judge_row(*row, {number: signed})
 
 
 def missing_rows(rows: Iterable[int], signed: Iterable[Fence], spans: Sequence[Span]) -> tuple[int, ...]:

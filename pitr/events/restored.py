@@ -17,7 +17,7 @@ from pitr.wal.timeline import TimelineId
 # One query's ids; a batch of events has fewer.
 _ASKED_MAX: Final = 10_000
 _ROWS: Final = 100
-_NUMBER_MAX: Final = (1 << 63) - 1
+NUMBER_MAX: Final = (1 << 63) - 1
 _STATUSES: Final = {one.value: one for one in XactStatus}
 
 
@@ -63,7 +63,7 @@ class RestoredDatabase:
 
         Whoever may write the table may have written them.
         """
-        below = _NUMBER_MAX
+        below = NUMBER_MAX
         while rows := self._server.fence_rows(below, _ROWS):
             for number, text in rows:
                 try:

@@ -97,6 +97,17 @@ def at_endpoint(dsn: str, endpoint: Endpoint) -> str:
     return make_conninfo("", **{**settings, "host": endpoint.host, "port": endpoint.port})
 
 
+def database_of(dsn: str) -> str:
+    """Return the database that a conninfo leads to, by libpq's rules.  Raises MalformedValue."""
+    settings = _parse(dsn)
+    return str(settings.get("dbname") or settings.get("user") or "postgres")
+
+
+def in_database(dsn: str, *, user: str, database: str) -> str:
+    """Return the conninfo of the same server with this user and database.  Raises MalformedValue."""
+    return make_conninfo("", **{**_parse(dsn), "user": user, "dbname": database})
+
+
 def _parse(dsn: str) -> dict[str, str | int | None]:
     try:
         return dict(conninfo_to_dict(dsn))
