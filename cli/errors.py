@@ -175,6 +175,13 @@ RULES: tuple[ErrorRule, ...] = (
         ChecksFailed, 7002, ExitCode.NOT_VERIFIED, "a check found something wrong", "read the findings above"
     ),
     ErrorRule(
+        refusals.NotReconciled,
+        7004,
+        ExitCode.NOT_VERIFIED,
+        "a replay does not account for each event of its plan; the cluster is on its private socket",
+        "read the certificate that the message names",
+    ),
+    ErrorRule(
         domain.ExpiryRefused,
         7003,
         ExitCode.NOT_VERIFIED,

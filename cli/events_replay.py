@@ -108,12 +108,12 @@ def events_replay(
         accepted_gaps=frozenset(map(read_partition, accepted)),
         calls=loaded.calls,
     )
-    result = _run(app, settings, loaded, request, plan_hash or plan.hash, restored)
-    _show(app, request, result)
+    result = run_replay(app, settings, loaded, request, plan_hash or plan.hash, restored)
+    show_result(app, request, result)
     app.output.finish(result_fields(request, result))
 
 
-def _run(
+def run_replay(
     app: App,
     settings: EventsSettings,
     loaded: LoadedHandlers,
@@ -121,6 +121,7 @@ def _run(
     plan_hash: str,
     restored: str,
 ) -> ReplayResult:
+    """Carry a replay out, and show how far it is.  Raises what ``Replay.run`` does, and PlanRefused."""
     from cli.events_sink import open_sink
     from cli.kafka_client import open_kafka
     from cli.progress import ProgressReport
@@ -162,7 +163,8 @@ def read_partition(text: str) -> TopicPartition:
     return TopicPartition(match[1], int(match[2]))
 
 
-def _show(app: App, request: ReplayRequest, result: ReplayResult) -> None:
+def show_result(app: App, request: ReplayRequest, result: ReplayResult) -> None:
+    """Write for people what was done."""
     output = app.output
     if request.is_dry_run:
         output.line("dry run: all of it was done, and undone")

@@ -201,6 +201,9 @@ def _chosen(*, workers: int, superuser: str, is_delta: bool) -> Chosen:
         superuser=superuser,
         certificate=None,
         no_verify=False,
+        replay=False,
+        handlers=None,
+        accepted=(),
     )
 
 

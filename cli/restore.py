@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
 
@@ -12,12 +12,14 @@ import click
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.output import format_bytes, format_seconds
-from cli.reading import open_source, source_of, source_options
+from cli.reading import Source, open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
 
 if TYPE_CHECKING:
+    from cli.restore_replay import RestoreReplay
     from cli.wiring import Reader
     from pitr.datakeys import DataKeys
+    from pitr.recovery import RecoveryTarget
     from pitr.restore_plan import RestorePlan
     from pitr.restore_request import Progress, RestoreRequest, RestoreResult
 
@@ -38,6 +40,20 @@ class Chosen(TypedDict):
     superuser: str
     certificate: Path | None
     no_verify: bool
+    replay: bool
+    handlers: Path | None
+    accepted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is restored, where to, and what becomes of it."""
+
+    target: RecoveryTarget
+    into: Path
+    action: Action
+    backup_id: str | None
+    damaged: tuple[str, ...]
 
 
 @click.command()
@@ -94,6 +110,24 @@ class Chosen(TypedDict):
     help="Write what was replayed, and that nothing lacked, here; default: beside --into.",
 )
 @click.option("--no-verify", is_flag=True, help="Leave out pg_verifybackup before the first start.")
+@click.option(
+    "--replay",
+    is_flag=True,
+    help="With --start: replay from Kafka what the restore takes back, and reconcile; docs/events.md.",
+)
+@click.option(
+    "--handlers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --replay: what is done with each event (default: [events.replay] handlers_file).",
+)
+@click.option(
+    "--accept-gap",
+    "accepted",
+    multiple=True,
+    metavar="TOPIC[N]",
+    help="With --replay: go on without events that are gone; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan, check the target directory, write nothing.")
 @common_options
 def restore(
@@ -121,14 +155,13 @@ def restore(
     content, and proved by the digests in the signed manifest, so that nothing which rot or an attacker left
     is kept. The old cluster needs its room until the restore has succeeded; then it is removed, with the WAL
     in it that was never archived.
+
+    With --replay events that the restore takes back are replayed before anybody may use the cluster; the
+    same command goes on where an earlier one was ended.
     """
-    from cli.copy_faults import telling_faults
-    from cli.plan_view import plan_fields, show_plan
-    from cli.planning import make_plan
-    from cli.restore_choices import check_choices, show_delta
+    from cli.restore_choices import check_choices
 
     app = current()
-    begun = time.monotonic()
     check_choices(chosen, action)
     if source_identity is None:
         raise UsageRefused(
@@ -136,21 +169,57 @@ def restore(
         )
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
     source = source_of(source_urls, source_identity, source_region, source_archive)
-    zone = app.time_zone() or local_zone()
+    replay = None
+    if chosen["replay"]:
+        from cli.restore_replay import RestoreReplay
+
+        replay = RestoreReplay.of(app, target, into, chosen, source)
+    wanted = Wanted(parsed, into, action, backup_id, damaged)
+    _restore(app, source, wanted, chosen, replay, is_dry_run=dry_run)
+
+
+def _restore(
+    app: App,
+    source: Source,
+    wanted: Wanted,
+    chosen: Chosen,
+    replay: RestoreReplay | None,
+    *,
+    is_dry_run: bool,
+) -> None:
+    """Plan, show, confirm and carry out."""
+    from cli.copy_faults import telling_faults
+    from cli.plan_view import plan_fields, show_plan
+    from cli.planning import make_plan
+    from cli.restore_choices import show_delta
+
+    begun = time.monotonic()
+    into, zone = wanted.into, app.time_zone() or local_zone()
     fields: dict[str, object] = {}
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id, without=damaged)
+        plan = make_plan(
+            reader, source, wanted.target, app.output, backup_id=wanted.backup_id, without=wanted.damaged
+        )
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
-        fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
-        request = checked_request(app, reader, plan, into, action, chosen)
+        fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": is_dry_run}
+        if replay is not None and replay.is_restored() and not is_dry_run:
+            fields["replay"] = replay.go_on(_request(app, reader, plan, into, wanted.action, chosen), reader)
+            app.output.finish(fields)
+            return
+        request = checked_request(app, reader, plan, into, wanted.action, chosen)
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
-        if not dry_run:
+        if not is_dry_run:
             _confirm(app, request, chosen["owner"], replaces=fields.get("delta") is not None)
+            if replay is not None:
+                replay.begin()
+                request = replay.joined(request, reader)
             result = execute(app, reader, request)
+            if replay is not None:
+                fields["replay"] = replay.finish(result, reader)
     if result is None:
         app.output.finish(fields)
     else:

@@ -23,6 +23,10 @@ def check_choices(chosen: Chosen, action: Action) -> None:
     """Refuse options that do not go together, before anything is read.  Raises UsageRefused."""
     if chosen["start"] and action != "promote":
         raise UsageRefused("--start goes with --action promote only")
+    if chosen["replay"] and not chosen["start"]:
+        raise UsageRefused("--replay goes with --start only")
+    if not chosen["replay"] and (chosen["handlers"] is not None or chosen["accepted"]):
+        raise UsageRefused("--handlers and --accept-gap go with --replay only")
     if chosen["replace_cluster"] is not None and not chosen["delta"]:
         raise UsageRefused("--replace-cluster goes with --delta only")
     if chosen["wal_dir"] is not None and not chosen["wal_dir"].is_absolute():
