@@ -86,6 +86,7 @@ def go_on(
     with Prefetcher(
         work.plan_file,
         read_wal,
+        data_dir=request.target,
         user=request.user,
         ahead_bytes_max=request.ahead_bytes_max,
         patience_s=request.patience_s,
