@@ -54,7 +54,8 @@ class _Behind(Exception):
 class Prefetcher:
     """Feeds the spool beside ``plan_file`` while it is open: a context manager.
 
-    ``data_dir`` is the cluster's that recovers.
+    ``data_dir`` is the cluster's that recovers; ``takes_spaces``: it may have empty directories of this host
+    for tablespaces that WAL makes.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Prefetcher:
         read: ReadWal,
         *,
         data_dir: Path,
+        takes_spaces: bool = True,
         user: ServerUser | None,
         workers: int = WORKERS,
         ahead_bytes_max: int = AHEAD_BYTES_MAX,
@@ -73,7 +75,8 @@ class Prefetcher:
         self._segments = PlanSegments(plan_file)
         self._path = self._segments.header.path
         self._read = read
-        self._guard = SpaceGuard(data_dir, self._path.segment_bytes, self._segments.header.replayed)
+        replayed = self._segments.header.replayed
+        self._guard = SpaceGuard(data_dir, self._path.segment_bytes, replayed, takes_spaces=takes_spaces)
         self._user = user
         self._workers = workers
         self._patience_s = patience_s

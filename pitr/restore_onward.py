@@ -87,6 +87,7 @@ def go_on(
         work.plan_file,
         read_wal,
         data_dir=request.target,
+        takes_spaces=request.takes_spaces,
         user=request.user,
         ahead_bytes_max=request.ahead_bytes_max,
         patience_s=request.patience_s,

@@ -43,12 +43,23 @@ class SpaceRefused(RecoveryFailed):
 class SpaceGuard:
     """Looks at each segment's file before recovery gets it.  Holds nothing, so threads may share it."""
 
-    def __init__(self, data_dir: Path, segment_bytes: int, replayed: ReplayedWal | None) -> None:
-        """``data_dir`` is the cluster's that recovers; of WAL that it does not replay nothing is said."""
+    def __init__(
+        self,
+        data_dir: Path,
+        segment_bytes: int,
+        replayed: ReplayedWal | None,
+        *,
+        takes_spaces: bool = True,
+    ) -> None:
+        """``data_dir`` is the cluster's that recovers; of WAL that it does not replay nothing is said.
+
+        ``takes_spaces`` False: not even an empty directory may be taken.
+        """
         self._data_dir = data_dir
         self._segment_bytes = segment_bytes
         self._geometry = WalGeometry(segment_bytes)
         self._replayed = replayed
+        self._takes_spaces = takes_spaces
 
     def tail(self, file: Path) -> bytes:
         """Return what is needed of a segment to judge the one after it."""
@@ -73,16 +84,23 @@ class SpaceGuard:
         if tail is not None:
             made += find_made_across(self._geometry, start, tail, _head(file))
         for one in made:
-            if one.location and (
-                self._replayed is None or self._replayed.start <= one.start < self._replayed.end
-            ):
-                check_space(one, self._data_dir)
+            # One without a location lies in the data directory.
+            is_replayed = self._replayed is None or self._replayed.start <= one.start < self._replayed.end
+            if one.location and is_replayed:
+                check_space(one, self._data_dir, takes_spaces=self._takes_spaces)
 
 
-def check_space(made: MadeTablespace, data_dir: Path) -> None:
+def check_space(made: MadeTablespace, data_dir: Path, *, takes_spaces: bool = True) -> None:
     """Raise SpaceRefused if replay of this record must not link the data directory to its location."""
     place = Path(os.fsdecode(made.location))
     what = f"at {made.start} WAL makes tablespace {made.oid} in {place}"
+    if not takes_spaces:
+        raise SpaceRefused(
+            f"{what}, outside of the folder of this run",
+            detail="replay would link the cluster to that very directory; a run that leaves nothing behind"
+            " takes none, and no backup that has the tablespace is older than the moment",
+            hint="take a backup (pitr backup): with it the tablespace lies in the folder of the run",
+        )
     elsewhere = (
         f"or restore to a moment before {made.start}; or from a backup that has the tablespace, which"
         f" --tablespace-map then puts elsewhere (pitr backups list)"

@@ -92,10 +92,13 @@ def may_end_one(geometry: WalGeometry, boundary: int, head: bytes) -> bool:
     header = Window(geometry, boundary, head).header(boundary)
     if header is None or not header.is_continued:
         return False
+    if not 0 < header.remaining_bytes <= CREATION_BYTES_MAX:
+        return False
     rest = head[LONG_HEADER_BYTES : LONG_HEADER_BYTES + header.remaining_bytes]
-    # The location's last character and the zero that ends it.
-    is_short = 0 < header.remaining_bytes <= CREATION_BYTES_MAX
-    return is_short and rest[-1] == 0 and (len(rest) == 1 or rest[-2] != 0)
+    # It ends with the location and one zero.  A zero before belongs to the header, or the OID, after which
+    # the location begins.
+    _, zero, location = rest[:-1].rpartition(b"\0")
+    return rest[-1] == 0 and (b"/" in location if zero else location != b"" or len(rest) == 1)
 
 
 def _hits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
