@@ -88,7 +88,8 @@ def later(
     postgres_house: PostgresHouse,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Later:
-    server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="later-space")
+    settings = {**HISTORY_SETTINGS, "autovacuum": "off"}
+    server = module_postgres_factory(17, settings=settings, name="later-space")
     region = tmp_path_factory.mktemp("region") / "store"
     server.execute("CREATE TABLE ledger (n int PRIMARY KEY, filler text)")
     house = BackupHouse(DirectoryStore.create(region), archive_of(server))
@@ -110,6 +111,8 @@ def later(
     oid = int(str(server.value("SELECT oid FROM pg_tablespace WHERE spcname = 'later'")))
     restores = RestoreHouse(house, postgres_house.user)
     tables = table_digests(server.dsn)
+    # So that nothing which only reads changes a page any more.
+    server.execute("VACUUM (FREEZE) precious")
     return Later(server, restores, region, space, oid, before, old, tables_before, tables_old, tables)
 
 
