@@ -20,13 +20,13 @@ from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_
 from fix_restore import HISTORY_SETTINGS, HandArchiver, Judge, RestoreHouse, archive_of, take_test_backup
 
 from cli.errors import ExitCode, rule_for
-from pitr.errors import PitrError
 from pitr.postgres.server_user import hand_over
 from pitr.recovery import RecoveryTarget
 from pitr.restore_request import RestoreRequest
 from pitr.space_guard import SpaceRefused
 from pitr.wal.lsn import LSN
 from storage.local import DirectoryStore
+from verifiers.verify_values import failed_check
 
 CHILD = Path(__file__).parents[1] / "restore_child.py"
 LATEST = RecoveryTarget("latest")
@@ -193,6 +193,7 @@ def test_a_run_in_a_scratch_folder_does_not_take_even_an_empty_directory(
     request = later.request(server_tmp_path / "data", aim_at(later.old), takes_spaces=False)
     with later.other_host():
         later.make_empty()
-        with pytest.raises(PitrError, match="outside of the folder of this run"):
+        with pytest.raises(SpaceRefused, match="outside of the folder of this run") as caught:
             later.restores.restore(request)
+        assert failed_check(caught.value) == "C09", "no hole in the WAL, which is C05"
         assert not list(later.space.iterdir())
