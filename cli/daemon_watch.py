@@ -1,4 +1,4 @@
-"""The daemon's slow looks: slot and disk on the server, the regions' states, regions to be compared."""
+"""The daemon's slow looks: slot, disk and tablespaces of the server, the regions' states, and comparisons."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cli.disk_watch import DiskWatch
     from cli.release_signer import ReleaseSigner
     from cli.settings import Settings
+    from cli.space_watch import SpaceWatch
     from pitr.layout import ArchiveId
     from pitr.postgres.address import ServerAddress
     from pitr.repository import Repository
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 10.0
 EPOCHS_EVERY_LOOKS = 6
+SPACES_EVERY_LOOKS = 3
 # A comparison lists everything: ten minutes between two, where a region does not answer.
 COMPARE_EVERY_LOOKS = 60
 STOP_S = 5.0
@@ -49,6 +51,7 @@ class Watch:
         address: ServerAddress,
         disk: DiskWatch | None = None,
         releases: ReleaseSigner | None = None,
+        spaces: SpaceWatch | None = None,
     ) -> None:
         self._settings = settings
         self._address = address
@@ -64,6 +67,7 @@ class Watch:
         self._log = log
         self._disk = disk
         self._releases = releases
+        self._spaces = spaces
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, name="watch", daemon=True)
 
@@ -83,6 +87,8 @@ class Watch:
             self._look_at_slot()
             if self._disk is not None:
                 self._state.wal_disk = self._disk.look()
+            if self._spaces is not None and self._looks % SPACES_EVERY_LOOKS == 0:
+                self._spaces.look()
             self._record_regions()
             if self._looks % EPOCHS_EVERY_LOOKS == 0:
                 self._look_at_epochs()

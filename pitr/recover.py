@@ -294,6 +294,9 @@ class Recovery:
         self, message: str, detail: str | None, kind: type[RecoveryFailed] = RecoveryFailed
     ) -> RecoveryFailed:
         """Say what failed, with what the feeder could not get and why the server ended."""
+        refusal = self._feeder.refusal
+        if refusal is not None and not self._instance.is_running:
+            return refusal
         doubts = self._feeder.doubts[:_DOUBTS_SHOWN_MAX]
         lines = [*([detail] if detail else []), *doubts, self._instance.last_log_lines()]
         return kind(

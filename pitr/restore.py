@@ -288,6 +288,8 @@ class _Run:
             with Prefetcher(
                 work.plan_file,
                 self._read_wal,
+                data_dir=self._place.data.final,
+                takes_spaces=request.takes_spaces,
                 user=request.user,
                 ahead_bytes_max=request.ahead_bytes_max,
                 patience_s=request.patience_s,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pitr.datakeys import DataKeys
 from pitr.errors import RestoreRefused
 from pitr.fetch_desk import script_command
-from pitr.layout import PieceKey, SegmentKey
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import hand_over
 from pitr.prefetch import Prefetcher
@@ -79,13 +78,12 @@ def go_on(
     _aim(request, timeline, stop)
     work.hand_over(request.user)
 
-    def read_wal(key: PieceKey | SegmentKey) -> bytes:
-        return repository.read_wal(key, data_keys)
-
     file = request.certificate_file.with_name(f"onward-{request.certificate_file.name}")
     with Prefetcher(
         work.plan_file,
-        read_wal,
+        lambda key: repository.read_wal(key, data_keys),
+        data_dir=request.target,
+        takes_spaces=request.takes_spaces,
         user=request.user,
         ahead_bytes_max=request.ahead_bytes_max,
         patience_s=request.patience_s,

@@ -38,8 +38,9 @@ class RestoreRequest:
     ``installation`` None only for the action "none" without ``verify_files``.
     ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
     the backup's system identifier, or be the one that ``replaced_cluster`` names.
-    ``is_cut_off``: the server runs without a network.  ``at_target`` is called with the server when it is
-    paused there, before it is promoted.
+    ``takes_spaces``: what WAL makes later may take directories of this host for its tablespaces, if they are
+    empty.  ``is_cut_off``: the server runs without a network.  ``at_target`` is called with the server when
+    it is paused there, before it is promoted.
     """
 
     plan: RestorePlan
@@ -63,6 +64,7 @@ class RestoreRequest:
     certificate: Path | None = None
     is_delta: bool = False
     replaced_cluster: int | None = None
+    takes_spaces: bool = True
     is_cut_off: bool = False
     at_target: Callable[[Instance], None] = lambda _instance: None
 

@@ -140,6 +140,8 @@ class _Verification:
             workers=request.workers,
             server_settings=server_settings(plan, installation, request.preload_allowed),
             certificate=request.place.certificate,
+            # All that it makes must be gone with its folder.
+            takes_spaces=False,
             is_cut_off=request.wants_network_cut and self._no_namespace is None,
             at_target=self._look_at_target,
         )

@@ -197,7 +197,12 @@ def test_a_prepared_directory_recovers_to_the_target_when_its_owner_starts_it(
     assert result.next_steps
     plan_file = server_tmp_path / "data.pitr" / "wal-plan.json"
     house = history.restores
-    with Prefetcher(plan_file, lambda key: house.repository.read_wal(key, house.data_keys), user=house.user):
+    with Prefetcher(
+        plan_file,
+        lambda key: house.repository.read_wal(key, house.data_keys),
+        data_dir=result.target,
+        user=house.user,
+    ):
         instance = judge.start(history, result.target, archive_mode="off")
         wait_for_pause(instance.dsn)
         with psycopg.connect(instance.dsn, autocommit=True) as connection:
