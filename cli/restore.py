@@ -35,7 +35,7 @@ class Chosen(TypedDict):
     replace_cluster: int | None
     owner: str | None
     workers: int
-    superuser: str
+    superuser: str | None
     certificate: Path | None
     no_verify: bool
 
@@ -86,7 +86,9 @@ class Chosen(TypedDict):
 @click.option(
     "--workers", type=click.IntRange(1, _WORKERS_MAX), default=4, show_default=True, help="Parallel fetches."
 )
-@click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
+@click.option(
+    "--superuser", metavar="NAME", help="The restored cluster's superuser (default: as the backup says)."
+)
 @click.option(
     "--certificate",
     type=click.Path(path_type=Path, dir_okay=False),

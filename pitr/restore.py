@@ -296,7 +296,7 @@ class _Run:
                     instance,
                     feeder,
                     self._arrival(),
-                    superuser=request.superuser,
+                    superuser=request.role,
                     certifier=self._certifier(feeder, is_resumed=is_resumed),
                     on_progress=self._on_progress,
                     cancel=self._cancel,
@@ -389,6 +389,7 @@ class _Run:
             timings=tuple(self._timings),
             has_paused=done is not None and done.has_paused,
             instance=instance,
+            superuser=request.role,
             next_steps=(
                 *config_steps(dict(self._backup.settings), self._place.data.final),
                 *next_steps(request, done, self._place.data.final, self._place.kept),

@@ -94,7 +94,7 @@ def go_on(
             instance,
             feeder,
             Arrival(stop.replay_end),
-            superuser=request.superuser,
+            superuser=request.role,
             # Replay goes on in mid-way: what came before is in the first certificate.
             certifier=Certifier(file, plan, stop, feeder.path, feeder.notes, is_resumed=True),
             on_progress=on_progress,

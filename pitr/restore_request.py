@@ -33,7 +33,7 @@ class RestoreRequest:
     NAME DESTINATION --plan FILE; it runs as the server's user.  Empty: there is none.
     ``regions`` and ``identity_file`` are for a later fetch without this process, after "none" or "pause".
     ``tablespace_mapping``: oid, name or old location, to the new place.  ``wal_dir``: what pg_wal becomes
-    a link to.  ``superuser`` is the cluster's.
+    a link to.  ``superuser`` is the cluster's, None: the one that the backup names.
     ``certificate``: where the recovery certificate is written, None: beside the target.
     ``installation`` None only for the action "none" without ``verify_files``.
     ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
@@ -52,7 +52,7 @@ class RestoreRequest:
     tablespace_mapping: Mapping[str, Path] = field(default_factory=dict)
     wal_dir: Path | None = None
     user: ServerUser | None = None
-    superuser: str = "postgres"
+    superuser: str | None = None
     verify_files: bool = True
     keep_running: bool = False
     workers: int = WORKERS
@@ -65,6 +65,11 @@ class RestoreRequest:
     replaced_cluster: int | None = None
     is_cut_off: bool = False
     at_target: Callable[[Instance], None] = lambda _instance: None
+
+    @property
+    def role(self) -> str:
+        """Return whom the restored cluster knows as its superuser."""
+        return self.superuser or self.plan.backup.superuser
 
     @property
     def certificate_file(self) -> Path:
@@ -105,12 +110,13 @@ class RestoreResult:
     timings: tuple[StepTiming, ...]
     has_paused: bool
     instance: Instance | None
+    superuser: str
     next_steps: tuple[str, ...]
 
     @property
     def dsn(self) -> str | None:
         """Return the conninfo of the running instance, which listens on a Unix socket only."""
-        return None if self.instance is None else self.instance.dsn
+        return None if self.instance is None else self.instance.dsn_as(self.superuser)
 
     @property
     def total_s(self) -> float:

@@ -19,6 +19,7 @@ _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_MS = 60_000
 # At the end of recovery a checkpoint writes all that replay left in memory.
 _CHECKPOINT_TIMEOUT_MS = 6 * 3600 * 1000
+_HINT_ROLE = "repeat with --superuser NAME; for verifications it is verify.superuser of the configuration"
 _LOOK = """
     SELECT pg_is_in_recovery(),
            CASE WHEN pg_is_in_recovery() THEN pg_get_wal_replay_pause_state() = 'paused' ELSE false END,
@@ -64,7 +65,7 @@ class ReplayMonitor:
                 raise RecoveryFailed(
                     f"the restored cluster has no role {self._superuser}",
                     detail=str(cause).strip(),
-                    hint="name the cluster's superuser",
+                    hint=_HINT_ROLE,
                 ) from cause
             return None
         in_recovery, paused, lsn, last_xact_at = row

@@ -48,6 +48,8 @@ _CONNECTION_DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+# The pair of ``ServerFacts.settings`` that is no setting: a restore connects as this role (BackupManifest).
+SUPERUSER = "bootstrap_superuser"
 # What a person who restores may have to know or to set; none of them can hold a secret.
 SETTINGS_OF_INTEREST = (
     *("archive_mode", "cluster_name", "config_file", "data_checksums", "data_directory_mode"),
@@ -195,6 +197,10 @@ class Server:
             " extract(epoch FROM pg_postmaster_start_time())::bigint"
         )
         is_in_recovery = bool(row[1])
+        # initdb's own has the least oid; pg_authid, unlike this view, is closed to our role.
+        roles = "SELECT %s::text, rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1"
+        kept = {name: settings[name] for name in settings.keys() - set(own)}
+        kept |= {str(name): str(role) for name, role in self.rows(roles, SUPERUSER)}
         return ServerFacts(
             version_num=version,
             system_identifier=int(str(row[0])),
@@ -208,7 +214,7 @@ class Server:
             started_at=datetime.fromtimestamp(int(str(row[4])), UTC),
             timeline=self._timeline(is_in_recovery),
             tablespaces=self.tablespaces(),
-            settings=tuple(sorted((name, settings[name]) for name in settings.keys() - set(own))),
+            settings=tuple(sorted(kept.items())),
         )
 
     def wal_identity(self) -> tuple[int, int]:
