@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -235,9 +235,12 @@ class Server:
     def setting_sources(self) -> tuple[str, ...]:
         """Return the files where settings were found, as far as this role may see them."""
         rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")
-        # Also those of settings that another file or the command line overrides.  It is for superusers,
-        # unless granted; what files include is followed all the same.
-        with suppress(ServerRefused):
+        # Also those of settings that another file or the command line overrides.  It is for superusers unless
+        # granted, and a refusal would be in the server's log; what files include is followed all the same.
+        if self._row(
+            "SELECT has_table_privilege('pg_file_settings', 'SELECT')"
+            " AND has_function_privilege('pg_show_all_file_settings()', 'EXECUTE')"
+        )[0]:
             rows += self.rows("SELECT DISTINCT sourcefile FROM pg_file_settings")
         return tuple(sorted({str(row[0]) for row in rows if row[0] is not None}))
 
