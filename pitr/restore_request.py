@@ -15,6 +15,7 @@ from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
 from pitr.prefetch import AHEAD_BYTES_MAX, PATIENCE_S
 from pitr.recover import STALL_TIMEOUT_S, Recovered, ReplayProgress, RestoreAction
+from pitr.restore_aim import Asked
 from pitr.restore_files import WORKERS, FileProgress
 from pitr.restore_plan import RestorePlan, StopPoint
 from pitr.wal.lsn import LSN
@@ -38,6 +39,7 @@ class RestoreRequest:
     ``installation`` None only for the action "none" without ``verify_files``.
     ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
     the backup's system identifier, or be the one that ``replaced_cluster`` names.
+    ``asked``: what was typed, for the journal: whoever types it again goes on with this restore.
     ``is_cut_off``: the server runs without a network.  ``at_target`` is called with the server when it is
     paused there, before it is promoted.
     """
@@ -63,6 +65,7 @@ class RestoreRequest:
     certificate: Path | None = None
     is_delta: bool = False
     replaced_cluster: int | None = None
+    asked: Asked | None = None
     is_cut_off: bool = False
     at_target: Callable[[Instance], None] = lambda _instance: None
 
@@ -160,15 +163,19 @@ def _next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -
     )
 
 
-def identify(request: RestoreRequest, tablespaces: Mapping[int, Path]) -> str:
-    """Return a digest of what makes two runs the same restore."""
+def identify(request: RestoreRequest, tablespaces: Mapping[int, Path], *, with_read_end: bool = False) -> str:
+    """Return a digest of what makes two runs the same restore.
+
+    ``with_read_end``: as it was before 2026-11-30, when an archive that had grown meanwhile made it another.
+    """
     plan, stop = request.plan, request.plan.stop
+    read_end = f" {stop.read_end}" if with_read_end and stop is not None else ""
     parts = [
         plan.backup.repository,
         plan.backup.backup,
         str(plan.archive),
         str(plan.timeline),
-        "" if stop is None else f"{stop.target_lsn} {stop.is_inclusive} {stop.replay_end} {stop.read_end}",
+        "" if stop is None else f"{stop.target_lsn} {stop.is_inclusive} {stop.replay_end}{read_end}",
         str(request.target.absolute()),
         *(f"{oid}={place}" for oid, place in sorted(tablespaces.items())),
         *(["delta"] if request.is_delta else []),
