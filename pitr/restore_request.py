@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -146,14 +147,17 @@ def next_steps(
 
 
 def _next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -> tuple[str, ...]:
+    tool = "pg_ctl" if request.installation is None else str(request.installation.bin_dir / "pg_ctl")
+    pg_ctl = shlex.join([tool, "-D", str(target)])
     if done is None:
         return (
-            f"start the server: pg_ctl -D {target} start; it recovers to the target and pauses there",
-            "check it, then promote it: pg_ctl promote",
+            "if the original runs on this host, give postgresql.conf another port and other sockets first",
+            f"start the server as its files' owner: {pg_ctl} start; it recovers to the target, and pauses",
+            f"check it, then promote it: {pg_ctl} promote",
         )
     if request.action == "pause" and done.has_paused:
         return (
-            "the server runs, paused at the target: look at it, then promote it with pg_ctl promote",
+            f"the server runs, paused at the target: look at it, then promote it: {pg_ctl} promote",
             "then remove the recovery settings from postgresql.auto.conf",
         )
     return (
