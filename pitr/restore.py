@@ -272,7 +272,11 @@ class _Run:
                 raise _PromotionCut
             self._journal("recovering")
             settings = private_settings(
-                dict(self._backup.settings), work.path, self._place.data.final, request.server_settings
+                installation.major,
+                dict(self._backup.settings),
+                work.path,
+                self._place.data.final,
+                request.server_settings,
             )
             work.hand_over(request.user)
             with Prefetcher(

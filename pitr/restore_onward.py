@@ -103,8 +103,8 @@ def go_on(
             stall_timeout_s=request.stall_timeout_s,
             monotonic=monotonic,
         )
-        settings = dict(plan.backup.settings)
-        private = private_settings(settings, work.path, request.target, request.server_settings)
+        major, settings = instance.installation.major, dict(plan.backup.settings)
+        private = private_settings(major, settings, work.path, request.target, request.server_settings)
         return recovery.run(private, action, timeline)
 
 

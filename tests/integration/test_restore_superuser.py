@@ -73,7 +73,7 @@ def test_an_older_backup_is_gone_on_with_once_its_superuser_is_named(
     plan = unsaid(house.plan(RecoveryTarget("latest")))
     assert plan.backup.superuser == "postgres"
     request = house.request(plan, server_tmp_path / "data", server, keep_running=True)
-    with pytest.raises(RecoveryFailed, match="no role postgres") as failure:
+    with pytest.raises(RecoveryFailed, match="does not let postgres in") as failure:
         house.restore(request)
     assert "repeat with --superuser NAME" in str(failure.value.hint)
     result = house.restore(replace(request, superuser="aaron"))

@@ -224,7 +224,7 @@ def test_a_tablespace_map_is_rewritten_for_moved_tablespaces_only() -> None:
 
 def test_the_private_settings_let_nothing_out_and_keep_the_primarys_limits(tmp_path: Path) -> None:
     primary = {"max_connections": "500", "max_wal_senders": "2", "shared_preload_libraries": "evil"}
-    settings = private_settings(primary, tmp_path, tmp_path / "data", {"fsync": "off"})
+    settings = private_settings(17, primary, tmp_path, tmp_path / "data", {"fsync": "off"})
     assert settings["max_connections"] == "500"
     assert settings["max_wal_senders"] == "10"
     assert settings["archive_mode"] == "off"
