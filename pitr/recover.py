@@ -90,7 +90,7 @@ _VERSIONED_SETTINGS: Final = {
     # If there is such a file the server is promoted at once.
     "promote_trigger_file": (15, 16, ""),
     "reserved_connections": (16, 99, "0"),
-    # Without wal_level = logical it ends the postmaster of a standby.
+    # It would look for the primary's slots, and complain of wal_level for as long as it runs.
     "sync_replication_slots": (17, 99, "off"),
     # io_uring is what a kernel, and most containers, may refuse.
     "io_method": (18, 99, "worker"),
