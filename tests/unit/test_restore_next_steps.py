@@ -42,5 +42,5 @@ def test_whoever_starts_it_is_told_how_to_promote_it_and_of_the_originals_port()
 
 def test_a_paused_server_is_promoted_with_the_programs_that_it_runs_on() -> None:
     done = Recovered(LSN(0x3000400), None, TimelineId(1), 1.0, 0.0, has_paused=True)
-    said = steps("pause", done, Installation(Path("/opt/pg/bin"), 17, "17.6"))
-    assert f"/opt/pg/bin/pg_ctl -D {shlex.quote(str(TARGET))} promote" in said
+    said = steps("pause", done, Installation(Path("/usr/pgsql/bin"), 17, "17.6"))
+    assert f"/usr/pgsql/bin/pg_ctl -D {shlex.quote(str(TARGET))} promote" in said
