@@ -92,7 +92,7 @@ def go_on(
             instance,
             feeder,
             Arrival(stop.replay_end),
-            superuser=request.superuser,
+            superuser=request.role,
             # Replay goes on in mid-way: what came before is in the first certificate.
             certifier=Certifier(file, plan, stop, feeder.path, feeder.notes, is_resumed=True),
             on_progress=on_progress,
@@ -101,8 +101,8 @@ def go_on(
             stall_timeout_s=request.stall_timeout_s,
             monotonic=monotonic,
         )
-        settings = dict(plan.backup.settings)
-        private = private_settings(settings, work.path, request.target, request.server_settings)
+        major, settings = instance.installation.major, dict(plan.backup.settings)
+        private = private_settings(major, settings, work.path, request.target, request.server_settings)
         return recovery.run(private, action, timeline)
 
 

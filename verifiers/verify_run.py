@@ -209,7 +209,7 @@ class _Verification:
         """Look at the server that is paused at the target, or was opened there by itself."""
         self._marks.note("wal_replay_done")
         if self._request.service is not None:
-            self._request.service.reached(instance)
+            self._request.service.reached(self._server(instance).dsn)
         self._instance = instance
         began = self._monotonic()
         plan, maker = self._request.plan, self._maker

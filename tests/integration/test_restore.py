@@ -86,7 +86,7 @@ TARGETS: dict[str, tuple[Aim, Expect]] = {
 
 def wait_for_pause(dsn: str) -> None:
     """Return once replay pauses: hot standby begins at consistency, before the target."""
-    with ReplayMonitor(dsn, superuser="postgres") as monitor:
+    with ReplayMonitor(dsn, major=15) as monitor:
         deadline = time.monotonic() + 60
         while (state := monitor.look()) is None or not state.is_paused:
             assert time.monotonic() < deadline, "replay does not pause"
