@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pitr.catalogue.sqlite import Catalogue, RegionState
 from pitr.errors import PitrError
 from pitr.postgres.replication import ReplicationConnection
+from pitr.verified import RefusedObject
 from storage.store import StoreError
 from verifiers.gone_keys import what_is_gone
 
@@ -58,6 +59,7 @@ class Watch:
         self._repository = repository
         self._archive = archive
         self._looks = 0
+        self._strays: set[str] = set()
         self._store = store
         self._queue = queue
         # A put that was on its way when the last run was cut off may be in some regions only.
@@ -134,12 +136,17 @@ class Watch:
 
     def _look_at_epochs(self) -> None:
         """See whether another host was let in as this cluster's writer: readers no longer look at us then."""
+        strays: list[RefusedObject] = []
         try:
-            archives = self._repository.archives()
+            archives = self._repository.archives(strays)
         except (PitrError, StoreError) as error:
-            # Anybody may have put a strange key there, and the other looks must go on.
             self._log.warning("the epochs cannot be looked at", reason=str(error))
             return
+        names = {stray.key for stray in strays}
+        if names - self._strays:
+            # Anybody may have put one there.
+            self._log.warning("names among the epochs that are none", reason=", ".join(sorted(names)[:3]))
+        self._strays = names
         newer = [
             other.epoch
             for other in archives
