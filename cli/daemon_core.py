@@ -36,6 +36,7 @@ from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
+from cli.space_watch import SpaceWatch
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.timetable import Task, Timetable
 from cli.verify_keeper import VerifyKeeper
@@ -307,6 +308,13 @@ class Daemon:
             self._address,
             disk_watch(settings, self._archiver, self._log),
             release_signer(settings, self._signed, self._log, _now),
+            SpaceWatch(
+                self._address.session,
+                self._backups,
+                ask=lambda: self._ask_for_backup("tablespaces"),
+                log=self._log,
+                monotonic=time.monotonic,
+            ),
         )
         watch.start()
         ending.callback(watch.stop)

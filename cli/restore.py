@@ -35,7 +35,7 @@ class Chosen(TypedDict):
     replace_cluster: int | None
     owner: str | None
     workers: int
-    superuser: str
+    superuser: str | None
     certificate: Path | None
     no_verify: bool
 
@@ -86,7 +86,9 @@ class Chosen(TypedDict):
 @click.option(
     "--workers", type=click.IntRange(1, _WORKERS_MAX), default=4, show_default=True, help="Parallel fetches."
 )
-@click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
+@click.option(
+    "--superuser", metavar="NAME", help="The restored cluster's superuser (default: as the backup says)."
+)
 @click.option(
     "--certificate",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -124,28 +126,26 @@ def restore(
     """
     from cli.copy_faults import telling_faults
     from cli.plan_view import plan_fields, show_plan
-    from cli.planning import make_plan
+    from cli.restore_again import Meant, asked_of, make_plan_again
     from cli.restore_choices import check_choices, show_delta
 
     app = current()
     begun = time.monotonic()
-    check_choices(chosen, action)
-    if source_identity is None:
-        raise UsageRefused(
-            "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
-        )
+    check_choices(chosen, action, source_identity)
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
+    meant = Meant(target, exclusive, timeline, backup_id, damaged)
     source = source_of(source_urls, source_identity, source_region, source_archive)
     zone = app.time_zone() or local_zone()
     fields: dict[str, object] = {}
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        plan = make_plan(reader, source, parsed, app.output, backup_id=backup_id, without=damaged)
+        plan = make_plan_again(reader, source, parsed, app.output, meant, into, replaces=chosen["delta"])
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": dry_run}
-        request = checked_request(app, reader, plan, into, action, chosen)
+        asked = asked_of(meant, into, source, action, chosen)
+        request = replace(checked_request(app, reader, plan, into, action, chosen), asked=asked)
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
         if not dry_run:

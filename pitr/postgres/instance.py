@@ -79,9 +79,13 @@ class Instance:
 
     @property
     def dsn(self) -> str:
-        """The conninfo of the superuser over the Unix socket."""
-        host = str(self.socket_dir).replace("\\", r"\\").replace("'", r"\'")
-        return f"host='{host}' port={self.port} user=postgres dbname=postgres"
+        """The conninfo of the superuser that ``init`` makes, over the Unix socket."""
+        return self.dsn_as("postgres")
+
+    def dsn_as(self, role: str) -> str:
+        """Return the conninfo of a role over the Unix socket."""
+        user = role if re.fullmatch(r"[A-Za-z0-9_.-]+", role) else _quoted(role)
+        return f"host={_quoted(str(self.socket_dir))} port={self.port} user={user} dbname=postgres"
 
     @property
     def pid(self) -> int | None:
@@ -268,6 +272,11 @@ class Instance:
                 hint=f"the whole log is {self.log_path}; every folder above the data directory"
                 " must be open to the server's user",
             )
+
+
+def _quoted(text: str) -> str:
+    """Quote a value of a conninfo."""
+    return "'" + text.replace("\\", r"\\").replace("'", r"\'") + "'"
 
 
 def _in_list(path: str) -> str:
