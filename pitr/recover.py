@@ -95,6 +95,8 @@ _VERSIONED_SETTINGS: Final = {
     # io_uring is what a kernel, and most containers, may refuse.
     "io_method": (18, 99, "worker"),
 }
+# Promotion without it throws the times of all commits away (src/backend/access/transam/commit_ts.c).
+_KEPT_SETTINGS: Final = ("track_commit_timestamp",)
 _CONFIG_TEXT: Final = "# Private configuration of a restore.  The cluster's own is in its data directory.\n"
 _HBA_TEXT: Final = "# The socket's folder is closed to everybody else.\nlocal all all trust\n"
 
@@ -147,6 +149,7 @@ def private_settings(
         "hba_file": str(hba),
         "data_directory": str(data_dir),
         **limits_of(manifest_settings),
+        **{name: manifest_settings[name] for name in _KEPT_SETTINGS if name in manifest_settings},
         **_PRIVATE_SETTINGS,
         **{
             name: value

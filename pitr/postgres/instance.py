@@ -26,6 +26,7 @@ from pitr.postgres.server_user import ServerUser as ServerUser
 from pitr.postgres.server_user import as_user, hand_over
 from pitr.postgres.server_user import readable_installation as readable_installation
 from pitr.postgres.server_user import server_user as server_user
+from pitr.postgres.shared_memory import remove_segment
 
 INITDB_TIMEOUT_S = 180.0
 KILL_TIMEOUT_S = 20.0
@@ -228,6 +229,8 @@ class Instance:
                     f"killed processes of {self.data_dir} did not end in {KILL_TIMEOUT_S:g} s"
                 )
             time.sleep(_POLL_S)
+        # A power cut leaves no shared memory either.
+        remove_segment(self.data_dir)
 
     def promote(self, *, timeout_s: float = 60.0) -> None:
         """End recovery and return once the server takes writes.  Raises ServerRefused if it cannot."""
