@@ -48,7 +48,7 @@ def recover_copy(cluster: BenchCluster, files: Path, folder: Path, command: str)
             cluster.installation, data, user=cluster.user, socket_dir=folder / "s", port=5432, log_path=log
         )
         begun = time.monotonic()
-        instance.start(private_settings({}, folder, data, {}), wait=False)
+        instance.start(private_settings(cluster.installation.major, {}, folder, data, {}), wait=False)
         try:
             _wait_for_pause(instance)
             wall_s = time.monotonic() - begun
@@ -91,7 +91,7 @@ def stop_server(data: Path) -> float:
 
 def _wait_for_pause(instance: Instance) -> None:
     deadline = time.monotonic() + RUN_TIMEOUT_S
-    with ReplayMonitor(instance.dsn, superuser="postgres") as monitor:
+    with ReplayMonitor(instance.dsn, major=instance.installation.major) as monitor:
         while instance.is_running and time.monotonic() < deadline:
             state = monitor.look()
             if state is not None and state.is_paused:

@@ -68,7 +68,7 @@ class VerifyTable(Table):
     preload_libraries: Annotated[
         list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.$-]{1,100}$")]], Field(max_length=50)
     ] = Field(default_factory=list)
-    superuser: Annotated[str, Field(min_length=1, max_length=63)] = "postgres"
+    superuser: Annotated[str, Field(min_length=1, max_length=63)] | None = None
     network: Literal["none", "host"] = "none"
     owner: Words = ""
     due: Duration = 14 * 86_400.0

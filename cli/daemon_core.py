@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from cli import daemon_parts as parts
 from cli.adoption import HostJudge
 from cli.archive_settings import archive_settings
 from cli.backup_runner import BackupOutcome, BackupRunner
@@ -25,12 +26,10 @@ from cli.catalogue_keeper import CatalogueKeeper
 from cli.control_server import ControlServer
 from cli.daemon_begin import Beginning
 from cli.daemon_events import DaemonEvents
-from cli.daemon_parts import disk_watch, open_queue, recovery_outlook, release_signer, serve_metrics
 from cli.daemon_state import DaemonState
 from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
 from cli.events_parts import fence_keeper, fence_now, with_fence
-from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.last_backups import wait_for_backups
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
@@ -87,7 +86,7 @@ class Daemon:
         self._failure: BaseException | None = None
         self._host = host_identity(settings)
         self._address = server_address(settings.cluster)
-        self._queue = open_queue(settings, log)
+        self._queue = parts.open_queue(settings, log)
         self._events = DaemonEvents(log)
         self.store = open_writing(
             open_regions(settings.regions),
@@ -305,15 +304,18 @@ class Daemon:
             self._keeper,
             self._log,
             self._address,
-            disk_watch(settings, self._archiver, self._log),
-            release_signer(settings, self._signed, self._log, _now),
+            parts.disk_watch(settings, self._archiver, self._log),
+            parts.release_signer(settings, self._signed, self._log, _now),
+            parts.space_watch(
+                self._address, self._backups, self._log, begin=lambda: self._ask_for_backup("tablespaces")
+            ),
         )
         watch.start()
         ending.callback(watch.stop)
         if isinstance(self._address, LeaderAddress):
             self._address.start(self._archiver.look_at_server)
             ending.callback(self._address.stop)
-        outlook = recovery_outlook(
+        outlook = parts.recovery_outlook(
             settings,
             self._archive,
             self.store,
@@ -330,11 +332,8 @@ class Daemon:
             ending.callback(self._fences.stop)
         # It answers since before the parts were there, and ends before those that it asks.
         ending.callback(self._control.stop)
-        if settings.wal.heartbeat_s is not None:
-            heart = HeartbeatKeeper(self._address, settings.wal.heartbeat_s, self._log, self.state.count)
-            heart.start()
-            ending.callback(heart.stop)
-        stop_metrics = serve_metrics(settings, self.state.snapshot, self._log)
+        ending.callback(parts.start_heart(settings, self._address, self._log, self.state.count))
+        stop_metrics = parts.serve_metrics(settings, self.state.snapshot, self._log)
         if stop_metrics is not None:
             ending.callback(stop_metrics)
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from cli.backup_runner import BackupRunner
 from cli.disk_watch import DiskWatch
+from cli.heartbeat_keeper import HeartbeatKeeper
 from cli.recovery_outlook import RecoveryOutlook
 from cli.release_signer import ReleaseSigner
 from cli.settings import Settings
+from cli.space_watch import SpaceWatch
 from pitr.archive import WalArchiver
 from pitr.event_log import EventLog
 from pitr.layout import ArchiveId
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from cli.snapshot import DaemonSnapshot
+    from pitr.postgres.address import ServerAddress
 
 
 def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
@@ -84,6 +87,24 @@ def recovery_outlook(
         durable=lambda: archiver.status().durable,
         begin=begin,
     )
+
+
+def space_watch(
+    address: ServerAddress, backups: BackupRunner, log: FilteringBoundLogger, *, begin: Callable[[], None]
+) -> SpaceWatch:
+    """Return who asks for a backup where a tablespace is newer than the last one."""
+    return SpaceWatch(address.session, backups, ask=begin, log=log, monotonic=time.monotonic)
+
+
+def start_heart(
+    settings: Settings, address: ServerAddress, log: FilteringBoundLogger, count: Callable[[str], None]
+) -> Callable[[], None]:
+    """Start the heartbeat where the configuration says so; return what ends it."""
+    if settings.wal.heartbeat_s is None:
+        return lambda: None
+    heart = HeartbeatKeeper(address, settings.wal.heartbeat_s, log, count)
+    heart.start()
+    return heart.stop
 
 
 def serve_metrics(

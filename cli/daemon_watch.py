@@ -1,4 +1,4 @@
-"""The daemon's slow looks: slot and disk on the server, the regions' states, regions to be compared."""
+"""The daemon's slow looks: slot, disk and tablespaces of the server, the regions' states, and comparisons."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pitr.catalogue.sqlite import Catalogue, RegionState
 from pitr.errors import PitrError
 from pitr.postgres.replication import ReplicationConnection
+from pitr.verified import RefusedObject
 from storage.store import StoreError
 from verifiers.gone_keys import what_is_gone
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cli.disk_watch import DiskWatch
     from cli.release_signer import ReleaseSigner
     from cli.settings import Settings
+    from cli.space_watch import SpaceWatch
     from pitr.layout import ArchiveId
     from pitr.postgres.address import ServerAddress
     from pitr.repository import Repository
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 10.0
 EPOCHS_EVERY_LOOKS = 6
+SPACES_EVERY_LOOKS = 3
 # A comparison lists everything: ten minutes between two, where a region does not answer.
 COMPARE_EVERY_LOOKS = 60
 STOP_S = 5.0
@@ -49,12 +52,14 @@ class Watch:
         address: ServerAddress,
         disk: DiskWatch | None = None,
         releases: ReleaseSigner | None = None,
+        spaces: SpaceWatch | None = None,
     ) -> None:
         self._settings = settings
         self._address = address
         self._repository = repository
         self._archive = archive
         self._looks = 0
+        self._strays: set[str] = set()
         self._store = store
         self._queue = queue
         # A put that was on its way when the last run was cut off may be in some regions only.
@@ -64,6 +69,7 @@ class Watch:
         self._log = log
         self._disk = disk
         self._releases = releases
+        self._spaces = spaces
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_until_stopped, name="watch", daemon=True)
 
@@ -83,6 +89,8 @@ class Watch:
             self._look_at_slot()
             if self._disk is not None:
                 self._state.wal_disk = self._disk.look()
+            if self._spaces is not None and self._looks % SPACES_EVERY_LOOKS == 0:
+                self._spaces.look()
             self._record_regions()
             if self._looks % EPOCHS_EVERY_LOOKS == 0:
                 self._look_at_epochs()
@@ -128,12 +136,17 @@ class Watch:
 
     def _look_at_epochs(self) -> None:
         """See whether another host was let in as this cluster's writer: readers no longer look at us then."""
+        strays: list[RefusedObject] = []
         try:
-            archives = self._repository.archives()
+            archives = self._repository.archives(strays)
         except (PitrError, StoreError) as error:
-            # Anybody may have put a strange key there, and the other looks must go on.
             self._log.warning("the epochs cannot be looked at", reason=str(error))
             return
+        names = {stray.key for stray in strays}
+        if names - self._strays:
+            # Anybody may have put one there.
+            self._log.warning("names among the epochs that are none", reason=", ".join(sorted(names)[:3]))
+        self._strays = names
         newer = [
             other.epoch
             for other in archives

@@ -118,7 +118,6 @@ def _load_of(run: DrillRun) -> ClientLoad | None:
 
     def make() -> LoadClient:
         return LoadClient(
-            superuser=run.config.superuser,
             database=step.database or "postgres",
             query=step.query or "SELECT 1",
             timeout_s=_REQUEST_TIMEOUT_S,

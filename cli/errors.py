@@ -36,8 +36,7 @@ EXIT_MEANINGS: dict[ExitCode, str] = {
     ExitCode.OK: "done",
     ExitCode.FAILURE: "failed",
     ExitCode.USAGE: "wrong usage or configuration; nothing was done",
-    ExitCode.PARTIAL: "done at quorum, but some region was missed, or done on some servers of derived state"
-    " and not on all; the message says what mends it",
+    ExitCode.PARTIAL: "done, but some region or server was missed; the message says what mends it",
     ExitCode.NOT_RESTORABLE: "the recovery target is not restorable, or not clear"
     " (`timeline`: some moment since the oldest backup)",
     ExitCode.THRESHOLD: "a threshold is broken (`status --check-rpo`)",
@@ -130,6 +129,13 @@ RULES: tuple[ErrorRule, ...] = (
     ErrorRule(
         ConfigRefused, 2002, ExitCode.USAGE, "the configuration has mistakes", "correct the configuration"
     ),
+    ErrorRule(
+        refusals.PlanRefused,
+        2003,
+        ExitCode.USAGE,
+        "the plan is another one, or for elsewhere",
+        "pitr events plan",
+    ),
     ErrorRule(RegionsMissed, 3001, ExitCode.PARTIAL, "done at quorum; a region was missed", "pitr status"),
     ErrorRule(
         domain.DerivedInPart,
@@ -173,13 +179,6 @@ RULES: tuple[ErrorRule, ...] = (
     ),
     ErrorRule(
         ChecksFailed, 7002, ExitCode.NOT_VERIFIED, "a check found something wrong", "read the findings above"
-    ),
-    ErrorRule(
-        refusals.NotReconciled,
-        7004,
-        ExitCode.NOT_VERIFIED,
-        "a replay does not account for each event of its plan; the cluster is on its private socket",
-        "read the certificate that the message names",
     ),
     ErrorRule(
         domain.ExpiryRefused,
@@ -299,13 +298,6 @@ RULES: tuple[ErrorRule, ...] = (
         "Kafka no longer has events that a replay needs",
         "read the mirror, or accept the gap by name",
         also=(gaps.GapsFound,),
-    ),
-    ErrorRule(
-        refusals.PlanRefused,
-        2003,
-        ExitCode.USAGE,
-        "the plan of a replay is not the one that was named, or not for this place; nothing was done",
-        "pitr events plan",
     ),
     ErrorRule(domain.PitrError, 1010, ExitCode.FAILURE, "another failure", "pitr doctor"),
     ErrorRule(store.StoreError, 1011, ExitCode.FAILURE, "another failure of a store", "pitr doctor"),

@@ -37,7 +37,7 @@ class Chosen(TypedDict):
     timeout: str
     deadline: str
     scratch: Path | None
-    superuser: str
+    superuser: str | None
     workers: int
 
 
@@ -102,7 +102,9 @@ class Chosen(TypedDict):
 @click.option(
     "--workers", type=click.IntRange(1, _WORKERS_MAX), default=3, show_default=True, help="Parallel fetches."
 )
-@click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
+@click.option(
+    "--superuser", metavar="NAME", help="The restored cluster's superuser (default: as the backup says)."
+)
 @common_options
 def find(
     sql: str,
@@ -250,7 +252,7 @@ def _setting(
         data_keys=data_keys_of(reader),
         installation=readable_installation(installation, user, cache_dir()),
         user=user,
-        superuser=chosen["superuser"],
+        superuser=chosen["superuser"] or plan.backup.superuser,
         plan_to=plan_to,
         workers=chosen["workers"],
     )

@@ -47,7 +47,7 @@ def run_cli(words: Sequence[str]) -> int:
         if not app.output.is_json:
             error.show()
             return int(ExitCode.USAGE)
-        failure = describe(UsageRefused("no command is given", hint="pitr --help"))
+        failure = describe(UsageRefused("no command is given", hint=f"{error.ctx.command_path} --help"))
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx is not None else "pitr"
         app.output.command = path.removeprefix("pitr").strip()

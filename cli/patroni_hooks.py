@@ -44,7 +44,9 @@ def _patroni_options(command: Any) -> Any:
             help="Parallel fetches.",
         ),
         click.option(
-            "--superuser", default="postgres", show_default=True, help="The restored cluster's superuser."
+            "--superuser",
+            metavar="NAME",
+            help="The restored cluster's superuser (default: as the backup says).",
         ),
     ]
     for option in reversed(options):
@@ -64,7 +66,7 @@ def patroni_bootstrap(
     scope: str | None,
     datadir: Path,
     workers: int,
-    superuser: str,
+    superuser: str | None,
     target: str,
     **more: Any,
 ) -> None:
@@ -103,7 +105,7 @@ def patroni_replica(
     scope: str | None,
     datadir: Path,
     workers: int,
-    superuser: str,
+    superuser: str | None,
     keeps_data: bool,
     no_leader: bool,  # noqa: ARG001 - nothing depends on it
     role: str | None,  # noqa: ARG001 - a standby is made, whatever it is called
@@ -189,7 +191,7 @@ def _check_leader(connstring: str, plan: RestorePlan, reader: Reader) -> None:
         )
 
 
-def _chosen(*, workers: int, superuser: str, is_delta: bool) -> Chosen:
+def _chosen(*, workers: int, superuser: str | None, is_delta: bool) -> Chosen:
     return Chosen(
         start=False,
         tablespace_map=(),

@@ -16,6 +16,7 @@ from cli.reading import Source, open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
 
 if TYPE_CHECKING:
+    from cli.restore_again import Meant
     from cli.restore_replay import RestoreReplay
     from cli.wiring import Reader
     from pitr.datakeys import DataKeys
@@ -37,7 +38,7 @@ class Chosen(TypedDict):
     replace_cluster: int | None
     owner: str | None
     workers: int
-    superuser: str
+    superuser: str | None
     certificate: Path | None
     no_verify: bool
     replay: bool
@@ -50,10 +51,9 @@ class Wanted:
     """What is restored, where to, and what becomes of it."""
 
     target: RecoveryTarget
+    meant: Meant
     into: Path
     action: Action
-    backup_id: str | None
-    damaged: tuple[str, ...]
 
 
 @click.command()
@@ -102,7 +102,9 @@ class Wanted:
 @click.option(
     "--workers", type=click.IntRange(1, _WORKERS_MAX), default=4, show_default=True, help="Parallel fetches."
 )
-@click.option("--superuser", default="postgres", show_default=True, help="The restored cluster's superuser.")
+@click.option(
+    "--superuser", metavar="NAME", help="The restored cluster's superuser (default: as the backup says)."
+)
 @click.option(
     "--certificate",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -159,23 +161,20 @@ def restore(
     With --replay events that the restore takes back are replayed before anybody may use the cluster; the
     same command goes on where an earlier one was ended.
     """
+    from cli.restore_again import Meant
     from cli.restore_choices import check_choices
 
     app = current()
-    check_choices(chosen, action)
-    if source_identity is None:
-        raise UsageRefused(
-            "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
-        )
+    check_choices(chosen, action, source_identity)
     parsed = read_target(app, target, is_inclusive=not exclusive, timeline=timeline)
+    meant = Meant(target, exclusive, timeline, backup_id, damaged)
     source = source_of(source_urls, source_identity, source_region, source_archive)
     replay = None
     if chosen["replay"]:
         from cli.restore_replay import RestoreReplay
 
         replay = RestoreReplay.of(app, target, into, chosen, source)
-    wanted = Wanted(parsed, into, action, backup_id, damaged)
-    _restore(app, source, wanted, chosen, replay, is_dry_run=dry_run)
+    _restore(app, source, Wanted(parsed, meant, into, action), chosen, replay, is_dry_run=dry_run)
 
 
 def _restore(
@@ -190,7 +189,7 @@ def _restore(
     """Plan, show, confirm and carry out."""
     from cli.copy_faults import telling_faults
     from cli.plan_view import plan_fields, show_plan
-    from cli.planning import make_plan
+    from cli.restore_again import asked_of, make_plan_again
     from cli.restore_choices import show_delta
 
     begun = time.monotonic()
@@ -199,8 +198,8 @@ def _restore(
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        plan = make_plan(
-            reader, source, wanted.target, app.output, backup_id=wanted.backup_id, without=wanted.damaged
+        plan = make_plan_again(
+            reader, source, wanted.target, app.output, wanted.meant, into, replaces=chosen["delta"]
         )
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
@@ -209,7 +208,8 @@ def _restore(
             fields["replay"] = replay.go_on(_request(app, reader, plan, into, wanted.action, chosen), reader)
             app.output.finish(fields)
             return
-        request = checked_request(app, reader, plan, into, wanted.action, chosen)
+        asked = asked_of(wanted.meant, into, source, wanted.action, chosen)
+        request = replace(checked_request(app, reader, plan, into, wanted.action, chosen), asked=asked)
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)
         if not is_dry_run:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from pitr.restore_plan import RestorePlan
 
 
-def check_choices(chosen: Chosen, action: Action) -> None:
+def check_choices(chosen: Chosen, action: Action, identity: Path | None) -> None:
     """Refuse options that do not go together, before anything is read.  Raises UsageRefused."""
+    if identity is None:
+        raise UsageRefused(
+            "a restore needs the reader's identity", hint="--identity FILE; the recovery sheet has its text"
+        )
     if chosen["start"] and action != "promote":
         raise UsageRefused("--start goes with --action promote only")
     if chosen["replay"] and not chosen["start"]:

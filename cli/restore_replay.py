@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.context import App
+from cli.errors import ChecksFailed
 from cli.events_asking import Choice, of_reader
 from cli.events_plan_view import refuse_gaps, show_plan, unaccepted
 from cli.events_replay import read_partition, run_replay, show_result
@@ -29,7 +30,6 @@ from pitr.errors import PitrError, RestoreRefused
 from pitr.events.plan_build import build_plan
 from pitr.events.plan_code import encode_plan
 from pitr.events.reconcile import Reconciled, Replayed, reconcile, unreconciled
-from pitr.events.refusals import NotReconciled
 from pitr.events.replay import ReplayRequest
 from pitr.events.replay_certificate import FORMAT, ReplayCertificate, ReplayState, certificate_fields
 from pitr.events.starts import LOOK_BACK
@@ -63,9 +63,10 @@ class RestoreReplay:
     loaded: LoadedHandlers
     source: Source
     into: Path
-    superuser: str
     made: ReplayCertificate
     accepted: frozenset[TopicPartition]
+    role: str = ""
+    """The restored cluster's superuser; known with the request."""
 
     @classmethod
     def of(cls, app: App, target: str, into: Path, chosen: Chosen, source: Source) -> RestoreReplay:
@@ -82,7 +83,6 @@ class RestoreReplay:
             loaded,
             source,
             into,
-            chosen["superuser"],
             ReplayCertificate(target, str(into), ReplayState.RESTORING, accepted_gaps=names),
             frozenset(map(read_partition, names)),
         )
@@ -115,6 +115,7 @@ class RestoreReplay:
 
     def joined(self, request: RestoreRequest, reader: Reader) -> RestoreRequest:
         """Return the request that also makes the plan while the server is paused at its target."""
+        self.role = request.role
 
         def at_target(instance: Instance) -> None:
             with _reached("the server is restored and was paused at its target; nothing was promoted"):
@@ -143,13 +144,14 @@ class RestoreReplay:
     def go_on(self, request: RestoreRequest, reader: Reader) -> dict[str, object]:
         """Go on with a cluster that an earlier run promoted.
 
-        Raises RestoreRefused, GapsFound, PlanRefused, NotReconciled, BrokerUnavailable, ServerRefused.
+        Raises RestoreRefused, GapsFound, PlanRefused, ChecksFailed, BrokerUnavailable, ServerRefused.
         """
         self.app.output.note(f"{self.into} was restored by an earlier run; its replay goes on")
         if request.installation is None:
             raise RestoreRefused(
                 "PostgreSQL's programs are needed", hint="install the backup's major version"
             )
+        self.role = request.role
         self._note_recovery(request.certificate_file)
         instance = reopened(request)
         with _reached("the cluster is promoted, on its private socket; nothing was replayed"):
@@ -222,7 +224,7 @@ class RestoreReplay:
     def _tell(self, wrong: list[Reconciled]) -> None:
         if wrong:
             more = f"\nand {len(wrong) - _SHOWN_MAX} more" if len(wrong) > _SHOWN_MAX else ""
-            raise NotReconciled(
+            raise ChecksFailed(
                 f"the replay does not agree with its plan in {len(wrong)} partitions",
                 detail="\n".join(f"{one.at}: {one.result}" for one in wrong[:_SHOWN_MAX]) + more,
                 hint=f"do not open the cluster; {self.file} has all of it",
@@ -230,7 +232,7 @@ class RestoreReplay:
         self.app.output.line(f"reconciled {len(self.made.rows)} partitions; {self.file}")
 
     def _dsn(self, instance: Instance) -> str:
-        return in_database(instance.dsn, user=self.superuser, database=self.database)
+        return in_database(instance.dsn, user=self.role, database=self.database)
 
     def _write(self, made: ReplayCertificate) -> None:
         self.made = made

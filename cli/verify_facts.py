@@ -183,7 +183,7 @@ def verify_request(
         data_keys=DataKeys(reader.repository, reader.identity.identity),
         installation=installation,
         user=user,
-        superuser=config.superuser,
+        superuser=config.superuser or plan.backup.superuser,
         place=place,
         deadline_s=config.deadline_s,
         product_version=product_version(),

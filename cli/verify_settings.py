@@ -57,7 +57,7 @@ class VerifySettings:
     criticality_tier: str | None = None
     data_classes: tuple[str, ...] = field(default_factory=tuple)
     preload_libraries: tuple[str, ...] = field(default_factory=tuple)
-    superuser: str = "postgres"
+    superuser: str | None = None
     network: Literal["none", "host"] = "none"
     owner: str = ""
     due_s: float = 14 * 86_400.0

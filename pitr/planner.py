@@ -236,6 +236,21 @@ def _accept(window: Window | None, ground: Ground) -> str | None:
     return f"read more regions, or accept what these hold by its name: --to lsn:{window.run.end}"
 
 
+def search_limits(target: RecoveryTarget, survey: ArchiveSurvey, backup: str | None) -> str | None:
+    """Say which WAL a search for an xid or a name cannot look into for a hole before or after; None: none."""
+    ground = survey_ground(target, survey, backup)
+    searched = ground.windows[-1].run if ground.windows else None
+    if searched is None or searched not in ground.runs:
+        return None
+    place = ground.runs.index(searched)
+    beyond = []
+    if place > 0:
+        beyond.append(f"{_missing_after(ground.runs[place - 1], ground)}; what is older was not searched")
+    if place + 1 < len(ground.runs):
+        beyond.append(f"{_missing_after(searched, ground)}; what follows has no backup to search it from")
+    return "; ".join(beyond) or None
+
+
 def _missing_after(run: WalRun, ground: Ground) -> str:
     """Say what is missing after a run: a hole with its LSNs and times, or the unknown after the end."""
     times = [at for link in run.links if (at := link.known_max_at) is not None]

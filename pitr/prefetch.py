@@ -2,7 +2,8 @@
 
 Runs in the restoring process, ahead of replay, within a bound of bytes.  What left the spool, replay has
 taken.  A question comes only for what the spool has not got: the first file, one asked again, or after
-a jump; then the window of what is kept ready moves there.  What cannot be had is doubt, with the reason.
+a jump; then the window of what is kept ready moves there.  What cannot be had is doubt, with the reason;
+so is WAL that would make a tablespace in a directory which is not this cluster's (``pitr.space_guard``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pitr.fetch_desk import Desk, Note
 from pitr.layout import SegmentKey
 from pitr.patience import with_patience
 from pitr.postgres.server_user import ServerUser, hand_over
+from pitr.space_guard import SpaceGuard, SpaceRefused
 from pitr.wal.segment import SegmentName
 from pitr.wal_assembly import ReadWal, SegmentFile, assemble_segment
 from pitr.wal_deliveries import Delivery, DeliveryNotes, notes_file
@@ -45,14 +47,24 @@ _QUESTIONS_MAX = 4
 _JOIN_TIMEOUT_S = 30.0
 
 
+class _Behind(Exception):
+    """A segment cannot be judged now: recovery comes from the one before it, which is not there."""
+
+
 class Prefetcher:
-    """Feeds the spool beside ``plan_file`` while it is open: a context manager."""
+    """Feeds the spool beside ``plan_file`` while it is open: a context manager.
+
+    ``data_dir`` is the cluster's that recovers; ``takes_spaces``: it may have empty directories of this host
+    for tablespaces that WAL makes.
+    """
 
     def __init__(
         self,
         plan_file: Path,
         read: ReadWal,
         *,
+        data_dir: Path,
+        takes_spaces: bool = True,
         user: ServerUser | None,
         workers: int = WORKERS,
         ahead_bytes_max: int = AHEAD_BYTES_MAX,
@@ -63,6 +75,8 @@ class Prefetcher:
         self._segments = PlanSegments(plan_file)
         self._path = self._segments.header.path
         self._read = read
+        replayed = self._segments.header.replayed
+        self._guard = SpaceGuard(data_dir, self._path.segment_bytes, replayed, takes_spaces=takes_spaces)
         self._user = user
         self._workers = workers
         self._patience_s = patience_s
@@ -76,6 +90,10 @@ class Prefetcher:
         self._flying: set[int] = set()
         self._spooled: set[int] = set()
         self._doubts: dict[int, str] = {}
+        self._refusals: dict[int, SpaceRefused] = {}
+        # What is needed of a segment to judge the next one, and those that were judged without.
+        self._tails: dict[int, bytes] = {}
+        self._heads: set[int] = set()
         self._fetched_bytes = 0
         self.notes: Final = DeliveryNotes(notes_file(plan_file))
 
@@ -115,6 +133,12 @@ class Prefetcher:
         """Return why segments cannot be had, by segment."""
         with self._changed:
             return tuple(self._doubts[number] for number in sorted(self._doubts))
+
+    @property
+    def refusal(self) -> SpaceRefused | None:
+        """Return why recovery may not have the segment that it wants next, if that is a tablespace's."""
+        with self._changed:
+            return self._refusals.get(self._wanted)
 
     @property
     def fetched_bytes(self) -> int:
@@ -169,33 +193,74 @@ class Prefetcher:
         """
         part = self._spool / f"{self._segments.name(number)}.part"
         doubt: str | None = "the feeder failed"
-        wal_bytes = 0
+        refusal: SpaceRefused | None = None
+        is_known = True
         try:
             made = with_patience(
                 lambda: assemble_segment(self._segments.get(number), self._path, self._read, part),
                 patience_s=self._patience_s,
                 stopping=self._stopping,
             )
+            self._judge(number, part)
             hand_over(part, self._user)
             _sync(part)
             # Before the name is there: what recovery takes is always noted.
             self.notes.add(_delivery(self._segments.name(number), made))
-            part.rename(self._file(number))
-            doubt, wal_bytes = None, made.wal_bytes
+            self._deliver(number, part, made.wal_bytes)
+            doubt = None
+        except _Behind:
+            doubt, is_known = "recovery went elsewhere meanwhile", False
+        except SpaceRefused as cause:
+            doubt, refusal = cause.words, cause
         except (PitrError, StoreError, OSError) as cause:
             doubt = _words(cause)
         finally:
             # All at once, or another worker would take the number for one that nobody has tried.
             with self._changed:
                 self._flying.discard(number)
-                if doubt is None:
-                    self._spooled.add(number)
-                    self._doubts.pop(number, None)
-                    self._fetched_bytes += wal_bytes
-                else:
+                self._doubts.pop(number, None)
+                self._refusals.pop(number, None)
+                if doubt is not None and is_known:
                     self._doubts[number] = doubt
+                if refusal is not None:
+                    self._refusals[number] = refusal
                 self._changed.notify_all()
         return doubt
+
+    def _judge(self, number: int, part: Path) -> None:
+        """Hold a segment back that replay must not have.  Raises SpaceRefused, _Behind."""
+        name = self._segments.name(number)
+        needs_tail = number > self._segments.first and self._guard.needs_tail(name, part)
+        before = self._tail_before(number) if needs_tail else None
+        self._guard.check(name, part, before)
+        tail = self._guard.tail(part)
+        with self._changed:
+            self._tails[number] = tail
+            near = range(self._wanted - 1, self._wanted + self._window + self._workers)
+            self._tails = {one: kept for one, kept in self._tails.items() if one in near or one == number}
+            self._heads.discard(number)
+            if needs_tail and before is None:
+                self._heads.add(number)
+
+    def _tail_before(self, number: int) -> bytes | None:
+        """Return the tail of the segment before; None if recovery begins after that.  Raises _Behind."""
+        with self._changed:
+            while number - 1 not in self._tails:
+                if number <= self._wanted:
+                    return None
+                if number - 1 not in self._flying or self._stopping.is_set():
+                    raise _Behind
+                self._changed.wait(1.0)
+            return self._tails[number - 1]
+
+    def _deliver(self, number: int, part: Path, wal_bytes: int) -> None:
+        """Give a segment its name.  Raises _Behind if recovery went back before it meanwhile."""
+        with self._changed:
+            if number in self._heads and number > self._wanted:
+                raise _Behind
+            part.rename(self._file(number))
+            self._spooled.add(number)
+            self._fetched_bytes += wal_bytes
 
     def _attend(self) -> None:
         """Look at the spool and for questions, and answer each in a thread of its own."""
@@ -256,7 +321,9 @@ class Prefetcher:
 
     def _drop_outside_window(self) -> None:
         for number in list(self._spooled):
-            if not self._wanted <= number < self._wanted + self._window:
+            is_near = self._wanted <= number < self._wanted + self._window
+            # Recovery now comes from before it, and it was judged as if that were not so.
+            if not is_near or (number in self._heads and number > self._wanted):
                 self._file(number).unlink(missing_ok=True)
                 self._spooled.discard(number)
 

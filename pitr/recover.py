@@ -43,14 +43,32 @@ STOP_TIMEOUT_S: Final = 600.0
 _SIGNAL_NAME: Final = "recovery.signal"
 _LOOK_S: Final = 0.1
 _DOUBTS_SHOWN_MAX: Final = 3
+# postgresql.auto.conf is read all the same, and an ALTER SYSTEM that suited the primary must not decide here.
 _PRIVATE_SETTINGS: Final = {
     "listen_addresses": "",
+    "unix_socket_group": "",
+    "unix_socket_permissions": "0777",
+    "bonjour": "off",
     "archive_mode": "off",
     "hot_standby": "on",
     "ssl": "off",
     "shared_buffers": "128MB",
     "shared_preload_libraries": "",
     "session_preload_libraries": "",
+    "local_preload_libraries": "",
+    # What a server says while it starts is read.
+    "lc_messages": "C",
+    # Each of them ends a server that has the limits of its primary and the host of a restore.
+    "wal_level": "replica",
+    "superuser_reserved_connections": "3",
+    "shared_memory_type": "mmap",
+    "min_dynamic_shared_memory": "0",
+    # Replay must not pass over damage, and what it wrote must last.
+    "ignore_invalid_pages": "off",
+    "ignore_checksum_failure": "off",
+    "zero_damaged_pages": "off",
+    "data_sync_retry": "off",
+    "fsync": "on",
     "primary_conninfo": "",
     "primary_slot_name": "",
     "synchronous_standby_names": "",
@@ -67,6 +85,18 @@ _PRIVATE_SETTINGS: Final = {
     "external_pid_file": "",
     "cluster_name": "pitr restore",
 }
+# The same for settings that not all versions have: since which major, before which, value.
+_VERSIONED_SETTINGS: Final = {
+    # If there is such a file the server is promoted at once.
+    "promote_trigger_file": (15, 16, ""),
+    "reserved_connections": (16, 99, "0"),
+    # It would look for the primary's slots, and complain of wal_level for as long as it runs.
+    "sync_replication_slots": (17, 99, "off"),
+    # io_uring is what a kernel, and most containers, may refuse.
+    "io_method": (18, 99, "worker"),
+}
+# Promotion without it throws the times of all commits away (src/backend/access/transam/commit_ts.c).
+_KEPT_SETTINGS: Final = ("track_commit_timestamp",)
 _CONFIG_TEXT: Final = "# Private configuration of a restore.  The cluster's own is in its data directory.\n"
 # Timelines are asked for over the replication protocol, and "all" does not stand for it.
 _HBA_TEXT: Final = (
@@ -108,9 +138,9 @@ class Recovered:
 
 
 def private_settings(
-    manifest_settings: Mapping[str, str], work: Path, data_dir: Path, extra: Mapping[str, str]
+    major: int, manifest_settings: Mapping[str, str], work: Path, data_dir: Path, extra: Mapping[str, str]
 ) -> dict[str, str]:
-    """Write the private configuration files; return the settings for the server's command line.
+    """Write the private configuration files; return the settings for a command line of ``major``.
 
     ``manifest_settings`` are the primary's, for the limits that replay needs.
     """
@@ -122,7 +152,13 @@ def private_settings(
         "hba_file": str(hba),
         "data_directory": str(data_dir),
         **limits_of(manifest_settings),
+        **{name: manifest_settings[name] for name in _KEPT_SETTINGS if name in manifest_settings},
         **_PRIVATE_SETTINGS,
+        **{
+            name: value
+            for name, (since, before, value) in _VERSIONED_SETTINGS.items()
+            if since <= major < before
+        },
         **extra,
     }
 
@@ -164,11 +200,11 @@ class Recovery:
         ``old`` is the timeline of the target.  With "pause" the server is left running, paused.
         Raises RecoveryFailed if it did not arrive exactly; then it must not be used.
         """
-        begun = self._monotonic()
+        begun, major = self._monotonic(), self._instance.installation.major
         needed = dict(settings)
         while True:
             self._start(needed)
-            with ReplayMonitor(self._instance.dsn, superuser=self._superuser) as monitor:
+            with ReplayMonitor(self._instance.dsn_as(self._superuser), major=major) as monitor:
                 state = self._wait_for_target(monitor)
                 raised = self._raised_limits(state, needed)
                 if not raised:
@@ -297,6 +333,9 @@ class Recovery:
         self, message: str, detail: str | None, kind: type[RecoveryFailed] = RecoveryFailed
     ) -> RecoveryFailed:
         """Say what failed, with what the feeder could not get and why the server ended."""
+        refusal = self._feeder.refusal
+        if refusal is not None and not self._instance.is_running:
+            return refusal
         doubts = self._feeder.doubts[:_DOUBTS_SHOWN_MAX]
         lines = [*([detail] if detail else []), *doubts, self._instance.last_log_lines()]
         return kind(

@@ -35,6 +35,8 @@ from pitr.recover import (
 )
 from pitr.recovery_certificate import Certifier, check_writable
 from pitr.repository import Repository
+from pitr.restore_again import phase_to_go_on
+from pitr.restore_aim import Aim
 from pitr.restore_config import config_steps
 from pitr.restore_directory import (
     AUTO_CONF,
@@ -46,7 +48,7 @@ from pitr.restore_directory import (
 from pitr.restore_files import ChainLink, RestoredFiles
 from pitr.restore_instance import private_instance
 from pitr.restore_journal import Journal, Phase
-from pitr.restore_place import check_place, find_place, tablespace_locations
+from pitr.restore_place import check_path, check_place, find_place, tablespace_locations
 from pitr.restore_replace import OldCluster, find_old
 from pitr.restore_request import (
     Progress,
@@ -113,12 +115,16 @@ class _Run:
         self._on_progress = on_progress
         self._cancel = cancel
         self._monotonic = monotonic
+        check_path(request.target)
         self._tablespaces = tablespace_locations(self._backup, request.tablespace_mapping)
         self._place: RestorePlace = find_place(
             request.target, self._tablespaces, wal_dir=request.wal_dir, replaces=request.is_delta
         )
         self._old: OldCluster | None = None
-        self._plan_sha256 = identify(request, self._tablespaces)
+        self._identities = tuple(
+            identify(request, self._tablespaces, with_read_end=is_old) for is_old in (False, True)
+        )
+        self._aim = None if request.asked is None else Aim.of(request.asked, request.plan, self._stop)
         self._timings: list[StepTiming] = []
         self._files: RestoredFiles | None = None
         self._wal_bytes = 0
@@ -149,6 +155,8 @@ class _Run:
             found = work.read()
             if self._phase(found) != phase:
                 raise AlreadyRunning("another restore into this directory has just run")
+            if found is not None and phase not in (None, "files"):
+                self._aim = found.aim or self._aim  # what was typed first, and when
             if phase == "refusing":
                 self._finish_refusal(found)
             if phase in (None, "files"):
@@ -193,27 +201,9 @@ class _Run:
 
     def _phase(self, found: Journal | None) -> Phase | None:
         """Return where to go on; None for a new restore.  Raises RestoreRefused."""
-        if found is None:
-            return None
-        is_empty = not self._place.data.final.exists() or not any(self._place.data.final.iterdir())
-        # A cluster that may be replaced is as good as none; whether it may is checked.
-        is_free = is_empty or self._request.is_delta
-        is_over = found.phase in ("refused", "done")
-        if found.phase == "files" or (is_over and is_free) or (found.phase == "recovering" and is_empty):
-            # Of another plan or this one: what it staged is only ours, and begun anew.
-            return "files"
-        if is_over:
-            raise RestoreRefused(
-                f"{self._place.data.final} holds the result of an earlier restore",
-                detail=f"it was {found.phase}" + (f": {found.reason}" if found.reason else ""),
-                hint=f"move it and {self._place.work.path} away, or restore into another directory",
-            )
-        if found.plan_sha256 != self._plan_sha256:
-            raise RestoreRefused(
-                f"{self._place.data.final} holds an interrupted restore of another plan",
-                hint=f"repeat that one, or move the directory and {self._place.work.path} away",
-            )
-        return found.phase
+        return phase_to_go_on(
+            found, self._place.data.final, self._identities, replaces=self._request.is_delta
+        )
 
     def _make_files(self) -> RestoredFiles:
         request, work = self._request, self._place.work
@@ -282,12 +272,18 @@ class _Run:
                 raise _PromotionCut
             self._journal("recovering")
             settings = private_settings(
-                dict(self._backup.settings), work.path, self._place.data.final, request.server_settings
+                installation.major,
+                dict(self._backup.settings),
+                work.path,
+                self._place.data.final,
+                request.server_settings,
             )
             work.hand_over(request.user)
             with Prefetcher(
                 work.plan_file,
                 self._read_wal,
+                data_dir=self._place.data.final,
+                takes_spaces=request.takes_spaces,
                 user=request.user,
                 ahead_bytes_max=request.ahead_bytes_max,
                 patience_s=request.patience_s,
@@ -296,7 +292,7 @@ class _Run:
                     instance,
                     feeder,
                     self._arrival(),
-                    superuser=request.superuser,
+                    superuser=request.role,
                     certifier=self._certifier(feeder, is_resumed=is_resumed),
                     on_progress=self._on_progress,
                     cancel=self._cancel,
@@ -363,7 +359,7 @@ class _Run:
         raise failure
 
     def _journal(self, phase: Phase, reason: str | None = None) -> None:
-        self._place.work.write(Journal(self._plan_sha256, phase, reason))
+        self._place.work.write(Journal(self._identities[0], phase, reason, self._aim))
 
     @contextlib.contextmanager
     def _timed(self, step: str) -> Iterator[None]:
@@ -389,6 +385,7 @@ class _Run:
             timings=tuple(self._timings),
             has_paused=done is not None and done.has_paused,
             instance=instance,
+            superuser=request.role,
             next_steps=(
                 *config_steps(dict(self._backup.settings), self._place.data.final),
                 *next_steps(request, done, self._place.data.final, self._place.kept),

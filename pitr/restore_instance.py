@@ -86,7 +86,11 @@ def reopened(request: RestoreRequest) -> Instance:
     if not instance.is_running:
         # Limits of the primary still count: prepared transactions are kept by them.
         settings = private_settings(
-            dict(request.plan.backup.settings), work.path, target, request.server_settings
+            request.installation.major,
+            dict(request.plan.backup.settings),
+            work.path,
+            target,
+            request.server_settings,
         )
         settings |= raised_limits(request.installation, target, request.user, settings)
         work.hand_over(request.user)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, get_args
 
-from pitr.errors import AlreadyRunning, RestoreRefused
+from pitr.errors import AlreadyRunning, MalformedValue, RestoreRefused
 from pitr.fetch_desk import Desk
 from pitr.postgres.server_user import ServerUser, hand_over
+from pitr.restore_aim import Aim
 from pitr.wal_deliveries import notes_file
 from storage.synced_file import sync_directory
 
@@ -39,11 +40,15 @@ _JOURNAL_BYTES_MAX: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """``plan_sha256`` identifies plan, target directory and tablespaces; ``reason`` why it was refused."""
+    """``plan_sha256`` identifies plan, target directory and tablespaces; ``reason`` why it was refused.
+
+    ``aim``: what was asked for; None where nobody typed it, and in journals of before 2026-11-30.
+    """
 
     plan_sha256: str
     phase: Phase
     reason: str | None = None
+    aim: Aim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,10 @@ class WorkDirectory:
             with (self.path / JOURNAL_NAME).open("rb") as file:
                 fields = json.loads(file.read(_JOURNAL_BYTES_MAX))
             if fields["format"] == _FORMAT and fields["phase"] in get_args(Phase):
-                return Journal(str(fields["plan"]), fields["phase"], fields.get("reason"))
+                aim = None if fields.get("aim") is None else Aim.from_fields(fields["aim"])
+                return Journal(str(fields["plan"]), fields["phase"], fields.get("reason"), aim)
             cause: Exception | None = None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, MalformedValue) as error:
             cause = error
         raise RestoreRefused(
             f"{self.path} is no work directory of a restore",
@@ -99,9 +105,14 @@ class WorkDirectory:
 
     def write(self, journal: Journal) -> None:
         """Make the journal durable, replacing the one before."""
-        text = json.dumps(
-            {"format": _FORMAT, "plan": journal.plan_sha256, "phase": journal.phase, "reason": journal.reason}
-        )
+        fields = {
+            "format": _FORMAT,
+            "plan": journal.plan_sha256,
+            "phase": journal.phase,
+            "reason": journal.reason,
+            "aim": None if journal.aim is None else journal.aim.to_fields(),
+        }
+        text = json.dumps(fields)
         staged = self.path / _STAGED_NAME
         with staged.open("w", encoding="utf-8") as file:
             file.write(text)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pitr.datakeys import DataKeys
 from pitr.errors import RestoreRefused
 from pitr.fetch_desk import script_command
-from pitr.layout import PieceKey, SegmentKey
 from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import hand_over
 from pitr.prefetch import Prefetcher
@@ -79,13 +78,12 @@ def go_on(
     _aim(request, timeline, stop)
     work.hand_over(request.user)
 
-    def read_wal(key: PieceKey | SegmentKey) -> bytes:
-        return repository.read_wal(key, data_keys)
-
     file = request.certificate_file.with_name(f"onward-{request.certificate_file.name}")
     with Prefetcher(
         work.plan_file,
-        read_wal,
+        lambda key: repository.read_wal(key, data_keys),
+        data_dir=request.target,
+        takes_spaces=request.takes_spaces,
         user=request.user,
         ahead_bytes_max=request.ahead_bytes_max,
         patience_s=request.patience_s,
@@ -94,7 +92,7 @@ def go_on(
             instance,
             feeder,
             Arrival(stop.replay_end),
-            superuser=request.superuser,
+            superuser=request.role,
             # Replay goes on in mid-way: what came before is in the first certificate.
             certifier=Certifier(file, plan, stop, feeder.path, feeder.notes, is_resumed=True),
             on_progress=on_progress,
@@ -103,8 +101,8 @@ def go_on(
             stall_timeout_s=request.stall_timeout_s,
             monotonic=monotonic,
         )
-        settings = dict(plan.backup.settings)
-        private = private_settings(settings, work.path, request.target, request.server_settings)
+        major, settings = instance.installation.major, dict(plan.backup.settings)
+        private = private_settings(major, settings, work.path, request.target, request.server_settings)
         return recovery.run(private, action, timeline)
 
 

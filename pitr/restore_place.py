@@ -66,6 +66,23 @@ def tablespace_locations(manifest: BackupManifest, mapping: Mapping[str, Path]) 
     return places
 
 
+def check_path(path: Path) -> None:
+    """Refuse what could not be restored into as a data directory, by its name alone.
+
+    Raises RestoreRefused.
+    """
+    text = str(path)
+    if path.name in ("", ".."):
+        raise RestoreRefused(f"{text} is no place for a restore", hint="name a new or empty directory")
+    if any(ord(character) < 0x20 for character in text):
+        # It becomes part of restore_command, and a line of PostgreSQL's configuration has no line break.
+        raise RestoreRefused(f"a path with a line break or a control character cannot be used: {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as cause:
+        raise RestoreRefused(f"a path that is not UTF-8 cannot be used: {text!r}") from cause
+
+
 def check_place(
     target: Path,
     tablespaces: Mapping[int, Path],
@@ -85,6 +102,10 @@ def check_place(
     """
     target = target.absolute()
     finals = [target, *tablespaces.values(), *([] if wal_dir is None else [wal_dir])]
+    check_path(target)
+    if target.is_symlink() and target.is_dir() and not _is_mount(target):
+        # The data directory comes to its place by renaming, which a link is not replaced by.
+        raise RestoreRefused(f"{target} is a link", hint=f"name where it leads: --into {target.resolve()}")
     if wal_dir is not None and not wal_dir.is_absolute():
         raise RestoreRefused(f"the directory for WAL must be an absolute path: {wal_dir}")
     for final in finals:
@@ -105,11 +126,9 @@ def find_place(
     """Return the places of a restore, without any check: for one that is past its files."""
     target = target.absolute()
     work = WorkDirectory.of(target)
-    # A mount point cannot be replaced by renaming, and its sibling is on another filesystem.
-    is_mount = target.exists() and target.stat().st_dev != target.parent.stat().st_dev
     outer = StagedDirectory(target, work.path / "partial", work.kept if replaces else None)
     return RestorePlace(
-        StagedDirectory.inside(target, replaces=replaces) if is_mount else outer,
+        StagedDirectory.inside(target, replaces=replaces) if _is_mount(target) else outer,
         tuple(
             (oid, StagedDirectory.inside(place, replaces=replaces))
             for oid, place in sorted(tablespaces.items())
@@ -118,6 +137,11 @@ def find_place(
         # WAL of an old cluster is never moved or deleted: it may be the last there is.
         None if wal_dir is None else StagedDirectory.inside(wal_dir, replaces=False),
     )
+
+
+def _is_mount(target: Path) -> bool:
+    """Tell whether it cannot be replaced by renaming: what is beside it is on another filesystem."""
+    return target.exists() and target.stat().st_dev != target.parent.stat().st_dev
 
 
 def sync_filesystems(paths: Iterable[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +16,7 @@ from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
 from pitr.prefetch import AHEAD_BYTES_MAX, PATIENCE_S
 from pitr.recover import STALL_TIMEOUT_S, Recovered, ReplayProgress, RestoreAction
+from pitr.restore_aim import Asked
 from pitr.restore_files import WORKERS, FileProgress
 from pitr.restore_plan import RestorePlan, StopPoint
 from pitr.wal.lsn import LSN
@@ -33,11 +35,13 @@ class RestoreRequest:
     NAME DESTINATION --plan FILE; it runs as the server's user.  Empty: there is none.
     ``regions`` and ``identity_file`` are for a later fetch without this process, after "none" or "pause".
     ``tablespace_mapping``: oid, name or old location, to the new place.  ``wal_dir``: what pg_wal becomes
-    a link to.  ``superuser`` is the cluster's.
+    a link to.  ``superuser`` is the cluster's, None: the one that the backup names.
     ``certificate``: where the recovery certificate is written, None: beside the target.
     ``installation`` None only for the action "none" without ``verify_files``.
     ``is_delta``: a stopped cluster at the target is replaced, and what of it is right is kept; it must have
     the backup's system identifier, or be the one that ``replaced_cluster`` names.
+    ``takes_spaces``: what WAL makes later may take directories of this host for its tablespaces, if they are
+    empty.  ``asked``: what was typed, for the journal: whoever types it again goes on with this restore.
     ``is_cut_off``: the server runs without a network.  ``at_target`` is called with the server when it is
     paused there, before it is promoted.
     """
@@ -52,7 +56,7 @@ class RestoreRequest:
     tablespace_mapping: Mapping[str, Path] = field(default_factory=dict)
     wal_dir: Path | None = None
     user: ServerUser | None = None
-    superuser: str = "postgres"
+    superuser: str | None = None
     verify_files: bool = True
     keep_running: bool = False
     workers: int = WORKERS
@@ -63,8 +67,15 @@ class RestoreRequest:
     certificate: Path | None = None
     is_delta: bool = False
     replaced_cluster: int | None = None
+    takes_spaces: bool = True
+    asked: Asked | None = None
     is_cut_off: bool = False
     at_target: Callable[[Instance], None] = lambda _instance: None
+
+    @property
+    def role(self) -> str:
+        """Return whom the restored cluster knows as its superuser."""
+        return self.superuser or self.plan.backup.superuser
 
     @property
     def certificate_file(self) -> Path:
@@ -105,12 +116,13 @@ class RestoreResult:
     timings: tuple[StepTiming, ...]
     has_paused: bool
     instance: Instance | None
+    superuser: str
     next_steps: tuple[str, ...]
 
     @property
     def dsn(self) -> str | None:
         """Return the conninfo of the running instance, which listens on a Unix socket only."""
-        return None if self.instance is None else self.instance.dsn
+        return None if self.instance is None else self.instance.dsn_as(self.superuser)
 
     @property
     def total_s(self) -> float:
@@ -137,14 +149,17 @@ def next_steps(
 
 
 def _next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -> tuple[str, ...]:
+    tool = "pg_ctl" if request.installation is None else str(request.installation.bin_dir / "pg_ctl")
+    pg_ctl = shlex.join([tool, "-D", str(target)])
     if done is None:
         return (
-            f"start the server: pg_ctl -D {target} start; it recovers to the target and pauses there",
-            "check it, then promote it: pg_ctl promote",
+            "if the original runs on this host, give postgresql.conf another port and other sockets first",
+            f"start the server as its files' owner: {pg_ctl} start; it recovers to the target, and pauses",
+            f"check it, then promote it: {pg_ctl} promote",
         )
     if request.action == "pause" and done.has_paused:
         return (
-            "the server runs, paused at the target: look at it, then promote it with pg_ctl promote",
+            f"the server runs, paused at the target: look at it, then promote it: {pg_ctl} promote",
             "then remove the recovery settings from postgresql.auto.conf",
         )
     return (
@@ -154,15 +169,19 @@ def _next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -
     )
 
 
-def identify(request: RestoreRequest, tablespaces: Mapping[int, Path]) -> str:
-    """Return a digest of what makes two runs the same restore."""
+def identify(request: RestoreRequest, tablespaces: Mapping[int, Path], *, with_read_end: bool = False) -> str:
+    """Return a digest of what makes two runs the same restore.
+
+    ``with_read_end``: as it was before 2026-11-30, when an archive that had grown meanwhile made it another.
+    """
     plan, stop = request.plan, request.plan.stop
+    read_end = f" {stop.read_end}" if with_read_end and stop is not None else ""
     parts = [
         plan.backup.repository,
         plan.backup.backup,
         str(plan.archive),
         str(plan.timeline),
-        "" if stop is None else f"{stop.target_lsn} {stop.is_inclusive} {stop.replay_end} {stop.read_end}",
+        "" if stop is None else f"{stop.target_lsn} {stop.is_inclusive} {stop.replay_end}{read_end}",
         str(request.target.absolute()),
         *(f"{oid}={place}" for oid, place in sorted(tablespaces.items())),
         *(["delta"] if request.is_delta else []),

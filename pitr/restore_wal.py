@@ -13,7 +13,7 @@ from pitr.restore_plan import RestorePlan, StopPoint
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from pitr.wal_path import HistoryFile
-from pitr.wal_plan_file import RegionAddress, WalPlanHeader, write_plan
+from pitr.wal_plan_file import RegionAddress, ReplayedWal, WalPlanHeader, write_plan
 from pitr.wal_sources import ArchivedSpan, find_segments, lay_path
 from storage.store import ObjectMissing
 
@@ -45,7 +45,12 @@ def write_wal_plan(
         return listed[archive, timeline, first]
 
     header = WalPlanHeader(
-        repository.repository_id, str(repository.root), path, tuple(regions), identity_file
+        repository.repository_id,
+        str(repository.root),
+        path,
+        tuple(regions),
+        identity_file,
+        ReplayedWal(plan.backup.start_lsn, stop.replay_end),
     )
     write_plan(file, header, find_segments(path, spans, list_wal))
 

@@ -10,7 +10,7 @@ recoveryStopsAfter): an LSN target compares with the *start* of each record.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -18,7 +18,7 @@ from typing import Final
 
 from pitr.commits_around import find_commits
 from pitr.errors import NotAuthentic, TargetRefused
-from pitr.planner import plan_restore
+from pitr.planner import plan_restore, search_limits
 from pitr.recovery import RecoveryTarget, instant_text
 from pitr.restore_plan import RestorableMoment, RestorePlan, StopPoint, TargetNotRestorable
 from pitr.survey import ArchiveSurvey
@@ -27,6 +27,7 @@ from pitr.wal.pages import LONG_HEADER_BYTES, PAGE_BYTES, SHORT_HEADER_BYTES
 from pitr.wal.records import WalRecord, iter_records
 from pitr.wal.transactions import (
     EndKind,
+    RestorePoint,
     TransactionEnd,
     iter_restore_points,
     iter_transaction_ends,
@@ -36,6 +37,8 @@ from pitr.wal_walk import ReadWal, WalWalk
 
 # More records of one xid or name than this are not listed: the target is refused all the same.
 _MATCHES_MAX: Final = 10
+# Names that are offered where the one that was asked for is not there.
+_OTHERS_MAX: Final = 5
 
 
 def resolve_plan(
@@ -50,7 +53,7 @@ def resolve_plan(
     if target.kind not in ("xid", "name"):
         return _with_stop(plan, read_wal)
     # The record is at an LSN, and to that the newest backup before it leads.
-    found = _search(plan, WalWalk(plan, read_wal))
+    found = _search(plan, WalWalk(plan, read_wal), search_limits(target, survey, backup))
     by_lsn = RecoveryTarget("lsn", lsn=found, is_inclusive=target.is_inclusive, timeline=target.timeline)
     plan = plan_restore(by_lsn, survey, backup=backup)
     return replace(_with_stop(plan, read_wal), target=target)
@@ -153,28 +156,46 @@ class _Match:
     at: datetime
 
 
-def _search(plan: RestorePlan, walk: WalWalk) -> LSN:
-    """Return the start of the one record that an xid or name target means."""
+def _search(plan: RestorePlan, walk: WalWalk, limits: str | None) -> LSN:
+    """Return the start of the one record that an xid or name target means; ``limits``: where it is not."""
     target = plan.target
     since = plan.backup.stop_lsn
+    others: deque[str] = deque(maxlen=_OTHERS_MAX)
     chunks = walk.chunks(since)
     if target.xid is not None:
         ends = iter_transaction_ends(chunks, segment_bytes=walk.segment_bytes)
         found = (_Match(e.start, e.at) for e in ends if e.xid == target.xid and e.start >= since)
     else:
         points = iter_restore_points(chunks, segment_bytes=walk.segment_bytes)
-        found = (_Match(p.start, p.at) for p in points if p.name == target.name and p.start >= since)
+        found = (_Match(p.start, p.at) for p in _named(points, target.name, others) if p.start >= since)
     matches = list(islice(found, _MATCHES_MAX))
     if not matches:
         raise TargetNotRestorable(
             f"{target} is not in the WAL",
-            detail=f"searched from {since} (backup {plan.backup.backup}) to {plan.wal_end}",
+            detail=f"searched from {since} (backup {plan.backup.backup}) to {plan.wal_end}"
+            + (f"; {limits}" if limits is not None else ""),
             before=RestorableMoment(plan.wal_end),
+            hint=_names_hint(others) if target.name is not None else None,
         )
     if len(matches) > 1:
         places = ", ".join(f"lsn:{match.start} at {instant_text(match.at)}" for match in matches)
         raise TargetRefused(f"{target} is there more than once", detail=places, hint="say which by its LSN")
     return matches[0].start
+
+
+def _named(points: Iterable[RestorePoint], name: str | None, others: deque[str]) -> Iterator[RestorePoint]:
+    """Yield those of the name; note the names of the others, of which the last are kept."""
+    for point in points:
+        if point.name == name:
+            yield point
+        else:
+            others.append(point.name)
+
+
+def _names_hint(others: Sequence[str]) -> str:
+    if not others:
+        return "there is no restore point in this WAL: name a time or an LSN"
+    return f"the last restore points there are {', '.join(f'name:{name}' for name in others)}"
 
 
 def end_before(record_start: LSN, segment_bytes: int) -> LSN:

@@ -7,6 +7,7 @@ is read, and what can open objects is imported only when nobody feeds the spool.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -102,6 +103,7 @@ def _fetch_alone(
     request: WalFetchRequest, header: WalPlanHeader, decision: ServeSegment
 ) -> tuple[Decision, bool]:
     """Open the segment's objects in this process: slow, and needs the identity."""
+    from pitr.space_guard import SpaceRefused
     from pitr.wal_assembly import assemble_segment
     from pitr.wal_plan_file import find_segment
 
@@ -112,8 +114,33 @@ def _fetch_alone(
     if request.is_standby and made.is_padded:
         staged.unlink()
         return Doubt("the segment is not complete; a standby must not take its padding for WAL"), False
+    try:
+        _judge(request, header, decision, staged)
+    except SpaceRefused as refused:
+        staged.unlink()
+        return Doubt(refused.words, ends_standby=not refused.is_absent), False
     _move(staged, request.destination)
     return decision, True
+
+
+def _judge(request: WalFetchRequest, header: WalPlanHeader, decision: ServeSegment, staged: Path) -> None:
+    """Hold WAL back that would make a tablespace in a place that is not this cluster's.
+
+    The server runs us in its data directory, and what it replayed last lies in its pg_wal.
+    """
+    from pitr.space_guard import SpaceGuard
+    from pitr.wal_plan_file import without_end
+
+    path, folder = header.path, request.destination.absolute().parent
+    # A standby goes on as long as there is WAL.
+    replayed = without_end(header.replayed) if request.is_standby else header.replayed
+    guard = SpaceGuard(folder.parent, path.segment_bytes, replayed)
+    tail = None
+    before = path.name_of(decision.segment.number(path.segment_bytes) - 1)
+    if before is not None and guard.needs_tail(decision.segment, staged):
+        with contextlib.suppress(FileNotFoundError):
+            tail = guard.tail(folder / str(before))
+    guard.check(decision.segment, staged, tail)
 
 
 def _desk(request: WalFetchRequest) -> Desk:

@@ -115,6 +115,13 @@ class WalPath:
         span = self.spans[-1]
         return SegmentName.of(span.timeline, span.last, self.segment_bytes)
 
+    def name_of(self, number: int) -> SegmentName | None:
+        """Return the name under which recovery asks for a segment; None if that is not on the path."""
+        for span in self.spans:
+            if span.first <= number <= span.last:
+                return SegmentName.of(span.timeline, number, self.segment_bytes)
+        return None
+
     def segment_names(self) -> Iterable[SegmentName]:
         """Yield the names of the path's segments in the order of replay."""
         for span in self.spans:
@@ -146,9 +153,13 @@ class OutsidePath:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Nothing certain can be said: recovery must stop."""
+    """Nothing certain can be said: recovery must stop.
+
+    ``ends_standby``: a standby, too, must not go on, for it would get the same WAL from its primary.
+    """
 
     reason: str
+    ends_standby: bool = False
 
 
 Decision: TypeAlias = ServeSegment | ServeHistory | OutsidePath | Doubt
@@ -194,10 +205,10 @@ def exit_code(decision: Decision, *, is_delivered: bool, is_standby: bool) -> in
     """Return the exit code of ``restore_command``.
 
     A standby asks again and again and would be shut down by any code above 125 (measured), and it never
-    promotes by itself; so to a standby doubt is "not now".
+    promotes by itself; so to a standby doubt is "not now", unless waiting would not save it.
     """
     if isinstance(decision, ServeSegment | ServeHistory) and is_delivered:
         return EXIT_DELIVERED
-    if isinstance(decision, OutsidePath) or is_standby:
-        return EXIT_OUTSIDE_PATH
-    return EXIT_DOUBT
+    if isinstance(decision, Doubt) and decision.ends_standby:
+        return EXIT_DOUBT
+    return EXIT_OUTSIDE_PATH if isinstance(decision, OutsidePath) or is_standby else EXIT_DOUBT

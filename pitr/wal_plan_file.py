@@ -29,6 +29,7 @@ FORMAT = "pitr-wal-plan/1"
 _HEADER_BYTES_MAX = 32 * 1024 * 1024
 _LINE_BYTES_MAX = 32 * 1024 * 1024
 _BODY_CHUNK_BYTES = 1024 * 1024
+_LSN_MAX = LSN((1 << 64) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,31 @@ class RegionAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayedWal:
+    """Which records recovery replays: those that begin from ``start`` on and before ``end``."""
+
+    start: LSN
+    end: LSN
+
+
+def without_end(replayed: ReplayedWal | None) -> ReplayedWal | None:
+    """Return the same for who replays all that there is."""
+    return None if replayed is None else ReplayedWal(replayed.start, _LSN_MAX)
+
+
+@dataclass(frozen=True, slots=True)
 class WalPlanHeader:
-    """What a fetch knows before it looks a segment up."""
+    """What a fetch knows before it looks a segment up.
+
+    ``replayed`` None: all that the segments hold, as far as one knows.
+    """
 
     repository: str
     root: str
     path: WalPath
     regions: tuple[RegionAddress, ...]
     identity_file: Path | None
+    replayed: ReplayedWal | None = None
 
 
 def write_plan(file: Path, header: WalPlanHeader, segments: Iterable[PathSegment]) -> None:
@@ -115,10 +133,10 @@ class PlanSegments:
 
     def name(self, number: int) -> SegmentName:
         """Return the name under which recovery asks for segment ``number`` of the path."""
-        for span in self.header.path.spans:
-            if span.first <= number <= span.last:
-                return SegmentName.of(span.timeline, number, self.header.path.segment_bytes)
-        raise MalformedValue(f"segment {number} does not lie on the plan's path")
+        name = self.header.path.name_of(number)
+        if name is None:
+            raise MalformedValue(f"segment {number} does not lie on the plan's path")
+        return name
 
     def get(self, number: int) -> PathSegment:
         """Return segment ``number``, which must lie on the path.  Raises MalformedValue, OSError."""
@@ -163,6 +181,7 @@ def _header_line(header: WalPlanHeader, body_bytes: int, body_sha256: str) -> by
             "taken": _history_rows(path.taken),
             "regions": [[region.name, region.url] for region in header.regions],
             "identity_file": None if header.identity_file is None else str(header.identity_file),
+            "replayed": None if header.replayed is None else _lsn_pair(header.replayed),
             "body_bytes": body_bytes,
             "body_sha256": body_sha256,
         }
@@ -183,12 +202,16 @@ def _parse_header(fields: dict[str, object]) -> WalPlanHeader:
         taken=_parse_histories(fields.get("taken", [])),
     )
     identity = fields["identity_file"]
+    given = fields.get("replayed")
+    (replayed,) = [None] if given is None else _rows([given], 2)
     return WalPlanHeader(
         repository=_text(fields["repository"]),
         root=_text(fields["root"]),
         path=path,
         regions=tuple(RegionAddress(_text(name), _text(url)) for name, url in _rows(fields["regions"], 2)),
         identity_file=None if identity is None else Path(_text(identity)),
+        # A restore that an earlier release began has none.
+        replayed=None if replayed is None else ReplayedWal(_lsn(replayed[0]), _lsn(replayed[1])),
     )
 
 
@@ -238,6 +261,10 @@ def _parse_segment(line: bytes, path: WalPath) -> PathSegment:
 
 def _line(fields: dict[str, object]) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _lsn_pair(replayed: ReplayedWal) -> list[int]:
+    return [replayed.start.offset, replayed.end.offset]
 
 
 def _text(value: object) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from fix_restore import History
 
 from pitr.catalogue.records import HeadRecord
+from pitr.quorum import WriteQuorum
 from pitr.recovery import RecoveryTarget
 from verifiers.check import CheckResult
 from verifiers.scratch import ScratchRoot
@@ -52,7 +53,7 @@ def run_verification(
         return verify(replace(request, **options), begun=begun, cancel=cancel)
 
 
-def put_head(history: History) -> None:
+def put_head(history: History, quorum: WriteQuorum | None = None) -> None:
     """Sign the end of the archive, as a daemon does every while."""
     archiver = history.archiver
     head = HeadRecord(
@@ -68,6 +69,7 @@ def put_head(history: History) -> None:
         piece_sha256=archiver.previous,
         backups_count=1,
         backups_sha256=bytes(32),
+        quorum=quorum,
     )
     archiver.house.repository.put_head(head, archiver.house.signer)
 

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pitr.errors import PitrError
-from pitr.postgres.instance import Instance
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
 from verifiers.client_load import ClientLoad
@@ -79,14 +78,14 @@ class DrillSteps:
         self._detected = Mark(self._now(), round((self._monotonic() - self.failure.monotonic_s) * 1000))
         return self.failure
 
-    def reached(self, instance: Instance) -> None:
+    def reached(self, dsn: str) -> None:
         """Let clients in: the server answers at the target, though it may take no writes yet."""
         if self._load is not None:
-            self._load.serve_at(instance.dsn)
+            self._load.serve_at(dsn)
 
     def opened(self, server: ScratchServer) -> None:
         """Do the steps while the restored server is in service."""
-        self.reached(server.instance)
+        self.reached(server.dsn)
         begun = self._monotonic()
         try:
             for step in self._between(Action.START_SERVICE, Action.CHECKS):

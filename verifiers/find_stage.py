@@ -183,6 +183,8 @@ class Stage:
             workers=setting.workers,
             server_settings=server_settings(plan, setting.installation, ()),
             certificate=setting.place.certificate,
+            # All that it makes must be gone with its folder.
+            takes_spaces=False,
             is_cut_off=self._is_cut_off,
         )
         result = restore(

@@ -62,6 +62,11 @@ class ScratchServer:
     def version(self) -> str:
         return self.instance.installation.version
 
+    @property
+    def dsn(self) -> str:
+        """Return the conninfo of the superuser."""
+        return self.instance.dsn_as(self.superuser)
+
     def session(
         self,
         database: str = "template1",

@@ -141,6 +141,8 @@ class _Verification:
             workers=request.workers,
             server_settings=server_settings(plan, installation, request.preload_allowed),
             certificate=request.place.certificate,
+            # All that it makes must be gone with its folder.
+            takes_spaces=False,
             is_cut_off=request.wants_network_cut and self._no_namespace is None,
             at_target=self._look_at_target,
         )
@@ -208,7 +210,7 @@ class _Verification:
         """Look at the server that is paused at the target, or was opened there by itself."""
         self._marks.note("wal_replay_done")
         if self._request.service is not None:
-            self._request.service.reached(instance)
+            self._request.service.reached(self._server(instance).dsn)
         self._instance = instance
         began = self._monotonic()
         plan, maker = self._request.plan, self._maker

@@ -11,7 +11,6 @@ from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys
 from pitr.errors import NotAuthentic, PitrError, RecoveryFailed, WalMissing
 from pitr.postgres.installation import Installation
-from pitr.postgres.instance import Instance
 from pitr.postgres.server_user import ServerUser
 from pitr.repository import ListedBackup, Repository
 from pitr.restore_directory import FilesDiffer
@@ -44,7 +43,7 @@ class DeadlinePassed(PitrError):
 class LiveService(Protocol):
     """Whoever uses the restored server while it is in service; see ``verifiers.drill_steps``."""
 
-    def reached(self, instance: Instance) -> None:
+    def reached(self, dsn: str) -> None:
         """Take note: the server answers at the target, and is not promoted yet."""
 
     def opened(self, server: ScratchServer) -> None:

@@ -148,6 +148,11 @@ class BackupManifest:
         return sum(stored.size_bytes for stored in self.packs if stored.key_id is not None)
 
     @property
+    def superuser(self) -> str:
+        """Return the cluster's superuser; of a backup that does not say it, the name it mostly has."""
+        return dict(self.settings).get("bootstrap_superuser", "postgres")
+
+    @property
     def wal_start(self) -> LSN:
         """Return where the segment begins that holds ``start_lsn``: WAL is read from there on."""
         # The very first segment begins at 0, which is no LSN.

@@ -7,7 +7,3 @@ from pitr.errors import PitrError
 
 class PlanRefused(PitrError):
     """The plan is not for this cluster or this database, or not as it was named.  Nothing was done."""
-
-
-class NotReconciled(PitrError):
-    """A replay ended, and does not account for each event of its plan.  The cluster must not be opened."""

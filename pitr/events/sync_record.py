@@ -119,8 +119,10 @@ def journal_lines(entries: Iterable[JournalEntry]) -> tuple[SyncsLine, ...]:
         if entry.pair is None or (before is not None and before.topic_id != entry.topic_id):
             resets.add(entry.at)
             pairs[entry.at] = []
-        if entry.pair is not None:
-            pairs.setdefault(entry.at, []).append(entry.pair)
+        of_it = pairs.setdefault(entry.at, [])
+        # The last pair is noted again where it only became settled.
+        if entry.pair is not None and of_it[-1:] != [entry.pair]:
+            of_it.append(entry.pair)
         last[entry.at] = entry
     return tuple(
         SyncsLine(at, last[at].topic_id, at in resets, last[at].settled, tuple(pairs[at]))

@@ -26,6 +26,7 @@ from pitr.postgres.server_user import ServerUser as ServerUser
 from pitr.postgres.server_user import as_user, hand_over
 from pitr.postgres.server_user import readable_installation as readable_installation
 from pitr.postgres.server_user import server_user as server_user
+from pitr.postgres.shared_memory import remove_segment
 
 INITDB_TIMEOUT_S = 180.0
 KILL_TIMEOUT_S = 20.0
@@ -79,9 +80,13 @@ class Instance:
 
     @property
     def dsn(self) -> str:
-        """The conninfo of the superuser over the Unix socket."""
-        host = str(self.socket_dir).replace("\\", r"\\").replace("'", r"\'")
-        return f"host='{host}' port={self.port} user=postgres dbname=postgres"
+        """The conninfo of the superuser that ``init`` makes, over the Unix socket."""
+        return self.dsn_as("postgres")
+
+    def dsn_as(self, role: str) -> str:
+        """Return the conninfo of a role over the Unix socket."""
+        user = role if re.fullmatch(r"[A-Za-z0-9_.-]+", role) else _quoted(role)
+        return f"host={_quoted(str(self.socket_dir))} port={self.port} user={user} dbname=postgres"
 
     @property
     def pid(self) -> int | None:
@@ -224,6 +229,8 @@ class Instance:
                     f"killed processes of {self.data_dir} did not end in {KILL_TIMEOUT_S:g} s"
                 )
             time.sleep(_POLL_S)
+        # A power cut leaves no shared memory either.
+        remove_segment(self.data_dir)
 
     def promote(self, *, timeout_s: float = 60.0) -> None:
         """End recovery and return once the server takes writes.  Raises ServerRefused if it cannot."""
@@ -268,6 +275,11 @@ class Instance:
                 hint=f"the whole log is {self.log_path}; every folder above the data directory"
                 " must be open to the server's user",
             )
+
+
+def _quoted(text: str) -> str:
+    """Quote a value of a conninfo."""
+    return "'" + text.replace("\\", r"\\").replace("'", r"\'") + "'"
 
 
 def _in_list(path: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
 _CONNECT_TIMEOUT_S = 2
 _ROWS_MAX = 1000
@@ -22,8 +21,7 @@ _WRITE = "SELECT pg_catalog.pg_logical_emit_message(true, 'pitr drill', '')"
 class LoadClient:
     """One client with one connection, which it makes again after an error.  Not thread-safe."""
 
-    def __init__(self, *, superuser: str, database: str, query: str, timeout_s: float) -> None:
-        self._superuser = superuser
+    def __init__(self, *, database: str, query: str, timeout_s: float) -> None:
         self._database = database
         self._query = query.encode()
         self._timeout_s = timeout_s
@@ -61,7 +59,7 @@ class LoadClient:
             "session_preload_libraries": "",
         }
         self._session = psycopg.connect(
-            make_conninfo(dsn, user=self._superuser),
+            dsn,
             dbname=self._database,
             autocommit=True,
             connect_timeout=_CONNECT_TIMEOUT_S,
@@ -78,7 +76,7 @@ def probe_latencies_us(
     found: list[int] = []
     try:
         with psycopg.connect(
-            make_conninfo(dsn),
+            dsn,
             autocommit=True,
             connect_timeout=_CONNECT_TIMEOUT_S,
             application_name="pitr drill",

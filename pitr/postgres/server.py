@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,8 @@ _CONNECTION_DEFAULTS: dict[str, str | int] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+# The pair of ``ServerFacts.settings`` that is no setting: a restore connects as this role (BackupManifest).
+SUPERUSER = "bootstrap_superuser"
 # What a person who restores may have to know or to set; none of them can hold a secret.
 SETTINGS_OF_INTEREST = (
     *("archive_mode", "cluster_name", "config_file", "data_checksums", "data_directory_mode"),
@@ -195,6 +197,10 @@ class Server:
             " extract(epoch FROM pg_postmaster_start_time())::bigint"
         )
         is_in_recovery = bool(row[1])
+        # initdb's own has the least oid; pg_authid, unlike this view, is closed to our role.
+        roles = "SELECT %s::text, rolname FROM pg_roles WHERE rolsuper AND rolcanlogin ORDER BY oid LIMIT 1"
+        kept = {name: settings[name] for name in settings.keys() - set(own)}
+        kept |= {str(name): str(role) for name, role in self.rows(roles, SUPERUSER)}
         return ServerFacts(
             version_num=version,
             system_identifier=int(str(row[0])),
@@ -208,7 +214,7 @@ class Server:
             started_at=datetime.fromtimestamp(int(str(row[4])), UTC),
             timeline=self._timeline(is_in_recovery),
             tablespaces=self.tablespaces(),
-            settings=tuple(sorted((name, settings[name]) for name in settings.keys() - set(own))),
+            settings=tuple(sorted(kept.items())),
         )
 
     def wal_identity(self) -> tuple[int, int]:
@@ -229,9 +235,12 @@ class Server:
     def setting_sources(self) -> tuple[str, ...]:
         """Return the files where settings were found, as far as this role may see them."""
         rows = self.rows("SELECT DISTINCT sourcefile FROM pg_settings WHERE sourcefile IS NOT NULL")
-        # Also those of settings that another file or the command line overrides.  It is for superusers,
-        # unless granted; what files include is followed all the same.
-        with suppress(ServerRefused):
+        # Also those of settings that another file or the command line overrides.  It is for superusers unless
+        # granted, and a refusal would be in the server's log; what files include is followed all the same.
+        if self._row(
+            "SELECT has_table_privilege('pg_file_settings', 'SELECT')"
+            " AND has_function_privilege('pg_show_all_file_settings()', 'EXECUTE')"
+        )[0]:
             rows += self.rows("SELECT DISTINCT sourcefile FROM pg_file_settings")
         return tuple(sorted({str(row[0]) for row in rows if row[0] is not None}))
 

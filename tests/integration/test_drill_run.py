@@ -58,9 +58,7 @@ def drill(history: History, folder: Path, *live: Step) -> tuple[Verified, dict[s
     )
 
     def make() -> LoadClient:
-        return LoadClient(
-            superuser="postgres", database="postgres", query="SELECT count(*) FROM ledger", timeout_s=5.0
-        )
+        return LoadClient(database="postgres", query="SELECT count(*) FROM ledger", timeout_s=5.0)
 
     load = ClientLoad(2, make)
     run = DrillSteps(Scenario("test", DrillKind.FULL, steps), MAKER, load, threading.Event())
@@ -101,11 +99,11 @@ def test_clients_are_served_by_the_restored_server_and_leave_nothing_in_it(
 
 
 def test_a_server_that_went_away_is_an_error_and_nothing_is_read_in_production(history: History) -> None:
-    client = LoadClient(superuser="postgres", database="postgres", query="SELECT 1", timeout_s=5.0)
+    client = LoadClient(database="postgres", query="SELECT 1", timeout_s=5.0)
     assert client.request("host=/nonexistent") == "no connection"
     assert client.request(history.server.dsn) is None
     client.close()
-    broken = LoadClient(superuser="postgres", database="postgres", query="SELECT 1/0", timeout_s=5.0)
+    broken = LoadClient(database="postgres", query="SELECT 1/0", timeout_s=5.0)
     assert broken.request(history.server.dsn) == "SQLSTATE 22012"
     found = probe_latencies_us(history.server.dsn, count=5, pause_s=0.0, sleep=lambda _s: None)
     assert len(found) == 5

@@ -88,6 +88,9 @@ def test_kill_ends_the_postmaster_its_children_and_their_commands(stopped: Insta
         stopped.kill()
     assert not any(is_alive(one) for one in [pid, *doomed])
     assert not stopped.is_running
+    key = int((stopped.data_dir / "postmaster.pid").read_text().splitlines()[6].split()[0])
+    segments = [line.split()[0] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    assert str(key) not in segments, "a segment of shared memory is left"
     assert postmaster_pid(stopped.data_dir) is None, "the stale postmaster.pid is not believed"
     stopped.kill()
     stopped.start({"fsync": "off"})

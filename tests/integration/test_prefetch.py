@@ -59,7 +59,8 @@ def write_script(plan: Path, command: list[str]) -> None:
 
 
 def feeder(plan: Path, shelf: WalShelf, **options: float) -> Prefetcher:
-    return Prefetcher(plan, shelf.read, user=None, patience_s=0.05, **options)  # type: ignore[arg-type]
+    data_dir = plan.parents[1] / "data"
+    return Prefetcher(plan, shelf.read, data_dir=data_dir, user=None, patience_s=0.05, **options)  # type: ignore[arg-type]
 
 
 def ask(plan: Path, name: str) -> int:
@@ -140,7 +141,7 @@ def test_a_short_outage_only_delays(plan: Path, shelf: WalShelf) -> None:
                 raise StoreUnavailable("for a moment")
             return shelf.read(key)
 
-    with Prefetcher(plan, Flaky().read, user=None, patience_s=30):
+    with Prefetcher(plan, Flaky().read, data_dir=plan.parent, user=None, patience_s=30):
         assert ask(plan, str(segment_name(FIRST, 2))) == 0
 
 

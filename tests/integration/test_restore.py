@@ -86,7 +86,7 @@ TARGETS: dict[str, tuple[Aim, Expect]] = {
 
 def wait_for_pause(dsn: str) -> None:
     """Return once replay pauses: hot standby begins at consistency, before the target."""
-    with ReplayMonitor(dsn, superuser="postgres") as monitor:
+    with ReplayMonitor(dsn, major=15) as monitor:
         deadline = time.monotonic() + 60
         while (state := monitor.look()) is None or not state.is_paused:
             assert time.monotonic() < deadline, "replay does not pause"
@@ -197,7 +197,12 @@ def test_a_prepared_directory_recovers_to_the_target_when_its_owner_starts_it(
     assert result.next_steps
     plan_file = server_tmp_path / "data.pitr" / "wal-plan.json"
     house = history.restores
-    with Prefetcher(plan_file, lambda key: house.repository.read_wal(key, house.data_keys), user=house.user):
+    with Prefetcher(
+        plan_file,
+        lambda key: house.repository.read_wal(key, house.data_keys),
+        data_dir=result.target,
+        user=house.user,
+    ):
         instance = judge.start(history, result.target, archive_mode="off")
         wait_for_pause(instance.dsn)
         with psycopg.connect(instance.dsn, autocommit=True) as connection:

@@ -115,7 +115,7 @@ def test_a_cluster_that_was_promoted_elsewhere_than_planned_is_refused(
     settings = server_settings(instance.installation)
     # The server promotes by itself where hot standby comes too late: then the history file is the witness.
     for end, is_right in ((stop.replay_end, True), (stop.replay_end + 8, False)):
-        with Prefetcher(plan_file, lambda _key: b"", user=house.user) as feeder:
+        with Prefetcher(plan_file, lambda _key: b"", data_dir=target, user=house.user) as feeder:
             recovery = Recovery(
                 instance,
                 feeder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psycopg
 from fix_backup import BackupHouse
 from fix_postgres import PostgresFactory, PostgresHouse, table_digests
 from fix_restore import KEEP_WAL, HandArchiver, Judge, RestoreHouse, archive_of, take_test_backup
@@ -47,7 +48,7 @@ def test_limits_that_were_raised_after_the_backup_are_taken_on_at_each_raise(
 def test_the_delay_of_a_delayed_standby_does_not_hold_a_restore_up(
     postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
 ) -> None:
-    server = postgres_factory(17, settings=KEEP_WAL, name="delayed")
+    server = postgres_factory(17, settings={**KEEP_WAL, "track_commit_timestamp": "on"}, name="delayed")
     server.execute("CREATE TABLE t (i int)")
     server.execute("ALTER SYSTEM SET recovery_min_apply_delay = '4h'")
     archiver = HandArchiver(BackupHouse(MemoryStore(), archive_of(server)), server)
@@ -59,4 +60,8 @@ def test_the_delay_of_a_delayed_standby_does_not_hold_a_restore_up(
     plan = house.plan(RecoveryTarget("latest"))
     request = house.request(plan, server_tmp_path / "data", server, keep_running=True, stall_timeout_s=20.0)
     result = house.restore(request)
+    # The times of commits are kept through the promotion.
+    asked = "SELECT pg_xact_commit_timestamp(xmin) FROM t"
+    with psycopg.connect(judge.adopt(result).dsn) as connection:
+        assert connection.execute(asked).fetchone() == (server.value(asked),)
     assert judge.tables(result) == table_digests(server.dsn)

@@ -100,3 +100,18 @@ def test_a_statement_ends_when_it_is_cancelled_or_its_time_is_up(postgres_factor
         timer.join()
         with pytest.raises(ServerUnavailable, match="timeout"):
             server.start_backup("slow", fast=False, timeout_s=0.5)
+
+
+def test_a_role_with_the_documented_rights_leaves_no_error_in_the_log(
+    pg_installation: Installation, postgres_factory: PostgresFactory
+) -> None:
+    source = postgres_factory(installation=pg_installation)
+    source.execute("CREATE ROLE backer LOGIN REPLICATION IN ROLE pg_read_all_settings")
+    with Server.connect(source.instance.dsn_as("backer")) as server:
+        assert server.facts().system_identifier
+        assert all(server.setting_sources())
+    assert "ERROR:" not in source.instance.log_path.read_text()
+    # A superuser sees the file of a setting that the command line overrides.
+    with Server.connect(source.dsn) as server:
+        source.execute("ALTER SYSTEM SET port = 1")
+        assert str(source.data_dir / "postgresql.auto.conf") in server.setting_sources()

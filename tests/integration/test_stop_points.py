@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -224,8 +224,21 @@ def test_a_restore_point_is_found_and_an_ambiguous_or_unknown_one_is_refused(tru
     for point in truth.points[:2]:
         assert f"lsn:{point.start}" in str(refused.value.detail)
     for target in (RecoveryTarget("name", name="never"), RecoveryTarget("xid", xid=4_000_000_000)):
-        with pytest.raises(TargetNotRestorable, match="is not in the WAL"):
+        with pytest.raises(TargetNotRestorable, match="is not in the WAL") as unknown:
             resolve(truth, target, seed=2)
+        assert "is in no region" not in str(unknown.value.detail)
+        assert ("name:twice, name:once" in str(unknown.value.hint)) == (target.name is not None)
+
+
+def test_a_search_that_ends_at_a_hole_says_so(truth: Truth) -> None:
+    whole = truth.survey(cuts_of(truth, 3))
+    behind = next(n for n, unit in enumerate(whole.units) if unit.start >= truth.stop_lsn) + 1
+    lost = whole.units[behind]
+    survey = replace(whole, units=(*whole.units[:behind], *whole.units[behind + 1 :]))
+    for target in (RecoveryTarget("name", name="never"), RecoveryTarget("xid", xid=4_000_000_000)):
+        with pytest.raises(TargetNotRestorable, match="is not in the WAL") as refused:
+            resolve_plan(target, survey, truth.read)
+        assert f"WAL from {lost.start} to {lost.end} is in no region" in str(refused.value.detail)
 
 
 def test_immediate_stops_at_the_backups_consistency_point(truth: Truth) -> None:

@@ -130,12 +130,14 @@ def test_the_script_calls_a_hole_at_any_position_doubt_while_it_is_fed(plan: Pat
     for key, fault in zip(list(shelf.objects), cycle(HOLES.values()), strict=False):
         shelf.faults = {key: fault}
         number = int(key.segment.number(MIB))
-        with Prefetcher(plan, shelf.read, user=None, patience_s=0.01, ahead_bytes_max=4 * MIB):
+        with Prefetcher(
+            plan, shelf.read, data_dir=plan.parent, user=None, patience_s=0.01, ahead_bytes_max=4 * MIB
+        ):
             assert replay(ask, max(FIRST, number - 1)) == ("stopped", number)
             # A server that is started again asks again.
             assert ask(str(key.segment)) > 125
     shelf.faults = {}
-    with Prefetcher(plan, shelf.read, user=None, ahead_bytes_max=4 * MIB):
+    with Prefetcher(plan, shelf.read, data_dir=plan.parent, user=None, ahead_bytes_max=4 * MIB):
         assert replay(ask, LAST - 1) == ("arrived", LAST)
 
 

@@ -77,5 +77,5 @@ def log(tmp_path: Path, store: MemoryStore) -> Iterator[Log]:
 
 def test_a_strange_key_among_the_epochs_is_told_and_ends_nothing(log: Log) -> None:
     text, reason = log.next_warning()
-    assert text == "the epochs cannot be looked at"
-    assert "strange" in str(reason)
+    assert text == "names among the epochs that are none"
+    assert reason == "epochs/strange"

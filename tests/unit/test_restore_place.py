@@ -10,6 +10,7 @@ import pytest
 from pitr.errors import AlreadyRunning, RestoreRefused
 from pitr.postgres.server_user import ServerUser
 from pitr.recover import private_settings
+from pitr.restore_again import interrupted_aim
 from pitr.restore_directory import moved_map
 from pitr.restore_journal import Journal, WorkDirectory
 from pitr.restore_place import check_place, find_place
@@ -49,6 +50,26 @@ def test_whatever_holds_anything_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     with pytest.raises(RestoreRefused, match="link to nothing"):
         check(tmp_path / "link")
+
+
+@pytest.mark.parametrize("path", ["/", "/somewhere/..", "/a/two\nlines", "/a/\x1bescape", "/a/\udcff"])
+def test_a_path_that_can_be_no_data_directory_is_refused_before_anything_is_fetched(path: str) -> None:
+    with pytest.raises(RestoreRefused) as refused:
+        check(Path(path))
+    # It must be possible to print what was refused.
+    assert str(refused.value).isprintable()
+    with pytest.raises(RestoreRefused):
+        interrupted_aim(Path(path), replaces=False)
+
+
+def test_a_link_is_refused_for_the_directory_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(RestoreRefused, match="is a link") as refused:
+        check(tmp_path / "link")
+    assert refused.value.hint == f"name where it leads: --into {tmp_path / 'real'}"
+    # A tablespace and WAL come into the directory itself.
+    check(tmp_path / "data", {1: tmp_path / "link"})
 
 
 def test_places_must_not_lie_in_a_cluster_or_in_each_other(tmp_path: Path) -> None:
@@ -203,7 +224,7 @@ def test_a_tablespace_map_is_rewritten_for_moved_tablespaces_only() -> None:
 
 def test_the_private_settings_let_nothing_out_and_keep_the_primarys_limits(tmp_path: Path) -> None:
     primary = {"max_connections": "500", "max_wal_senders": "2", "shared_preload_libraries": "evil"}
-    settings = private_settings(primary, tmp_path, tmp_path / "data", {"fsync": "off"})
+    settings = private_settings(17, primary, tmp_path, tmp_path / "data", {"fsync": "off"})
     assert settings["max_connections"] == "500"
     assert settings["max_wal_senders"] == "10"
     assert settings["archive_mode"] == "off"
