@@ -38,6 +38,7 @@ class EventShop:
     site: Site
     node: KafkaNode
     topic: str
+    producer: Any = None
 
     @property
     def handlers(self) -> Path:
@@ -46,6 +47,8 @@ class EventShop:
     def place(self, count: int, principal: str = "clerk") -> list[int]:
         """Place orders, each in a transaction of its own; return their numbers."""
         found = []
+        if self.producer is None:
+            self.producer = self.node.producer(**{"enable.idempotence": True})
         with psycopg.connect(self.site.server.dsn, autocommit=True) as session:
             for _ in range(count):
                 row = session.execute(_PLACE, (7,)).fetchone()
@@ -60,12 +63,10 @@ class EventShop:
                     "principal": principal,
                 }
                 value = json.dumps({"id": number, "amount": 7}).encode()
-                self.node.produce(
-                    self.topic,
-                    [value],
-                    headers=[(name, str(text).encode()) for name, text in headers.items()],
-                )
+                said = [(name, str(text).encode()) for name, text in headers.items()]
+                self.producer.produce(self.topic, value, partition=0, headers=said)
                 found.append(int(str(number)))
+        assert self.producer.flush(60) == 0
         return found
 
     def fence(self) -> int:
