@@ -15,6 +15,7 @@ from typing import Any, Final
 from pitr.pipeline.sign import encode_time
 from verifiers.check_maker import clean
 from verifiers.controls import period_mapping
+from verifiers.findings import finding_states
 from verifiers.log_entry import INTENTS, LogEntry
 from verifiers.period_host import (
     deletions_of,
@@ -335,32 +336,25 @@ def spread_of(measured: Sequence[tuple[int, str]]) -> dict[str, Any]:
 
 
 def _findings(facts: PeriodFacts, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the findings of the period; one whose check PASSED in a later run is closed by that retest."""
-    found = []
-    for run in runs:
-        for finding in run.predicate["findings"]:
-            retest = finding["retest_report_id"] or _retest(facts.runs, run, finding["id"])
-            is_closed = finding["status"] == "open" and retest is not None
-            names = ("id", "severity", "description", "root_cause", "owner", "corrective_action", "due_at")
-            found.append(
-                {name: finding[name] for name in names}
-                | {
-                    "report_id": run.logged.report_id,
-                    "status": "closed" if is_closed else finding["status"],
-                    "retest_report_id": retest,
-                }
-            )
-    return found[:LIST_MAX]
-
-
-def _retest(runs: Sequence[Run], after: Run, finding: str) -> str | None:
-    check = finding.removeprefix("F-")
-    for run in runs:
-        if run.logged.number > after.logged.number and any(
-            one["id"] == check and one["result"] == "PASSED" for one in run.predicate["checks"]
-        ):
-            return run.logged.report_id
-    return None
+    """Return what the period's reports name, a row a finding: as it stands now, however often it is named."""
+    reports = {run.logged.number: run.logged.report_id for run in facts.runs}
+    named = {state.ref for state in finding_states(run.predicate for run in runs)}
+    return [
+        {
+            "report_id": reports.get(state.opened_in, reports[state.told_in]),
+            "id": state.ref,
+            "severity": state.severity,
+            "status": state.status,
+            "description": state.description,
+            "root_cause": state.root_cause,
+            "owner": state.owner,
+            "corrective_action": state.corrective_action,
+            "due_at": None if state.due_at is None else encode_time(state.due_at),
+            "retest_report_id": state.retest_report_id,
+        }
+        for state in finding_states(run.predicate for run in facts.runs)
+        if state.ref in named
+    ][:LIST_MAX]
 
 
 def _limits(facts: PeriodFacts) -> list[str]:

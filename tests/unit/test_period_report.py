@@ -23,6 +23,7 @@ from pitr.pipeline.sign import encode_time, payload_of
 from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog
 from verifiers.controls import CONTROLS
+from verifiers.findings import Care, Retest, finding_states, findings_of
 from verifiers.period_html import render_period
 from verifiers.period_report import sample_of, spread_of
 from verifiers.period_series import logged_periods, read_host, read_period
@@ -117,28 +118,40 @@ def test_the_spread_is_that_of_a_plain_count(values: list[int]) -> None:
     assert values[int(found["worst_report_id"])] == ordered[-1]
 
 
-def test_a_finding_is_closed_by_a_later_run_in_which_its_check_passed() -> None:
+def weekly(log: AuditLog, number: int, *, recovery_ms: int, fails: bool = False, retests: Any = ()) -> Any:
+    """Issue weekly report ``number`` with its findings as a run makes them; return its predicate."""
+    at = fix.BEGIN + fix.WEEK * number
+    said = fix.draft(number, at, fails=fails)
+    said["timings"]["recovery_time_ms"] = recovery_ms
+    said["findings"] = findings_of(said, said["identity"]["report_id"], Care(), retests)
+    return fix.issue_report(log, fix.intend(log, number, at), said, at + timedelta(minutes=6)).predicate
+
+
+def test_only_a_retest_that_succeeded_closes_a_finding_of_a_period() -> None:
     log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
-    finding = {
-        "id": "F-C04",
-        "severity": "high",
-        "status": "open",
-        "description": "a page differs",
-        "root_cause": None,
-        "owner": None,
-        "corrective_action": None,
-        "due_at": None,
-        "retest_report_id": None,
-    }
-    at = fix.BEGIN + fix.WEEK
-    said = fix.draft(1, at, fails=True) | {"findings": [finding]}
-    fix.issue_report(log, fix.intend(log, 1, at), said, at + timedelta(minutes=6))
-    before = drawn(log)
-    assert (before["result"]["open_findings"], before["findings"][0]["status"]) == (1, "open")
-    retest = fix.run_week(log, 2).predicate["identity"]["report_id"]
-    after = drawn(log)
-    assert after["result"]["open_findings"] == 0
-    assert (after["findings"][0]["status"], after["findings"][0]["retest_report_id"]) == ("closed", retest)
+
+    def standing() -> list[tuple[str, str, str | None]]:
+        said = drawn(log)
+        opened = sum(one["status"] == "open" for one in said["findings"])
+        assert said["result"]["open_findings"] == opened
+        need = "findings" in next(one for one in said["mapping"] if one["control"] == "CC7.5")["missing"]
+        assert need == (opened > 0)
+        return [(one["id"], one["status"], one["retest_report_id"]) for one in said["findings"]]
+
+    reports = [weekly(log, 1, recovery_ms=400_000, fails=True)]
+    assert standing() == [("1/F-C04", "open", None), ("1/F-RTO", "open", None)]
+    # A run that went well and that nobody called a retest says nothing of what was done.
+    reports.append(weekly(log, 2, recovery_ms=1))
+    assert standing() == [("1/F-C04", "open", None), ("1/F-RTO", "open", None)]
+    again = [Retest(state) for state in finding_states(reports)]
+    reports.append(weekly(log, 3, recovery_ms=500_000, fails=True, retests=again))
+    failed = reports[-1]["identity"]["report_id"]
+    assert standing() == [("1/F-C04", "open", failed), ("1/F-RTO", "open", failed)]
+    again = [Retest(state, "a faster disk") for state in finding_states(reports) if state.id == "F-RTO"]
+    reports.append(weekly(log, 4, recovery_ms=1, retests=again))
+    met = reports[-1]["identity"]["report_id"]
+    assert standing() == [("1/F-C04", "open", failed), ("1/F-RTO", "closed", met)]
+    assert {one["report_id"] for one in drawn(log)["findings"]} == {reports[0]["identity"]["report_id"]}
 
 
 def test_controls_over_a_period_need_what_only_a_period_shows(log: AuditLog) -> None:
