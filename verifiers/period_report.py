@@ -73,7 +73,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
         },
         "runs": counts,
         "recovery_time": _spread(runs, lambda said: said["timings"]["recovery_time_ms"], "rto_met"),
-        "data_loss": _spread(runs, lambda said: said["data_loss"]["data_loss_ms"], "rpo_met"),
+        "data_loss": _spread(runs, _data_loss_ms, "rpo_met"),
         "reports": [_listed(run) for run in runs],
         "not_run": not_run,
         "unfinished": unfinished,
@@ -312,6 +312,11 @@ def _overall(counts: dict[str, Any], gaps: Sequence[object]) -> str:
         return "FAILED"
     is_short = counts["missed"] or counts["abandoned"] or counts["unfinished"] or counts["warned"] or gaps
     return "WARNED" if is_short or not counts["reported"] else "PASSED"
+
+
+def _data_loss_ms(said: Predicate) -> int | None:
+    """Return what was lost, if it was measured: once a past moment that was there counted as nothing lost."""
+    return said["data_loss"]["data_loss_ms"] if said["request"]["kind"] == "latest" else None
 
 
 def _spread(runs: Sequence[Run], figure: Callable[[Predicate], int | None], met: str) -> dict[str, Any]:

@@ -105,6 +105,28 @@ def test_figures_are_ones_that_were_measured(log: AuditLog) -> None:
     }
 
 
+def test_a_past_moment_that_was_there_is_no_figure_of_data_loss() -> None:
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    for number, kind, lost_ms in (
+        (1, "latest", 7_000),
+        (2, "time", 0),
+        (3, "time", None),
+        (4, "latest", 9_000),
+    ):
+        at = fix.BEGIN + fix.WEEK * number
+        said = fix.draft(number, at)
+        said["request"] |= {"kind": kind, "value": None if kind == "latest" else encode_time(at)}
+        said["data_loss"]["data_loss_ms"] = lost_ms
+        fix.issue_report(log, fix.intend(log, number, at), said, at + timedelta(minutes=6))
+    found = drawn(log)["data_loss"]
+    assert (found["measured"], found["min_ms"], found["median_ms"], found["max_ms"]) == (
+        2,
+        7_000,
+        7_000,
+        9_000,
+    )
+
+
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=60))
 @settings(max_examples=25, deadline=None)
 def test_the_spread_is_that_of_a_plain_count(values: list[int]) -> None:
