@@ -142,8 +142,7 @@ class Key:
         factor = int.from_bytes(digest, "little") % ORDER
         for table, number in ((BASE.table, scalar % ORDER), (self.table, factor)):
             for at, row in enumerate(table):
-                digit = number >> 4 * at & 15
-                total = point_add(total, row[digit - 1]) if digit else total
+                total = point_add(total, row[digit - 1]) if (digit := number >> 4 * at & 15) else total
         x, y, inverse = total[0], total[1], pow(total[2], -1, P)
         found = (y * inverse % P | (x * inverse % P & 1) << 255).to_bytes(32, "little")
         need(len(signature) == 64 and scalar < ORDER and found == signature[:32], "signature is wrong")
@@ -380,6 +379,8 @@ class Audit:
             stem = f"{self.fact(entry, 'series_seq', 'number'):08d}-{report_id}"
             self.attempt(f"{stem}.json", self.check_report, stem, entry, certified)
         self.reports = len(told)
+        if not told:
+            self.find("warning", "log.jsonl", f"tells of no report since it began: {self.entries[0]['at']}")
         for system, series in self.series.items():
             self.check_cadence(system, [place for place in series if place[4]])
 
@@ -444,9 +445,8 @@ class Audit:
             measured, objective = self.value_at(report, path), policy[f"{name}_ms"]
             met = None if measured is None or objective is None else measured <= objective
             need(said[f"{name}_met"] is met, f"says {name}_met {said[f'{name}_met']}; its figures say {met}")
-        is_explained = all((check["result"] == "PASSED") != bool(check["reason"]) for check in checks)
-        is_once = len({check["id"] for check in checks}) == len(checks)
-        need(is_explained and is_once, "has a check twice, or without a reason, or with one too many")
+        explained = {one["id"] for one in checks if (one["result"] == "PASSED") != bool(one["reason"])}
+        need(len(explained) == len(checks), "has a check twice, or without a reason, or with one too many")
 
     def node(self, left, right):
         return hashlib.sha256(b"\x01" + left + right).digest()
