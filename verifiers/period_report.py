@@ -246,15 +246,16 @@ def _entries_of(facts: PeriodFacts) -> list[LogEntry]:
 
 
 def _gaps(facts: PeriodFacts) -> list[dict[str, Any]]:
-    """Return the stretches between two runs of one kind that were longer than the policy allows.
+    """Return the stretches between two runs of one policy that were longer than it allows.
 
-    The first may begin before the period; the last ends with the period, or now.
+    The first may begin before the period; the last ends with the period, or now.  Not by the kind of report:
+    drills of two policies are of one kind, and the one does not stand for the other.
     """
-    last: dict[str, tuple[datetime, int | None]] = {}
+    last: dict[str, tuple[datetime, int | None, str]] = {}
     found: list[dict[str, Any]] = []
 
-    def look(kind: str, at: datetime) -> None:
-        since, every_ms = last.get(kind, (at, None))
+    def look(policy_id: str, at: datetime) -> None:
+        since, every_ms, kind = last.get(policy_id, (at, None, ""))
         allowed_ms = 0 if every_ms is None else every_ms + every_ms // LATE_PART
         if allowed_ms and (at - since) // _MS > allowed_ms and at >= facts.period.start:
             found.append(
@@ -270,12 +271,12 @@ def _gaps(facts: PeriodFacts) -> list[dict[str, Any]]:
         started_at = datetime.fromisoformat(run.predicate["trigger"]["started_at"])
         if started_at >= facts.period.end:
             continue
-        kind = run.predicate["identity"]["report_type"]
-        look(kind, started_at)
-        last[kind] = (started_at, run.predicate["policy"]["required_frequency_ms"])
+        policy, kind = run.predicate["policy"], run.predicate["identity"]["report_type"]
+        look(policy["policy_id"], started_at)
+        last[policy["policy_id"]] = (started_at, policy["required_frequency_ms"], kind)
     until = min(facts.period.end, facts.created_at)
-    for kind in list(last):
-        look(kind, until)
+    for policy_id in list(last):
+        look(policy_id, until)
     return found
 
 

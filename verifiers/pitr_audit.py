@@ -399,9 +399,9 @@ class Audit:
         need([*said, digest] == told, "is not the report that the log tells of")
         self.check_verdicts(report)
         self.check_anchor(report, entry)
-        due_ms, bad = report["policy"]["required_frequency_ms"], [one[0] for one in series[:-1] if not one[4]]
+        policy, bad = report["policy"], [one[0] for one in series[:-1] if not one[4]]
         row = {one.partition(".")[2].replace(".", "_"): self.value_at(report, one) for one in TREND.split()}
-        series[-1] = (number, digest, instant(report["trigger"]["started_at"]), due_ms, row)
+        series[-1] = (number, digest, instant(report["trigger"]["started_at"]), policy, row)
         known = [place[4] for place in series[-TREND_MAX - 1 : -1] if place[4]]
         told = [one for one in report.get("trend", known) if one["series_seq"] not in bad]
         if told != known:
@@ -542,14 +542,14 @@ class Audit:
         need(found == wanted, "does not embed the signed report and its certifications")
 
     def check_cadence(self, system, series):
-        for kind in sorted({place[4]["report_type"] for place in series}):
-            subject = f"cluster {system}: {kind}"
-            mine = [place for place in series if place[4]["report_type"] == kind]
+        for policy_id in sorted({place[3]["policy_id"] for place in series}):
+            subject = f"cluster {system}: {policy_id}"
+            mine = [place for place in series if place[3]["policy_id"] == policy_id]
             now = (None, None, self.options.now, None, None)
-            for (_, _, since, due_ms, _), (number, _, started, _, _) in itertools.pairwise([*mine, now]):
-                gap_ms = (started - since) // timedelta(milliseconds=1)
-                if due_ms is not None and gap_ms > due_ms + due_ms // LATE_PART:
-                    text = f"{gap_ms / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
+            for (_, _, since, policy, _), (number, _, started, _, _) in itertools.pairwise([*mine, now]):
+                gap, due_ms = (started - since) // timedelta(milliseconds=1), policy["required_frequency_ms"]
+                if due_ms is not None and gap > due_ms + due_ms // LATE_PART:
+                    text = f"{gap / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
                     self.find("warning", subject, f"{text}; allowed: {due_ms / 864e5:.1f}")
 
     def check_witness(self, path):

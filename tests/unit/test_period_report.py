@@ -14,7 +14,7 @@ import fix_reports as fix
 import pytest
 from fix_audit import audit, resigned, write_log
 from fix_expiry import ExpiryHouse
-from fix_period import ID, PERIOD_ALL, a_busy_log, drawn, issued
+from fix_period import ID, PERIOD_ALL, WEEKS, a_busy_log, drawn, issued
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +80,26 @@ def test_a_gap_in_the_cadence_is_told_even_if_nobody_logged_a_miss(log: AuditLog
     # A period that has no run at all, between two that did.
     quiet = Period(fix.BEGIN + fix.WEEK * 4, fix.BEGIN + fix.WEEK * 5, fix.SYSTEM)
     assert [one["until"] for one in drawn(log, quiet)["gaps"]] == [encode_time(quiet.end)]
+
+
+def test_a_drill_of_another_policy_does_not_stand_for_one_that_was_not_held(tmp_path: Path) -> None:
+    """A failover drill each week, and the full one once: both are monthly drills."""
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    for number in range(1, WEEKS + 1):
+        at = fix.BEGIN + fix.WEEK * number
+        said = fix.draft(number, at)
+        said["policy"]["policy_id"] = "drill-full/main" if number == 1 else "drill-failover/main"
+        fix.issue_report(log, fix.intend(log, number, at), said, at + timedelta(minutes=6))
+    (gap,) = drawn(log)["gaps"]
+    assert gap["since"] == encode_time(fix.BEGIN + fix.WEEK)
+    folder, key = tmp_path / "reports", tmp_path / "key.pem"
+    export_reports(log.store, fix.REPOSITORY, fix.VERIFIER.public, folder)
+    key.write_text(to_pem(fix.VERIFIER.public))
+    found = audit(folder, key, now=encode_time(PERIOD_ALL.end))
+    assert f"cluster {fix.SYSTEM}: drill-full/main: 56.0 days from 2026-01-11" in found.texts(
+        "warning"
+    )
+    assert "drill-failover" not in found.texts("warning")
 
 
 def test_what_is_in_a_period_is_decided_by_the_logs_times(log: AuditLog) -> None:
