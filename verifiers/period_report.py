@@ -40,6 +40,7 @@ _BACKUPS_LIMIT: Final = (
     "backups are those whose manifests the store still has; an expire record names those that are gone, and"
     " of a backup that failed before its manifest the store knows nothing"
 )
+_VERIFICATION: Final = "weekly_verification"
 _SAMPLE_MIN: Final = 5
 _SAMPLE_PART: Final = 10
 _ENDS: Final = frozenset(INTENTS.values())
@@ -51,7 +52,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
     runs = [run for run in facts.runs if facts.period.holds(run.ended.at)]
     policy, not_run, unfinished = _policy(facts, runs), _not_run(facts), _unfinished(facts)
     gaps = _gaps(facts)
-    counts = _counts(facts, runs, not_run, unfinished, policy["required_frequency_ms"])
+    counts = _counts(facts, runs, not_run, unfinished, policy)
     findings = _findings(facts, runs)
     backups = taken_backups(facts)
     holds = {
@@ -163,11 +164,16 @@ def _scope(facts: PeriodFacts, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _policy(facts: PeriodFacts, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what was wanted: as the newest report signed it, else as the configuration has it."""
-    if runs:
-        policy = runs[-1].predicate["policy"]
-        names = ("policy_id", "sha256", "required_frequency_ms", "rto_ms", "rpo_ms")
-        return {name: policy[name] for name in names} | {"source": "the newest report of the period"}
+    """Return what was wanted: as the newest verification signed it, else as the configuration has it.
+
+    A drill's policy says how often that drill is held, and nothing of how often restores are verified.
+    """
+    verified = [run for run in runs if run.predicate["identity"]["report_type"] == _VERIFICATION]
+    for source, found in (("verification", verified), ("report, there is no verification", runs)):
+        if found:
+            policy = found[-1].predicate["policy"]
+            names = ("policy_id", "sha256", "required_frequency_ms", "rto_ms", "rpo_ms")
+            return {name: policy[name] for name in names} | {"source": f"the period's newest {source}"}
     wanted = facts.wanted
     return {
         "policy_id": wanted.policy_id,
@@ -285,15 +291,13 @@ def _counts(
     runs: Sequence[Run],
     not_run: Sequence[dict[str, Any]],
     unfinished: Sequence[dict[str, Any]],
-    every_ms: int | None,
+    policy: dict[str, Any],
 ) -> dict[str, Any]:
     planned = {one["scheduled_at"] for one in (*not_run, *unfinished)}
     planned |= {run.predicate["trigger"]["scheduled_at"] for run in runs}
     outcomes = [run.predicate["result"]["overall"] for run in runs]
     states = [one["state"] for one in not_run]
     tried = len(runs) + len(not_run)
-    until = min(facts.period.end, facts.created_at)
-    lasted_ms = max(0, (until - facts.period.start) // _MS)
     return {
         "planned": len(planned - {None}),
         "reported": len(runs),
@@ -303,9 +307,20 @@ def _counts(
         "missed": states.count("missed"),
         "abandoned": states.count("abandoned"),
         "unfinished": len(unfinished),
-        "expected": None if every_ms is None else lasted_ms // every_ms,
+        "expected": _expected(facts, runs, policy),
         "pass_permille": outcomes.count("PASSED") * 1000 // tried if tried else None,
     }
+
+
+def _expected(facts: PeriodFacts, runs: Sequence[Run], policy: dict[str, Any]) -> int | None:
+    """Return how many runs the frequencies come to, each policy's by its newest report; None without any."""
+    frequencies = {policy["policy_id"]: policy["required_frequency_ms"]}
+    for run in runs:
+        wanted = run.predicate["policy"]
+        frequencies[wanted["policy_id"]] = wanted["required_frequency_ms"]
+    lasted_ms = max(0, (min(facts.period.end, facts.created_at) - facts.period.start) // _MS)
+    counts = [lasted_ms // every_ms for every_ms in frequencies.values() if every_ms is not None]
+    return sum(counts) if counts else None
 
 
 def _overall(counts: dict[str, Any], gaps: Sequence[object]) -> str:

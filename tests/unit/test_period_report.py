@@ -24,6 +24,7 @@ from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog
 from verifiers.controls import CONTROLS
 from verifiers.findings import Care, Retest, finding_states, findings_of
+from verifiers.log_entry import EntryKind
 from verifiers.period_html import render_period
 from verifiers.period_report import sample_of, spread_of
 from verifiers.period_series import logged_periods, read_host, read_period
@@ -82,6 +83,34 @@ def test_a_gap_in_the_cadence_is_told_even_if_nobody_logged_a_miss(log: AuditLog
     assert [one["until"] for one in drawn(log, quiet)["gaps"]] == [encode_time(quiet.end)]
 
 
+def test_a_drill_at_the_end_does_not_set_the_periods_policy() -> None:
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    for number in (1, 2, 3):
+        at = fix.BEGIN + fix.WEEK * number
+        said = fix.draft(number, at)
+        is_drill = number == 3
+        kind, policy_id = ("weekly_verification", "verify/main")
+        if is_drill:
+            kind, policy_id = ("monthly_drill", "drill-full/main")
+            said["policy"]["required_frequency_ms"] = 3 * fix.WEEK_MS
+        said["policy"]["policy_id"] = policy_id
+        said["identity"]["report_type"] = kind
+        facts: dict[str, object] = {"report_type": kind, "system_identifier": str(fix.SYSTEM)}
+        intended = EntryKind.DRILL_INTENDED if is_drill else EntryKind.VERIFICATION_INTENDED
+        intent = log.intend(intended, f"run-{number}", facts, at - timedelta(seconds=1))
+        fix.issue_report(log, intent, said, at + timedelta(minutes=6))
+    said = drawn(log)
+    assert (said["policy"]["policy_id"], said["policy"]["required_frequency_ms"]) == (
+        "verify/main",
+        fix.WEEK_MS,
+    )
+    # Nine weeks: nine verifications, and three drills.
+    assert said["runs"]["expected"] == 9 + 3
+    drill_alone = drawn(log, Period(fix.BEGIN + fix.WEEK * 3, PERIOD_ALL.end, fix.SYSTEM))
+    assert drill_alone["policy"]["policy_id"] == "drill-full/main"
+    assert "there is no verification" in drill_alone["policy"]["source"]
+
+
 def test_a_drill_of_another_policy_does_not_stand_for_one_that_was_not_held(tmp_path: Path) -> None:
     """A failover drill each week, and the full one once: both are monthly drills."""
     log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
@@ -96,9 +125,7 @@ def test_a_drill_of_another_policy_does_not_stand_for_one_that_was_not_held(tmp_
     export_reports(log.store, fix.REPOSITORY, fix.VERIFIER.public, folder)
     key.write_text(to_pem(fix.VERIFIER.public))
     found = audit(folder, key, now=encode_time(PERIOD_ALL.end))
-    assert f"cluster {fix.SYSTEM}: drill-full/main: 56.0 days from 2026-01-11" in found.texts(
-        "warning"
-    )
+    assert f"cluster {fix.SYSTEM}: drill-full/main: 56.0 days from 2026-01-11" in found.texts("warning")
     assert "drill-failover" not in found.texts("warning")
 
 
