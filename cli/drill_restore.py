@@ -15,6 +15,7 @@ from cli.verify_facts import product_version, report_facts, verify_request
 from cli.wiring import open_reader
 from pitr.planner import restorable_stretches
 from pitr.postgres.load_client import LoadClient, probe_latencies_us
+from storage.observed import RequestCount
 from verifiers.check_maker import CheckMaker
 from verifiers.client_load import ClientLoad
 from verifiers.drill_report import Lost, RestoreDrill, check_cut, check_lost, draft_drill
@@ -63,8 +64,13 @@ def _restored(
     """Rebuild the service from the regions that are left; all of it counts as time of recovery."""
     ready, target = run.ready, run.ready.target
     assert target is not None, "it restores"
+    counts: dict[str, RequestCount] = {}
     reading = open_reader(
-        run.settings, identity_path=run.source.identity_path, first=ready.region, without=ready.cut
+        run.settings,
+        identity_path=run.source.identity_path,
+        first=ready.region,
+        without=ready.cut,
+        counts=counts,
     )
     with reading as reader:
         looked = look(reader, run.source, run.app.output)
@@ -82,7 +88,9 @@ def _restored(
         rpo_ms = run.occasion.policy.rpo_ms
         found.checks += steps.results(found)
         if ready.cut is not None:
-            found.checks.append(check_cut(ready.cut, [one.name for one in reader.regions], maker))
+            found.checks.append(
+                check_cut(ready.cut, {name: one.calls for name, one in counts.items()}, maker)
+            )
         found.checks.append(check_lost(lost, is_latest, rpo_ms, maker))
         facts = report_facts(
             run.app,

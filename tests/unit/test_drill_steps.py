@@ -146,7 +146,15 @@ def test_a_target_before_the_failure_gives_up_what_came_after_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "outcome"), [(["us", "ap"], Outcome.PASSED), (["us", "eu"], Outcome.FAILED)]
+    ("asked", "outcome"),
+    [
+        ({"us": 120, "ap": 0}, Outcome.PASSED),
+        ({"us": 120, "ap": 0, "eu": 0}, Outcome.PASSED),
+        ({"us": 120, "eu": 1}, Outcome.FAILED),
+        # What counts nothing shows nothing.
+        ({"us": 0}, Outcome.FAILED),
+        ({}, Outcome.FAILED),
+    ],
 )
-def test_a_region_that_could_be_read_was_not_cut_off(read: list[str], outcome: Outcome) -> None:
-    assert check_cut("eu", read, CheckMaker("test")).outcome is outcome
+def test_a_region_that_was_sent_a_request_was_not_cut_off(asked: dict[str, int], outcome: Outcome) -> None:
+    assert check_cut("eu", asked, CheckMaker("test")).outcome is outcome
