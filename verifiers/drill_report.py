@@ -116,7 +116,9 @@ def draft_drill(facts: ReportFacts, found: Verified, drill: RestoreDrill) -> dic
             loss["last_source_commit"] = {"lsn": str(before.lsn), "time": at, "xid": None, "marker": None}
         loss["method"] += "; the failure is what the age is counted to, and what all regions had then"
     said = [f"the failure was declared at {encode_time(drill.failure_at)}; nothing was done to the source"]
-    if not drill.is_latest:
+    if drill.is_latest:
+        said.append("what is lost is counted at the failure; the restore may have what was archived after it")
+    else:
         said.append("what was committed after the target is given up, and is not counted as lost")
     if drill.degradation is None:
         said.append("no client ran: service degradation and errors were not measured")

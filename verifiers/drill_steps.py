@@ -45,7 +45,11 @@ class Failure:
 
 
 class DrillSteps:
-    """One scenario, once.  ``load`` runs from the failure on; None where the scenario has none."""
+    """One scenario, once.  ``load`` runs from the failure on; None where the scenario has none.
+
+    ``at_failure`` is called once, right before the failure is declared, or the region cut off if that comes
+    first; what it raises ends the drill.
+    """
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class DrillSteps:
         cancel: threading.Event,
         *,
         cut: str | None = None,
+        at_failure: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -63,6 +68,8 @@ class DrillSteps:
         self._load = load
         self._cancel = cancel
         self._cut = cut
+        self._at_failure = at_failure
+        self._has_looked = False
         self._monotonic = monotonic
         self._now = now
         self._results: dict[str, CheckResult] = {}
@@ -128,6 +135,10 @@ class DrillSteps:
         if step.action is Action.NOTE:
             self._results[step.name] = self._noted(step)
             return
+        if step.action in (Action.MARK_FAILURE, Action.CUT_REGION) and not self._has_looked:
+            # After the cut nothing is asked of the region that is lost.
+            self._at_failure()
+            self._has_looked = True
         begun = self._monotonic()
         result = self._maker.run(
             _id(step), _command(step), lambda: self._judge(step, server), title=_title(step)
