@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cli.context import App
 from cli.drill_choice import DrillChoices, DrillReady, DrillRun, choose_cut, choose_target, due_drill
 from cli.drill_parts import run_components
-from cli.drill_restore import end_of, run_restore
+from cli.drill_restore import run_restore
 from cli.errors import UsageRefused
 from cli.planning import look
 from cli.reading import Source
@@ -141,7 +141,6 @@ class DrillFlow:
             cut,
             target,
             scheduled_at,
-            end_of(looked),
             find_retests(opened, system, choices.retests, choices.corrective_action),
         )
 
