@@ -300,7 +300,8 @@ def _data_loss(facts: ReportFacts, found: Verified) -> dict[str, Any]:
     """State what was lost: before the target nothing, if it was reached; after it, what is not archived."""
     plan = facts.plan
     before = None if plan.commits is None else plan.commits.before
-    is_there = bool(_is_passed(found, "C09") and _is_passed(found, "C10"))
+    # What was there at the target and never opened is not recovered.
+    is_there = all(_is_passed(found, check) for check in ("C09", "C10", "C21"))
     stop = plan.stop
     replayed = None if found.reached is None else found.reached.replay_lsn
     gap = None

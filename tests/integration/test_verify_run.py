@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from dataclasses import replace
@@ -15,16 +16,19 @@ from fix_standby import make_standby
 from fix_stores import FaultyStore
 from fix_verify import RUN, outcome_of, put_head, run_verification
 
-from pitr.errors import AlreadyRunning, NoGoodCopy, RestoreRefused, ServerRefused
+from pitr.errors import AlreadyRunning, NoGoodCopy, RecoveryFailed, RestoreRefused, ServerRefused
+from pitr.postgres.instance import Instance
 from pitr.postgres.paused_replay import paused_replay
-from pitr.postgres.scratch_session import ScratchSession, databases_of
+from pitr.postgres.scratch_session import QueryFailed, ScratchSession, databases_of
 from pitr.recovery import RecoveryTarget
 from pitr.wal.lsn import LSN
 from storage.memory import MemoryStore
+from storage.store import StoreUnavailable
 from verifiers.check import Outcome, overall
 from verifiers.checks_source import Comparison
 from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
 from verifiers.scratch import MARK_NAME, ScratchRoot, check_room
+from verifiers.scratch_server import ScratchServer
 from verifiers.table_digests import ClusterDigests, TableDigest, cluster_digests, differences
 
 MUST_NOT_BE = Path("/tmp/pitr-a-command-of-the-source-ran")
@@ -64,7 +68,7 @@ def test_a_sound_archive_passes_every_required_check_and_leaves_nothing(
     not_passed = {one.id: one.reason for one in found.checks if one.outcome is not Outcome.PASSED}
     assert sorted(not_passed) == ["C11", "C15", "C16"], not_passed
     assert overall(found.checks) is Outcome.PASSED
-    assert [one.id for one in found.checks] == [f"C{number:02d}" for number in range(1, 21)]
+    assert [one.id for one in found.checks] == [f"C{number:02d}" for number in range(1, 22)]
     assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
     order = ["decide", "provision", "fetch_first_byte", "base_done", "accept_reads", "wal_replay_done"]
     order += ["accept_writes", "checks_done"]
@@ -102,8 +106,51 @@ def test_a_pack_that_rotted_fails_the_run_and_every_other_check_says_that_it_did
 def test_a_verification_past_its_deadline_ends_and_is_wiped(history: History, server_tmp_path: Path) -> None:
     found = run_verification(history, server_tmp_path, deadline_s=0.0)
     assert "longer than 0 s" in str(found.failure)
-    assert overall(found.checks) is Outcome.FAILED or overall(found.checks) is Outcome.WARNED
+    assert overall(found.checks) is Outcome.FAILED
+    assert "longer than 0 s" in str(outcome_of(found, "C21").reason)
     assert outcome_of(found, "C20").outcome is Outcome.PASSED
+
+
+class FailingService:
+    """Fails as it is told to when the server has opened: all that was looked at before then stands."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    def reached(self, instance: Instance) -> None:
+        assert instance.pid
+
+    def opened(self, server: ScratchServer) -> None:
+        assert server.databases()
+        raise self.cause
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        RestoreRefused("pg_verifybackup could not be run"),
+        ServerRefused("no way in"),
+        StoreUnavailable("no region answers"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        QueryFailed("a query was too slow", is_timeout=True),
+        RecoveryFailed("the server was not promoted"),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_whatever_ends_a_restore_after_its_target_fails_the_run(
+    history: History, server_tmp_path: Path, cause: Exception
+) -> None:
+    found = run_verification(history, server_tmp_path, service=FailingService(cause))
+    assert found.failure is not None
+    assert outcome_of(found, "C09").outcome is Outcome.PASSED
+    ended = outcome_of(found, "C21")
+    assert (ended.outcome, ended.is_required, overall(found.checks)) == (
+        Outcome.FAILED,
+        True,
+        Outcome.FAILED,
+    )
+    assert str(cause) in str(ended.reason)
+    assert outcome_of(found, "C12").outcome is Outcome.SKIPPED
 
 
 # -- fingerprints
