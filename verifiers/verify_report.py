@@ -15,7 +15,7 @@ from pitr.pipeline.sign import Verifier, encode_time
 from pitr.restore_plan import RestorePlan
 from pitr.wal.transactions import TransactionEnd
 from verifiers.check import Outcome
-from verifiers.check_maker import clean
+from verifiers.check_maker import clean, clean_name
 from verifiers.findings import Care, Retest, findings_of
 from verifiers.source_locks import LeastLock
 from verifiers.statement import check_fields
@@ -200,7 +200,7 @@ def _scope(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "system_name": scope.system_name,
         "system_identifier": str(plan.archive.system_identifier),
         "pg_version": f"{version // 10_000}.{version % 10_000}",
-        "databases": [clean(name)[:300] for name in found.databases],
+        "databases": [clean_name(name) for name in found.databases],
         "asset_id": scope.asset_id,
         "criticality_tier": scope.criticality_tier,
         "data_classes": list(scope.data_classes),

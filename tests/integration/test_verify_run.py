@@ -9,12 +9,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fix_reports as fix
 import pytest
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, majors
 from fix_restore import HISTORY_SETTINGS, History, make_history
 from fix_standby import make_standby
 from fix_stores import FaultyStore
-from fix_verify import RUN, outcome_of, put_head, run_verification
+from fix_verify import RUN, facts_of, outcome_of, put_head, run_verification
 
 from pitr.errors import AlreadyRunning, NoGoodCopy, RecoveryFailed, RestoreRefused, ServerRefused
 from pitr.postgres.instance import Instance
@@ -24,12 +25,17 @@ from pitr.recovery import RecoveryTarget
 from pitr.wal.lsn import LSN
 from storage.memory import MemoryStore
 from storage.store import StoreUnavailable
+from verifiers.audit_log import AuditLog
 from verifiers.check import Outcome, overall
+from verifiers.check_maker import CheckMaker, failed, passed
 from verifiers.checks_source import Comparison
 from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
+from verifiers.report_series import issue_report
 from verifiers.scratch import MARK_NAME, ScratchRoot, check_room
 from verifiers.scratch_server import ScratchServer
 from verifiers.table_digests import ClusterDigests, TableDigest, cluster_digests, differences
+from verifiers.verify_report import draft_report
+from verifiers.verify_values import Verified
 
 MUST_NOT_BE = Path("/tmp/pitr-a-command-of-the-source-ran")
 STRANGE_SETTINGS = {
@@ -151,6 +157,28 @@ def test_whatever_ends_a_restore_after_its_target_fails_the_run(
     )
     assert str(cause) in str(ended.reason)
     assert outcome_of(found, "C12").outcome is Outcome.SKIPPED
+
+
+# -- the report
+
+
+def test_a_database_may_have_any_name_and_the_report_is_signed(history: History) -> None:
+    names = ["shop\tcopy", "two\nlines", "\x9b31m", "a\u202eb", "\udce4" * 400, "plain"]
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    intent = fix.intend(log, 1, fix.BEGIN)
+    facts = facts_of(history)
+    report = issue_report(log, intent, draft_report(facts, Verified(databases=names)), facts.created_at)
+    said = report.predicate["scope"]["databases"]
+    assert said == ["shop?copy", "two?lines", "?31m", "a?b", "?" * 299 + "…", "plain"]
+
+
+def test_what_was_at_the_target_of_a_server_that_never_opened_is_not_recovered(history: History) -> None:
+    maker = CheckMaker("test")
+    good = [maker.run(check, "look", lambda: passed("so", "so")) for check in ("C09", "C10", "C21")]
+    ended = maker.run("C21", "look", lambda: failed("so", "not so", "the server was not promoted"))
+    for checks, loss_ms in ((good, 1000), ([*good[:2], ended], None)):
+        loss = draft_report(facts_of(history), Verified(checks=checks))["data_loss"]
+        assert (loss["data_loss_ms"], loss["last_recovered"] is None) == (loss_ms, loss_ms is None)
 
 
 # -- fingerprints
