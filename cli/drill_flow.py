@@ -23,6 +23,7 @@ from cli.reading import Source
 from cli.settings import Settings
 from cli.verify_facts import (
     Occasion,
+    begun_in,
     care_of,
     export,
     find_retests,
@@ -149,9 +150,8 @@ class DrillFlow:
         self, opened: OpenedLog, place: ScratchPlace, source: Source, ready: DrillReady
     ) -> DrillDone:
         """Log the intent, and carry it out."""
-        intent = opened.log.intend(
-            EntryKind.DRILL_INTENDED, place.run_id, self._intent_facts(ready), datetime.now(UTC)
-        )
+        facts = {**self._intent_facts(ready), **begun_in(ScratchRoot(self._config.scratch_dir))}
+        intent = opened.log.intend(EntryKind.DRILL_INTENDED, place.run_id, facts, datetime.now(UTC))
         # What was announced begins after it, whatever this host's clock does.
         self._started_at = max(datetime.now(UTC), intent.entry.at)
         try:

@@ -24,6 +24,7 @@ from cli.verify_choice import Chosen, VerifyChoices, choose
 from cli.verify_consolidate import consolidate_proved
 from cli.verify_facts import (
     Occasion,
+    begun_in,
     care_of,
     export,
     find_retests,
@@ -141,15 +142,18 @@ class VerifyFlow:
             intent = opened.log.intend(
                 chosen.kind,
                 run_id,
-                intent_facts(
-                    system_identifier=archive.system_identifier,
-                    region=region,
-                    without_region=choices.without_region,
-                    scheduled_at=chosen.scheduled_at,
-                    target=chosen.logged_target,
-                    sampling=chosen.sampling,
-                    stretches=chosen.stretches,
-                ),
+                {
+                    **intent_facts(
+                        system_identifier=archive.system_identifier,
+                        region=region,
+                        without_region=choices.without_region,
+                        scheduled_at=chosen.scheduled_at,
+                        target=chosen.logged_target,
+                        sampling=chosen.sampling,
+                        stretches=chosen.stretches,
+                    ),
+                    **begun_in(root),
+                },
                 datetime.now(UTC),
             )
             # What was announced begins after it, whatever this host's clock does.

@@ -108,7 +108,7 @@ class AuditLog:
             return self.append(kind, run_id, facts, at)
 
     def abandon(self, intent: LogEntry, reason: str, at: datetime) -> Logged:
-        """Log that an intended run came to no report.  Raises as ``append``."""
+        """Log that an intended run came to no report; nothing if it has an outcome.  Raises as ``append``."""
         ended = INTENTS[EntryKind(intent.kind)]
         facts = {
             "outcome": ABANDONED,
@@ -133,6 +133,9 @@ class AuditLog:
         entries = self._loaded()
         for made in entries:
             if _same(made, kind, run_id, facts):
+                return self._around(made)
+            # Its own run may have ended it since this one looked.
+            if facts.get("outcome") == ABANDONED and (made.kind, made.run_id) == (kind, run_id):
                 return self._around(made)
         if not entries and kind is not EntryKind.KEY_EVENT:
             # A log begins with the key that keeps it.

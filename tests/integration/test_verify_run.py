@@ -296,10 +296,33 @@ def test_only_what_nobody_holds_is_abandoned_and_only_that_is_wiped(tmp_path: Pa
         (place.path / "data" / "file").write_text("x")
         assert root.abandoned() == []
         assert root.is_held(RUN)
+        root.drop_locks()
+        assert root.is_held(RUN)
     (left,) = root.abandoned()
     assert (left.run_id, root.is_held(RUN)) == (RUN, False)
     assert left.place.wipe() == 2
     assert sorted(path.name for path in root.path.iterdir()) == ["somebody's"]
+
+
+def test_a_run_is_held_after_its_place_was_wiped_until_it_has_ended(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    with root.place(RUN, datetime.now(UTC)) as place:
+        place.wipe()
+        assert root.is_held(RUN)
+    assert not root.is_held(RUN)
+    assert list(root.path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_run_holds_nothing_and_is_removed(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    # As a process leaves it that was killed: the file, and nobody who has it locked.
+    lock = root.path / f"run-{RUN}.lock"
+    lock.touch(mode=0o600)
+    assert not root.is_held(RUN)
+    root.drop_locks()
+    assert not lock.exists()
 
 
 def test_a_place_whose_mark_was_never_whole_is_abandoned_too_and_nothing_else_is(tmp_path: Path) -> None:
