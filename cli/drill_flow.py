@@ -96,7 +96,7 @@ class DrillFlow:
             )
         root = ScratchRoot(self._config.scratch_dir)
         root.prepare()
-        with root.slot() as slot, open_log(self._settings, self._config, slot) as opened:
+        with root.slot(), open_log(self._settings, self._config) as opened:
             settle_killed(self._app, root, opened)
             run_id = uuid7(self._started_at, os.urandom(10))
             source = Source(identity_path=identity, archive=self._choices.archive)

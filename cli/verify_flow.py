@@ -102,7 +102,7 @@ class VerifyFlow:
         """
         root = ScratchRoot(self._config.scratch_dir)
         root.prepare()
-        with root.slot() as slot, open_log(self._settings, self._config, slot) as opened:
+        with root.slot(), open_log(self._settings, self._config) as opened:
             settle_killed(self._app, root, opened)
             return self._verify(root, opened)
 
