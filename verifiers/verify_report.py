@@ -340,7 +340,7 @@ def _limits(facts: ReportFacts, found: Verified) -> list[str]:
     said.append(f"data was read from region {facts.region}; other regions' copies were not read")
     if found.failure is not None:
         said.append(clean(f"the run did not come to its end: {found.failure}"))
-    return [*said, *map(clean, facts.notes)]
+    return [*said, *map(clean, found.limits), *map(clean, facts.notes)]
 
 
 def _is_passed(found: Verified, check: str) -> bool | None:

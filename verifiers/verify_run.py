@@ -286,6 +286,11 @@ class _Verification:
             seen.manifests_ok,
             seen.commitment_ok,
         )
+        if seen.late:
+            found.limits.append(
+                f"{len(seen.late)} WAL objects of the last minutes were not in region {request.region} yet:"
+                " C02 and C03 did not read them there"
+            )
         self._add(check_signs(backup, request.backups, self._maker))
         found.ransomware = ransomware_fields(backup, request.backups)
 

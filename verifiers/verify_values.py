@@ -123,6 +123,8 @@ class Verified:
     manifests_ok: bool | None = None
     commitment_ok: bool | None = None
     ransomware: Mapping[str, object] | None = None
+    # What the checks that passed do not say, in words.
+    limits: list[str] = field(default_factory=list)
 
 
 def server_settings(

@@ -14,7 +14,7 @@ import pytest
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
 from fix_restore import HISTORY_SETTINGS, History, make_history, restore_to
 from fix_stores import FaultyStore
-from fix_verify import put_head
+from fix_verify import facts_of, outcome_of, put_head, run_verification
 
 from pitr.catalogue.backup_signs import BackupSigns
 from pitr.errors import NotAuthentic
@@ -57,6 +57,8 @@ from verifiers.checks_target import (
     look_at_target,
 )
 from verifiers.scratch_server import ScratchServer
+from verifiers.verify_report import draft_report
+from verifiers.verify_values import DeadlinePassed
 
 MAKER = CheckMaker("test")
 CUT_OFF = Isolation(True, "a namespace of its own")
@@ -199,6 +201,36 @@ def test_wal_of_the_last_minutes_may_be_on_its_way_to_a_region(history: History)
     digests, _ = check_objects(scope, MAKER)
     assert_passed(digests)
     assert "1 of the last" in digests.observed
+
+
+def test_wal_that_is_on_its_way_is_in_the_limits_of_the_report(
+    history: History, server_tmp_path: Path
+) -> None:
+    house = history.restores
+    store = FaultyStore(house.store)
+    store.lose(str(scope_of(history, store).wal_keys[-1]))
+    alone = Repository(store, house.repository.repository_id, house.repository.root)
+    found = run_verification(history, server_tmp_path, alone=alone)
+    assert outcome_of(found, "C02").outcome is Outcome.PASSED
+    (said,) = [one for one in draft_report(facts_of(history), found)["result"]["limits"] if "yet" in one]
+    assert said.startswith("1 WAL objects of the last minutes were not in region eu yet")
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_c03_says_nothing_of_containers_that_nobody_read(history: History, objects: int) -> None:
+    left = iter(range(objects))
+
+    def check_time() -> None:
+        if next(left, None) is None:
+            raise DeadlinePassed("the time is up")
+
+    scope = replace(scope_of(history, FaultyStore(history.restores.store)), check_time=check_time)
+    seen = StoreSeen(len(scope.chain))
+    digests, seals = check_objects(scope, MAKER, seen)
+    assert_failed(digests, "the time is up")
+    assert (seals.outcome, seals.is_required) == (Outcome.SKIPPED, True)
+    assert f"{objects} containers opened" in str(seals.reason)
+    assert seen.commitment_ok is None
 
 
 class WrongKeys:
