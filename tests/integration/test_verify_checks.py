@@ -509,7 +509,64 @@ def test_c14_passes_for_every_kind_of_sound_constraint(server: ScratchServer, da
     assert_passed(check_constraints(server, MAKER))
 
 
+def test_c14_asks_what_postgresql_asks_of_tables_that_inherit(
+    server: ScratchServer, database: Database
+) -> None:
+    database.execute(
+        # As tables were partitioned before there was PARTITION BY.
+        "CREATE TABLE old (n int)",
+        "CREATE TABLE old1 (CHECK (n < 10)) INHERITS (old)",
+        "ALTER TABLE old ADD CONSTRAINT empty CHECK (false) NO INHERIT",
+        "INSERT INTO old1 VALUES (1)",
+        # A foreign key is not inherited: the child's row refers to nothing.
+        "CREATE TABLE p (n int PRIMARY KEY)",
+        "CREATE TABLE c (n int REFERENCES p)",
+        "CREATE TABLE c1 () INHERITS (c)",
+        "INSERT INTO c1 VALUES (7)",
+    )
+    result = check_constraints(server, MAKER)
+    assert_passed(result)
+
+
+def test_c14_leaves_out_foreign_tables_and_says_so(server: ScratchServer, database: Database) -> None:
+    database.execute(
+        "CREATE FOREIGN DATA WRAPPER nobody",
+        "CREATE SERVER elsewhere FOREIGN DATA WRAPPER nobody",
+        "CREATE FOREIGN TABLE f (n int CHECK (n > 0)) SERVER elsewhere",
+        "CREATE TABLE parts (n int CHECK (n > 1)) PARTITION BY RANGE (n)",
+        "CREATE FOREIGN TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (10) SERVER elsewhere",
+        "CREATE TABLE t (n int CHECK (n > 2))",
+        "CREATE FOREIGN TABLE t1 () INHERITS (t) SERVER elsewhere",
+    )
+    result = check_constraints(server, MAKER)
+    assert_passed(result)
+    assert "; 3 of foreign tables left out" in result.observed
+
+
 BROKEN = {
+    "key in a child of the referenced table": (
+        "CREATE TABLE p (n int PRIMARY KEY)",
+        "CREATE TABLE p1 () INHERITS (p)",
+        "CREATE TABLE c (n int REFERENCES p)",
+        "INSERT INTO p1 VALUES (7)",
+        "SET session_replication_role = replica",
+        "INSERT INTO c VALUES (7)",
+    ),
+    "check of a partition": (
+        "CREATE TABLE c (n int) PARTITION BY RANGE (n)",
+        "CREATE TABLE c1 PARTITION OF c FOR VALUES FROM (-9) TO (9)",
+        "INSERT INTO c VALUES (-1)",
+        "ALTER TABLE c ADD CONSTRAINT c_n_check CHECK (n > 0) NOT VALID",
+        "UPDATE pg_constraint SET convalidated = true WHERE conname = 'c_n_check'",
+    ),
+    "foreign key of a partitioned table": (
+        "CREATE TABLE p (n int PRIMARY KEY) PARTITION BY RANGE (n)",
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)",
+        "CREATE TABLE c (n int REFERENCES p) PARTITION BY RANGE (n)",
+        "CREATE TABLE c1 PARTITION OF c FOR VALUES FROM (0) TO (9)",
+        "SET session_replication_role = replica",
+        "INSERT INTO c VALUES (7)",
+    ),
     "foreign key": (
         "CREATE TABLE p (n int PRIMARY KEY)",
         "CREATE TABLE c (n int REFERENCES p)",
