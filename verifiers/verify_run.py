@@ -240,6 +240,7 @@ class _Verification:
             self._check_time()
         self._add(check_replayed_wal(self._request.place.certificate, plan, maker))
         self._found.databases = server.databases()
+        self._found.closed = server.closed_databases()
         for check in (check_schema, check_versions, check_roles, check_constraints, check_relations):
             self._check_time()
             self._add(check(server, maker))

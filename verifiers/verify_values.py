@@ -116,6 +116,8 @@ class Verified:
     marker_at: datetime | None = None
     isolation: Isolation | None = None
     databases: list[str] = field(default_factory=list)
+    # Those that no check looked into, and why.
+    closed: list[tuple[str, str]] = field(default_factory=list)
     failure: str | None = None
     recovery_time_ms: int | None = None
     certificate_sha256: str | None = None

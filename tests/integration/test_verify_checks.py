@@ -509,6 +509,24 @@ def test_c14_passes_for_every_kind_of_sound_constraint(server: ScratchServer, da
     assert_passed(check_constraints(server, MAKER))
 
 
+def test_databases_that_no_check_looks_into_are_named(server: ScratchServer, database: Database) -> None:
+    assert server.closed_databases() == []
+    template1 = replace(database, name="template1")
+    try:
+        database.execute(
+            "CREATE DATABASE shut ALLOW_CONNECTIONS false", "CREATE DATABASE mould IS_TEMPLATE true"
+        )
+        closed = [("mould", "it is a template"), ("shut", "it lets nobody in")]
+        assert server.closed_databases() == closed
+        template1.execute("CREATE TABLE kept_there (n int)")
+        assert server.closed_databases() == [*closed, ("template1", "it is a template")]
+    finally:
+        template1.execute("DROP TABLE IF EXISTS kept_there")
+        database.execute(
+            "ALTER DATABASE mould IS_TEMPLATE false", "DROP DATABASE mould", "DROP DATABASE shut"
+        )
+
+
 def test_c14_asks_what_postgresql_asks_of_tables_that_inherit(
     server: ScratchServer, database: Database
 ) -> None:

@@ -172,6 +172,15 @@ def test_a_database_may_have_any_name_and_the_report_is_signed(history: History)
     assert said == ["shop?copy", "two?lines", "?31m", "a?b", "?" * 299 + "…", "plain"]
 
 
+def test_databases_that_were_left_out_are_excluded_from_the_scope(history: History) -> None:
+    closed = [(f"shop{number}", "it is a template") for number in range(102)]
+    for found, count in ((Verified(), 0), (Verified(closed=closed), 101)):
+        excluded = draft_report(facts_of(history), found)["scope"]["excluded"]
+        said = [one["item"] for one in excluded if "database" in one["item"]]
+        assert len(said) == count
+    assert (said[0], said[-1]) == ("the inside of database shop0", "2 more databases")
+
+
 def test_what_was_at_the_target_of_a_server_that_never_opened_is_not_recovered(history: History) -> None:
     maker = CheckMaker("test")
     good = [maker.run(check, "look", lambda: passed("so", "so")) for check in ("C09", "C10", "C21")]
