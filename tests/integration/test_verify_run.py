@@ -17,19 +17,28 @@ from fix_standby import make_standby
 from fix_stores import FaultyStore
 from fix_verify import RUN, facts_of, outcome_of, put_head, run_verification
 
-from pitr.errors import AlreadyRunning, NoGoodCopy, RecoveryFailed, RestoreRefused, ServerRefused
+from pitr.errors import (
+    AlreadyRunning,
+    NoGoodCopy,
+    RecoveryFailed,
+    RestoreRefused,
+    ServerRefused,
+    TargetRefused,
+)
 from pitr.postgres.instance import Instance
 from pitr.postgres.paused_replay import paused_replay
 from pitr.postgres.scratch_session import QueryFailed, ScratchSession, databases_of
 from pitr.recovery import RecoveryTarget
+from pitr.restore_plan import RestorePlan
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 from storage.store import StoreUnavailable
 from verifiers.audit_log import AuditLog
 from verifiers.check import Outcome, overall
 from verifiers.check_maker import CheckMaker, failed, passed
-from verifiers.checks_source import Comparison
-from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
+from verifiers.checks_source import Comparison, choose_comparison
+from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprints, put_fingerprint
 from verifiers.report_series import issue_report
 from verifiers.scratch import MARK_NAME, ScratchRoot, check_room
 from verifiers.scratch_server import ScratchServer
@@ -273,13 +282,64 @@ def test_fingerprints_are_found_by_their_lsn_and_only_as_they_were_signed(histor
     made = Fingerprint("0" * 32, 7, timeline, LSN(0x300), datetime.now(UTC), 170000, digests)
     key = put_fingerprint(store, made, signer)
     public = signer.public
-    assert next_fingerprint(store, public, 7, LSN(0x301)) is None
-    assert next_fingerprint(store, public, 7, LSN(0x300)) == LSN(0x300)
-    assert next_fingerprint(store, public, 7, LSN(0x1)) == LSN(0x300)
+    assert next_fingerprints(store, public, 7, LSN(0x301)) == []
+    assert next_fingerprints(store, public, 7, LSN(0x300)) == [LSN(0x300)]
+    put_fingerprint(store, replace(made, lsn=LSN(0x400)), signer)
+    assert next_fingerprints(store, public, 7, LSN(0x1)) == [LSN(0x300)]
+    assert next_fingerprints(store, public, 7, LSN(0x1), count_max=9) == [LSN(0x300), LSN(0x400)]
     assert get_fingerprint(store, public, "0" * 32, 7, LSN(0x300)) == made
     store.damage(key)
     with pytest.raises(NoGoodCopy):
         get_fingerprint(store, public, "0" * 32, 7, LSN(0x300))
+
+
+def test_the_first_fingerprint_on_the_way_is_compared_with_and_none_of_another_timeline(
+    history: History,
+) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    (span,) = plan.spans
+    # As if a failover had left this timeline there.
+    left = LSN(span.start.offset + 0x2000)
+    way = replace(
+        plan,
+        spans=(
+            replace(span, end=left),
+            replace(span, timeline=TimelineId(span.timeline.number + 1), start=left),
+        ),
+    )
+    digests = ClusterDigests((), ())
+
+    def choose(*taken: tuple[int, TimelineId]) -> Comparison | str:
+        found = {
+            LSN(span.start.offset + at): Fingerprint(
+                "0" * 32, 7, timeline, LSN(span.start.offset + at), datetime.now(UTC), 170000, digests
+            )
+            for at, timeline in taken
+        }
+        return choose_comparison(found, found.__getitem__, lambda _lsn: way)
+
+    old, new = span.timeline, TimelineId(span.timeline.number + 1)
+    # The old primary's standby lived on; so did nothing of the new timeline before it began.
+    for wrong in ((0x3000, old), (0x1000, new)):
+        said = choose(wrong)
+        assert f"on timeline {wrong[1]}, which is not on the way" in str(said)
+        chosen = choose(wrong, (0x4000, new))
+        assert isinstance(chosen, Comparison)
+        assert chosen.fingerprint.lsn == LSN(span.start.offset + 0x4000)
+    for right in ((0x1000, old), (0x2000, old), (0x2000, new)):
+        assert isinstance(choose(right), Comparison)
+    assert "no fingerprint of the source" in str(choose())
+
+    def refuse(lsn: LSN) -> RestorePlan:
+        raise TargetRefused(f"{lsn} is not archived")
+
+    assert "no way leads to the fingerprint" in str(
+        choose_comparison([left], lambda _lsn: taken_nowhere(), refuse)
+    )
+
+
+def taken_nowhere() -> Fingerprint:
+    raise AssertionError("what no way leads to is not read")
 
 
 # -- scratch places
