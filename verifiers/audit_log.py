@@ -118,6 +118,17 @@ class AuditLog:
         }
         return self.append(ended, intent.run_id, facts, at)
 
+    def refuse_ended(self, intent: LogEntry) -> None:
+        """Raise PitrError if the run has an outcome: a second one would be a lie, whichever it is."""
+        kind = INTENTS[EntryKind(intent.kind)]
+        for entry in self.entries():
+            if (entry.kind, entry.run_id) == (kind, intent.run_id):
+                raise PitrError(
+                    f"run {intent.run_id} was given up while it went on: it gets no report",
+                    detail=f"log entry {entry.sequence} says: {entry.text('reason')}",
+                    hint="run it again; let one machine alone verify with this key",
+                )
+
     def open_intents(self) -> list[LogEntry]:
         """Return the intents that nothing was said of since; a killed run left them, or it still goes on."""
         return open_intents(self.entries())
