@@ -15,13 +15,14 @@ from pitr.pipeline.sign import Verifier, encode_time
 from pitr.restore_plan import RestorePlan
 from pitr.wal.transactions import TransactionEnd
 from verifiers.check import Outcome
-from verifiers.check_maker import clean
+from verifiers.check_maker import clean, clean_name
 from verifiers.findings import Care, Retest, findings_of
 from verifiers.source_locks import LeastLock
 from verifiers.statement import check_fields
 from verifiers.verify_values import Mark, Verified
 
 SUITE: Final = "AES-256-GCM, key by HKDF-SHA-512 with commitment"
+_CLOSED_MAX: Final = 100
 _ALWAYS_EXCLUDED: Final = (
     ("unlogged tables", "PostgreSQL empties them at the end of every recovery"),
     ("clients, their passwords and TLS", "the scratch server lets in nobody but the verifier"),
@@ -194,18 +195,28 @@ def _subject(plan: RestorePlan, found: Verified) -> dict[str, Any]:
 def _scope(facts: ReportFacts, found: Verified) -> dict[str, Any]:
     scope, plan = facts.scope, facts.plan
     version = plan.backup.server_version
-    excluded = list(_ALWAYS_EXCLUDED)
+    excluded = [*_ALWAYS_EXCLUDED, *_closed(found)]
     return {
         "org": scope.organisation,
         "system_name": scope.system_name,
         "system_identifier": str(plan.archive.system_identifier),
         "pg_version": f"{version // 10_000}.{version % 10_000}",
-        "databases": [clean(name)[:300] for name in found.databases],
+        "databases": [clean_name(name) for name in found.databases],
         "asset_id": scope.asset_id,
         "criticality_tier": scope.criticality_tier,
         "data_classes": list(scope.data_classes),
         "excluded": [{"item": item, "reason": reason} for item, reason in excluded],
     }
+
+
+def _closed(found: Verified) -> list[tuple[str, str]]:
+    """Name the databases whose inside was not looked at; as many as a person reads."""
+    named = [
+        (f"the inside of database {clean_name(name)}", f"C11, C13, C14 and C18 leave it out: {reason}")
+        for name, reason in found.closed[:_CLOSED_MAX]
+    ]
+    more = len(found.closed) - len(named)
+    return [*named, (f"{more} more databases", "as those above")] if more else named
 
 
 def _source(facts: ReportFacts, found: Verified) -> dict[str, Any]:
@@ -302,7 +313,8 @@ def data_loss(plan: RestorePlan, found: Verified, archive_age_ms: int | None) ->
     A past moment that is there whole would be as whole if archiving had stopped the hour after.
     """
     before = None if plan.commits is None else plan.commits.before
-    is_there = bool(_is_passed(found, "C09") and _is_passed(found, "C10"))
+    # What was there at the target and never opened is not recovered.
+    is_there = all(_is_passed(found, check) for check in ("C09", "C10", "C21"))
     is_measured = is_there and plan.target.kind == "latest"
     stop = plan.stop
     replayed = None if found.reached is None else found.reached.replay_lsn
@@ -352,7 +364,8 @@ def _limits(facts: ReportFacts, found: Verified) -> list[str]:
     said.append(f"data was read from region {facts.region}; other regions' copies were not read")
     if found.failure is not None:
         said.append(clean(f"the run did not come to its end: {found.failure}"))
-    return [*said, *loss_limits(facts.plan, facts.archive_age_ms), *map(clean, facts.notes)]
+    loss = loss_limits(facts.plan, facts.archive_age_ms)
+    return [*said, *map(clean, found.limits), *loss, *map(clean, facts.notes)]
 
 
 def _is_passed(found: Verified, check: str) -> bool | None:
