@@ -71,14 +71,10 @@ def _restored(
     ready, target = run.ready, run.ready.target
     assert target is not None, "it restores"
     counts: dict[str, RequestCount] = {}
-    reading = open_reader(
-        run.settings,
-        identity_path=run.source.identity_path,
-        first=ready.region,
-        without=ready.cut,
-        counts=counts,
-    )
-    with reading as reader:
+    identity = run.source.identity_path
+    with open_reader(
+        run.settings, identity_path=identity, first=ready.region, without=ready.cut, counts=counts
+    ) as reader:
         looked = look(reader, run.source, run.app.output)
         plan = plan_from(looked, reader, run.source, target.target, run.app.output, backup_id=target.backup)
         check_room(run.place.path, plan.backup.size_bytes)
@@ -90,13 +86,11 @@ def _restored(
         run.app.output.note(f"drilling {plan.target} from region {ready.region}, backup {plan.backup.backup}")
         found = verify(request, begun=failure.monotonic_s, on_progress=on_progress, cancel=cancel)
         is_latest = plan.target.kind == "latest"
-        rpo_ms = run.occasion.policy.rpo_ms
         found.checks += steps.results(found)
         if ready.cut is not None:
-            found.checks.append(
-                check_cut(ready.cut, {name: one.calls for name, one in counts.items()}, maker)
-            )
-        found.checks.append(check_lost(seen.lost, is_latest, rpo_ms, maker))
+            asked = {name: one.calls for name, one in counts.items()}
+            found.checks.append(check_cut(ready.cut, asked, maker))
+        found.checks.append(check_lost(seen.lost, is_latest, run.occasion.policy.rpo_ms, maker))
         facts = report_facts(
             run.app,
             run.settings,
