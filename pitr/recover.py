@@ -68,7 +68,10 @@ _PRIVATE_SETTINGS: Final = {
     "cluster_name": "pitr restore",
 }
 _CONFIG_TEXT: Final = "# Private configuration of a restore.  The cluster's own is in its data directory.\n"
-_HBA_TEXT: Final = "# The socket's folder is closed to everybody else.\nlocal all all trust\n"
+# Replication: a plan of replay asks for the timelines by its protocol.
+_HBA_TEXT: Final = (
+    "# The socket's folder is closed to everybody else.\nlocal all all trust\nlocal replication all trust\n"
+)
 
 
 class ArrivedElsewhere(RecoveryFailed):
