@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from fix_cli import MakeSite, Site, end_servers, wait_until
 from fix_event_flows import HANDLERS, SCHEMA, Applications, Topics
 from fix_kafka import KafkaNode
@@ -218,4 +219,36 @@ def test_a_restored_database_gets_each_lost_event_once(
     assert plan.tally.to_apply > 0
     assert all(one.fence is not None and one.fence > 1 for one in plan.topics[0].partitions)
     check_moment(site, target, plan, tmp_path / "of-moment")
+    assert site.daemon.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_all_four_flows_come_to_the_same_end_from_any_moment(
+    make_site: MakeSite, kafka_node: KafkaNode, tmp_path: Path
+) -> None:
+    site, chance = make_site(), random.Random(2)
+    topics = Topics.make(kafka_node, all_flows=True)
+    configure(site, kafka_node, topics, unknown="apply")
+    begin(site)
+    targets: list[str] = []
+    with Applications(site.server, kafka_node, topics, seed=2) as applications:
+        site("backup", "--type", "full", "--json")
+        for number in range(TARGETS):
+            time.sleep(1 + 3 * chance.random())
+            targets.append(moment(site, chance))
+            if number == TARGETS // 2:
+                site("backup", "--type", "incr", "--json")
+            applications.check()
+        applications.finish()
+    site.wait_durable()
+    assert fences(site) >= 50
+    plans = []
+    for number, target in enumerate(targets):
+        plan = replay_all(site, applications, target, tmp_path / f"plan-{number}", is_paused=number % 2 == 0)
+        check_moment(site, target, plan, tmp_path / f"of-moment-{number}")
+        plans.append(plan)
+    lost = [plan.phantoms.count for plan in plans]
+    print(f"{len(applications.ledger.orders)} orders, {fences(site)} fences; lost at each target: {lost}")
+    assert sum(count > 0 for count in lost) > TARGETS // 2
     assert site.daemon.stop() == 0
