@@ -55,8 +55,12 @@ def begin(site: Site) -> None:
     """Start the daemon, and wait for its first fence."""
     site.server.execute(SCHEMA)
     site.daemon.start()
-    wait_until(lambda: site.flush_lsn() is not None, f"it streams\n{site.daemon.tail()}")
-    wait_until(lambda: fences(site) > 0, f"it takes fences\n{site.daemon.tail()}")
+
+    def is_ready() -> bool:
+        site.daemon.check_alive()
+        return site.flush_lsn() is not None and fences(site) > 0
+
+    wait_until(is_ready, "it streams and takes fences", timeout_s=240)
 
 
 def fences(site: Site) -> int:
