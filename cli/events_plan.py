@@ -92,21 +92,13 @@ def events_plan(
     else:
         parsed = read_target(app, target or "", is_inclusive=not exclusive, timeline=timeline)
         asking = of_moment(app, parsed, source, choice, backup_id, damaged)
-    found: MirrorPlan | None = None
     with asking as request:
-        if mirror:
-            found = _over_mirror(app, settings, request, source, choice)
-            made = found.plan
-        else:
-            made = _build(app, settings, request)
+        found = _over_mirror(app, settings, request, source, choice) if mirror else None
+        made = found.plan if found is not None else _build(app, settings, request)
     for fault in choice.faults:
         app.output.warn(fault)
     missing = unaccepted(made, accepted)
-    fields = {**plan_json(made), "accepted_gaps": sorted(accepted), "faults": choice.faults}
-    if found is not None:
-        from cli.mirror_parts import mirror_fields
-
-        fields["mirror"] = mirror_fields(found)
+    fields = {**plan_json(made, found), "accepted_gaps": sorted(accepted), "faults": choice.faults}
     app.partial_result = fields
     show_plan(app.output, made, found)
     if page is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from cli.errors import UsageRefused
+from cli.mirror_parts import mirror_fields
 from cli.output import Output
 from pitr.events.gaps import Gap, GapsFound
 from pitr.events.mirror_plan import MirrorPlan
@@ -44,9 +45,10 @@ _WORDS = {
 Located = tuple[TopicPartition, Gap]
 
 
-def plan_json(plan: ReplayPlan) -> dict[str, object]:
-    """Return the plan for JSON, with its hash."""
-    return {"plan": {**plan_fields(plan), "hash": plan.hash}}
+def plan_json(plan: ReplayPlan, mirror: MirrorPlan | None = None) -> dict[str, object]:
+    """Return the plan for JSON, with its hash, and how exact one over a mirror is."""
+    found: dict[str, object] = {"plan": {**plan_fields(plan), "hash": plan.hash}}
+    return found if mirror is None else {**found, "mirror": mirror_fields(mirror)}
 
 
 def unaccepted(plan: ReplayPlan, accepted: Sequence[str]) -> list[Located]:

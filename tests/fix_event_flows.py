@@ -218,6 +218,7 @@ class Applications:
                     headers |= {"pg-xid": xid, "pg-tl": timeline, "pg-lsn": lsn}
                     partition = int(key[1:]) % PARTITIONS
                     self._send(producer, self.topics.orders, partition, key, headers)
+                producer.flush(60)  # what is aborted was there
                 if chance.random() < 0.1:
                     producer.abort_transaction(60)
                     session.rollback()
@@ -240,6 +241,7 @@ class Applications:
                 kind = "consumed" if is_cursor else "consumed-once"
                 headers = {"event-id": f"c{count}", "event-type": kind}
                 self._send(producer, topic, count % PARTITIONS, f"c{count}", headers)
+            producer.flush(60)
             if chance.random() < 0.1:
                 producer.abort_transaction(60)
             else:
@@ -282,7 +284,12 @@ class Applications:
         self.lag_s_most = max(self.lag_s_most, time.time() - oldest_ms / 1000)
 
     def _producer(self) -> Any:
-        producer = self._node.producer(**{"transactional.id": f"app-{uuid.uuid4()}", "linger.ms": 0})
+        producer = self._node.producer(**{
+                "transactional.id": f"app-{uuid.uuid4()}",
+                "linger.ms": 0,
+                # A machine with much to do stalls.
+                "transaction.timeout.ms": 600_000,
+            })
         producer.init_transactions(60)
         return producer
 
