@@ -78,7 +78,7 @@ def refuse_gaps(missing: Sequence[Located]) -> None:
     raise GapsFound(
         f"events that a replay needs are missing in {len(names)} partition{'' if len(names) == 1 else 's'}",
         detail="\n".join(gap.told(at) for at, gap in missing[:_GAPS_TOLD_MAX]) + more,
-        hint="read the mirror; or go on without them: "
+        hint="read the mirror with --mirror; or go on without them: "
         + " ".join(f"--accept-gap '{name}'" for name in names[:_GAPS_TOLD_MAX]),
     )
 

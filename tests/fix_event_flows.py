@@ -284,12 +284,14 @@ class Applications:
         self.lag_s_most = max(self.lag_s_most, time.time() - oldest_ms / 1000)
 
     def _producer(self) -> Any:
-        producer = self._node.producer(**{
+        producer = self._node.producer(
+            **{
                 "transactional.id": f"app-{uuid.uuid4()}",
                 "linger.ms": 0,
                 # A machine with much to do stalls.
                 "transaction.timeout.ms": 600_000,
-            })
+            }
+        )
         producer.init_transactions(60)
         return producer
 
