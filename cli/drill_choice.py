@@ -26,7 +26,6 @@ from verifiers.verify_schedule import Due, due, last_scheduled_at, next_cut
 if TYPE_CHECKING:
     from pitr.catalogue.backup_record import BackupManifest
     from pitr.layout import ArchiveId
-    from pitr.restore_plan import RestorableMoment
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +61,7 @@ class DrillTarget:
 class DrillReady:
     """A drill that is known whole, before its intent is logged.
 
-    ``region`` is read first, ``cut`` is lost.  ``target`` None: nothing is restored.  ``end``: what all
-    regions had when it was decided.
+    ``region`` is read first, ``cut`` is lost.  ``target`` None: nothing is restored.
     """
 
     archive: ArchiveId
@@ -72,7 +70,6 @@ class DrillReady:
     cut: str | None
     target: DrillTarget | None
     scheduled_at: datetime | None
-    end: RestorableMoment | None
     retests: tuple[Retest, ...]
 
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 from cli.context import App
 from cli.drill_choice import DrillChoices, DrillReady, DrillRun, choose_cut, choose_target, due_drill
 from cli.drill_parts import run_components
-from cli.drill_restore import end_of, run_restore
+from cli.drill_restore import run_restore
 from cli.errors import UsageRefused
 from cli.planning import look
 from cli.reading import Source
 from cli.settings import Settings
 from cli.verify_facts import (
     Occasion,
+    begun_in,
     care_of,
     export,
     find_retests,
@@ -95,7 +96,7 @@ class DrillFlow:
             )
         root = ScratchRoot(self._config.scratch_dir)
         root.prepare()
-        with root.slot() as slot, open_log(self._settings, self._config, slot) as opened:
+        with root.slot(), open_log(self._settings, self._config) as opened:
             settle_killed(self._app, root, opened)
             run_id = uuid7(self._started_at, os.urandom(10))
             source = Source(identity_path=identity, archive=self._choices.archive)
@@ -141,7 +142,6 @@ class DrillFlow:
             cut,
             target,
             scheduled_at,
-            end_of(looked),
             find_retests(opened, system, choices.retests, choices.corrective_action),
         )
 
@@ -149,9 +149,8 @@ class DrillFlow:
         self, opened: OpenedLog, place: ScratchPlace, source: Source, ready: DrillReady
     ) -> DrillDone:
         """Log the intent, and carry it out."""
-        intent = opened.log.intend(
-            EntryKind.DRILL_INTENDED, place.run_id, self._intent_facts(ready), datetime.now(UTC)
-        )
+        facts = {**self._intent_facts(ready), **begun_in(ScratchRoot(self._config.scratch_dir))}
+        intent = opened.log.intend(EntryKind.DRILL_INTENDED, place.run_id, facts, datetime.now(UTC))
         # What was announced begins after it, whatever this host's clock does.
         self._started_at = max(datetime.now(UTC), intent.entry.at)
         try:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cli.drill_choice import DrillRun
+from cli.drill_failure import AtFailure, look_at_failure
 from cli.map_sources import with_map
-from cli.planning import Looked, look, plan_from
+from cli.planning import look, plan_from
 from cli.verify_events import events_look
 from cli.verify_facts import product_version, report_facts, verify_request
 from cli.wiring import open_reader
-from pitr.planner import restorable_stretches
 from pitr.postgres.load_client import LoadClient, probe_latencies_us
+from storage.observed import RequestCount
 from verifiers.check_maker import CheckMaker
 from verifiers.client_load import ClientLoad
-from verifiers.drill_report import Lost, RestoreDrill, check_cut, check_lost, draft_drill
+from verifiers.drill_report import RestoreDrill, check_cut, check_lost, draft_drill
 from verifiers.drill_scenario import Action
 from verifiers.drill_steps import DrillSteps, Failure
 from verifiers.load_figures import Histogram, histogram_of
@@ -26,9 +26,6 @@ from verifiers.ransomware import ransomware_group
 from verifiers.scratch import check_room
 from verifiers.source_locks import least_locks
 from verifiers.verify_run import verify
-
-if TYPE_CHECKING:
-    from pitr.restore_plan import RestorableMoment
 
 _PROBES: Final = 40
 _PROBE_PAUSE_S: Final = 0.05
@@ -43,10 +40,19 @@ def run_restore(run: DrillRun, on_progress: Callable[[Any], None]) -> dict[str, 
     cancel = threading.Event()
     maker = CheckMaker(product_version())
     load = _load_of(run)
-    steps = DrillSteps(_scenario(run), maker, load, cancel, cut=run.ready.cut)
+    seen: list[AtFailure] = []
+    steps = DrillSteps(
+        _scenario(run),
+        maker,
+        load,
+        cancel,
+        cut=run.ready.cut,
+        at_failure=lambda: seen.append(look_at_failure(run)),
+    )
     before = _before(run, cancel)
     try:
-        return _restored(run, steps, steps.before(), load, before, maker, cancel, on_progress)
+        failure = steps.before()
+        return _restored(run, steps, failure, seen[0], load, before, maker, cancel, on_progress)
     finally:
         steps.stop()
 
@@ -55,6 +61,7 @@ def _restored(
     run: DrillRun,
     steps: DrillSteps,
     failure: Failure,
+    seen: AtFailure,
     load: ClientLoad | None,
     before: Histogram | None,
     maker: CheckMaker,
@@ -64,10 +71,11 @@ def _restored(
     """Rebuild the service from the regions that are left; all of it counts as time of recovery."""
     ready, target = run.ready, run.ready.target
     assert target is not None, "it restores"
-    reading = open_reader(
-        run.settings, identity_path=run.source.identity_path, first=ready.region, without=ready.cut
-    )
-    with reading as reader:
+    counts: dict[str, RequestCount] = {}
+    identity = run.source.identity_path
+    with open_reader(
+        run.settings, identity_path=identity, first=ready.region, without=ready.cut, counts=counts
+    ) as reader:
         looked = look(reader, run.source, run.app.output)
         plan = plan_from(looked, reader, run.source, target.target, run.app.output, backup_id=target.backup)
         check_room(run.place.path, plan.backup.size_bytes)
@@ -79,13 +87,12 @@ def _restored(
         )
         run.app.output.note(f"drilling {plan.target} from region {ready.region}, backup {plan.backup.backup}")
         found = verify(request, begun=failure.monotonic_s, on_progress=on_progress, cancel=cancel)
-        lost = Lost(ready.end, end_of(looked))
         is_latest = plan.target.kind == "latest"
-        rpo_ms = run.occasion.policy.rpo_ms
         found.checks += steps.results(found)
         if ready.cut is not None:
-            found.checks.append(check_cut(ready.cut, [one.name for one in reader.regions], maker))
-        found.checks.append(check_lost(lost, is_latest, rpo_ms, maker))
+            asked = {name: one.calls for name, one in counts.items()}
+            found.checks.append(check_cut(ready.cut, asked, maker))
+        found.checks.append(check_lost(seen.lost, is_latest, run.occasion.policy.rpo_ms, maker))
         facts = report_facts(
             run.app,
             run.settings,
@@ -95,7 +102,7 @@ def _restored(
             plan,
             ready.region,
             postgres=request.installation.tool("postgres"),
-            age_ms=_age_ms(looked, failure.at),
+            age_ms=seen.age_ms(failure.at),
             locks=least_locks(reader.store.regions, plan),
         )
         facts = with_map(facts, reader, looked, run.app.output)
@@ -103,7 +110,7 @@ def _restored(
     drill = RestoreDrill(
         _scenario(run),
         failure.at,
-        lost,
+        seen.lost,
         is_latest,
         None if load is None else load.fields(before),
         ransomware_group(looked.survey.backups, target.clean_point) if target.is_attack else None,
@@ -136,20 +143,6 @@ def _before(run: DrillRun, cancel: threading.Event) -> Histogram | None:
         run.app.output.warn("the production server gave no answer: latency before the failure is not known")
         return None
     return histogram_of(latencies)
-
-
-def end_of(looked: Looked) -> RestorableMoment | None:
-    """Return the newest moment that the regions hold on the way from a backup."""
-    stretches = restorable_stretches(looked.survey)
-    return max((one.last for one in stretches), key=lambda moment: moment.lsn, default=None)
-
-
-def _age_ms(looked: Looked, failure_at: datetime) -> int | None:
-    """Return how old the newest signed end of the archive was at the failure."""
-    head = looked.heads.get(looked.archive)
-    if head is None:
-        return None
-    return max(0, round((failure_at.astimezone(UTC) - head.at).total_seconds() * 1000))
 
 
 def _scenario(run: DrillRun) -> Any:

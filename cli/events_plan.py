@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,16 @@ import click
 from cli.config_values import read_duration
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
-from cli.reading import source_of, source_options
+from cli.events_cluster import mirror_option
+from cli.reading import Source, source_of, source_options
 from cli.target import read_target, target_options
 
 if TYPE_CHECKING:
+    from cli.events_asking import Choice
     from cli.events_settings import EventsSettings
     from pitr.events.flows import FlowDeclaration
+    from pitr.events.mirror_plan import MirrorPlan
+    from pitr.events.partition import TopicPartition
     from pitr.events.plan import ReplayPlan
     from pitr.events.plan_build import PlanRequest
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
 )
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan for a replay.")
 @click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write it as an HTML page.")
+@mirror_option
 @target_options
 @source_options
 @common_options
@@ -56,6 +61,7 @@ def events_plan(
     look_back: str,
     out: Path | None,
     page: Path | None,
+    mirror: bool,
     exclusive: bool,
     timeline: str,
     backup_id: str | None,
@@ -69,8 +75,8 @@ def events_plan(
 
     Reads every event from there on, once, and changes nothing. With --restored the server says which
     transactions it has, so each event that names its transaction is judged exactly; with --at positions in
-    WAL alone decide, and the rest is unknown. Exit code 4 if events are missing that --accept-gap does not
-    name.
+    WAL alone decide, and the rest is unknown. With --mirror the copy is read, and the source never asked.
+    Exit code 4 if events are missing that --accept-gap does not name.
     """
     from cli.events_asking import Choice, of_moment, of_server
     from cli.events_plan_view import plan_json, refuse_gaps, show_plan, unaccepted
@@ -87,17 +93,18 @@ def events_plan(
         parsed = read_target(app, target or "", is_inclusive=not exclusive, timeline=timeline)
         asking = of_moment(app, parsed, source, choice, backup_id, damaged)
     with asking as request:
-        made = _build(app, settings, request)
+        found = _over_mirror(app, settings, request, source, choice) if mirror else None
+        made = found.plan if found is not None else _build(app, settings, request)
     for fault in choice.faults:
         app.output.warn(fault)
     missing = unaccepted(made, accepted)
-    fields = {**plan_json(made), "accepted_gaps": sorted(accepted), "faults": choice.faults}
+    fields = {**plan_json(made, found), "accepted_gaps": sorted(accepted), "faults": choice.faults}
     app.partial_result = fields
-    show_plan(app.output, made)
+    show_plan(app.output, made, found)
     if page is not None:
         from cli.events_plan_page import render_plan
 
-        _write(page, render_plan(made, accepted, choice.faults))
+        _write(page, render_plan(made, accepted, choice.faults, found))
     refuse_gaps(missing)
     if out is not None:
         from pitr.events.plan_code import encode_plan
@@ -134,10 +141,29 @@ def _look_back(text: str) -> timedelta:
 
 
 def _build(app: App, settings: EventsSettings, request: PlanRequest) -> ReplayPlan:
-    from cli.kafka_client import open_kafka
-    from pitr.events.partition import TopicPartition
+    from cli.events_cluster import open_cluster
     from pitr.events.plan_build import build_plan
 
+    with open_cluster(settings, is_mirror=False) as cluster:
+        return build_plan(request, cluster.broker, _teller(app))
+
+
+def _over_mirror(
+    app: App, settings: EventsSettings, request: PlanRequest, source: Source, choice: Choice
+) -> MirrorPlan:
+    from cli.events_cluster import mirror_of, open_cluster
+    from cli.mirror_parts import mirror_names, open_pairs
+    from pitr.events.mirror_plan import build_mirror_plan
+
+    mirror = mirror_of(settings)
+    with (
+        open_pairs(app, mirror, source, choice.faults) as pairs,
+        open_cluster(settings, is_mirror=True) as cluster,
+    ):
+        return build_mirror_plan(request, cluster.own, mirror_names(mirror), pairs, _teller(app))
+
+
+def _teller(app: App) -> Callable[[TopicPartition, int], None]:
     told: dict[TopicPartition, int] = {}
 
     def tell(at: TopicPartition, count: int) -> None:
@@ -146,11 +172,7 @@ def _build(app: App, settings: EventsSettings, request: PlanRequest) -> ReplayPl
             told[at] = count
             app.output.note(f"{at}: {count} events read")
 
-    broker = open_kafka(settings.bootstrap, settings.client_file)
-    try:
-        return build_plan(request, broker, tell)
-    finally:
-        broker.close()
+    return tell
 
 
 def _write(path: Path, content: bytes) -> None:

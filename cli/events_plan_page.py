@@ -7,6 +7,7 @@ from html import escape
 from typing import Final
 
 from cli.events_plan_view import COLUMNS, PHANTOM_COLUMNS, partition_row, phantom_rows, summary
+from pitr.events.mirror_plan import MirrorPlan
 from pitr.events.partition import TopicPartition
 from pitr.events.phantoms import PhantomList
 from pitr.events.plan import ReplayPlan
@@ -27,7 +28,9 @@ _HEAD: Final = """<!DOCTYPE html>
 """
 
 
-def render_plan(plan: ReplayPlan, accepted: Sequence[str], faults: Sequence[str]) -> bytes:
+def render_plan(
+    plan: ReplayPlan, accepted: Sequence[str], faults: Sequence[str], mirror: MirrorPlan | None = None
+) -> bytes:
     """Return the page; the same bytes for the same plan."""
     partitions = [(topic, one) for topic in plan.topics for one in topic.partitions]
     gaps = [
@@ -43,7 +46,7 @@ def render_plan(plan: ReplayPlan, accepted: Sequence[str], faults: Sequence[str]
     ]
     parts = [
         _HEAD.format(style=_STYLE),
-        _items("In short", summary(plan)),
+        _items("In short", summary(plan, mirror)),
         _items("Missing", gaps, css="bad"),
         _items("Fences", faults, css="bad"),
         _table("Partitions", COLUMNS, [partition_row(topic, one) for topic, one in partitions]),

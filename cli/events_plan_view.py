@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from cli.errors import UsageRefused
+from cli.mirror_parts import mirror_fields
 from cli.output import Output
 from pitr.events.gaps import Gap, GapsFound
+from pitr.events.mirror_plan import MirrorPlan
 from pitr.events.partition import TopicPartition
 from pitr.events.phantoms import PhantomList
 from pitr.events.plan import PartitionPlan, ReplayPlan, TopicPlan, plan_fields
 from pitr.events.starts import StartReason
+from pitr.recovery import instant_text
 
 COLUMNS = (
     "topic",
@@ -27,6 +30,7 @@ COLUMNS = (
 )
 # More would be no message but a list; the table above is one.
 _GAPS_TOLD_MAX = 5
+_INEXACT_MAX = 20
 _WORDS = {
     StartReason.CURSOR: "the sink's cursor",
     StartReason.GROUP: "the group's offset at fence {fence}",
@@ -41,9 +45,10 @@ _WORDS = {
 Located = tuple[TopicPartition, Gap]
 
 
-def plan_json(plan: ReplayPlan) -> dict[str, object]:
-    """Return the plan for JSON, with its hash."""
-    return {"plan": {**plan_fields(plan), "hash": plan.hash}}
+def plan_json(plan: ReplayPlan, mirror: MirrorPlan | None = None) -> dict[str, object]:
+    """Return the plan for JSON, with its hash, and how exact one over a mirror is."""
+    found: dict[str, object] = {"plan": {**plan_fields(plan), "hash": plan.hash}}
+    return found if mirror is None else {**found, "mirror": mirror_fields(mirror)}
 
 
 def unaccepted(plan: ReplayPlan, accepted: Sequence[str]) -> list[Located]:
@@ -73,7 +78,7 @@ def refuse_gaps(missing: Sequence[Located]) -> None:
     raise GapsFound(
         f"events that a replay needs are missing in {len(names)} partition{'' if len(names) == 1 else 's'}",
         detail="\n".join(gap.told(at) for at, gap in missing[:_GAPS_TOLD_MAX]) + more,
-        hint="read the mirror; or go on without them: "
+        hint="read the mirror with --mirror; or go on without them: "
         + " ".join(f"--accept-gap '{name}'" for name in names[:_GAPS_TOLD_MAX]),
     )
 
@@ -99,7 +104,20 @@ def partition_row(topic: TopicPlan, one: PartitionPlan) -> list[str]:
     ]
 
 
-def summary(plan: ReplayPlan) -> list[str]:
+def mirror_lines(found: MirrorPlan) -> list[str]:
+    """Say how exact a plan over a mirror is, and what was lost with the source."""
+    inexact = [one for one in found.partitions if not one.translation.is_exact]
+    exact = len(found.partitions) - len(inexact)
+    lost = sum(one.unmirrored_max for one in found.tail)
+    until = "nothing says when" if found.until is None else instant_text(found.until)
+    return [
+        f"over the mirror: {exact} of {len(found.partitions)} partitions of the fence translated exactly",
+        *(f"{one.at}: {one.translation.basis}, {one.stopped or 'safe'}" for one in inexact[:_INEXACT_MAX]),
+        f"mirrored until: {until}; up to {lost} offsets before the newest fence are lost with the source",
+    ]
+
+
+def summary(plan: ReplayPlan, mirror: MirrorPlan | None = None) -> list[str]:
     """Return what a plan comes to, in sentences."""
     restored, tally = plan.restored, plan.tally
     asked = "no server was asked" if restored.fork_xid is None else f"below transaction {restored.fork_xid}"
@@ -115,6 +133,8 @@ def summary(plan: ReplayPlan) -> list[str]:
     lossy = [topic.topic for topic in plan.topics if topic.is_lossy]
     if lossy:
         lines.append(f"LOSSY, last values only, for they are compacted: {', '.join(lossy)}")
+    if mirror is not None:
+        lines += mirror_lines(mirror)
     return [*lines, f"hash {plan.hash}"]
 
 
@@ -125,7 +145,7 @@ def phantom_rows(found: PhantomList) -> Iterable[list[str]]:
         yield [str(one.at), str(one.offset), *("-" if word is None else str(word) for word in words)]
 
 
-def show_plan(output: Output, plan: ReplayPlan) -> None:
+def show_plan(output: Output, plan: ReplayPlan, mirror: MirrorPlan | None = None) -> None:
     """Write the plan for people; nothing with ``--json``."""
     if output.is_json:
         return
@@ -143,7 +163,7 @@ def show_plan(output: Output, plan: ReplayPlan) -> None:
         output.line()
         output.table(PHANTOM_COLUMNS, phantom_rows(plan.lost), empty="")
     output.line()
-    for line in summary(plan):
+    for line in summary(plan, mirror):
         output.line(line)
 
 

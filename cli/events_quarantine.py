@@ -9,6 +9,7 @@ import click
 
 from cli.context import common_options, current
 from cli.errors import UsageRefused
+from cli.events_cluster import mirror_option
 
 if TYPE_CHECKING:
     from pitr.postgres.held_events import HeldRow
@@ -83,6 +84,7 @@ def quarantine_list(restored: str, replay_id: str | None, limit: int, released: 
     type=click.Path(path_type=Path),
     help="What is done with each type of event (default: [events.replay] handlers_file).",
 )
+@mirror_option
 @common_options
 def quarantine_release(
     numbers: tuple[int, ...],
@@ -92,14 +94,15 @@ def quarantine_release(
     topic: str | None,
     everything: bool,
     handlers_path: Path | None,
+    mirror: bool,
 ) -> None:
     """Release events: apply them after all, in their keys' order.
 
     NUMBERS are those of `pitr events quarantine list`. An event whose key is at a stand goes only with
     all that were held before it. What still cannot be applied stays.
     """
+    from cli.events_cluster import open_cluster
     from cli.events_sink import events_settings_of, load_handlers, open_sink
-    from cli.kafka_client import open_kafka
     from pitr.events.release import ReleaseChoice, release
     from pitr.postgres.applied_events import ReplaySession
 
@@ -110,23 +113,20 @@ def quarantine_release(
     app = current()
     settings = events_settings_of(app)
     loaded = load_handlers(handlers_path, settings)
-    broker = open_kafka(settings.bootstrap, settings.client_file)
-    try:
-        with (
-            ReplaySession(restored) as session,
-            open_sink(loaded, session, settings, broker, replay_id) as sink,
-        ):
-            done = release(
-                session,
-                sink,
-                loaded.handlers,
-                replay_id,
-                ReleaseChoice(numbers, reason, topic, everything),
-                formats={name: one.format for name, one in settings.flows.items()},
-                calls=loaded.calls,
-            )
-    finally:
-        broker.close()
+    with (
+        open_cluster(settings, is_mirror=mirror) as cluster,
+        ReplaySession(restored) as session,
+        open_sink(loaded, session, cluster, replay_id) as sink,
+    ):
+        done = release(
+            session,
+            sink,
+            loaded.handlers,
+            replay_id,
+            ReleaseChoice(numbers, reason, topic, everything),
+            formats={name: one.format for name, one in settings.flows.items()},
+            calls=loaded.calls,
+        )
     app.output.line(
         f"{done.applied} events were applied, {done.duplicate} had been before, {done.held} are held still"
     )

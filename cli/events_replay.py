@@ -12,9 +12,10 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.events_cluster import mirror_option
 
 if TYPE_CHECKING:
-    from cli.events_settings import EventsSettings
+    from cli.events_cluster import EventsCluster
     from cli.events_sink import LoadedHandlers
     from pitr.events.partition import TopicPartition
     from pitr.events.replay import ReplayProgress, ReplayRequest, ReplayResult
@@ -65,6 +66,7 @@ _SHOWN_ROWS_MAX = 5
     metavar="TOPIC[N]",
     help="Go on without records that are gone; may be repeated.",
 )
+@mirror_option
 @common_options
 def events_replay(
     plan_path: Path,
@@ -75,6 +77,7 @@ def events_replay(
     rate_limit: int | None,
     batch: int | None,
     accepted: tuple[str, ...],
+    mirror: bool,
 ) -> None:
     """Replay what a restore lost, as a plan says, once.
 
@@ -82,6 +85,7 @@ def events_replay(
     interrupted, the same command goes on. Events that cannot be applied are held back with the later ones of
     their key; `pitr events quarantine` shows them.
     """
+    from cli.events_cluster import open_cluster
     from cli.events_sink import check_targets, events_settings_of, load_handlers, read_plan
     from pitr.events.replay import ReplayRequest
 
@@ -97,7 +101,6 @@ def events_replay(
     if plan_hash is not None and _HASH.fullmatch(plan_hash) is None:
         raise UsageRefused("--plan-hash is 64 hexadecimal digits")
     loaded = load_handlers(handlers_path, settings)
-    check_targets(loaded.handlers, (one.topic for one in plan.topics))
     limit = rate_limit or settings.replay.rate_limit
     request = ReplayRequest(
         plan,
@@ -108,14 +111,16 @@ def events_replay(
         accepted_gaps=frozenset(map(read_partition, accepted)),
         calls=loaded.calls,
     )
-    result = run_replay(app, settings, loaded, request, plan_hash or plan.hash, restored)
+    with open_cluster(settings, is_mirror=mirror) as cluster:
+        check_targets(loaded.handlers, (one.topic for one in plan.topics), cluster)
+        result = run_replay(app, cluster, loaded, request, plan_hash or plan.hash, restored)
     show_result(app, request, result)
     app.output.finish(result_fields(request, result))
 
 
 def run_replay(
     app: App,
-    settings: EventsSettings,
+    cluster: EventsCluster,
     loaded: LoadedHandlers,
     request: ReplayRequest,
     plan_hash: str,
@@ -123,30 +128,23 @@ def run_replay(
 ) -> ReplayResult:
     """Carry a replay out, and show how far it is.  Raises what ``Replay.run`` does, and PlanRefused."""
     from cli.events_sink import open_sink
-    from cli.kafka_client import open_kafka
     from cli.progress import ProgressReport
     from pitr.events.replay import Ports, Replay, check_plan, statuses_of
     from pitr.postgres.applied_events import ReplaySession
 
-    broker = open_kafka(settings.bootstrap, settings.client_file)
     begun = time.monotonic()
-    try:
-        with (
-            ReplaySession(restored) as session,
-            ProgressReport(app.output, unit="events") as report,
-        ):
-            check_plan(request.plan, plan_hash, session, broker)
+    with (
+        ReplaySession(restored) as session,
+        ProgressReport(app.output, unit="events") as report,
+    ):
+        check_plan(request.plan, plan_hash, session, cluster.broker)
 
-            def tell(progress: ReplayProgress) -> None:
-                report.update(f"replay {progress.topic}", progress.read, progress.total)
+        def tell(progress: ReplayProgress) -> None:
+            report.update(f"replay {progress.topic}", progress.read, progress.total)
 
-            ports = Ports(broker, statuses_of(session), time.monotonic, time.sleep, tell)
-            with open_sink(
-                loaded, session, settings, broker, request.replay_id, is_dry_run=request.is_dry_run
-            ) as sink:
-                result = Replay(request, ports, session, sink).run()
-    finally:
-        broker.close()
+        ports = Ports(cluster.broker, statuses_of(session), time.monotonic, time.sleep, tell)
+        with open_sink(loaded, session, cluster, request.replay_id, is_dry_run=request.is_dry_run) as sink:
+            result = Replay(request, ports, session, sink).run()
     app.output.note(f"{result.total('read'):,} events read in {time.monotonic() - begun:.1f} s")
     return result
 

@@ -9,6 +9,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.events_cluster import mirror_option
 
 if TYPE_CHECKING:
     from pitr.events.reset_groups import GroupMove
@@ -24,16 +25,19 @@ if TYPE_CHECKING:
 )
 @click.option("--plan-hash", metavar="SHA256", help="The plan's hash, from whoever read it.")
 @click.option("--group", "groups", multiple=True, metavar="NAME", help="This group only; may be repeated.")
+@mirror_option
 @common_options
-def events_reset_groups(plan_path: Path, plan_hash: str | None, groups: tuple[str, ...]) -> None:
+def events_reset_groups(
+    plan_path: Path, plan_hash: str | None, groups: tuple[str, ...], mirror: bool
+) -> None:
     """Move consumer groups back to where replay starts.
 
     Shows where each group stands and where it goes, and moves it with --yes, or after asking. A group with
     members is refused: stop them first. Not for topics that `pitr events replay` itself replays into the
     database: their sinks would apply the same events again.
     """
+    from cli.events_cluster import open_cluster
     from cli.events_sink import events_settings_of, read_plan
-    from cli.kafka_client import open_kafka
     from pitr.events.refusals import PlanRefused
     from pitr.events.reset_groups import move_groups, moves_of
 
@@ -45,12 +49,13 @@ def events_reset_groups(plan_path: Path, plan_hash: str | None, groups: tuple[st
     unknown = set(groups) - {one.group for one in plan.groups}
     if unknown:
         raise UsageRefused(f"the plan moves no group {min(unknown)!r}")
-    broker = open_kafka(settings.bootstrap, settings.client_file)
-    try:
-        if (cluster := broker.cluster_id()) != plan.cluster_id:
+    with open_cluster(settings, is_mirror=mirror) as cluster:
+        broker = cluster.broker
+        if (found := broker.cluster_id()) != plan.cluster_id:
             raise PlanRefused(
                 "the plan is for another Kafka cluster",
-                detail=f"the plan's is {plan.cluster_id}, this is {cluster}",
+                detail=f"the plan's is {plan.cluster_id}, this is {found}",
+                hint="a plan that was made with --mirror needs it here, too",
             )
         moves = moves_of(plan, broker, groups)
         _show(app, moves)
@@ -67,8 +72,6 @@ def events_reset_groups(plan_path: Path, plan_hash: str | None, groups: tuple[st
             if _is_wanted(app, plan.hash, plan_hash):
                 moved = move_groups(wanted, broker)
                 app.output.line(f"{moved} offsets were moved")
-    finally:
-        broker.close()
     app.output.finish({"moves": [_fields(one) for one in moves], "moved": moved})
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from cli.context import App
 from cli.errors import UsageRefused
+from cli.events_cluster import EventsCluster
 from cli.events_settings import EventsSettings
 from pitr.errors import MalformedValue, NotInitialised
 
 if TYPE_CHECKING:
-    from pitr.events.broker import Broker
     from pitr.events.handlers import Handlers
     from pitr.events.plan import ReplayPlan
     from pitr.events.replay_apply import Sink
@@ -67,8 +67,11 @@ def read_plan(path: Path) -> ReplayPlan:
     return decode_plan(content)
 
 
-def check_targets(handlers: Handlers, topics: Iterable[str]) -> None:
-    """Refuse a topic that would be replayed to itself, before anything is done.  Raises UsageRefused."""
+def check_targets(handlers: Handlers, topics: Iterable[str], cluster: EventsCluster) -> None:
+    """Refuse a topic that would be replayed to itself, before anything is done.  Raises UsageRefused.
+
+    Of a mirror that is its copy, which the events are read from.
+    """
     from pitr.events.handlers import SinkKind
     from pitr.events.sink_topic import target_of
 
@@ -76,7 +79,8 @@ def check_targets(handlers: Handlers, topics: Iterable[str]) -> None:
         return
     for topic in topics:
         try:
-            target_of(handlers.target or "", topic)
+            if target_of(handlers.target or "", topic) == (own := cluster.own_name(topic)):
+                raise MalformedValue(f"events of {own} cannot be replayed to {own} itself")
         except MalformedValue as error:
             raise UsageRefused(
                 error.message, hint='[sink] topic = "{topic}.replayed" in the handlers file'
@@ -87,8 +91,7 @@ def check_targets(handlers: Handlers, topics: Iterable[str]) -> None:
 def open_sink(
     loaded: LoadedHandlers,
     session: ReplaySession,
-    settings: EventsSettings,
-    broker: Broker,
+    cluster: EventsCluster,
     replay_id: str,
     *,
     is_dry_run: bool = False,
@@ -109,8 +112,7 @@ def open_sink(
         context = ReplayContext(replay_id, is_dry_run, session.connection)
         sink = CallableSink(session, loaded.function, handlers.target or "", context)
     else:
-        from cli.kafka_client import kafka_settings
-        from pitr.events.kafka_producer import RECORD_BYTES_MAX, KafkaProducer
+        from pitr.events.kafka_producer import RECORD_BYTES_MAX
         from pitr.events.sink_topic import EventProducer, NoProducer, TopicSink
 
         producer: EventProducer
@@ -119,11 +121,9 @@ def open_sink(
         else:
             # A second one would end the first one's transactions: so the lock comes first.
             session.lock()
-            producer = KafkaProducer(
-                kafka_settings(settings.bootstrap, settings.client_file), replay_id, broker
-            )
+            producer = cluster.producer(replay_id)
         sink = TopicSink(
-            producer, handlers.target or "", broker.cluster_id(), replay_id, is_dry_run=is_dry_run
+            producer, handlers.target or "", cluster.own.cluster_id(), replay_id, is_dry_run=is_dry_run
         )
     try:
         yield sink

@@ -167,6 +167,7 @@ def _run(
             if left.run_id.startswith(RUN_PREFIX):
                 left.place.wipe()
                 app.output.warn(f"search {left.run_id} was killed; what it had restored was wiped")
+        root.drop_locks()
         run_id = RUN_PREFIX + uuid7(now, os.urandom(10))
         with open_source(app, source) as reader, root.place(run_id, now) as place:
             try:

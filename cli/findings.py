@@ -13,12 +13,12 @@ _COLOURS = {Severity.OK: "32", Severity.WARN: "33", Severity.FAIL: "1;31"}
 def show_findings(output: Output, findings: Sequence[Finding]) -> None:
     """Write the findings in the order in which they were found."""
     width = max((len(finding.id) for finding in findings), default=0)
-    is_coloured = output.is_coloured(output.stdout)
     for finding in findings:
-        word = finding.severity.name.ljust(4)
-        if is_coloured:
-            word = f"\x1b[{_COLOURS[finding.severity]}m{word}\x1b[0m"
-        output.line(f"{word}  {finding.id.ljust(width)}  {finding.subject}: {finding.message}")
+        output.line(
+            f"  {finding.id.ljust(width)}  {finding.subject}: {finding.message}",
+            head=finding.severity.name.ljust(4),
+            color=_COLOURS[finding.severity],
+        )
         if finding.hint is not None:
             output.line(f"      next: {finding.hint}")
 

@@ -33,7 +33,6 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
     from pitr.postgres.paused_replay import paused_replay
     from pitr.postgres.scratch_session import ScratchSession, databases_of
     from verifiers.fingerprint import Fingerprint, put_fingerprint
-    from verifiers.scratch import SLOTS
     from verifiers.table_digests import cluster_digests
 
     app = current()
@@ -46,7 +45,7 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
         return ScratchSession(standby, superuser=None, database=database, timeout_s=float(timeout_s))
 
     # The key and the regions first: a standby is not held up for what cannot be kept.
-    with open_log(settings, config, SLOTS + 1) as opened:
+    with open_log(settings, config) as opened:
         begun_at = datetime.now(UTC)
         with paused_replay(standby) as at:
             names = databases_of(standby, superuser=None, timeout_s=60.0)

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cli.errors import ConfigRefused
 from cli.kafka_client import open_kafka
-from pitr.errors import NotInitialised
+from cli.reading import Source, choose_archive, open_source
+from pitr.errors import KeyMissing, NotInitialised
 from pitr.events.broker import BrokerRefused
 from pitr.events.mirror_names import MirrorNames, ReplicationPolicy
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
+    from cli.context import App
     from cli.events_settings import EventsSettings, MirrorSettings
     from cli.mirror_keeper import MirrorKeeper
     from pitr.datakeys import HostKeys
     from pitr.events.fence import Fence
     from pitr.events.mirror_plan import MirrorPlan
-    from pitr.events.partition import TopicPartition
-    from pitr.events.plan_build import PlanRequest
     from pitr.events.sync_pairs import PairSource
     from pitr.layout import ArchiveId
     from pitr.pipeline.sign import Signer
     from pitr.repository import Repository
-    from pitr.wal_reader import DataKeySource
 
 PAIRS_NAME: Final = "mirror-pairs.sqlite"
 
@@ -41,20 +41,35 @@ def mirror_names(settings: MirrorSettings) -> MirrorNames:
     )
 
 
-def open_pairs(
-    settings: MirrorSettings, state_dir: Path, repository: Repository, archive: ArchiveId, keys: DataKeySource
-) -> PairSource:
-    """Return the pairs of the daemon on this host, else those in the store: the host may be gone.
+@contextmanager
+def open_pairs(app: App, settings: MirrorSettings, source: Source, faults: list[str]) -> Iterator[PairSource]:
+    """Yield the pairs of the daemon on this host, else those in the store: the host may be gone.
 
-    Raises NotInitialised, BookFailed, NotAuthentic, KeyMissing, StoreError.
+    ``faults`` gets what is wrong with the store's.  Raises BookFailed, NotAuthentic, KeyMissing, StoreError.
     """
+    from pitr.datakeys import DataKeys
     from pitr.events.sync_book import SyncBook
     from pitr.events.sync_store import SyncReader
 
-    path = state_dir / PAIRS_NAME
+    path = app.settings().daemon.state_dir / PAIRS_NAME
     if path.exists():
-        return SyncBook(path, is_read_only=True)
-    return SyncReader(repository, archive).read(settings.source_alias, keys)
+        book = SyncBook(path, is_read_only=True)
+        try:
+            yield book
+        finally:
+            book.close()
+        return
+    with open_source(app, source) as reader:
+        if reader.identity is None:
+            raise KeyMissing(
+                "the mirror's pairs of offsets are sealed: only an identity opens them",
+                hint="give it with --identity FILE, or ask on the daemon's host",
+            )
+        keys = DataKeys(reader.repository, reader.identity.identity)
+        archive = choose_archive(reader.repository, source.archive)
+        found = SyncReader(reader.repository, archive).read(settings.source_alias, keys)
+    faults.extend(found.faults)
+    yield found
 
 
 def mirror_keeper(
@@ -91,22 +106,6 @@ def mirror_keeper(
         settings.store_every_s,
         log,
     )
-
-
-def plan_over_mirror(
-    request: PlanRequest,
-    settings: MirrorSettings,
-    pairs: PairSource,
-    told: Callable[[TopicPartition, int], None] = lambda _at, _count: None,
-) -> MirrorPlan:
-    """Return the plan of ``--mirror``.  Raises as ``build_mirror_plan``, ConfigRefused, NotInitialised."""
-    from pitr.events.mirror_plan import build_mirror_plan
-
-    target = open_kafka(settings.bootstrap, settings.client_file)
-    try:
-        return build_mirror_plan(request, target, mirror_names(settings), pairs, told)
-    finally:
-        target.close()
 
 
 def mirror_fields(found: MirrorPlan) -> Mapping[str, object]:

@@ -1,4 +1,4 @@
-"""Output: results to standard output, everything else to standard error.
+"""Output: results to standard output, everything else to standard error; what a terminal obeys is neither.
 
 With ``--json`` standard output gets exactly one object, also when the command fails:
 ``{"schema": "pitr/1", "command", "ok", "data", "warnings", "error"}``.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
 from cli.errors import Failure
+from verifiers.plain_text import plain_line, plain_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,10 +36,15 @@ class Output:
     stderr: TextIO = field(default_factory=lambda: sys.stderr)
     warnings: list[str] = field(default_factory=list)
 
-    def line(self, text: str = "") -> None:
-        """Write one line of the result; nothing with ``--json``."""
+    def line(self, text: str = "", *, head: str = "", color: str = "") -> None:
+        """Write one line of the result; nothing with ``--json``.
+
+        ``head`` stands before it, in a colour (ECMA-48, SGR) where colour may be written.
+        """
         if not self.is_json:
-            self.stdout.write(text + "\n")
+            if head and self.is_coloured(self.stdout):
+                head = f"\x1b[{color}m{head}\x1b[0m"
+            self.stdout.write(head + plain_text(text) + "\n")
 
     def flush(self) -> None:
         """See that what was written reaches its reader, even if this process is killed next."""
@@ -47,21 +53,21 @@ class Output:
     def note(self, text: str) -> None:
         """Tell what is going on, on standard error; nothing when quiet."""
         if not self.is_quiet:
-            self.stderr.write(text + "\n")
+            self.stderr.write(plain_text(text) + "\n")
             self.stderr.flush()
 
     def warn(self, text: str) -> None:
         """Say and keep a warning; the result repeats it."""
         if len(self.warnings) < WARNINGS_MAX:
             self.warnings.append(text)
-        self.stderr.write(f"warning: {text}\n")
+        self.stderr.write(f"warning: {plain_text(text)}\n")
         self.stderr.flush()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
         """Write rows under headings, in plain columns that other programs can cut."""
         if self.is_json:
             return
-        lines = [list(row) for row in rows]
+        lines = [[plain_line(cell) for cell in row] for row in rows]
         if not lines:
             self.line(empty)
             return
@@ -78,7 +84,7 @@ class Output:
         """End a command that failed: three lines on standard error, the object with ``--json``."""
         self._write_json(ok=False, result=result or {}, failure=failure)
         self.stdout.flush()
-        first, *rest = failure.lines()
+        first, *rest = map(plain_text, failure.lines())
         head, colon, text = first.partition(": ")
         marked = f"\x1b[1;31m{head}\x1b[0m" if self.is_coloured(self.stderr) else head
         self.stderr.write("\n".join([marked + colon + text, *rest]) + "\n")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from cli.context import App
 from cli.errors import ChecksFailed
 from cli.events_asking import Choice, of_reader
+from cli.events_cluster import open_cluster
 from cli.events_plan_view import refuse_gaps, show_plan, unaccepted
 from cli.events_replay import read_partition, run_replay, show_result
 from cli.events_settings import EventsSettings
@@ -73,7 +74,8 @@ class RestoreReplay:
         """Check all that can be checked before the first byte.  Raises NotInitialised, ConfigRefused, …"""
         settings = events_settings_of(app)
         loaded = load_handlers(chosen["handlers"], settings)
-        check_targets(loaded.handlers, settings.flows)
+        with open_cluster(settings, is_mirror=False) as cluster:
+            check_targets(loaded.handlers, settings.flows, cluster)
         into = into.absolute()
         names = tuple(sorted(set(chosen["accepted"])))
         return cls(
@@ -210,7 +212,8 @@ class RestoreReplay:
         self._write(made.at(ReplayState.REPLAYING))
         dsn = self._dsn(instance)
         with _reached(f"the cluster runs on its private socket, and part of the plan is replayed: {dsn}"):
-            result = run_replay(self.app, self.settings, self.loaded, request, plan.hash, dsn)
+            with open_cluster(self.settings, is_mirror=False) as cluster:
+                result = run_replay(self.app, cluster, self.loaded, request, plan.hash, dsn)
             show_result(self.app, request, result)
             rows = reconcile(plan, _replayed(dsn, request.replay_id))
         wrong = unreconciled(rows, self.accepted)

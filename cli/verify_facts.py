@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cli.context import App
 from cli.errors import UsageRefused
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from pitr.restore_plan import RestorePlan
     from verifiers.audit_log import Logged
 
+# No run takes as long, and an intent without an outcome must not stay in the log for ever.
+_ELSEWHERE_MAX: Final = timedelta(days=7)
 _MISSED_WORDS = {
     EntryKind.VERIFICATION_MISSED: "nobody verified when it was due",
     EntryKind.DRILL_MISSED: "nobody drilled when it was due",
@@ -74,17 +76,33 @@ class Occasion:
 # -- the log
 
 
+def begun_in(root: ScratchRoot) -> dict[str, object]:
+    """Return what an intent says of where its run is, by which its own scratch folder's next run knows it."""
+    return {"host": socket.gethostname(), "scratch": os.path.realpath(root.path)}
+
+
 def settle_killed(app: App, root: ScratchRoot, opened: OpenedLog) -> None:
-    """Wipe what killed runs left, and log of each that it came to nothing."""
+    """Wipe what killed runs left here, and log of each that it came to nothing.
+
+    What another host or folder has begun may go on there, unseen; it is given up after a week without a word.
+    """
     left = root.abandoned()
     for one in left:
         one.place.wipe()
         app.output.warn(f"run {one.run_id} was killed; what it had restored was wiped")
     wiped = {one.run_id for one in left}
+    now, here = datetime.now(UTC), begun_in(root)
     for intent in opened.log.open_intents():
-        if not root.is_held(intent.run_id):
+        host, scratch = intent.text("host"), intent.text("scratch")
+        if host is not None and {"host": host, "scratch": scratch} != here:
+            if now - intent.at > _ELSEWHERE_MAX:
+                days = (now - intent.at).days
+                why = f"the run was begun on {host} in {scratch}, and nothing was heard of it for {days} days"
+                close_run(opened.log, intent, why, now)
+        elif not root.is_held(intent.run_id):
             said = "its scratch place was wiped" if intent.run_id in wiped else "nothing of it was left here"
-            close_run(opened.log, intent, f"the run was killed; {said}", datetime.now(UTC))
+            close_run(opened.log, intent, f"the run was killed; {said}", now)
+    root.drop_locks()
 
 
 def give_up(opened: OpenedLog, place: ScratchPlace, intent: LogEntry, cause: BaseException) -> None:

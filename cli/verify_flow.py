@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cli.context import App
 from cli.errors import UsageRefused
@@ -25,6 +25,7 @@ from cli.verify_consolidate import consolidate_proved
 from cli.verify_events import events_look
 from cli.verify_facts import (
     Occasion,
+    begun_in,
     care_of,
     export,
     find_retests,
@@ -39,11 +40,11 @@ from cli.verify_facts import (
 from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import open_reader
-from pitr.errors import NotInitialised, TargetRefused
+from pitr.errors import NotInitialised
 from pitr.recovery import RecoveryTarget
-from verifiers.checks_source import Comparison
+from verifiers.checks_source import choose_comparison
 from verifiers.findings import Retest
-from verifiers.fingerprint import get_fingerprint, next_fingerprint
+from verifiers.fingerprint import get_fingerprint, next_fingerprints
 from verifiers.log_entry import EntryKind
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
@@ -57,8 +58,13 @@ if TYPE_CHECKING:
     from cli.planning import Looked
     from cli.wiring import Reader
     from pitr.restore_plan import RestorePlan
+    from pitr.wal.lsn import LSN
     from verifiers.audit_log import Logged
+    from verifiers.fingerprint import Fingerprint
     from verifiers.statement import SignedStatement
+
+# How many are tried; each costs a plan.
+_FINGERPRINTS_MAX: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ class VerifyFlow:
         """
         root = ScratchRoot(self._config.scratch_dir)
         root.prepare()
-        with root.slot() as slot, open_log(self._settings, self._config, slot) as opened:
+        with root.slot(), open_log(self._settings, self._config) as opened:
             settle_killed(self._app, root, opened)
             return self._verify(root, opened)
 
@@ -142,15 +148,18 @@ class VerifyFlow:
             intent = opened.log.intend(
                 chosen.kind,
                 run_id,
-                intent_facts(
-                    system_identifier=archive.system_identifier,
-                    region=region,
-                    without_region=choices.without_region,
-                    scheduled_at=chosen.scheduled_at,
-                    target=chosen.logged_target,
-                    sampling=chosen.sampling,
-                    stretches=chosen.stretches,
-                ),
+                {
+                    **intent_facts(
+                        system_identifier=archive.system_identifier,
+                        region=region,
+                        without_region=choices.without_region,
+                        scheduled_at=chosen.scheduled_at,
+                        target=chosen.logged_target,
+                        sampling=chosen.sampling,
+                        stretches=chosen.stretches,
+                    ),
+                    **begun_in(root),
+                },
                 datetime.now(UTC),
             )
             # What was announced begins after it, whatever this host's clock does.
@@ -218,21 +227,26 @@ class VerifyFlow:
     def _with_comparison(
         self, request: VerifyRequest, reader: Reader, source: Source, looked: Looked, opened: OpenedLog
     ) -> VerifyRequest:
-        """Add the next fingerprint after the target, if a way leads there from the same backup."""
+        """Add the next fingerprint after the target that a way leads to from the same backup."""
         plan, log = request.plan, opened.log
         system, public = plan.archive.system_identifier, log.signer.public
         if plan.stop is None:
             return request
-        lsn = next_fingerprint(reader.store, public, system, plan.stop.replay_end)
-        if lsn is None:
-            return request
-        fingerprint = get_fingerprint(reader.store, public, log.repository_id, system, lsn)
-        target = RecoveryTarget("lsn", lsn=lsn, is_inclusive=False, timeline=plan.timeline)
-        try:
-            onward = plan_from(looked, reader, source, target, self._app.output, backup_id=plan.backup.backup)
-        except TargetRefused as cause:
-            return replace(request, why_no_comparison=f"no way leads to the fingerprint at {lsn}: {cause}")
-        return replace(request, comparison=Comparison(fingerprint, onward))
+        lsns = next_fingerprints(
+            reader.store, public, system, plan.stop.replay_end, count_max=_FINGERPRINTS_MAX
+        )
+
+        def read(lsn: LSN) -> Fingerprint:
+            return get_fingerprint(reader.store, public, log.repository_id, system, lsn)
+
+        def lead(lsn: LSN) -> RestorePlan:
+            target = RecoveryTarget("lsn", lsn=lsn, is_inclusive=False, timeline=plan.timeline)
+            return plan_from(looked, reader, source, target, self._app.output, backup_id=plan.backup.backup)
+
+        found = choose_comparison(lsns, read, lead)
+        if isinstance(found, str):
+            return replace(request, why_no_comparison=found)
+        return replace(request, comparison=found)
 
     def _occasion(self, chosen: Chosen, retests: tuple[Retest, ...]) -> Occasion:
         config, choices = self._config, self._choices

@@ -6,7 +6,8 @@ import json
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -53,11 +54,20 @@ class _Planned:
 
 
 class VerifyKeeper:
-    """Runs each when it is due, one after the other.  Its methods may be called from any thread."""
+    """Runs each when it is due, one after the other.  Its methods may be called from any thread.
 
-    def __init__(self, settings: Settings, log: FilteringBoundLogger) -> None:
+    ``command``: the words that start this program.
+    """
+
+    def __init__(
+        self, settings: Settings, log: FilteringBoundLogger, *, command: Sequence[str] | None = None
+    ) -> None:
         self._settings = settings
         self._log = log
+        self._command = own_command() if command is None else tuple(command)
+        # The timetable has a thread for each task: two at once would share disk and time, and so measure
+        # each other.
+        self._turn = threading.Lock()
         self._last: dict[str, datetime | None] = {}
         self._planned = _planned(settings)
 
@@ -70,7 +80,8 @@ class VerifyKeeper:
             Task(
                 one.name,
                 one.every_s,
-                config.deadline_s + _END_S,
+                # Each may have to wait for all the others; its own time is kept below.
+                (config.deadline_s + _END_S) * (len(self._planned) + 1),
                 partial(self._run, one),
                 partial(self._last.get, one.name),
                 retry_first_s=_RETRY_FIRST_S,
@@ -97,7 +108,18 @@ class VerifyKeeper:
             self._log.warning("the log of verifications cannot be read", reason=str(error))
 
     def _run(self, planned: _Planned, cancel: threading.Event) -> None:
-        """Run it in a process of its own.  Raises PitrError if it came to no verdict."""
+        """Run it, when nothing else does, in a process of its own.  Raises PitrError without a verdict."""
+        while not self._turn.acquire(timeout=_POLL_S):
+            if cancel.is_set():
+                raise PitrError(f"{_named(planned)} was cancelled while another one ran")
+        try:
+            self._run_now(planned, cancel)
+        finally:
+            self._turn.release()
+
+    def _run_now(self, planned: _Planned, cancel: threading.Event) -> None:
+        config = self._settings.verify
+        assert config is not None, "it is planned"
         words = [
             "-c",
             str(self._settings.path),
@@ -109,10 +131,11 @@ class VerifyKeeper:
         ]
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
-                [*own_command(), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=said
+                [*self._command, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=said
             )
+            deadline = time.monotonic() + config.deadline_s + _END_S
             try:
-                while process.poll() is None and not cancel.wait(_POLL_S):
+                while process.poll() is None and time.monotonic() < deadline and not cancel.wait(_POLL_S):
                     pass
             finally:
                 _end(process)
@@ -123,8 +146,7 @@ class VerifyKeeper:
         data, error = answer.get("data") or {}, answer.get("error") or {}
         if exit_code not in _JUDGED or (data.get("verdict") is None and not data.get("is_not_due")):
             text = "; ".join(filter(None, (error.get("message"), error.get("why"))))
-            what = "the verification" if planned.drill is None else f"the drill {planned.drill}"
-            raise PitrError(f"{what} came to no verdict: {text or f'exit code {exit_code}'}")
+            raise PitrError(f"{_named(planned)} came to no verdict: {text or f'exit code {exit_code}'}")
         if data.get("is_not_due"):
             return
         facts = {
@@ -148,6 +170,10 @@ class VerifyKeeper:
             self._log.warning("a restore was verified, and the proof is not complete", **facts)
         else:
             self._log.info("a restore was verified", **facts)
+
+
+def _named(planned: _Planned) -> str:
+    return "the verification" if planned.drill is None else f"the drill {planned.drill}"
 
 
 def _planned(settings: Settings) -> tuple[_Planned, ...]:

@@ -25,6 +25,8 @@ from pitr.pipeline.keys import IdentityFile, Recipient
 from pitr.pipeline.sign import Signer, Verifier
 from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import Repository
+from storage.observed import RequestCount, observed_store
+from storage.regions import Region
 
 if TYPE_CHECKING:
     from pitr.postgres.address import ConfiguredAddress, ServerAddress
@@ -170,11 +172,13 @@ def open_reader(
     region: str | None = None,
     first: str | None = None,
     without: str | None = None,
+    counts: dict[str, RequestCount] | None = None,
 ) -> Iterator[Reader]:
     """Open the repository from the configuration, or from URLs and an identity alone.
 
     ``region`` restricts a configured repository to one region, ``without`` leaves one out, and ``first`` is
-    read before the others.  Raises NotInitialised, KeyMissing.
+    read before the others.  ``counts`` gets by name how many requests each region that is opened was sent.
+    Raises NotInitialised, KeyMissing.
     """
     identity = read_identity(identity_path) if identity_path is not None else None
     for named in filter(None, (first, without)):
@@ -193,8 +197,14 @@ def open_reader(
         )
     quorum = settings.write_quorum if settings is not None and not urls else None
     is_whole = quorum is not None and len(regions) == quorum.regions
+    opened = open_regions(regions)
+    if counts is not None:
+        opened = tuple(
+            Region(one.name, observed_store(one.store, counts.setdefault(one.name, RequestCount())))
+            for one in opened
+        )
     store = open_reading(
-        open_regions(regions),
+        opened,
         len(regions) if quorum is None else min(quorum.acknowledged_by, len(regions)),
         # What is only a part of the regions is listed as far as it answers; the plan says what that is worth.
         answers_min=None if is_whole else 1,

@@ -98,7 +98,7 @@ _VERSIONED_SETTINGS: Final = {
 # Promotion without it throws the times of all commits away (src/backend/access/transam/commit_ts.c).
 _KEPT_SETTINGS: Final = ("track_commit_timestamp",)
 _CONFIG_TEXT: Final = "# Private configuration of a restore.  The cluster's own is in its data directory.\n"
-# Timelines are asked for over the replication protocol, and "all" does not stand for it.
+# Replication: a plan of replay asks for the timelines by its protocol.
 _HBA_TEXT: Final = (
     "# The socket's folder is closed to everybody else.\nlocal all all trust\nlocal replication all trust\n"
 )

@@ -20,7 +20,10 @@ def interrupted_aim(target: Path, *, replaces: bool) -> Aim | None:
     None: there is none, or it does not say.  Raises RestoreRefused for a place that cannot be restored into.
     """
     check_path(target)
-    found = WorkDirectory.of(target).read()
+    try:
+        found = WorkDirectory.of(target).read()
+    except RestoreRefused:
+        return None  # not a restore's: whoever looks at the place before it is written to says so
     if found is None or found.phase in _OVER or _begins_anew(found, target, replaces=replaces):
         return None
     return found.aim

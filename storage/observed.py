@@ -1,16 +1,18 @@
-"""ObservedStore: tells an observer of every call's kind, size, time and error.  For metrics."""
+"""ObservedStore: tells an observer of every call's kind, size, time and error.  For metrics, and counts."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from storage.locks import Locking, ObjectLock
 from storage.store import CopyCheck, ObjectInfo, ObjectStore, StoreError
 
-Operation = Literal["put", "get", "get_range", "list", "delete"]
+Operation = Literal["put", "get", "get_range", "list", "delete", "lock"]
 
 
 class StoreObserver(Protocol):
@@ -24,6 +26,28 @@ class StoreObserver(Protocol):
         ``size_bytes`` were put or read, 0 after an error; a listing counts its lines, and its
         time is that of the store alone, without its consumer's.
         """
+
+
+class RequestCount:
+    """An observer that counts the calls, those that failed as well.  Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+
+    def observed(
+        self, operation: Operation, size_bytes: int, elapsed_s: float, error: StoreError | None
+    ) -> None:
+        """See ``StoreObserver``."""
+        del operation, size_bytes, elapsed_s, error
+        with self._lock:
+            self._calls += 1
+
+    @property
+    def calls(self) -> int:
+        """How many there were."""
+        with self._lock:
+            return self._calls
 
 
 @dataclass(slots=True)
@@ -102,3 +126,23 @@ class ObservedStore:
             raise
         finally:
             self._observer.observed(operation, call.size_bytes, self._clock() - started, failure)
+
+
+class _ObservedLocking(ObservedStore):
+    """The same around a store that can tell of locks: callers ask a store whether it can."""
+
+    def __init__(self, inner: ObjectStore, locking: Locking, observer: StoreObserver) -> None:
+        super().__init__(inner, observer)
+        self._locking = locking
+
+    def lock_of(self, key: str) -> ObjectLock | None:
+        """See ``Locking.lock_of``."""
+        with self._observed("lock"):
+            return self._locking.lock_of(key)
+
+
+def observed_store(store: ObjectStore, observer: StoreObserver) -> ObservedStore:
+    """Return a store observed that can do all that it can."""
+    if isinstance(store, Locking):
+        return _ObservedLocking(store, store, observer)
+    return ObservedStore(store, observer)

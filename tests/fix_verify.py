@@ -15,7 +15,9 @@ from pitr.catalogue.records import HeadRecord
 from pitr.quorum import WriteQuorum
 from pitr.recovery import RecoveryTarget
 from verifiers.check import CheckResult
+from verifiers.run_ids import uuid7
 from verifiers.scratch import ScratchRoot
+from verifiers.verify_report import Policy, ReportFacts, Sampling, Scope
 from verifiers.verify_run import verify
 from verifiers.verify_values import Verified, VerifyRequest
 
@@ -51,6 +53,36 @@ def run_verification(
             product_version="test",
         )
         return verify(replace(request, **options), begun=begun, cancel=cancel)
+
+
+def facts_of(history: History) -> ReportFacts:
+    """Return what a report on the newest moment says beside what a run of it found."""
+    at, digest = datetime.now(UTC), "0" * 64
+    return ReportFacts(
+        report_id=uuid7(at, bytes(10)),
+        report_type="weekly_verification",
+        created_at=at,
+        started_at=at,
+        scheduled_at=None,
+        started_by="a test",
+        reason="asked for",
+        scope=Scope("St. Elsewhere", "clinic"),
+        policy=Policy("verify/clinic", digest, None, None, 60_000, None),
+        sampling=Sampling("latest"),
+        plan=history.restores.plan(RecoveryTarget("latest")),
+        zone="UTC",
+        region="eu",
+        regions=["eu"],
+        host="host",
+        environment_id="scratch of host",
+        writer=history.archiver.house.signer.public,
+        product_version="test",
+        config_sha256=digest,
+        pg_binaries_sha256=None,
+        verifier_name="pitr on host",
+        recoverability=(),
+        archive_age_ms=1000,
+    )
 
 
 def put_head(history: History, quorum: WriteQuorum | None = None) -> None:

@@ -108,7 +108,7 @@ class AuditLog:
             return self.append(kind, run_id, facts, at)
 
     def abandon(self, intent: LogEntry, reason: str, at: datetime) -> Logged:
-        """Log that an intended run came to no report.  Raises as ``append``."""
+        """Log that an intended run came to no report; nothing if it has an outcome.  Raises as ``append``."""
         ended = INTENTS[EntryKind(intent.kind)]
         facts = {
             "outcome": ABANDONED,
@@ -117,6 +117,17 @@ class AuditLog:
             "system_identifier": intent.text("system_identifier"),
         }
         return self.append(ended, intent.run_id, facts, at)
+
+    def refuse_ended(self, intent: LogEntry) -> None:
+        """Raise PitrError if the run has an outcome: a second one would be a lie, whichever it is."""
+        kind = INTENTS[EntryKind(intent.kind)]
+        for entry in self.entries():
+            if (entry.kind, entry.run_id) == (kind, intent.run_id):
+                raise PitrError(
+                    f"run {intent.run_id} was given up while it went on: it gets no report",
+                    detail=f"log entry {entry.sequence} says: {entry.text('reason')}",
+                    hint="run it again; let one machine alone verify with this key",
+                )
 
     def open_intents(self) -> list[LogEntry]:
         """Return the intents that nothing was said of since; a killed run left them, or it still goes on."""
@@ -133,6 +144,9 @@ class AuditLog:
         entries = self._loaded()
         for made in entries:
             if _same(made, kind, run_id, facts):
+                return self._around(made)
+            # Its own run may have ended it since this one looked.
+            if facts.get("outcome") == ABANDONED and (made.kind, made.run_id) == (kind, run_id):
                 return self._around(made)
         if not entries and kind is not EntryKind.KEY_EVENT:
             # A log begins with the key that keeps it.

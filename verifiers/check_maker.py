@@ -13,8 +13,10 @@ from pitr.errors import PitrError
 from storage.store import StoreError
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_table import CHECKS, DRILL_CHECKS, CheckSpec
+from verifiers.plain_text import REPLACED_BY, plain_line, plain_text
 
 TEXT_CHARS_MAX: Final = 2000
+NAME_CHARS_MAX: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,14 @@ def sha256_text(text: str) -> str:
 
 def clean(text: str) -> str:
     """Return text as a report may have it: without control characters, and bounded."""
-    kept = "".join(sign if sign >= " " or sign in "\t\n" else "?" for sign in text if sign != "\x7f")
-    kept = kept.encode("utf-8", "replace").decode("utf-8")
-    return kept if len(kept) <= TEXT_CHARS_MAX else kept[: TEXT_CHARS_MAX - 1] + "…"
+    return _bounded(plain_text(text), TEXT_CHARS_MAX)
+
+
+def clean_name(text: str) -> str:
+    """Return a name that somebody gave as a report may have it: in one line, without tabs, and bounded."""
+    return _bounded(plain_line(text), NAME_CHARS_MAX) or REPLACED_BY
+
+
+def _bounded(text: str, chars_max: int) -> str:
+    kept = text.encode("utf-8", "replace").decode("utf-8")
+    return kept if len(kept) <= chars_max else kept[: chars_max - 1] + "…"

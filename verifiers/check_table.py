@@ -44,6 +44,7 @@ _TABLE: Final = (
     CheckSpec("C18", "security", "every owner and grantee is a role of the cluster", "pitr"),
     CheckSpec("C19", "security", "the restored server archives nowhere and has no way out", "pitr"),
     CheckSpec("C20", "security", "the scratch place was wiped", "pitr"),
+    CheckSpec("C21", "completeness", "the restore and the checks of its server came to their end", "pitr"),
 )
 _DRILLS: Final = (
     CheckSpec("D01", "storage", "a region alone keeps what is put into it, and gives it back", "pitr"),

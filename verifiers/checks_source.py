@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from pitr.errors import TargetRefused
 from pitr.restore_plan import RestorePlan
 from pitr.wal.lsn import LSN
 from verifiers.check import CheckResult
@@ -22,6 +24,39 @@ class Comparison:
 
     fingerprint: Fingerprint
     plan: RestorePlan
+
+
+def choose_comparison(
+    lsns: Iterable[LSN], read: Callable[[LSN], Fingerprint], lead: Callable[[LSN], RestorePlan]
+) -> Comparison | str:
+    """Return the first fingerprint that the way leads to, else why there is none.
+
+    ``read`` gets a fingerprint, ``lead`` the plan to its LSN.  One of another timeline is of a server that
+    had left the way by then, as after a failover: its rows are others, and rightly so.
+    """
+    why = "no fingerprint of the source was taken after the target (pitr fingerprint)"
+    for lsn in lsns:
+        try:
+            plan = lead(lsn)
+        except TargetRefused as cause:
+            why = f"no way leads to the fingerprint at {lsn}: {cause}"
+            continue
+        fingerprint = read(lsn)
+        if _is_on_way(fingerprint, plan):
+            return Comparison(fingerprint, plan)
+        why = (
+            f"the fingerprint at {lsn} was taken on timeline {fingerprint.timeline}, which is not on the way"
+        )
+    return why
+
+
+def _is_on_way(fingerprint: Fingerprint, plan: RestorePlan) -> bool:
+    return any(
+        span.timeline == fingerprint.timeline
+        and span.start <= fingerprint.lsn
+        and (span.end is None or fingerprint.lsn <= span.end)
+        for span in plan.spans
+    )
 
 
 def check_source(

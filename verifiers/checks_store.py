@@ -23,7 +23,7 @@ from pitr.repository import ListedBackup, Repository
 from pitr.restore_plan import RestorePlan
 from pitr.wal_reader import DataKeySource
 from storage.store import CopyDamaged, ObjectMissing, ObjectStore
-from verifiers.check import CheckResult
+from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
 
 # What a region got later than the others is put by repair; for so long it may lack the newest WAL.
@@ -61,7 +61,8 @@ class StoreSeen:
     """What the checks saw beside their results.
 
     ``refused``: manifests of the chain whose signature or form is wrong.  ``uncommitted``: containers that
-    are not committed to their key; ``asked``: those whose commitment was looked at.
+    are not committed to their key; ``asked``: those whose commitment was looked at.  ``has_ended``: every
+    object was read, or is known to be missing.  ``late``: WAL that is on its way to the region.
     """
 
     chain: int
@@ -69,6 +70,8 @@ class StoreSeen:
     refused: list[str] = field(default_factory=list)
     uncommitted: list[str] = field(default_factory=list)
     asked: int = 0
+    has_ended: bool = False
+    late: list[str] = field(default_factory=list)
 
     @property
     def manifests_ok(self) -> bool | None:
@@ -79,10 +82,10 @@ class StoreSeen:
 
     @property
     def commitment_ok(self) -> bool | None:
-        """Whether every container that was looked at is committed to its key; None if none was."""
+        """Whether every container is committed to its key; None if none or not all could be looked at."""
         if self.uncommitted:
             return False
-        return True if self.asked else None
+        return True if self.asked and self.has_ended else None
 
 
 @dataclass(slots=True)
@@ -93,7 +96,6 @@ class _Read:
 
     objects: int = 0
     size_bytes: int = 0
-    late: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
     sealed_wrong: list[str] = field(default_factory=list)
@@ -196,10 +198,13 @@ def check_objects(
         for key in scope.wal_keys:
             scope.check_time()
             _read_wal(scope, key, read)
+        read.seen.has_ended = True
         expected = f"every object of the plan is in {scope.region}, with the size and SHA-256 that was signed"
         observed = f"{read.objects} objects, {read.size_bytes} bytes read"
-        if read.late:
-            observed += f"; {len(read.late)} of the last {LAG_ALLOWED.seconds // 60} minutes are on their way"
+        if read.seen.late:
+            observed += (
+                f"; {len(read.seen.late)} of the last {LAG_ALLOWED.seconds // 60} minutes are on their way"
+            )
         faults = [*(f"missing: {key}" for key in read.missing), *(f"damaged: {key}" for key in read.damaged)]
         if faults:
             return failed(expected, f"{observed}; {len(faults)} bad", _some(faults), read.evidence)
@@ -210,6 +215,9 @@ def check_objects(
         observed = f"{read.opened} containers opened, {read.frames} frames of backups"
         if read.sealed_wrong:
             return failed(expected, f"{len(read.sealed_wrong)} do not open", _some(read.sealed_wrong))
+        if not read.seen.has_ended:
+            reason = f"not every object was read: {observed} before C02 was cut short"
+            return Judgement(Outcome.SKIPPED, expected, observed, reason, read.evidence)
         if not read.opened:
             return failed(expected, observed, "nothing could be opened")
         return passed(expected, observed, read.evidence)
@@ -270,7 +278,7 @@ def _read_wal(scope: StoreScope, key: PieceKey | SegmentKey, read: _Read) -> Non
     try:
         digest = scope.alone.wal.verify(key)
     except ObjectMissing:
-        (read.late if _is_on_its_way(scope, key) else read.missing).append(str(key))
+        (read.seen.late if _is_on_its_way(scope, key) else read.missing).append(str(key))
         return
     except NotAuthentic as cause:
         read.damaged.append(f"{key}: {cause.detail or cause.message}")

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from pitr.wal.lsn import LSN
+
 # Of the proposed rule: "within 72 hours".
 _HOURS_72_MS: Final = 72 * 3_600_000
-_CHECK: Final = re.compile(r"C[0-9]{2}")
+CHECK_ID: Final = re.compile(r"C[0-9]{2}")
 
 
 class Status(StrEnum):
@@ -76,6 +78,11 @@ _STORE: Final = ("C01", "C02", "C03")
 _EXACT: Final = ("C04", "C05", "C06", "C08")
 _DRILL: Final = "identity.report_type=monthly_drill|quarterly_drill|actual_recovery"
 _RECOVERED: Final = "timings.recovery_time_ms"
+SECOND_REGION: Final = "recoverability.regions>=2"
+"""Two regions hold, each alone, what this run restored, or it was restored while one was cut off (D11).
+
+Not ``source.regions``, which are those of the configuration: a region that is empty stands there, too.
+"""
 
 CONTROLS: Final = (
     Control(
@@ -127,7 +134,7 @@ CONTROLS: Final = (
     ),
     Control(
         _SOC, "A1.2", "backup processes and recovery infrastructure",
-        ("source", "subject", "checks"), _STORE, ("source.encryption", "source.regions.1"), ("backups",),
+        ("source", "subject", "checks"), _STORE, ("source.encryption", SECOND_REGION), ("backups",),
     ),
     Control(
         _SOC, "A1.3", "recovery plan tested; integrity and completeness of backup data",
@@ -145,7 +152,7 @@ CONTROLS: Final = (
     ),
     Control(
         _ISO, "A.8.14", "redundancy of information processing facilities",
-        ("source.regions",), ("source.regions.1",), ("C02", "source.region"),
+        ("source.regions", "recoverability"), (SECOND_REGION,), ("C02", "source.region"),
     ),
     Control(
         _NIST, "CP-4", "contingency plan testing",
@@ -167,7 +174,8 @@ CONTROLS: Final = (
     ),
     Control(
         _NIST, "CP-9(5)", "transfer to an alternate storage site",
-        ("source.regions",), ("source.regions.1",), ("C02", "result.rpo_met"), objective="cp-9.5_obj",
+        ("source.regions", "recoverability"), (SECOND_REGION,), ("C02", "result.rpo_met"),
+        objective="cp-9.5_obj",
     ),
     Control(
         _NIST, "CP-9(8)", "cryptographic protection of backup information",
@@ -237,7 +245,7 @@ CONTROLS: Final = (
 
 def held(need: str, predicate: Mapping[str, Any]) -> Held:
     """Return what became of one need in a report."""
-    if _CHECK.fullmatch(need):
+    if CHECK_ID.fullmatch(need):
         results = {
             one["result"]
             for one in predicate["checks"]
@@ -246,6 +254,8 @@ def held(need: str, predicate: Mapping[str, Any]) -> Held:
         if results <= {"SKIPPED"}:
             return Held.ABSENT
         return Held.YES if results == {"PASSED"} else Held.NO
+    if need == SECOND_REGION:
+        return Held.YES if _has_second_region(predicate) else Held.ABSENT
     path, operator, wanted = need.partition("<=") if "<=" in need else need.partition("=")
     value: Any = predicate
     for name in path.split("."):
@@ -262,6 +272,23 @@ def held(need: str, predicate: Mapping[str, Any]) -> Held:
     if operator == "<=":
         return Held.YES if value <= int(wanted) else Held.NO
     return Held.YES
+
+
+def _has_second_region(predicate: Mapping[str, Any]) -> bool:
+    if any(one["id"] == "D11" and one["result"] == "PASSED" for one in predicate["checks"]):
+        return True
+    wal = predicate["subject"]["wal"]
+    if not wal:
+        return False
+    timeline, end = wal[-1]["timeline"], LSN.parse(wal[-1]["end_lsn"])
+    # Reports of version 1 have no map.
+    return any(
+        span["state"] == "restorable"
+        and span["timeline"] == timeline
+        and LSN.parse(span["start_lsn"]) <= end <= LSN.parse(span["end_lsn"])
+        and len(span["regions"]) > 1
+        for span in predicate.get("recoverability", ())
+    )
 
 
 def status_of(control: Control, predicate: Mapping[str, Any]) -> Status:
@@ -331,61 +358,3 @@ def _of_run(control: Control, predicate: Mapping[str, Any]) -> Status:
         return Status.NOT_TESTED
     needs = core | {held(need, predicate) for need in control.more}
     return Status.SATISFIED if needs == {Held.YES} else Status.PARTIAL
-
-
-_PAGE_HEAD: Final = """\
-# Controls that a report is evidence for
-
-This page is made from `verifiers/controls.py` (`python -m cli.controls_page > docs/controls.md`),
-and a test compares the two. So does the group `mapping` of every report, and of every period
-report: nobody types it.
-
-A report is *evidence for* a control; it never says that anybody is compliant. Whether a control is
-met also rests on people, contracts and rooms that no program sees, and is for an auditor to say.
-The titles are short paraphrases, not the rules' words; a rule that is only proposed says so.
-
-* *satisfied*: all that is listed below for the control is there. A check counts if it PASSED. A
-  field counts if it is there, and not false.
-* *partial*: some of it is there, or some of it speaks against: a check that FAILED or was WARNED,
-  an objective that was missed. So a FAILED run is at most partial.
-* *not-tested*: nothing of the first group is there.
-
-What only a period can show leaves the control partial in every single report. Over a period a
-control is satisfied only if no report that touches it was short of anything and the period's own
-needs hold; the period report gives the counts.
-"""
-
-
-def render_page() -> str:
-    """Return docs/controls.md."""
-    parts = [_PAGE_HEAD]
-    for framework in dict.fromkeys(control.framework for control in CONTROLS):
-        rows = [control for control in CONTROLS if control.framework == framework]
-        rule = rows[0].rule
-        parts.append(f"\n## {framework}\n\nRule: {rule}.\n\n")
-        parts.append(
-            "| control | about | report's fields | without these not tested | all of these for satisfied |\n"
-        )
-        parts.append("|---|---|---|---|---|\n")
-        parts += [_page_row(control) for control in rows]
-    parts.append("\n## What only a period can show\n\n")
-    parts += [
-        f"* `{name}`: {words.removeprefix('over a period: ')}\n" for name, words in PERIOD_NEEDS.items()
-    ]
-    return "".join(parts)
-
-
-def _page_row(control: Control) -> str:
-    more = [*_marked(control.more), *(f"*{need}* (period)" for need in control.over)]
-    cells = [
-        control.control,
-        control.title,
-        ", ".join(_marked(control.fields)),
-        ", ".join(_marked(control.core)),
-        ", ".join(more) or "–",
-    ]
-    return "| " + " | ".join(cells) + " |\n"
-
-
-def _marked(names: Sequence[str]) -> list[str]:
-    return [name if _CHECK.fullmatch(name) else f"`{name.replace('|', ' or ')}`" for name in names]

@@ -21,7 +21,6 @@ from verifiers.drill_scenario import Action, Scenario, Step
 from verifiers.scratch_server import ScratchServer
 from verifiers.verify_values import Mark, Verified
 
-_DONE: Final = "done"
 _SQL_TIMEOUT_S: Final = 300.0
 _ROWS_MAX: Final = 1000
 # Those of the restore itself, by the marks that bound them.
@@ -45,7 +44,11 @@ class Failure:
 
 
 class DrillSteps:
-    """One scenario, once.  ``load`` runs from the failure on; None where the scenario has none."""
+    """One scenario, once.  ``load`` runs from the failure on; None where the scenario has none.
+
+    ``at_failure`` is called once, right before the failure is declared, or the region cut off if that comes
+    first; what it raises ends the drill.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class DrillSteps:
         cancel: threading.Event,
         *,
         cut: str | None = None,
+        at_failure: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -63,6 +67,8 @@ class DrillSteps:
         self._load = load
         self._cancel = cancel
         self._cut = cut
+        self._at_failure = at_failure
+        self._has_looked = False
         self._monotonic = monotonic
         self._now = now
         self._results: dict[str, CheckResult] = {}
@@ -125,6 +131,13 @@ class DrillSteps:
         return self._scenario.steps[start : actions.index(before)]
 
     def _do(self, step: Step, server: ScratchServer | None) -> None:
+        if step.action is Action.NOTE:
+            self._results[step.name] = self._noted(step)
+            return
+        if step.action in (Action.MARK_FAILURE, Action.CUT_REGION) and not self._has_looked:
+            # After the cut nothing is asked of the region that is lost.
+            self._at_failure()
+            self._has_looked = True
         begun = self._monotonic()
         result = self._maker.run(
             _id(step), _command(step), lambda: self._judge(step, server), title=_title(step)
@@ -132,6 +145,13 @@ class DrillSteps:
         self._results[step.name] = _in_time(step, result, round((self._monotonic() - begun) * 1000))
         if self._cancel.is_set():
             raise DrillCancelled("the drill was cancelled")
+
+    def _noted(self, step: Step) -> CheckResult:
+        """Say what a note says, as what nobody has checked: a check of it would pass whatever was done."""
+        result = self._maker.skipped(
+            _id(step), f"a note, which nothing here checks: {step.text}", is_required=False
+        )
+        return replace(result, title=_title(step))
 
     def _judge(self, step: Step, server: ScratchServer | None) -> Judgement:
         if step.action is Action.WAIT:
@@ -150,7 +170,7 @@ class DrillSteps:
         if step.action is Action.SQL:
             assert server is not None
             return _judge_sql(step, server)
-        return passed(_expected(step), step.text or _DONE)
+        raise AssertionError(f"{step.action} is done elsewhere")
 
     def _judge_load(self, step: Step) -> Judgement:
         assert self._load is not None, "a scenario with such a step has a load"

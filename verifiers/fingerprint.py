@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Final
 
 from pitr.catalogue.fields import Fields
@@ -99,9 +100,11 @@ def get_fingerprint(
     return get_verified(store, fingerprint_key(verifier.key_id, system_identifier, lsn), read)
 
 
-def next_fingerprint(store: ObjectStore, verifier: Verifier, system_identifier: int, lsn: LSN) -> LSN | None:
-    """Return the LSN of the first fingerprint at or after ``lsn``; None if there is none."""
+def next_fingerprints(
+    store: ObjectStore, verifier: Verifier, system_identifier: int, lsn: LSN, *, count_max: int = 1
+) -> list[LSN]:
+    """Return the LSNs of the first fingerprints at or after ``lsn``, in their order."""
     prefix = fingerprint_prefix(verifier.key_id, system_identifier)
     after = f"{prefix}{lsn.offset - 1:016X}" if lsn.offset else None
-    found = next(iter(store.list_objects(prefix, start_after=after)), None)
-    return None if found is None else fingerprint_lsn(found.key)
+    found = islice(store.list_objects(prefix, start_after=after), count_max)
+    return [fingerprint_lsn(info.key) for info in found]

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pitr.pipeline.sign import encode_time
 from verifiers.check_maker import clean
 from verifiers.controls import period_mapping
+from verifiers.findings import finding_states
 from verifiers.log_entry import INTENTS, LogEntry
 from verifiers.period_host import (
     deletions_of,
@@ -39,6 +40,7 @@ _BACKUPS_LIMIT: Final = (
     "backups are those whose manifests the store still has; an expire record names those that are gone, and"
     " of a backup that failed before its manifest the store knows nothing"
 )
+_VERIFICATION: Final = "weekly_verification"
 _SAMPLE_MIN: Final = 5
 _SAMPLE_PART: Final = 10
 _ENDS: Final = frozenset(INTENTS.values())
@@ -50,7 +52,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
     runs = [run for run in facts.runs if facts.period.holds(run.ended.at)]
     policy, not_run, unfinished = _policy(facts, runs), _not_run(facts), _unfinished(facts)
     gaps = _gaps(facts)
-    counts = _counts(facts, runs, not_run, unfinished, policy["required_frequency_ms"])
+    counts = _counts(facts, runs, not_run, unfinished, policy)
     findings = _findings(facts, runs)
     backups = taken_backups(facts)
     holds = {
@@ -72,7 +74,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
         },
         "runs": counts,
         "recovery_time": _spread(runs, lambda said: said["timings"]["recovery_time_ms"], "rto_met"),
-        "data_loss": _spread(runs, lambda said: said["data_loss"]["data_loss_ms"], "rpo_met"),
+        "data_loss": _spread(runs, _data_loss_ms, "rpo_met"),
         "reports": [_listed(run) for run in runs],
         "not_run": not_run,
         "unfinished": unfinished,
@@ -162,11 +164,16 @@ def _scope(facts: PeriodFacts, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _policy(facts: PeriodFacts, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what was wanted: as the newest report signed it, else as the configuration has it."""
-    if runs:
-        policy = runs[-1].predicate["policy"]
-        names = ("policy_id", "sha256", "required_frequency_ms", "rto_ms", "rpo_ms")
-        return {name: policy[name] for name in names} | {"source": "the newest report of the period"}
+    """Return what was wanted: as the newest verification signed it, else as the configuration has it.
+
+    A drill's policy says how often that drill is held, and nothing of how often restores are verified.
+    """
+    verified = [run for run in runs if run.predicate["identity"]["report_type"] == _VERIFICATION]
+    for source, found in (("verification", verified), ("report, there is no verification", runs)):
+        if found:
+            policy = found[-1].predicate["policy"]
+            names = ("policy_id", "sha256", "required_frequency_ms", "rto_ms", "rpo_ms")
+            return {name: policy[name] for name in names} | {"source": f"the period's newest {source}"}
     wanted = facts.wanted
     return {
         "policy_id": wanted.policy_id,
@@ -245,15 +252,16 @@ def _entries_of(facts: PeriodFacts) -> list[LogEntry]:
 
 
 def _gaps(facts: PeriodFacts) -> list[dict[str, Any]]:
-    """Return the stretches between two runs of one kind that were longer than the policy allows.
+    """Return the stretches between two runs of one policy that were longer than it allows.
 
-    The first may begin before the period; the last ends with the period, or now.
+    The first may begin before the period; the last ends with the period, or now.  Not by the kind of report:
+    drills of two policies are of one kind, and the one does not stand for the other.
     """
-    last: dict[str, tuple[datetime, int | None]] = {}
+    last: dict[str, tuple[datetime, int | None, str]] = {}
     found: list[dict[str, Any]] = []
 
-    def look(kind: str, at: datetime) -> None:
-        since, every_ms = last.get(kind, (at, None))
+    def look(policy_id: str, at: datetime) -> None:
+        since, every_ms, kind = last.get(policy_id, (at, None, ""))
         allowed_ms = 0 if every_ms is None else every_ms + every_ms // LATE_PART
         if allowed_ms and (at - since) // _MS > allowed_ms and at >= facts.period.start:
             found.append(
@@ -269,12 +277,12 @@ def _gaps(facts: PeriodFacts) -> list[dict[str, Any]]:
         started_at = datetime.fromisoformat(run.predicate["trigger"]["started_at"])
         if started_at >= facts.period.end:
             continue
-        kind = run.predicate["identity"]["report_type"]
-        look(kind, started_at)
-        last[kind] = (started_at, run.predicate["policy"]["required_frequency_ms"])
+        policy, kind = run.predicate["policy"], run.predicate["identity"]["report_type"]
+        look(policy["policy_id"], started_at)
+        last[policy["policy_id"]] = (started_at, policy["required_frequency_ms"], kind)
     until = min(facts.period.end, facts.created_at)
-    for kind in list(last):
-        look(kind, until)
+    for policy_id in list(last):
+        look(policy_id, until)
     return found
 
 
@@ -283,15 +291,13 @@ def _counts(
     runs: Sequence[Run],
     not_run: Sequence[dict[str, Any]],
     unfinished: Sequence[dict[str, Any]],
-    every_ms: int | None,
+    policy: dict[str, Any],
 ) -> dict[str, Any]:
     planned = {one["scheduled_at"] for one in (*not_run, *unfinished)}
     planned |= {run.predicate["trigger"]["scheduled_at"] for run in runs}
     outcomes = [run.predicate["result"]["overall"] for run in runs]
     states = [one["state"] for one in not_run]
     tried = len(runs) + len(not_run)
-    until = min(facts.period.end, facts.created_at)
-    lasted_ms = max(0, (until - facts.period.start) // _MS)
     return {
         "planned": len(planned - {None}),
         "reported": len(runs),
@@ -301,9 +307,20 @@ def _counts(
         "missed": states.count("missed"),
         "abandoned": states.count("abandoned"),
         "unfinished": len(unfinished),
-        "expected": None if every_ms is None else lasted_ms // every_ms,
+        "expected": _expected(facts, runs, policy),
         "pass_permille": outcomes.count("PASSED") * 1000 // tried if tried else None,
     }
+
+
+def _expected(facts: PeriodFacts, runs: Sequence[Run], policy: dict[str, Any]) -> int | None:
+    """Return how many runs the frequencies come to, each policy's by its newest report; None without any."""
+    frequencies = {policy["policy_id"]: policy["required_frequency_ms"]}
+    for run in runs:
+        wanted = run.predicate["policy"]
+        frequencies[wanted["policy_id"]] = wanted["required_frequency_ms"]
+    lasted_ms = max(0, (min(facts.period.end, facts.created_at) - facts.period.start) // _MS)
+    counts = [lasted_ms // every_ms for every_ms in frequencies.values() if every_ms is not None]
+    return sum(counts) if counts else None
 
 
 def _overall(counts: dict[str, Any], gaps: Sequence[object]) -> str:
@@ -311,6 +328,11 @@ def _overall(counts: dict[str, Any], gaps: Sequence[object]) -> str:
         return "FAILED"
     is_short = counts["missed"] or counts["abandoned"] or counts["unfinished"] or counts["warned"] or gaps
     return "WARNED" if is_short or not counts["reported"] else "PASSED"
+
+
+def _data_loss_ms(said: Predicate) -> int | None:
+    """Return what was lost, if it was measured: once a past moment that was there counted as nothing lost."""
+    return said["data_loss"]["data_loss_ms"] if said["request"]["kind"] == "latest" else None
 
 
 def _spread(runs: Sequence[Run], figure: Callable[[Predicate], int | None], met: str) -> dict[str, Any]:
@@ -335,32 +357,25 @@ def spread_of(measured: Sequence[tuple[int, str]]) -> dict[str, Any]:
 
 
 def _findings(facts: PeriodFacts, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the findings of the period; one whose check PASSED in a later run is closed by that retest."""
-    found = []
-    for run in runs:
-        for finding in run.predicate["findings"]:
-            retest = finding["retest_report_id"] or _retest(facts.runs, run, finding["id"])
-            is_closed = finding["status"] == "open" and retest is not None
-            names = ("id", "severity", "description", "root_cause", "owner", "corrective_action", "due_at")
-            found.append(
-                {name: finding[name] for name in names}
-                | {
-                    "report_id": run.logged.report_id,
-                    "status": "closed" if is_closed else finding["status"],
-                    "retest_report_id": retest,
-                }
-            )
-    return found[:LIST_MAX]
-
-
-def _retest(runs: Sequence[Run], after: Run, finding: str) -> str | None:
-    check = finding.removeprefix("F-")
-    for run in runs:
-        if run.logged.number > after.logged.number and any(
-            one["id"] == check and one["result"] == "PASSED" for one in run.predicate["checks"]
-        ):
-            return run.logged.report_id
-    return None
+    """Return what the period's reports name, a row a finding: as it stands now, however often it is named."""
+    reports = {run.logged.number: run.logged.report_id for run in facts.runs}
+    named = {state.ref for state in finding_states(run.predicate for run in runs)}
+    return [
+        {
+            "report_id": reports.get(state.opened_in, reports[state.told_in]),
+            "id": state.ref,
+            "severity": state.severity,
+            "status": state.status,
+            "description": state.description,
+            "root_cause": state.root_cause,
+            "owner": state.owner,
+            "corrective_action": state.corrective_action,
+            "due_at": None if state.due_at is None else encode_time(state.due_at),
+            "retest_report_id": state.retest_report_id,
+        }
+        for state in finding_states(run.predicate for run in facts.runs)
+        if state.ref in named
+    ][:LIST_MAX]
 
 
 def _limits(facts: PeriodFacts) -> list[str]:

@@ -142,8 +142,7 @@ class Key:
         factor = int.from_bytes(digest, "little") % ORDER
         for table, number in ((BASE.table, scalar % ORDER), (self.table, factor)):
             for at, row in enumerate(table):
-                digit = number >> 4 * at & 15
-                total = point_add(total, row[digit - 1]) if digit else total
+                total = point_add(total, row[digit - 1]) if (digit := number >> 4 * at & 15) else total
         x, y, inverse = total[0], total[1], pow(total[2], -1, P)
         found = (y * inverse % P | (x * inverse % P & 1) << 255).to_bytes(32, "little")
         need(len(signature) == 64 and scalar < ORDER and found == signature[:32], "signature is wrong")
@@ -380,6 +379,8 @@ class Audit:
             stem = f"{self.fact(entry, 'series_seq', 'number'):08d}-{report_id}"
             self.attempt(f"{stem}.json", self.check_report, stem, entry, certified)
         self.reports = len(told)
+        if not told:
+            self.find("warning", "log.jsonl", f"tells of no report since it began: {self.entries[0]['at']}")
         for system, series in self.series.items():
             self.check_cadence(system, [place for place in series if place[4]])
 
@@ -398,9 +399,9 @@ class Audit:
         need([*said, digest] == told, "is not the report that the log tells of")
         self.check_verdicts(report)
         self.check_anchor(report, entry)
-        due_ms, bad = report["policy"]["required_frequency_ms"], [one[0] for one in series[:-1] if not one[4]]
+        policy, bad = report["policy"], [one[0] for one in series[:-1] if not one[4]]
         row = {one.partition(".")[2].replace(".", "_"): self.value_at(report, one) for one in TREND.split()}
-        series[-1] = (number, digest, instant(report["trigger"]["started_at"]), due_ms, row)
+        series[-1] = (number, digest, instant(report["trigger"]["started_at"]), policy, row)
         known = [place[4] for place in series[-TREND_MAX - 1 : -1] if place[4]]
         told = [one for one in report.get("trend", known) if one["series_seq"] not in bad]
         if told != known:
@@ -444,9 +445,8 @@ class Audit:
             measured, objective = self.value_at(report, path), policy[f"{name}_ms"]
             met = None if measured is None or objective is None else measured <= objective
             need(said[f"{name}_met"] is met, f"says {name}_met {said[f'{name}_met']}; its figures say {met}")
-        is_explained = all((check["result"] == "PASSED") != bool(check["reason"]) for check in checks)
-        is_once = len({check["id"] for check in checks}) == len(checks)
-        need(is_explained and is_once, "has a check twice, or without a reason, or with one too many")
+        explained = {one["id"] for one in checks if (one["result"] == "PASSED") != bool(one["reason"])}
+        need(len(explained) == len(checks), "has a check twice, or without a reason, or with one too many")
 
     def node(self, left, right):
         return hashlib.sha256(b"\x01" + left + right).digest()
@@ -542,14 +542,14 @@ class Audit:
         need(found == wanted, "does not embed the signed report and its certifications")
 
     def check_cadence(self, system, series):
-        for kind in sorted({place[4]["report_type"] for place in series}):
-            subject = f"cluster {system}: {kind}"
-            mine = [place for place in series if place[4]["report_type"] == kind]
+        for policy_id in sorted({place[3]["policy_id"] for place in series}):
+            subject = f"cluster {system}: {policy_id}"
+            mine = [place for place in series if place[3]["policy_id"] == policy_id]
             now = (None, None, self.options.now, None, None)
-            for (_, _, since, due_ms, _), (number, _, started, _, _) in itertools.pairwise([*mine, now]):
-                gap_ms = (started - since) // timedelta(milliseconds=1)
-                if due_ms is not None and gap_ms > due_ms + due_ms // LATE_PART:
-                    text = f"{gap_ms / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
+            for (_, _, since, policy, _), (number, _, started, _, _) in itertools.pairwise([*mine, now]):
+                gap, due_ms = (started - since) // timedelta(milliseconds=1), policy["required_frequency_ms"]
+                if due_ms is not None and gap > due_ms + due_ms // LATE_PART:
+                    text = f"{gap / 864e5:.1f} days from {since:%Y-%m-%d} to report {number or '(none)'}"
                     self.find("warning", subject, f"{text}; allowed: {due_ms / 864e5:.1f}")
 
     def check_witness(self, path):

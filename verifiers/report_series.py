@@ -123,14 +123,18 @@ def issue_report(log: AuditLog, intent: Logged, draft: Predicate, at: datetime) 
     ``draft`` has every group of the schema but ``log``, ``trend``, and ``mapping``, which follows from
     the others; of ``identity`` it has what is not numbered here, ``result`` needs ``limits`` alone.  May be
     repeated for one run: the first report stands.
-    Raises MalformedValue for a draft that breaks the schema; StoreError, and a repetition settles it.
+    Raises MalformedValue for a draft that breaks the schema; PitrError for a run that the log says came to
+    nothing; StoreError, and a repetition settles it.
     """
     system = int(draft["scope"]["system_identifier"])
+    # The run took hours: another writer may have gone on with the log, or have given the run up.
+    log.refresh()
     for _ in range(_TRIES_MAX):
         settle_report(log, system, at)
         mine = [report for report in logged_reports(log.entries()) if report.run_id == intent.entry.run_id]
         if mine:
             return read_report(log.store, log.signer.public, mine[0])
+        log.refuse_ended(intent.entry)
         report = sign_report(_filled(log, intent, draft, system), log.signer)
         number = report.predicate["identity"]["series_seq"]
         try:

@@ -5,7 +5,8 @@ none of them is negative.  The parts are fitted by least squares of the relative
 them sensible while there are few runs: usual proportions, scaled to what was measured, so that one run tells
 how fast this machine and these regions are.  A run that fits none of the others counts less.
 
-The error is what the model makes when it has to forecast each run from the others: the median of that.
+The error is what the model makes when it has to forecast each run from the others: the median of that.  It is
+that of work like theirs: for work so many times the largest that was measured, it is so many times as large.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class RtoModel:
-    """The fitted parts; ``error`` as of a forecast."""
+    """The fitted parts; ``error`` as of a forecast of work no larger than ``largest``, part by part."""
 
     fixed_s: float
     byte_s: float
@@ -72,11 +73,18 @@ class RtoModel:
     wal_byte_s: float
     error: float | None
     runs: int
+    largest: Work
 
     def forecast(self, work: Work) -> Forecast:
         """Return how long this work will take."""
         parts = (self.fixed_s, self.byte_s, self.file_s, self.wal_byte_s)
-        return Forecast(_dot(parts, _features(work)), self.error, self.runs)
+        error = None if self.error is None else self.error * self._stretch(work)
+        return Forecast(_dot(parts, _features(work)), error, self.runs)
+
+    def _stretch(self, work: Work) -> float:
+        """Return how many times the largest measured work this is, in its largest part; at least 1."""
+        pairs = zip(_features(work), _features(self.largest), strict=True)
+        return max(asked / max(1.0, measured) for asked, measured in pairs)
 
 
 def learn(runs: Sequence[Run]) -> RtoModel | None:
@@ -84,7 +92,13 @@ def learn(runs: Sequence[Run]) -> RtoModel | None:
     used = [run for run in runs if run.seconds >= _SECONDS_MIN][:RUNS_MAX]
     if not used:
         return None
-    return RtoModel(*_fit(used), held_out_error(used), len(used))
+    works = [run.work for run in used]
+    largest = Work(
+        max(work.size_bytes for work in works),
+        max(work.files for work in works),
+        max(work.wal_bytes for work in works),
+    )
+    return RtoModel(*_fit(used), held_out_error(used), len(used), largest)
 
 
 def held_out_error(runs: Sequence[Run]) -> float | None:

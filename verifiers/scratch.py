@@ -1,7 +1,8 @@
 """Scratch places: where a verification restores to.  At most two at once; what a killed one left is found.
 
 ROOT/slot-1.lock, slot-2.lock     held by who works here (flock(2)), so that they end with their process
-ROOT/RUN/pitr-verify.json         says whose the folder is; made first, removed last, locked in between
+ROOT/run-RUN.lock                 held by a run until its outcome is logged, also when its folder is gone
+ROOT/RUN/pitr-verify.json         says whose the folder is; made first, removed last
 ROOT/RUN/data, data.pitr          the restored cluster, and its restore's own folder
 """
 
@@ -47,11 +48,10 @@ class NotWiped(PitrError):
 
 @dataclass(slots=True)
 class ScratchPlace:
-    """The folder of one run; ``lock`` holds it, None where it is nobody's any more."""
+    """The folder of one run."""
 
     path: Path
     run_id: str
-    lock: int | None = None
 
     @property
     def data_dir(self) -> Path:
@@ -91,14 +91,7 @@ class ScratchPlace:
         with contextlib.suppress(FileNotFoundError):
             mark.unlink(missing_ok=True)
             self.path.rmdir()
-        self.release()
         return files
-
-    def release(self) -> None:
-        """Let go of the folder.  May be repeated."""
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,33 +146,37 @@ class ScratchRoot:
 
     @contextlib.contextmanager
     def place(self, run_id: str, started_at: datetime) -> Iterator[ScratchPlace]:
-        """Make the folder of a run, and hold it.  It is not removed here: ``ScratchPlace.wipe``."""
+        """Make the folder of a run.  It is not removed here: ``ScratchPlace.wipe``.
+
+        The run holds its lock until the end of the context, however early the folder is gone: the store is
+        read after that, and only then is the outcome logged.
+        """
         place = ScratchPlace(self.path / run_id, run_id)
-        mark = place.path / MARK_NAME
         fields = {"format": _FORMAT, "run": run_id, "started_at": started_at.isoformat()}
+        path = self._lock_path(run_id)
+        lock: int | None = None
         try:
             with self._making():
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 place.path.mkdir(mode=0o711)
-                replace_synced(mark, json.dumps(fields).encode())
-                place.lock = os.open(mark, os.O_RDWR | os.O_CLOEXEC)
-                fcntl.flock(place.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                replace_synced(place.path / MARK_NAME, json.dumps(fields).encode())
             yield place
         finally:
-            place.release()
+            if lock is not None:
+                path.unlink(missing_ok=True)
+                os.close(lock)
 
     def is_held(self, run_id: str) -> bool:
-        """Tell whether a run with this id works here now."""
-        try:
-            lock = os.open(self.path / run_id / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(lock)
-        return False
+        """Tell whether a run with this id goes on here now, be its folder there or not."""
+        return _is_locked(self._lock_path(run_id))
+
+    def drop_locks(self) -> None:
+        """Remove the locks of runs that were killed."""
+        with self._making():
+            for path in self.path.glob("run-*.lock"):
+                if not _is_locked(path):
+                    path.unlink(missing_ok=True)
 
     def abandoned(self) -> list[Abandoned]:
         """Return what killed runs left, the oldest first; nothing else in the folder is looked at."""
@@ -187,11 +184,14 @@ class ScratchRoot:
         # While nobody makes one: what has no mark now was killed before it had one, or after.
         with self._making():
             for entry in sorted(self.path.iterdir())[:_ABANDONED_MAX]:
-                if entry.is_dir() and not entry.is_symlink():
+                if entry.is_dir() and not entry.is_symlink() and not self.is_held(entry.name):
                     one = _abandoned(entry) or _unmarked(entry)
                     if one is not None:
                         found.append(one)
         return sorted(found, key=lambda one: one.started_at)
+
+    def _lock_path(self, run_id: str) -> Path:
+        return self.path / f"run-{run_id}.lock"
 
     @contextlib.contextmanager
     def _making(self) -> Iterator[None]:
@@ -215,22 +215,35 @@ class ScratchRoot:
             os.close(lock)
 
 
-def _abandoned(folder: Path) -> Abandoned | None:
-    """Return whose a folder was, if it is a run's and nobody holds it."""
+def _is_locked(path: Path) -> bool:
     try:
-        lock = os.open(folder / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _abandoned(folder: Path) -> Abandoned | None:
+    """Return whose a folder was, if it is a run's."""
+    try:
+        mark = os.open(folder / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        fields = json.loads(os.read(lock, _MARK_BYTES_MAX))
+        fields = json.loads(os.read(mark, _MARK_BYTES_MAX))
         if fields["format"] != _FORMAT or fields["run"] != folder.name:
             return None
         return Abandoned(folder.name, str(fields["started_at"]), ScratchPlace(folder, folder.name))
-    except (BlockingIOError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     finally:
-        os.close(lock)
+        os.close(mark)
 
 
 def _unmarked(folder: Path) -> Abandoned | None:

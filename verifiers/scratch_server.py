@@ -14,7 +14,7 @@ from typing import IO, Final
 
 from pitr.errors import PitrError
 from pitr.postgres.instance import Instance
-from pitr.postgres.scratch_session import ScratchSession, databases_of
+from pitr.postgres.scratch_session import ScratchSession, closed_databases_of, databases_of
 from pitr.postgres.server_user import as_user
 
 # What a program printed and what is kept of it; the digest is of all.
@@ -87,6 +87,10 @@ class ScratchServer:
     def databases(self) -> list[str]:
         """Return the databases that let anybody in.  Raises QueryFailed."""
         return databases_of(self.instance.dsn, superuser=self.superuser, timeout_s=60.0)
+
+    def closed_databases(self) -> list[tuple[str, str]]:
+        """Return the databases that no check of each database looks into, and why.  Raises QueryFailed."""
+        return closed_databases_of(self.instance.dsn, superuser=self.superuser, timeout_s=60.0)
 
     @property
     def connection_words(self) -> list[str]:

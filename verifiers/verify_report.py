@@ -15,13 +15,14 @@ from pitr.pipeline.sign import Verifier, encode_time
 from pitr.restore_plan import RestorePlan
 from pitr.wal.transactions import TransactionEnd
 from verifiers.check import Outcome
-from verifiers.check_maker import clean
+from verifiers.check_maker import clean, clean_name
 from verifiers.findings import Care, Retest, findings_of
 from verifiers.source_locks import LeastLock
 from verifiers.statement import check_fields
 from verifiers.verify_values import Mark, Verified
 
 SUITE: Final = "AES-256-GCM, key by HKDF-SHA-512 with commitment"
+_CLOSED_MAX: Final = 100
 _ALWAYS_EXCLUDED: Final = (
     ("unlogged tables", "PostgreSQL empties them at the end of every recovery"),
     ("clients, their passwords and TLS", "the scratch server lets in nobody but the verifier"),
@@ -122,7 +123,7 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
             "timeline": str(plan.timeline),
         },
         "timings": _timings(found),
-        "data_loss": _data_loss(facts, found),
+        "data_loss": data_loss(plan, found, facts.archive_age_ms),
         "degradation": None,
         "checks": [check_fields(check) for check in found.checks],
         "kafka": found.kafka,
@@ -194,18 +195,28 @@ def _subject(plan: RestorePlan, found: Verified) -> dict[str, Any]:
 def _scope(facts: ReportFacts, found: Verified) -> dict[str, Any]:
     scope, plan = facts.scope, facts.plan
     version = plan.backup.server_version
-    excluded = list(_ALWAYS_EXCLUDED)
+    excluded = [*_ALWAYS_EXCLUDED, *_closed(found)]
     return {
         "org": scope.organisation,
         "system_name": scope.system_name,
         "system_identifier": str(plan.archive.system_identifier),
         "pg_version": f"{version // 10_000}.{version % 10_000}",
-        "databases": [clean(name)[:300] for name in found.databases],
+        "databases": [clean_name(name) for name in found.databases],
         "asset_id": scope.asset_id,
         "criticality_tier": scope.criticality_tier,
         "data_classes": list(scope.data_classes),
         "excluded": [{"item": item, "reason": reason} for item, reason in excluded],
     }
+
+
+def _closed(found: Verified) -> list[tuple[str, str]]:
+    """Name the databases whose inside was not looked at; as many as a person reads."""
+    named = [
+        (f"the inside of database {clean_name(name)}", f"C11, C13, C14 and C18 leave it out: {reason}")
+        for name, reason in found.closed[:_CLOSED_MAX]
+    ]
+    more = len(found.closed) - len(named)
+    return [*named, (f"{more} more databases", "as those above")] if more else named
 
 
 def _source(facts: ReportFacts, found: Verified) -> dict[str, Any]:
@@ -296,30 +307,44 @@ def _mark(mark: Mark | None) -> dict[str, object] | None:
     return None if mark is None else {"at": encode_time(mark.at), "ms": mark.ms}
 
 
-def _data_loss(facts: ReportFacts, found: Verified) -> dict[str, Any]:
-    """State what was lost: before the target nothing, if it was reached; after it, what is not archived."""
-    plan = facts.plan
+def data_loss(plan: RestorePlan, found: Verified, archive_age_ms: int | None) -> dict[str, Any]:
+    """State what was lost; for a target in the past nothing was measured of that, and null says so.
+
+    A past moment that is there whole would be as whole if archiving had stopped the hour after.
+    """
     before = None if plan.commits is None else plan.commits.before
-    is_there = bool(_is_passed(found, "C09") and _is_passed(found, "C10"))
+    # What was there at the target and never opened is not recovered.
+    is_there = all(_is_passed(found, check) for check in ("C09", "C10", "C21"))
+    is_measured = is_there and plan.target.kind == "latest"
     stop = plan.stop
     replayed = None if found.reached is None else found.reached.replay_lsn
     gap = None
     if stop is not None and replayed is not None:
         gap = max(0, stop.replay_end.offset - replayed.offset)
     method = "the last commit in the WAL before the target, looked for in the restored server"
-    loss_ms: int | None = 0 if is_there else None
-    if is_there and plan.target.kind == "latest":
+    if plan.target.kind == "latest":
         method += "; to that comes the age of the newest signed end of the archive when the plan was made"
-        loss_ms = facts.archive_age_ms
+        method += "; transactions are counted in the archived WAL alone"
+    else:
+        method += "; what a failure would have lost is not measured by a target in the past"
     return {
         "last_source_commit": _commit(before),
         "last_recovered": _commit(before, found.marker_at) if is_there else None,
-        "data_loss_ms": loss_ms,
-        "data_loss_tx": 0 if is_there else None,
+        "data_loss_ms": archive_age_ms if is_measured else None,
+        "data_loss_tx": 0 if is_measured else None,
         "lsn_gap_bytes": gap,
         "method": method,
         "clock_skew_ms": None,
     }
+
+
+def loss_limits(plan: RestorePlan, archive_age_ms: int | None) -> list[str]:
+    """Say what the run does not tell of data loss, and how old the end was that it did not restore to."""
+    if plan.target.kind == "latest":
+        return []
+    age = "not known" if archive_age_ms is None else f"{archive_age_ms} ms"
+    said = f"the age of the newest signed end of the archive, which was not restored to: {age}"
+    return [f"data loss was not measured, for the target is in the past; {said}"]
 
 
 def _commit(end: TransactionEnd | None, marker_at: datetime | None = None) -> dict[str, object] | None:
@@ -339,7 +364,8 @@ def _limits(facts: ReportFacts, found: Verified) -> list[str]:
     said.append(f"data was read from region {facts.region}; other regions' copies were not read")
     if found.failure is not None:
         said.append(clean(f"the run did not come to its end: {found.failure}"))
-    return [*said, *map(clean, facts.notes)]
+    loss = loss_limits(facts.plan, facts.archive_age_ms)
+    return [*said, *map(clean, found.limits), *loss, *map(clean, facts.notes)]
 
 
 def _is_passed(found: Verified, check: str) -> bool | None:

@@ -117,6 +117,8 @@ class Verified:
     marker_at: datetime | None = None
     isolation: Isolation | None = None
     databases: list[str] = field(default_factory=list)
+    # Those that no check looked into, and why.
+    closed: list[tuple[str, str]] = field(default_factory=list)
     failure: str | None = None
     recovery_time_ms: int | None = None
     certificate_sha256: str | None = None
@@ -126,6 +128,8 @@ class Verified:
     ransomware: Mapping[str, object] | None = None
     # Offsets of each partition, None where nothing was asked or nobody answered.
     kafka: Mapping[str, object] | None = None
+    # What the checks that passed do not say, in words.
+    limits: list[str] = field(default_factory=list)
 
 
 def server_settings(

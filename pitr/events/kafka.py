@@ -185,8 +185,10 @@ class KafkaBroker:
         wanted = [self._kafka.ConsumerGroupTopicPartitions(name)]
         admin = self._admin()
         described = admin.describe_consumer_groups([name], request_timeout=timeout_s)[name]
-        listed = admin.list_consumer_group_offsets(wanted, request_timeout=timeout_s)[name]
         state = self._wait(described, what=f"group {name}", or_none_if=is_unknown_group)
+        # Only once its coordinator has answered: confluent-kafka 2.16 ends the process (SIGSEGV) where this
+        # request gets an error for the whole group, as from a cluster whose coordinators are not there yet.
+        listed = admin.list_consumer_group_offsets(wanted, request_timeout=timeout_s)[name]
         offsets = self._wait(listed, what=f"group {name}", or_none_if=is_unknown_group)
         committed: dict[TopicPartition, int] = {}
         for one in () if offsets is None else offsets.topic_partitions:

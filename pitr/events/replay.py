@@ -138,7 +138,7 @@ def check_plan(plan: ReplayPlan, named_hash: str, session: ReplaySession, broker
         raise PlanRefused(
             "the plan is for another Kafka cluster",
             detail=f"the plan's is {plan.cluster_id}, this one is {cluster}",
-            hint="offsets mean nothing in another cluster: make a plan for this one",
+            hint="make a plan for this one; one that was made with --mirror needs it here, too",
         )
     topics = broker.topics(one.topic for one in plan.topics)
     for topic in plan.topics:

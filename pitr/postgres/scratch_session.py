@@ -16,6 +16,15 @@ from pitr.errors import PitrError
 
 _CONNECT_TIMEOUT_S = 20
 ROWS_MAX = 100_000
+# 16384: the first number that PostgreSQL gives to what is made after initdb (access/transam.h).
+_CLOSED = """
+SELECT datname, CASE WHEN datconnlimit = -2 THEN 'a DROP DATABASE of it was cut short'
+                     WHEN NOT datallowconn THEN 'it lets nobody in' ELSE 'it is a template' END
+  FROM pg_database
+ WHERE (datistemplate OR NOT datallowconn OR datconnlimit = -2)
+   AND NOT (oid < 16384 AND datname = 'template0' AND NOT datallowconn)
+   AND NOT (oid < 16384 AND datname = 'template1' AND NOT EXISTS (SELECT FROM pg_class WHERE oid >= 16384))
+ ORDER BY 1"""
 
 
 class QueryFailed(PitrError):
@@ -116,3 +125,13 @@ def databases_of(dsn: str, *, superuser: str | None, timeout_s: float) -> list[s
             " WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY 1"
         )
     return [str(name) for (name,) in found]
+
+
+def closed_databases_of(dsn: str, *, superuser: str | None, timeout_s: float) -> list[tuple[str, str]]:
+    """Return the databases that ``databases_of`` leaves out, and why; none that are as initdb made them.
+
+    Raises QueryFailed.
+    """
+    with ScratchSession(dsn, superuser=superuser, database="template1", timeout_s=timeout_s) as session:
+        found = session.rows(_CLOSED)
+    return [(str(name), str(reason)) for name, reason in found]

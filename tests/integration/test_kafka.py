@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from fix_cli import wait_until
-from fix_kafka import KafkaNode
+from fix_cli import CHECKOUT, wait_until
+from fix_kafka import KafkaNode, MakeKafka
 from fix_ports import HOST, free_port
 
 from pitr.events.broker import BrokerRefused, BrokerUnavailable, OffsetGone
@@ -197,3 +199,17 @@ def test_a_broker_that_hangs_is_unavailable_and_answers_when_it_goes_on(kafka_no
             return False
 
     wait_until(answers, "the same client gets answers again", timeout_s=30)
+
+
+def test_a_group_is_asked_for_before_the_cluster_has_a_coordinator(make_kafka: MakeKafka) -> None:
+    node = make_kafka().start()
+    # In a process of its own: a client that is ended by the answer must not end the tests.
+    words = f"""
+from pitr.events.kafka import KafkaBroker, KafkaSettings
+found = KafkaBroker(KafkaSettings({node.bootstrap!r}, call_timeout_s=60.0)).group("never-seen")
+assert (found.is_empty, dict(found.offsets)) == (True, {{}}), found
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, timeout=120, cwd=CHECKOUT
+    )
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ import pytest
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
 from fix_restore import HISTORY_SETTINGS, History, make_history, restore_to
 from fix_stores import FaultyStore
-from fix_verify import put_head
+from fix_verify import facts_of, outcome_of, put_head, run_verification
 
 from pitr.catalogue.backup_signs import BackupSigns
 from pitr.errors import NotAuthentic
@@ -57,6 +57,8 @@ from verifiers.checks_target import (
     look_at_target,
 )
 from verifiers.scratch_server import ScratchServer
+from verifiers.verify_report import draft_report
+from verifiers.verify_values import DeadlinePassed
 
 MAKER = CheckMaker("test")
 CUT_OFF = Isolation(True, "a namespace of its own")
@@ -199,6 +201,36 @@ def test_wal_of_the_last_minutes_may_be_on_its_way_to_a_region(history: History)
     digests, _ = check_objects(scope, MAKER)
     assert_passed(digests)
     assert "1 of the last" in digests.observed
+
+
+def test_wal_that_is_on_its_way_is_in_the_limits_of_the_report(
+    history: History, server_tmp_path: Path
+) -> None:
+    house = history.restores
+    store = FaultyStore(house.store)
+    store.lose(str(scope_of(history, store).wal_keys[-1]))
+    alone = Repository(store, house.repository.repository_id, house.repository.root)
+    found = run_verification(history, server_tmp_path, alone=alone)
+    assert outcome_of(found, "C02").outcome is Outcome.PASSED
+    (said,) = [one for one in draft_report(facts_of(history), found)["result"]["limits"] if "yet" in one]
+    assert said.startswith("1 WAL objects of the last minutes were not in region eu yet")
+
+
+@pytest.mark.parametrize("objects", [0, 1])
+def test_c03_says_nothing_of_containers_that_nobody_read(history: History, objects: int) -> None:
+    left = iter(range(objects))
+
+    def check_time() -> None:
+        if next(left, None) is None:
+            raise DeadlinePassed("the time is up")
+
+    scope = replace(scope_of(history, FaultyStore(history.restores.store)), check_time=check_time)
+    seen = StoreSeen(len(scope.chain))
+    digests, seals = check_objects(scope, MAKER, seen)
+    assert_failed(digests, "the time is up")
+    assert (seals.outcome, seals.is_required) == (Outcome.SKIPPED, True)
+    assert f"{objects} containers opened" in str(seals.reason)
+    assert seen.commitment_ok is None
 
 
 class WrongKeys:
@@ -477,7 +509,82 @@ def test_c14_passes_for_every_kind_of_sound_constraint(server: ScratchServer, da
     assert_passed(check_constraints(server, MAKER))
 
 
+def test_databases_that_no_check_looks_into_are_named(server: ScratchServer, database: Database) -> None:
+    assert server.closed_databases() == []
+    template1 = replace(database, name="template1")
+    try:
+        database.execute(
+            "CREATE DATABASE shut ALLOW_CONNECTIONS false", "CREATE DATABASE mould IS_TEMPLATE true"
+        )
+        closed = [("mould", "it is a template"), ("shut", "it lets nobody in")]
+        assert server.closed_databases() == closed
+        template1.execute("CREATE TABLE kept_there (n int)")
+        assert server.closed_databases() == [*closed, ("template1", "it is a template")]
+    finally:
+        template1.execute("DROP TABLE IF EXISTS kept_there")
+        database.execute(
+            "ALTER DATABASE mould IS_TEMPLATE false", "DROP DATABASE mould", "DROP DATABASE shut"
+        )
+
+
+def test_c14_asks_what_postgresql_asks_of_tables_that_inherit(
+    server: ScratchServer, database: Database
+) -> None:
+    database.execute(
+        # As tables were partitioned before there was PARTITION BY.
+        "CREATE TABLE old (n int)",
+        "CREATE TABLE old1 (CHECK (n < 10)) INHERITS (old)",
+        "ALTER TABLE old ADD CONSTRAINT empty CHECK (false) NO INHERIT",
+        "INSERT INTO old1 VALUES (1)",
+        # A foreign key is not inherited: the child's row refers to nothing.
+        "CREATE TABLE p (n int PRIMARY KEY)",
+        "CREATE TABLE c (n int REFERENCES p)",
+        "CREATE TABLE c1 () INHERITS (c)",
+        "INSERT INTO c1 VALUES (7)",
+    )
+    result = check_constraints(server, MAKER)
+    assert_passed(result)
+
+
+def test_c14_leaves_out_foreign_tables_and_says_so(server: ScratchServer, database: Database) -> None:
+    database.execute(
+        "CREATE FOREIGN DATA WRAPPER nobody",
+        "CREATE SERVER elsewhere FOREIGN DATA WRAPPER nobody",
+        "CREATE FOREIGN TABLE f (n int CHECK (n > 0)) SERVER elsewhere",
+        "CREATE TABLE parts (n int CHECK (n > 1)) PARTITION BY RANGE (n)",
+        "CREATE FOREIGN TABLE part1 PARTITION OF parts FOR VALUES FROM (0) TO (10) SERVER elsewhere",
+        "CREATE TABLE t (n int CHECK (n > 2))",
+        "CREATE FOREIGN TABLE t1 () INHERITS (t) SERVER elsewhere",
+    )
+    result = check_constraints(server, MAKER)
+    assert_passed(result)
+    assert "; 3 of foreign tables left out" in result.observed
+
+
 BROKEN = {
+    "key in a child of the referenced table": (
+        "CREATE TABLE p (n int PRIMARY KEY)",
+        "CREATE TABLE p1 () INHERITS (p)",
+        "CREATE TABLE c (n int REFERENCES p)",
+        "INSERT INTO p1 VALUES (7)",
+        "SET session_replication_role = replica",
+        "INSERT INTO c VALUES (7)",
+    ),
+    "check of a partition": (
+        "CREATE TABLE c (n int) PARTITION BY RANGE (n)",
+        "CREATE TABLE c1 PARTITION OF c FOR VALUES FROM (-9) TO (9)",
+        "INSERT INTO c VALUES (-1)",
+        "ALTER TABLE c ADD CONSTRAINT c_n_check CHECK (n > 0) NOT VALID",
+        "UPDATE pg_constraint SET convalidated = true WHERE conname = 'c_n_check'",
+    ),
+    "foreign key of a partitioned table": (
+        "CREATE TABLE p (n int PRIMARY KEY) PARTITION BY RANGE (n)",
+        "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)",
+        "CREATE TABLE c (n int REFERENCES p) PARTITION BY RANGE (n)",
+        "CREATE TABLE c1 PARTITION OF c FOR VALUES FROM (0) TO (9)",
+        "SET session_replication_role = replica",
+        "INSERT INTO c VALUES (7)",
+    ),
     "foreign key": (
         "CREATE TABLE p (n int PRIMARY KEY)",
         "CREATE TABLE c (n int REFERENCES p)",

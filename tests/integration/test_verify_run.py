@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fix_reports as fix
 import pytest
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, majors
 from fix_restore import HISTORY_SETTINGS, History, make_history
 from fix_standby import make_standby
 from fix_stores import FaultyStore
-from fix_verify import RUN, outcome_of, put_head, run_verification
+from fix_verify import RUN, facts_of, outcome_of, put_head, run_verification
 
-from pitr.errors import AlreadyRunning, NoGoodCopy, RestoreRefused, ServerRefused
+from pitr.errors import (
+    AlreadyRunning,
+    NoGoodCopy,
+    RecoveryFailed,
+    RestoreRefused,
+    ServerRefused,
+    TargetRefused,
+)
+from pitr.postgres.instance import Instance
 from pitr.postgres.paused_replay import paused_replay
-from pitr.postgres.scratch_session import ScratchSession, databases_of
+from pitr.postgres.scratch_session import QueryFailed, ScratchSession, databases_of
 from pitr.recovery import RecoveryTarget
+from pitr.restore_plan import RestorePlan
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
+from storage.store import StoreUnavailable
+from verifiers.audit_log import AuditLog
 from verifiers.check import Outcome, overall
-from verifiers.checks_source import Comparison
-from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprint, put_fingerprint
+from verifiers.check_maker import CheckMaker, failed, passed
+from verifiers.checks_source import Comparison, choose_comparison
+from verifiers.fingerprint import Fingerprint, get_fingerprint, next_fingerprints, put_fingerprint
+from verifiers.report_series import issue_report
 from verifiers.scratch import MARK_NAME, ScratchRoot, check_room
+from verifiers.scratch_server import ScratchServer
 from verifiers.table_digests import ClusterDigests, TableDigest, cluster_digests, differences
+from verifiers.verify_report import draft_report
+from verifiers.verify_values import Verified
 
 MUST_NOT_BE = Path("/tmp/pitr-a-command-of-the-source-ran")
 STRANGE_SETTINGS = {
@@ -64,7 +83,7 @@ def test_a_sound_archive_passes_every_required_check_and_leaves_nothing(
     not_passed = {one.id: one.reason for one in found.checks if one.outcome is not Outcome.PASSED}
     assert sorted(not_passed) == ["C11", "C15", "C16"], not_passed
     assert overall(found.checks) is Outcome.PASSED
-    assert [one.id for one in found.checks] == [f"C{number:02d}" for number in range(1, 21)]
+    assert [one.id for one in found.checks] == [f"C{number:02d}" for number in range(1, 22)]
     assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
     order = ["decide", "provision", "fetch_first_byte", "base_done", "accept_reads", "wal_replay_done"]
     order += ["accept_writes", "checks_done"]
@@ -102,8 +121,82 @@ def test_a_pack_that_rotted_fails_the_run_and_every_other_check_says_that_it_did
 def test_a_verification_past_its_deadline_ends_and_is_wiped(history: History, server_tmp_path: Path) -> None:
     found = run_verification(history, server_tmp_path, deadline_s=0.0)
     assert "longer than 0 s" in str(found.failure)
-    assert overall(found.checks) is Outcome.FAILED or overall(found.checks) is Outcome.WARNED
+    assert overall(found.checks) is Outcome.FAILED
+    assert "longer than 0 s" in str(outcome_of(found, "C21").reason)
     assert outcome_of(found, "C20").outcome is Outcome.PASSED
+
+
+class FailingService:
+    """Fails as it is told to when the server has opened: all that was looked at before then stands."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    def reached(self, instance: Instance) -> None:
+        assert instance.pid
+
+    def opened(self, server: ScratchServer) -> None:
+        assert server.databases()
+        raise self.cause
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        RestoreRefused("pg_verifybackup could not be run"),
+        ServerRefused("no way in"),
+        StoreUnavailable("no region answers"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        QueryFailed("a query was too slow", is_timeout=True),
+        RecoveryFailed("the server was not promoted"),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_whatever_ends_a_restore_after_its_target_fails_the_run(
+    history: History, server_tmp_path: Path, cause: Exception
+) -> None:
+    found = run_verification(history, server_tmp_path, service=FailingService(cause))
+    assert found.failure is not None
+    assert outcome_of(found, "C09").outcome is Outcome.PASSED
+    ended = outcome_of(found, "C21")
+    assert (ended.outcome, ended.is_required, overall(found.checks)) == (
+        Outcome.FAILED,
+        True,
+        Outcome.FAILED,
+    )
+    assert str(cause) in str(ended.reason)
+    assert outcome_of(found, "C12").outcome is Outcome.SKIPPED
+
+
+# -- the report
+
+
+def test_a_database_may_have_any_name_and_the_report_is_signed(history: History) -> None:
+    names = ["shop\tcopy", "two\nlines", "\x9b31m", "a\u202eb", "\udce4" * 400, "plain"]
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    intent = fix.intend(log, 1, fix.BEGIN)
+    facts = facts_of(history)
+    report = issue_report(log, intent, draft_report(facts, Verified(databases=names)), facts.created_at)
+    said = report.predicate["scope"]["databases"]
+    assert said == ["shop?copy", "two?lines", "?31m", "a?b", "?" * 299 + "…", "plain"]
+
+
+def test_databases_that_were_left_out_are_excluded_from_the_scope(history: History) -> None:
+    closed = [(f"shop{number}", "it is a template") for number in range(102)]
+    for found, count in ((Verified(), 0), (Verified(closed=closed), 101)):
+        excluded = draft_report(facts_of(history), found)["scope"]["excluded"]
+        said = [one["item"] for one in excluded if "database" in one["item"]]
+        assert len(said) == count
+    assert (said[0], said[-1]) == ("the inside of database shop0", "2 more databases")
+
+
+def test_what_was_at_the_target_of_a_server_that_never_opened_is_not_recovered(history: History) -> None:
+    maker = CheckMaker("test")
+    good = [maker.run(check, "look", lambda: passed("so", "so")) for check in ("C09", "C10", "C21")]
+    ended = maker.run("C21", "look", lambda: failed("so", "not so", "the server was not promoted"))
+    for checks, loss_ms in ((good, 1000), ([*good[:2], ended], None)):
+        loss = draft_report(facts_of(history), Verified(checks=checks))["data_loss"]
+        assert (loss["data_loss_ms"], loss["last_recovered"] is None) == (loss_ms, loss_ms is None)
 
 
 # -- fingerprints
@@ -189,13 +282,64 @@ def test_fingerprints_are_found_by_their_lsn_and_only_as_they_were_signed(histor
     made = Fingerprint("0" * 32, 7, timeline, LSN(0x300), datetime.now(UTC), 170000, digests)
     key = put_fingerprint(store, made, signer)
     public = signer.public
-    assert next_fingerprint(store, public, 7, LSN(0x301)) is None
-    assert next_fingerprint(store, public, 7, LSN(0x300)) == LSN(0x300)
-    assert next_fingerprint(store, public, 7, LSN(0x1)) == LSN(0x300)
+    assert next_fingerprints(store, public, 7, LSN(0x301)) == []
+    assert next_fingerprints(store, public, 7, LSN(0x300)) == [LSN(0x300)]
+    put_fingerprint(store, replace(made, lsn=LSN(0x400)), signer)
+    assert next_fingerprints(store, public, 7, LSN(0x1)) == [LSN(0x300)]
+    assert next_fingerprints(store, public, 7, LSN(0x1), count_max=9) == [LSN(0x300), LSN(0x400)]
     assert get_fingerprint(store, public, "0" * 32, 7, LSN(0x300)) == made
     store.damage(key)
     with pytest.raises(NoGoodCopy):
         get_fingerprint(store, public, "0" * 32, 7, LSN(0x300))
+
+
+def test_the_first_fingerprint_on_the_way_is_compared_with_and_none_of_another_timeline(
+    history: History,
+) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    (span,) = plan.spans
+    # As if a failover had left this timeline there.
+    left = LSN(span.start.offset + 0x2000)
+    way = replace(
+        plan,
+        spans=(
+            replace(span, end=left),
+            replace(span, timeline=TimelineId(span.timeline.number + 1), start=left),
+        ),
+    )
+    digests = ClusterDigests((), ())
+
+    def choose(*taken: tuple[int, TimelineId]) -> Comparison | str:
+        found = {
+            LSN(span.start.offset + at): Fingerprint(
+                "0" * 32, 7, timeline, LSN(span.start.offset + at), datetime.now(UTC), 170000, digests
+            )
+            for at, timeline in taken
+        }
+        return choose_comparison(found, found.__getitem__, lambda _lsn: way)
+
+    old, new = span.timeline, TimelineId(span.timeline.number + 1)
+    # The old primary's standby lived on; so did nothing of the new timeline before it began.
+    for wrong in ((0x3000, old), (0x1000, new)):
+        said = choose(wrong)
+        assert f"on timeline {wrong[1]}, which is not on the way" in str(said)
+        chosen = choose(wrong, (0x4000, new))
+        assert isinstance(chosen, Comparison)
+        assert chosen.fingerprint.lsn == LSN(span.start.offset + 0x4000)
+    for right in ((0x1000, old), (0x2000, old), (0x2000, new)):
+        assert isinstance(choose(right), Comparison)
+    assert "no fingerprint of the source" in str(choose())
+
+    def refuse(lsn: LSN) -> RestorePlan:
+        raise TargetRefused(f"{lsn} is not archived")
+
+    assert "no way leads to the fingerprint" in str(
+        choose_comparison([left], lambda _lsn: taken_nowhere(), refuse)
+    )
+
+
+def taken_nowhere() -> Fingerprint:
+    raise AssertionError("what no way leads to is not read")
 
 
 # -- scratch places
@@ -221,10 +365,33 @@ def test_only_what_nobody_holds_is_abandoned_and_only_that_is_wiped(tmp_path: Pa
         (place.path / "data" / "file").write_text("x")
         assert root.abandoned() == []
         assert root.is_held(RUN)
+        root.drop_locks()
+        assert root.is_held(RUN)
     (left,) = root.abandoned()
     assert (left.run_id, root.is_held(RUN)) == (RUN, False)
     assert left.place.wipe() == 2
     assert sorted(path.name for path in root.path.iterdir()) == ["somebody's"]
+
+
+def test_a_run_is_held_after_its_place_was_wiped_until_it_has_ended(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    with root.place(RUN, datetime.now(UTC)) as place:
+        place.wipe()
+        assert root.is_held(RUN)
+    assert not root.is_held(RUN)
+    assert list(root.path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_run_holds_nothing_and_is_removed(tmp_path: Path) -> None:
+    root = ScratchRoot(tmp_path / "scratch")
+    root.prepare()
+    # As a process leaves it that was killed: the file, and nobody who has it locked.
+    lock = root.path / f"run-{RUN}.lock"
+    lock.touch(mode=0o600)
+    assert not root.is_held(RUN)
+    root.drop_locks()
+    assert not lock.exists()
 
 
 def test_a_place_whose_mark_was_never_whole_is_abandoned_too_and_nothing_else_is(tmp_path: Path) -> None:

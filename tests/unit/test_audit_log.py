@@ -184,6 +184,16 @@ def test_what_was_intended_and_has_no_outcome_is_found_and_can_be_abandoned() ->
     assert log.entries()[-1].facts["outcome"] == ABANDONED
 
 
+def test_a_run_that_has_an_outcome_is_not_abandoned_by_another_writer() -> None:
+    store = MemoryStore()
+    log, other = log_in(store), log_in(store)
+    intent = log.intend(EntryKind.DRILL_INTENDED, "run", {"system_identifier": "7"}, BEGIN).entry
+    assert other.open_intents() == [intent]
+    ended = log.append(EntryKind.DRILL_ENDED, "run", {"outcome": "PASSED"}, BEGIN)
+    assert other.abandon(intent, "the process was killed", BEGIN).entry == ended.entry
+    assert log_in(store).entries()[-1] == ended.entry
+
+
 def test_a_clock_that_was_set_back_does_not_turn_the_order_round() -> None:
     log = log_in(MemoryStore())
     observe(log, 5)

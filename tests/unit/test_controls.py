@@ -9,19 +9,20 @@ from typing import Any
 import fix_reports as fix
 import pytest
 
+from cli.controls_page import render_page
 from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog
 from verifiers.check_table import CHECKS
 from verifiers.controls import (
     CONTROLS,
     PERIOD_NEEDS,
+    SECOND_REGION,
     Control,
     Held,
     Status,
     held,
     mapping_of,
     period_mapping,
-    render_page,
     status_of,
 )
 from verifiers.report_shape import REPORT
@@ -95,7 +96,7 @@ def test_the_table_names_checks_and_fields_that_there_are(control: Control) -> N
     assert control.core
     assert set(control.over) <= set(PERIOD_NEEDS)
     for need in (*control.core, *control.more, *control.fields):
-        path = need.partition("=")[0].rstrip("<")
+        path = need.partition("=")[0].rstrip("<>")
         assert path in CHECKS or exists(path), need
     assert all(one not in control.more for one in control.core)
 
@@ -109,7 +110,7 @@ def test_each_control_can_come_to_each_status(control: Control) -> None:
         degradation={"service_degradation": {"window_ms": 1}},
     )
     everything["identity"]["report_type"] = "monthly_drill"
-    everything["source"]["regions"] *= 2
+    everything["recoverability"][0]["regions"] = ["north", "south"]
     everything["target"]["segregation"]["account"] = {"is_distinct": True, "shown_by": "x"}
     everything["log"]["object_lock_copy"] = {"uri": "s3://x", "version": None}
     full = Status.PARTIAL if control.over else Status.SATISFIED
@@ -134,7 +135,7 @@ def test_each_control_can_come_to_each_status(control: Control) -> None:
             assert held(need, {**everything, "checks": []}) is Held.ABSENT
     # Nothing at all: no check ran, and nothing was measured, configured or planned.
     nothing = predicate()
-    nothing |= {"source": {**nothing["source"], "encryption": None, "regions": []}}
+    nothing |= {"source": {**nothing["source"], "encryption": None, "regions": []}, "recoverability": []}
     nothing |= {"timings": {**nothing["timings"], "recovery_time_ms": None}}
     nothing |= {"trigger": {**nothing["trigger"], "scheduled_at": None}, "log": {"checkpoint": ""}}
     nothing |= {"policy": dict.fromkeys(nothing["policy"]), "scope": dict.fromkeys(nothing["scope"])}
@@ -151,8 +152,8 @@ def test_each_control_can_come_to_each_status(control: Control) -> None:
         ("timings.recovery_time_ms<=5", ("timings", "recovery_time_ms"), 5, Held.YES),
         ("timings.recovery_time_ms<=5", ("timings", "recovery_time_ms"), 6, Held.NO),
         ("timings.recovery_time_ms<=5", ("timings", "recovery_time_ms"), None, Held.ABSENT),
-        ("source.regions.1", ("source", "regions"), [{}], Held.ABSENT),
-        ("source.regions.1", ("source", "regions"), [{}, {"name": "b"}], Held.YES),
+        ("source.regions.0", ("source", "regions"), [], Held.ABSENT),
+        ("source.regions.0", ("source", "regions"), [{"name": "b"}], Held.YES),
         ("scope.asset_id", ("scope", "asset_id"), "", Held.ABSENT),
         ("identity.report_type=a|b", ("identity", "report_type"), "b", Held.YES),
         ("identity.report_type=a|b", ("identity", "report_type"), "c", Held.ABSENT),
@@ -162,6 +163,34 @@ def test_a_need_holds_fails_or_is_absent(need: str, path: tuple[str, str], value
     found = predicate()
     found[path[0]][path[1]] = value
     assert held(need, found) is told
+
+
+def test_a_second_region_is_one_that_holds_what_was_restored_and_not_one_that_is_configured() -> None:
+    redundancy = [one for one in CONTROLS if one.core == (SECOND_REGION,)]
+    assert {one.control for one in redundancy} == {"A.8.14", "CP-9(5)"}
+
+    def statuses(found: dict[str, Any]) -> set[Status]:
+        return {status_of(control, found) for control in redundancy}
+
+    found = predicate("C02")
+    found["source"]["regions"] *= 2
+    first = found["recoverability"][0]
+    # The run restored to where the first span is, which the second region has nothing of.
+    assert (first["regions"], first["state"]) == (["north"], "restorable")
+    assert found["recoverability"][-1]["regions"] == ["north", "south"]
+    assert held(SECOND_REGION, found) is Held.ABSENT
+    assert statuses(found) == {Status.NOT_TESTED}
+    first["regions"] = ["north", "south"]
+    assert statuses(found) == {Status.SATISFIED}
+    for name, value in (("timeline", "00000002"), ("state", "gap"), ("end_lsn", "0/3000147")):
+        other = {**found, "recoverability": [{**first, name: value}]}
+        assert held(SECOND_REGION, other) is Held.ABSENT
+    # Reports of version 1 have no map.
+    old = {name: value for name, value in found.items() if name != "recoverability"}
+    assert held(SECOND_REGION, old) is Held.ABSENT
+    cut_off = predicate("C02", "D11", recoverability=[])
+    assert statuses(cut_off) == {Status.SATISFIED}
+    assert held(SECOND_REGION, with_result(cut_off, "D11", "SKIPPED")) is Held.ABSENT
 
 
 def test_a_failed_run_is_never_evidence_that_all_is_well() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from cli.drill_failure import AtFailure
 from pitr.restore_plan import RestorableMoment
 from pitr.wal.lsn import LSN
 from verifiers.check import CheckResult, Outcome
@@ -85,10 +86,69 @@ def test_every_step_has_its_time_and_a_late_one_fails() -> None:
         "restore": ("FAILED", 40_000),
         "promote": ("PASSED", 3000),
         "checks": ("PASSED", 40_000),
-        "end": ("PASSED", 0),
+        "end": ("SKIPPED", 0),
     }
     assert results["restore"].reason == "it took 40000 ms; the deadline is 30 s"
-    assert results["end"].observed == "it is over"
+
+
+def test_a_note_is_told_and_proves_nothing() -> None:
+    """Whatever people did meanwhile, a check of it would have passed."""
+    note = Step("freeze", Action.NOTE, text="no credential of the old host is used")
+    found = Verified(marks=marks(wal_replay_done=8_000, accept_writes=9_000, checks_done=10_000))
+    _, results = run(scenario(note), found)
+    freeze = results["freeze"]
+    assert (freeze.outcome, freeze.is_required, freeze.title) == (Outcome.SKIPPED, False, "step freeze: note")
+    assert freeze.reason == "a note, which nothing here checks: no credential of the old host is used"
+
+
+def test_what_the_regions_had_is_looked_at_at_the_failure_and_not_before_what_comes_in_front_of_it() -> None:
+    """Production goes on while a drill waits, and after the failure it goes on as well."""
+    clock, seen = Clock(), []
+    wait = Step("business-hours", Action.WAIT, duration_s=3600.0)
+
+    def look() -> None:
+        seen.append(clock.now())
+        # It takes its time, and none of it is time of recovery.
+        clock.seconds += 5.0
+
+    steps = DrillSteps(
+        scenario(wait),
+        CheckMaker("test", now=clock.now, monotonic=clock.monotonic),
+        None,
+        Pauses(clock),
+        at_failure=look,
+        monotonic=clock.monotonic,
+        now=clock.now,
+    )
+    failure = steps.before()
+    assert seen == [START + timedelta(seconds=3600)]
+    assert failure.at == START + timedelta(seconds=3605)
+
+
+def test_a_region_that_is_cut_off_before_the_failure_is_not_looked_at_after_the_cut() -> None:
+    clock, seen = Clock(), []
+    first = (Step("cut", Action.CUT_REGION, region="eu"), Step("notice", Action.WAIT, duration_s=60.0))
+    rest = [step for step in scenario().steps if step.name not in ("cut", "notice")]
+    steps = DrillSteps(
+        replace(scenario(), steps=(*first, *rest)),
+        CheckMaker("test", now=clock.now, monotonic=clock.monotonic),
+        None,
+        Pauses(clock),
+        at_failure=lambda: seen.append(clock.now()),
+        monotonic=clock.monotonic,
+        now=clock.now,
+    )
+    assert steps.before().at == START + timedelta(seconds=60)
+    assert seen == [START]
+
+
+def test_a_head_that_is_signed_after_the_failure_is_not_what_was_there_at_it() -> None:
+    """What was seen at the failure counts, whatever is archived before the restore is planned."""
+    seen = AtFailure(Lost(moment("0/3000", 10), moment("0/2000", 4)), START)
+    failure_at = START + timedelta(seconds=12)
+    assert seen.age_ms(failure_at) == 12_000
+    assert seen.lost.lost_ms == 6_000
+    assert AtFailure(seen.lost, None).age_ms(failure_at) is None
 
 
 def test_the_step_where_it_broke_fails_and_what_comes_after_was_not_reached() -> None:
@@ -137,7 +197,15 @@ def test_a_target_before_the_failure_gives_up_what_came_after_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "outcome"), [(["us", "ap"], Outcome.PASSED), (["us", "eu"], Outcome.FAILED)]
+    ("asked", "outcome"),
+    [
+        ({"us": 120, "ap": 0}, Outcome.PASSED),
+        ({"us": 120, "ap": 0, "eu": 0}, Outcome.PASSED),
+        ({"us": 120, "eu": 1}, Outcome.FAILED),
+        # What counts nothing shows nothing.
+        ({"us": 0}, Outcome.FAILED),
+        ({}, Outcome.FAILED),
+    ],
 )
-def test_a_region_that_could_be_read_was_not_cut_off(read: list[str], outcome: Outcome) -> None:
-    assert check_cut("eu", read, CheckMaker("test")).outcome is outcome
+def test_a_region_that_was_sent_a_request_was_not_cut_off(asked: dict[str, int], outcome: Outcome) -> None:
+    assert check_cut("eu", asked, CheckMaker("test")).outcome is outcome

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from storage.locks import Locking, ObjectLock
 from storage.memory import MemoryStore
-from storage.observed import ObservedStore
+from storage.observed import ObservedStore, RequestCount, observed_store
 from storage.store import ObjectConflict, ObjectMissing, StoreError
 
 
@@ -60,3 +61,24 @@ def test_a_listing_is_told_when_it_ends_without_its_consumers_time() -> None:
     next(listing)
     listing.close()  # type: ignore[attr-defined]
     assert observer.calls[1:] == [("list", 1, 1.0, None)]
+
+
+class LockingStore(MemoryStore):
+    """One that tells of a lock."""
+
+    def lock_of(self, key: str) -> ObjectLock | None:
+        self.get(key)
+        return None
+
+
+def test_a_count_counts_every_call_and_what_can_tell_of_locks_still_can() -> None:
+    count = RequestCount()
+    store = observed_store(LockingStore(), count)
+    store.put("k", b"body")
+    assert isinstance(store, Locking)
+    assert store.lock_of("k") is None
+    with pytest.raises(ObjectMissing):
+        store.lock_of("missing")
+    assert [one.key for one in store.list_objects("")] == ["k"]
+    assert count.calls == 4
+    assert not isinstance(observed_store(MemoryStore(), count), Locking)

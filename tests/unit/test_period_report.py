@@ -14,7 +14,7 @@ import fix_reports as fix
 import pytest
 from fix_audit import audit, resigned, write_log
 from fix_expiry import ExpiryHouse
-from fix_period import ID, PERIOD_ALL, a_busy_log, drawn, issued
+from fix_period import ID, PERIOD_ALL, WEEKS, a_busy_log, drawn, issued
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +23,8 @@ from pitr.pipeline.sign import encode_time, payload_of
 from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog
 from verifiers.controls import CONTROLS
+from verifiers.findings import Care, Retest, finding_states, findings_of
+from verifiers.log_entry import EntryKind
 from verifiers.period_html import render_period
 from verifiers.period_report import sample_of, spread_of
 from verifiers.period_series import logged_periods, read_host, read_period
@@ -81,6 +83,52 @@ def test_a_gap_in_the_cadence_is_told_even_if_nobody_logged_a_miss(log: AuditLog
     assert [one["until"] for one in drawn(log, quiet)["gaps"]] == [encode_time(quiet.end)]
 
 
+def test_a_drill_at_the_end_does_not_set_the_periods_policy() -> None:
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    for number in (1, 2, 3):
+        at = fix.BEGIN + fix.WEEK * number
+        said = fix.draft(number, at)
+        is_drill = number == 3
+        kind, policy_id = ("weekly_verification", "verify/main")
+        if is_drill:
+            kind, policy_id = ("monthly_drill", "drill-full/main")
+            said["policy"]["required_frequency_ms"] = 3 * fix.WEEK_MS
+        said["policy"]["policy_id"] = policy_id
+        said["identity"]["report_type"] = kind
+        facts: dict[str, object] = {"report_type": kind, "system_identifier": str(fix.SYSTEM)}
+        intended = EntryKind.DRILL_INTENDED if is_drill else EntryKind.VERIFICATION_INTENDED
+        intent = log.intend(intended, f"run-{number}", facts, at - timedelta(seconds=1))
+        fix.issue_report(log, intent, said, at + timedelta(minutes=6))
+    said = drawn(log)
+    assert (said["policy"]["policy_id"], said["policy"]["required_frequency_ms"]) == (
+        "verify/main",
+        fix.WEEK_MS,
+    )
+    # Nine weeks: nine verifications, and three drills.
+    assert said["runs"]["expected"] == 9 + 3
+    drill_alone = drawn(log, Period(fix.BEGIN + fix.WEEK * 3, PERIOD_ALL.end, fix.SYSTEM))
+    assert drill_alone["policy"]["policy_id"] == "drill-full/main"
+    assert "there is no verification" in drill_alone["policy"]["source"]
+
+
+def test_a_drill_of_another_policy_does_not_stand_for_one_that_was_not_held(tmp_path: Path) -> None:
+    """A failover drill each week, and the full one once: both are monthly drills."""
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    for number in range(1, WEEKS + 1):
+        at = fix.BEGIN + fix.WEEK * number
+        said = fix.draft(number, at)
+        said["policy"]["policy_id"] = "drill-full/main" if number == 1 else "drill-failover/main"
+        fix.issue_report(log, fix.intend(log, number, at), said, at + timedelta(minutes=6))
+    (gap,) = drawn(log)["gaps"]
+    assert gap["since"] == encode_time(fix.BEGIN + fix.WEEK)
+    folder, key = tmp_path / "reports", tmp_path / "key.pem"
+    export_reports(log.store, fix.REPOSITORY, fix.VERIFIER.public, folder)
+    key.write_text(to_pem(fix.VERIFIER.public))
+    found = audit(folder, key, now=encode_time(PERIOD_ALL.end))
+    assert f"cluster {fix.SYSTEM}: drill-full/main: 56.0 days from 2026-01-11" in found.texts("warning")
+    assert "drill-failover" not in found.texts("warning")
+
+
 def test_what_is_in_a_period_is_decided_by_the_logs_times(log: AuditLog) -> None:
     ends = [entry for entry in log.entries() if entry.text("report_id") and entry.kind.endswith("-ended")]
     start, end = ends[1].at, ends[3].at
@@ -104,6 +152,28 @@ def test_figures_are_ones_that_were_measured(log: AuditLog) -> None:
     }
 
 
+def test_a_past_moment_that_was_there_is_no_figure_of_data_loss() -> None:
+    log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
+    for number, kind, lost_ms in (
+        (1, "latest", 7_000),
+        (2, "time", 0),
+        (3, "time", None),
+        (4, "latest", 9_000),
+    ):
+        at = fix.BEGIN + fix.WEEK * number
+        said = fix.draft(number, at)
+        said["request"] |= {"kind": kind, "value": None if kind == "latest" else encode_time(at)}
+        said["data_loss"]["data_loss_ms"] = lost_ms
+        fix.issue_report(log, fix.intend(log, number, at), said, at + timedelta(minutes=6))
+    found = drawn(log)["data_loss"]
+    assert (found["measured"], found["min_ms"], found["median_ms"], found["max_ms"]) == (
+        2,
+        7_000,
+        7_000,
+        9_000,
+    )
+
+
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=60))
 @settings(max_examples=25, deadline=None)
 def test_the_spread_is_that_of_a_plain_count(values: list[int]) -> None:
@@ -117,28 +187,40 @@ def test_the_spread_is_that_of_a_plain_count(values: list[int]) -> None:
     assert values[int(found["worst_report_id"])] == ordered[-1]
 
 
-def test_a_finding_is_closed_by_a_later_run_in_which_its_check_passed() -> None:
+def weekly(log: AuditLog, number: int, *, recovery_ms: int, fails: bool = False, retests: Any = ()) -> Any:
+    """Issue weekly report ``number`` with its findings as a run makes them; return its predicate."""
+    at = fix.BEGIN + fix.WEEK * number
+    said = fix.draft(number, at, fails=fails)
+    said["timings"]["recovery_time_ms"] = recovery_ms
+    said["findings"] = findings_of(said, said["identity"]["report_id"], Care(), retests)
+    return fix.issue_report(log, fix.intend(log, number, at), said, at + timedelta(minutes=6)).predicate
+
+
+def test_only_a_retest_that_succeeded_closes_a_finding_of_a_period() -> None:
     log = AuditLog(MemoryStore(), fix.REPOSITORY, fix.VERIFIER)
-    finding = {
-        "id": "F-C04",
-        "severity": "high",
-        "status": "open",
-        "description": "a page differs",
-        "root_cause": None,
-        "owner": None,
-        "corrective_action": None,
-        "due_at": None,
-        "retest_report_id": None,
-    }
-    at = fix.BEGIN + fix.WEEK
-    said = fix.draft(1, at, fails=True) | {"findings": [finding]}
-    fix.issue_report(log, fix.intend(log, 1, at), said, at + timedelta(minutes=6))
-    before = drawn(log)
-    assert (before["result"]["open_findings"], before["findings"][0]["status"]) == (1, "open")
-    retest = fix.run_week(log, 2).predicate["identity"]["report_id"]
-    after = drawn(log)
-    assert after["result"]["open_findings"] == 0
-    assert (after["findings"][0]["status"], after["findings"][0]["retest_report_id"]) == ("closed", retest)
+
+    def standing() -> list[tuple[str, str, str | None]]:
+        said = drawn(log)
+        opened = sum(one["status"] == "open" for one in said["findings"])
+        assert said["result"]["open_findings"] == opened
+        need = "findings" in next(one for one in said["mapping"] if one["control"] == "CC7.5")["missing"]
+        assert need == (opened > 0)
+        return [(one["id"], one["status"], one["retest_report_id"]) for one in said["findings"]]
+
+    reports = [weekly(log, 1, recovery_ms=400_000, fails=True)]
+    assert standing() == [("1/F-C04", "open", None), ("1/F-RTO", "open", None)]
+    # A run that went well and that nobody called a retest says nothing of what was done.
+    reports.append(weekly(log, 2, recovery_ms=1))
+    assert standing() == [("1/F-C04", "open", None), ("1/F-RTO", "open", None)]
+    again = [Retest(state) for state in finding_states(reports)]
+    reports.append(weekly(log, 3, recovery_ms=500_000, fails=True, retests=again))
+    failed = reports[-1]["identity"]["report_id"]
+    assert standing() == [("1/F-C04", "open", failed), ("1/F-RTO", "open", failed)]
+    again = [Retest(state, "a faster disk") for state in finding_states(reports) if state.id == "F-RTO"]
+    reports.append(weekly(log, 4, recovery_ms=1, retests=again))
+    met = reports[-1]["identity"]["report_id"]
+    assert standing() == [("1/F-C04", "open", failed), ("1/F-RTO", "closed", met)]
+    assert {one["report_id"] for one in drawn(log)["findings"]} == {reports[0]["identity"]["report_id"]}
 
 
 def test_controls_over_a_period_need_what_only_a_period_shows(log: AuditLog) -> None:

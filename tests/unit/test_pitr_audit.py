@@ -216,6 +216,17 @@ def test_a_failed_verification_is_good_evidence_and_is_told(tmp_path: Path) -> N
     assert "the verification FAILED" in found.texts("note")
 
 
+@pytest.mark.parametrize("days", [0, 700])
+def test_a_log_that_tells_of_no_report_is_no_good_evidence(days: int, tmp_path: Path) -> None:
+    log = new_log()
+    # Whatever is logged first begins the log with an entry of its own.
+    fix.observe(log, 0)
+    folder, key = folder_of(log, tmp_path / "reports")
+    found = audit(folder, key, now=encode_time(fix.BEGIN + timedelta(days=days)))
+    assert (found.code, found.result["reports"], found.texts("error")) == (1, 0, "")
+    assert f"tells of no report since it began: {encode_time(log.entries()[0].at)}" in found.texts("warning")
+
+
 def late(log: AuditLog) -> None:
     fix.run_week(log, 3)
 

@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 
 import fix_reports as fix
 import pytest
+from fix_audit import audit
 
-from pitr.errors import NoGoodCopy, NotAuthentic
+from pitr.errors import NoGoodCopy, NotAuthentic, PitrError
 from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog
+from verifiers.log_entry import EntryKind
+from verifiers.public_key import to_pem
+from verifiers.report_export import export_reports
 from verifiers.report_series import (
     LoggedReport,
+    close_run,
     logged_reports,
     read_certifications,
     read_derived,
     read_report,
 )
+
+
+def test_a_run_that_was_given_up_gets_no_report_and_the_log_stays_good(tmp_path: Path) -> None:
+    store = MemoryStore()
+    log, other = (AuditLog(store, fix.REPOSITORY, fix.VERIFIER) for _ in range(2))
+    at = fix.BEGIN + fix.WEEK
+    intent = fix.intend(log, 1, at)
+    close_run(other, intent.entry, "the run was killed", at + timedelta(minutes=1))
+    with pytest.raises(PitrError, match="given up while it went on"):
+        fix.issue_report(log, intent, fix.draft(1, at), at + timedelta(minutes=6))
+    assert [one.kind for one in log.entries()][2:] == [EntryKind.VERIFICATION_ENDED]
+    # It took no number, so the next run's is not the one after it.
+    assert fix.run_week(other, 2).predicate["identity"]["series_seq"] == 1
+    export_reports(store, fix.REPOSITORY, fix.VERIFIER.public, tmp_path / "reports")
+    key = tmp_path / "key.pem"
+    key.write_text(to_pem(fix.VERIFIER.public))
+    judged = audit(tmp_path / "reports", key)
+    assert judged.texts("error") == ""
+
 
 Read = Callable[[MemoryStore, LoggedReport], object]
 

@@ -97,3 +97,15 @@ def test_the_error_is_that_of_forecasts_and_not_of_the_fit() -> None:
 def test_the_longest_time_has_the_error_added() -> None:
     assert Forecast(100.0, 0.25, 4).longest_s == 125.0
     assert Forecast(100.0, None, 1).longest_s == 100.0
+
+
+def test_work_far_beyond_what_was_measured_has_a_wider_error() -> None:
+    """Runs with a little WAL say next to nothing of fifty times as much."""
+    alike = [Run(Work(10**9, 1000, 10**8), 20.0 + noise) for noise in (0.0, 0.5, 1.0, 1.5)]
+    model = learn(alike)
+    assert model is not None
+    assert model.error is not None
+    inside, beyond = (model.forecast(Work(10**9, 1000, wal)) for wal in (10**8, 50 * 10**8))
+    assert inside.error == model.error == model.forecast(Work(0, 0, 0)).error
+    assert beyond.error == 50 * model.error
+    assert beyond.longest_s > 2 * beyond.seconds

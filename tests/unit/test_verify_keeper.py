@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 import structlog
 
 from cli.config_schema import check_tables
 from cli.settings import Settings
 from cli.verify_keeper import VerifyKeeper
+from pitr.errors import PitrError
 from pitr.pipeline.keys import Identity
 from pitr.pipeline.sign import Signer
 
 BASE = Path("/etc/pitr")
 
 
-def tasks_of(verify: dict[str, Any] | None) -> dict[str, float | None]:
+# Notes when it begins and ends, and says that nothing was due.
+PROGRAM = """
+import pathlib, sys, time
+notes = pathlib.Path(sys.argv[1])
+with notes.open("a") as file: file.write("begun\\n")
+time.sleep(float(sys.argv[2]))
+with notes.open("a") as file: file.write("ended\\n")
+print('{"data": {"is_not_due": true}}')
+"""
+
+
+def keeper_of(verify: dict[str, Any] | None, command: Sequence[str] | None = None) -> VerifyKeeper:
     recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
     tables: dict[str, Any] = {
         "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
@@ -33,7 +50,11 @@ def tasks_of(verify: dict[str, Any] | None) -> dict[str, float | None]:
         tables["verify"] = {"identity_file": "identity.toml", **verify}
     settings = check_tables(tables, base=BASE, path=BASE / "pitr.toml")
     assert isinstance(settings, Settings)
-    tasks = VerifyKeeper(settings, structlog.get_logger()).tasks()
+    return VerifyKeeper(settings, structlog.get_logger(), command=command)
+
+
+def tasks_of(verify: dict[str, Any] | None) -> dict[str, float | None]:
+    tasks = keeper_of(verify).tasks()
     assert all(task.last_success_at() is None for task in tasks)
     return {task.name: task.every_s for task in tasks}
 
@@ -52,3 +73,26 @@ def test_each_drill_has_a_task_of_its_own_also_where_nothing_is_verified() -> No
         "drill-failover": 2_592_000.0,
         "drill-disaster": 7_862_400.0,
     }
+
+
+def test_a_verification_and_a_drill_that_are_due_at_once_run_one_after_the_other(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    tasks = keeper_of({}, (sys.executable, "-c", PROGRAM, str(notes), "1")).tasks()
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(task.run, threading.Event()) for task in tasks]:
+            done.result(60.0)
+    assert notes.read_text().split() == ["begun", "ended"] * 2
+
+
+def test_one_that_waits_for_its_turn_ends_when_it_is_cancelled(tmp_path: Path) -> None:
+    notes, cancelled = tmp_path / "notes", threading.Event()
+    first, second = keeper_of({}, (sys.executable, "-c", PROGRAM, str(notes), "3")).tasks()
+    cancelled.set()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first.run, threading.Event())
+        while not notes.exists():
+            assert not running.done()
+        with pytest.raises(PitrError, match="cancelled while another one ran"):
+            second.run(cancelled)
+        running.result(60.0)
+    assert notes.read_text().split() == ["begun", "ended"]
