@@ -25,7 +25,6 @@ from pitr.errors import (
     ServerRefused,
     TargetRefused,
 )
-from pitr.postgres.instance import Instance
 from pitr.postgres.paused_replay import paused_replay
 from pitr.postgres.scratch_session import QueryFailed, ScratchSession, databases_of
 from pitr.recovery import RecoveryTarget
@@ -132,8 +131,8 @@ class FailingService:
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
 
-    def reached(self, instance: Instance) -> None:
-        assert instance.pid
+    def reached(self, dsn: str) -> None:
+        assert dsn
 
     def opened(self, server: ScratchServer) -> None:
         assert server.databases()

@@ -41,7 +41,7 @@ def plan_of(target: RecoveryTarget) -> RestorePlan:
 
 def found(*, is_there: bool = True) -> Verified:
     maker, result = CheckMaker("test"), passed("", "") if is_there else failed("", "", "it is not")
-    return Verified(checks=[maker.run(name, name, lambda: result) for name in ("C09", "C10")])
+    return Verified(checks=[maker.run(name, name, lambda: result) for name in ("C09", "C10", "C21")])
 
 
 def report(target: RecoveryTarget, age_ms: int | None) -> dict[str, object]:
