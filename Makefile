@@ -8,7 +8,7 @@
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check bench lock format clean s3-server patroni help
+.PHONY: demo test test-all check bench lock format clean s3-server patroni brokers help
 
 PYTHON ?= python3
 VENV := .venv
@@ -69,9 +69,13 @@ s3-server: $(VENV)/.test-ready
 patroni: $(VENV)/.test-ready
 	@cd tests && ../$(BIN)/python -P -c 'import sys; sys.path[:0] = [".", ".."]; import fix_patroni; fix_patroni.patroni_python()'
 
+# A Java where there is none, Kafka's jars, and Redis.
+brokers: $(VENV)/.test-ready
+	@cd tests && ../$(BIN)/python -P -c 'import sys; sys.path[:0] = [".", ".."]; import fix_redis; from benchmarks import java_process, kafka_node; java_process.java(); kafka_node.kafka_jars(); fix_redis.redis_server()'
+
 # A file's tests share servers, so a worker takes whole files, in their order: those of few and long tests are
 # not the last then, with one worker at them and the other idle.
-test: check s3-server patroni
+test: check s3-server patroni brokers
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # --- the full counts -----------------------------------------------------------------------------------------
@@ -86,7 +90,7 @@ ALL_PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 PARTS = $(filter-out integration,$(ALL_PARTS)) apt integration
 
 # The part "apt" fails where a program is missing: what did not run has not passed.
-test-all: check s3-server patroni
+test-all: check s3-server patroni brokers
 	@mkdir -p .stamps; rm -f .stamps/*-dirty-*
 	@for part in $(PARTS); do \
 	  stamp=".stamps/$(COMMIT)-$$part"; \
