@@ -6,14 +6,15 @@ is verified inside the store's own fallback (``CopyCheck``), never only the firs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic, PitrError
-from storage.store import CopyCheck, CopyDamaged, ObjectStore
+from storage.store import CopyCheck, CopyDamaged, ObjectMissing, ObjectStore
 
 _T = TypeVar("_T")
+BAD_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +74,24 @@ def check_place(key: str, expected: str, repository: str, own_repository: str) -
         raise NotAuthentic(f"{key} belongs to another repository: {repository}")
     if key != expected:
         raise NotAuthentic(f"{key} holds what belongs under {expected}")
+
+
+def newest_that_holds(keys: Iterable[str], read: Callable[[str], _T], what: str) -> _T | None:
+    """Return what ``read`` makes of the first of ``keys``, newest first, that holds; None if none does.
+
+    ``read`` raises NotAuthentic, MalformedValue or ObjectMissing for one that must not be used.  BAD_MAX
+    bad ones in a row are no rot but an attack: raises NotAuthentic then, and StoreError.
+    """
+    bad: list[str] = []
+    for key in keys:
+        try:
+            return read(key)
+        except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
+            bad.append(f"{key}: {cause}")
+        if len(bad) >= BAD_MAX:
+            raise NotAuthentic(
+                f"the newest {BAD_MAX} {what} are all bad",
+                detail=bad[0],
+                hint="look at the other regions one by one with `--region`",
+            )
+    return None

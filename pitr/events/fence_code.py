@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from pitr.catalogue.fields import Fields
 from pitr.errors import MalformedValue
@@ -17,6 +18,7 @@ from pitr.events.fence import Fence, GroupFence, Identity, Mark, PartitionFence,
 from pitr.events.partition import OFFSET_MAX, check_topic
 from pitr.pipeline.sign import decode_payload, encode_payload, encode_time
 
+_KeyT = TypeVar("_KeyT", int, str)
 KIND = "fence"
 TEXT_BYTES_MAX = 8 << 20
 TOPICS_MAX = 10_000
@@ -227,6 +229,6 @@ def _whole(value: object, *, most: int = OFFSET_MAX) -> int:
     return value
 
 
-def _check_ascending(keys: Sequence[int] | Sequence[str]) -> None:
-    if list(keys) != sorted(set(keys)):  # type: ignore[type-var]
+def _check_ascending(keys: Sequence[_KeyT]) -> None:
+    if list(keys) != sorted(set(keys)):
         raise MalformedValue("fence: topics, partitions and groups are in order, none twice")

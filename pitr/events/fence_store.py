@@ -32,14 +32,13 @@ from pitr.pipeline.keys import DataKey
 from pitr.pipeline.seal import Context, open_container, seal
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.repository import Repository
-from pitr.verified import check_place, get_start_verified, get_verified
+from pitr.verified import BAD_MAX, check_place, get_start_verified, get_verified, newest_that_holds
 from pitr.wal_reader import DataKeySource
 from storage.store import ObjectConflict, ObjectMissing
 
 # Opened at once, so bounded; some hundred fences of a thousand partitions.
 CONTENT_BYTES_MAX: Final = 32 << 20
 # As with heads: so many that are bad are no rot but an attack, and a reader stops.
-BAD_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,19 +190,11 @@ class FenceReader:
 
         Raises NotAuthentic after BAD_MAX bad ones, StoreError.
         """
-        bad: list[str] = []
-        for info in self._repository.store.list_objects(f"fences/{archive}/"):
-            try:
-                return self.header(archive, fences_sequence(info.key))
-            except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
-                bad.append(f"{info.key}: {cause}")
-            if len(bad) >= BAD_MAX:
-                raise NotAuthentic(
-                    f"the newest {BAD_MAX} objects of fences of archive {archive} are all bad",
-                    detail=bad[0],
-                    hint="look at the other regions one by one with `--region`",
-                )
-        return None
+        listed = self._repository.store.list_objects(f"fences/{archive}/")
+        what = f"objects of fences of archive {archive}"
+        return newest_that_holds(
+            (info.key for info in listed), lambda key: self.header(archive, fences_sequence(key)), what
+        )
 
     def last_before(
         self, archive: ArchiveId, spans: Sequence[Span], data_keys: DataKeySource

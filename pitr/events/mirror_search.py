@@ -6,11 +6,12 @@ from where on to look, which they can: no record lies before the first that is a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
-from pitr.events.broker import Broker, OffsetGone
+from pitr.events.broker import EventRecord, OffsetGone
 from pitr.events.fence import Identity
 from pitr.events.identity import identity_of
 from pitr.events.partition import TopicPartition
@@ -18,6 +19,16 @@ from pitr.events.translate import Translation, with_found
 
 READ_MAX: Final = 1_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Readable(Protocol):
+    """The little of a Broker that a search asks."""
+
+    def offsets_at(
+        self, moment: datetime, partitions: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, int]: ...
+
+    def read(self, at: TopicPartition, start: int, end: int) -> Iterator[EventRecord]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,12 @@ class Searched:
 
 
 def search(
-    broker: Broker, at: TopicPartition, translation: Translation, last: Identity, *, read_max: int = READ_MAX
+    broker: Readable,
+    at: TopicPartition,
+    translation: Translation,
+    last: Identity,
+    *,
+    read_max: int = READ_MAX,
 ) -> Searched:
     """Return a translation that is exact, if ``last`` is found within ``read_max`` records.
 
@@ -53,7 +69,7 @@ def search(
     return Searched(translation, read, "the record is not there: it was not mirrored, or not yet")
 
 
-def _hint(broker: Broker, at: TopicPartition, last: Identity, otherwise: int) -> int:
+def _hint(broker: Readable, at: TopicPartition, last: Identity, otherwise: int) -> int:
     try:
         # A millisecond earlier: how a client rounds must not matter.
         moment = _EPOCH + timedelta(milliseconds=last.timestamp_ms - 1)

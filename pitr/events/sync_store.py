@@ -34,14 +34,13 @@ from pitr.pipeline.keys import DataKey
 from pitr.pipeline.seal import open_container, seal
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.repository import Repository
-from pitr.verified import check_place, get_verified
+from pitr.verified import BAD_MAX, check_place, get_verified, newest_that_holds
 from pitr.wal_reader import DataKeySource
 from storage.store import ObjectConflict, ObjectMissing
 
 CONTENT_BYTES_MAX: Final = 64 << 20
 ENTRIES_MAX: Final = 50_000
 """Of the journal, in one object."""
-BAD_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,19 +160,11 @@ class SyncReader:
 
         Raises NotAuthentic after BAD_MAX bad ones, StoreError.
         """
-        bad: list[str] = []
-        for info in self._repository.store.list_objects(f"syncs/{self._archive}/"):
-            try:
-                return self._whole_object(syncs_sequence(info.key))[0]
-            except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
-                bad.append(f"{info.key}: {cause}")
-            if len(bad) >= BAD_MAX:
-                raise NotAuthentic(
-                    f"the newest {BAD_MAX} objects of pairs of archive {self._archive} are all bad",
-                    detail=bad[0],
-                    hint="look at the other regions one by one with `--region`",
-                )
-        return None
+        listed = self._repository.store.list_objects(f"syncs/{self._archive}/")
+        what = f"objects of pairs of archive {self._archive}"
+        return newest_that_holds(
+            (info.key for info in listed), lambda key: self._whole_object(syncs_sequence(key))[0], what
+        )
 
     def read(self, alias: str, data_keys: DataKeySource) -> StoredPairs:
         """Return the pairs of the mirror whose source is called ``alias``.

@@ -210,7 +210,11 @@ class ReplaySession:
             "SELECT topic, partition, next_offset, counts FROM pitr.replay_cursor WHERE replay_id = %s",
             (replay_id,),
         )
-        return [Cursor(*row) for row in rows]  # type: ignore[arg-type]
+        return [
+            Cursor(str(topic), int(str(partition)), int(str(offset)), dict(counts))
+            for topic, partition, offset, counts in rows
+            if isinstance(counts, Mapping)
+        ]
 
     def xact_statuses(self, xids: Sequence[int]) -> dict[int, str | None]:
         """Return what ``pg_xact_status`` says of transactions, None where they are too old for it."""
