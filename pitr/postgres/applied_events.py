@@ -10,6 +10,7 @@ Reference: docs/events.md, "Replay"; PostgreSQL manual, "COPY", "INSERT" (ON CON
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _CONNECT_TIMEOUT_S: Final = 20
 STATEMENT_TIMEOUT_S: Final = 600.0
 """One batch of a handler; one that takes longer waits for somebody, or reads a whole table for each event."""
 _LOCK_TIMEOUT_S: Final = 30.0
+_LAST_ONE_ENDS_S: Final = 3.0
+_ASK_AGAIN_S: Final = 0.05
 # "pitr" and "ev" in ASCII: whoever looks at pg_locks may recognise it.
 _LOCK: Final = (0x70697472, 0x6576)
 
@@ -168,11 +171,17 @@ class ReplaySession:
         return int(str(found[0]))
 
     def lock(self) -> None:
-        """Keep other replays out of this database until the session ends.  Raises AlreadyRunning."""
-        if not self._one("SELECT pg_try_advisory_lock(%s, %s)", _LOCK)[0]:
-            raise AlreadyRunning(
-                "another replay runs into this database", hint="wait until it has ended, or end it"
-            )
+        """Keep other replays out of this database until the session ends.  Raises AlreadyRunning.
+
+        A server may learn a little late that a session is over: so the lock is asked for more than once.
+        """
+        deadline = time.monotonic() + _LAST_ONE_ENDS_S
+        while not self._one("SELECT pg_try_advisory_lock(%s, %s)", _LOCK)[0]:
+            if time.monotonic() >= deadline:
+                raise AlreadyRunning(
+                    "another replay runs into this database", hint="wait until it has ended, or end it"
+                )
+            time.sleep(_ASK_AGAIN_S)
 
     def is_prepared(self) -> bool:
         """Tell whether the tables are there, so that something was replayed once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -344,6 +345,15 @@ def test_two_replays_never_run_into_one_database(house: House) -> None:
         with pytest.raises(AlreadyRunning):
             house.replay(orders_handlers())
     house.replay(orders_handlers())
+
+
+def test_a_session_that_is_about_to_end_is_waited_for(house: House) -> None:
+    with ReplaySession(house.dsn) as other, ReplaySession(house.dsn) as session:
+        other.lock()
+        ending = threading.Timer(0.3, other.close)
+        ending.start()
+        session.lock()
+        ending.join()
 
 
 def test_a_plan_for_another_place_or_under_another_hash_is_refused(house: House) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from hypothesis import event, given
+from hypothesis import event, example, given
 from hypothesis import strategies as st
 
 from pitr.events.fence import Identity
@@ -145,14 +145,22 @@ def test_a_translated_offset_is_never_past_the_truth(world: World, upstream: int
     assert told.lower <= found.lower <= world.truth(upstream)
 
 
+def cut_inside_a_pair() -> World:
+    """The copy that a pair names is deleted, and the marker behind it is where the log begins."""
+    source: list[Identity | None] = [Identity(who, bytes(32)) for who in range(3)]
+    return World(source, [0, None, 1, 2], log_start=1, pairs=(SyncPair(0, 0), SyncPair(2, 3)), settled=3)
+
+
 @given(worlds(has_twins=False), st.integers(0, SOURCE_MAX))
+@example(cut_inside_a_pair(), 0)
 def test_a_translated_offset_is_the_truth_where_the_record_before_is_known(
     world: World, upstream: int
 ) -> None:
     upstream = min(upstream, len(world.source))
     _, found = world.translate(upstream)
     event(f"{found.basis}, {'went back' if world.goes_back else 'straight on'}")
-    between = [one for one in world.copies[found.lower : world.truth(upstream)] if one is not None]
+    begin = max(found.lower, world.log_start)
+    between = [one for one in world.copies[begin : world.truth(upstream)] if one is not None]
     if found.is_exact and not world.goes_back:
         assert between == []
     if found.basis is Basis.LOWER_BOUND and not found.is_cut:
