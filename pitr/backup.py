@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -30,6 +30,7 @@ from pitr.backup_config import add_config, config_of, without_config
 from pitr.backup_continuation import Continuation
 from pitr.backup_copy import CopyCrew, copy_directory
 from pitr.backup_file_copy import FileCopier
+from pitr.backup_manifest import TakenBackup, manifest_of
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_parent import NoteWriter
 from pitr.backup_parts import BackupParts
@@ -37,7 +38,7 @@ from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupRequest, BackupWriter, WalGate
 from pitr.backup_strain import StrainWatch
 from pitr.backup_tally import BackupProgress, Tally
-from pitr.catalogue.backup_record import BackupManifest, StoredObject, Tablespace
+from pitr.catalogue.backup_record import BackupManifest, Tablespace
 from pitr.errors import BackupFailed, ServerUnavailable
 from pitr.lease import Lease
 from pitr.pipeline.pack_writer import FileStatus
@@ -181,11 +182,8 @@ class _Run:
                 monotonic=time.monotonic,
                 watch=self._watch,
             )
-            manifest = self._manifest(timeline, start_lsn, stopped, stopped_at)
-            spaces = tuple(
-                Tablespace(oid, each.name, each.location) for oid, each in sorted(tablespaces.items())
-            )
-            manifest = replace(manifest, tablespaces=spaces)
+            spaces = [Tablespace(oid, each.name, each.location) for oid, each in tablespaces.items()]
+            manifest = self._manifest(timeline, start_lsn, stopped, stopped_at, spaces)
             self._check_cancelled()
             self._enter("writing the manifest")
             self._lease.confirm()
@@ -306,44 +304,29 @@ class _Run:
         return start_lsn if parent is None or self._changes is None else parent.manifest.start_lsn
 
     def _manifest(
-        self, timeline: TimelineId, start_lsn: LSN, stopped: StoppedBackup, stopped_at: datetime
+        self,
+        timeline: TimelineId,
+        start_lsn: LSN,
+        stopped: StoppedBackup,
+        stopped_at: datetime,
+        tablespaces: Iterable[Tablespace],
     ) -> BackupManifest:
-        progress = self._tally.progress
         asked = self._request.parent
-        parent = None if asked is None or self._changes is None else asked.manifest.backup
-        return BackupManifest(
+        taken = TakenBackup(
             repository=self._writer.repository.repository_id,
             archive=self._request.archive,
-            backup=self._parts.backup,
             label=self._request.label,
-            type="full" if parent is None else "incr",
-            parent=parent,
+            parent=None if asked is None or self._changes is None else asked.manifest.backup,
             started_at=self._started_at,
-            stopped_at=max(stopped_at, self._started_at),
+            stopped_at=stopped_at,
             timeline=timeline,
             start_lsn=start_lsn,
-            stop_lsn=stopped.stop_lsn,
-            server_version=self._facts.version_num,
-            segment_bytes=self._facts.segment_bytes,
-            relation_segment_blocks=self._facts.relation_segment_blocks,
-            page_checksums=self._facts.has_checksums,
-            key_id=self._parts.key.key_id,
-            tablespaces=(),
-            settings=self._facts.settings,
-            backup_label=stopped.backup_label,
-            tablespace_map=stopped.tablespace_map,
-            files=progress.files_done,
-            size_bytes=progress.restored_bytes,
-            packs=self._packs(),
-            indexes=self._parts.stored("index"),
-            signs=self._tally.signs,
-            full_because=self._tally.full_because,
-            findings=name_findings(self._server, self._tally.found, progress.findings),
+            stopped=stopped,
+            tablespaces=tablespaces,
+            packs=[*self._parts.stored("pack"), *self._continuation.adopted],
+            findings=name_findings(self._server, self._tally.found, self._tally.progress.findings),
         )
-
-    def _packs(self) -> tuple[StoredObject, ...]:
-        packs = [*self._parts.stored("pack"), *self._continuation.adopted]
-        return tuple(sorted(packs, key=lambda each: each.key))
+        return manifest_of(taken, self._facts, self._parts, self._tally)
 
     def _watch(self) -> None:
         """Look after everything that goes on elsewhere; raise if the backup must end."""

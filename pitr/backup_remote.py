@@ -25,6 +25,7 @@ from pitr.backup_checks import (
     name_findings,
     switched_checksums,
 )
+from pitr.backup_manifest import TakenBackup, manifest_of
 from pitr.backup_parent import keep_server_manifest, read_server_manifest
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
@@ -232,40 +233,24 @@ class _Run:
     def _manifest(
         self, start: StreamStart, stopped: StoppedBackup, stopped_at: datetime, parent: BackupManifest | None
     ) -> BackupManifest:
-        progress, facts = self._tally.progress, self._facts
         names = {space.oid: space.name for space in self._server.tablespaces()}
-        return BackupManifest(
+        taken = TakenBackup(
             repository=self._writer.repository.repository_id,
             archive=self._request.archive,
-            backup=self._parts.backup,
             label=self._request.label,
-            type="full" if parent is None else "incr",
             parent=None if parent is None else parent.backup,
             started_at=self._started_at,
-            stopped_at=max(stopped_at, self._started_at),
+            stopped_at=stopped_at,
             timeline=start.timeline,
             start_lsn=start.lsn,
-            stop_lsn=stopped.stop_lsn,
-            server_version=facts.version_num,
-            segment_bytes=facts.segment_bytes,
-            page_checksums=facts.has_checksums,
-            key_id=self._parts.key.key_id,
-            tablespaces=tuple(
-                Tablespace(oid, names.get(oid, str(oid)), location)
-                for oid, location in sorted(start.tablespaces)
-            ),
-            settings=facts.settings,
-            backup_label=stopped.backup_label,
-            tablespace_map=stopped.tablespace_map,
-            files=progress.files_done,
-            size_bytes=progress.restored_bytes,
+            stopped=stopped,
+            tablespaces=[
+                Tablespace(oid, names.get(oid, str(oid)), location) for oid, location in start.tablespaces
+            ],
             packs=self._parts.stored("pack"),
-            indexes=self._parts.stored("index"),
-            signs=self._tally.signs,
-            full_because=self._tally.full_because,
-            findings=name_findings(self._server, self._tally.found, progress.findings),
-            relation_segment_blocks=facts.relation_segment_blocks,
+            findings=name_findings(self._server, self._tally.found, self._tally.progress.findings),
         )
+        return manifest_of(taken, self._facts, self._parts, self._tally)
 
     def _keep(self, server_manifest: bytes) -> None:
         try:
