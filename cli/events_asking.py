@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cli.events_fences import SignedFences, history_of, later_branches, way_in
+from cli.events_fences import SignedFences, beside_branches, history_of, later_branches, way_in
 from cli.reading import Source, choose_archive, open_source
 from pitr.datakeys import DataKeys
 from pitr.errors import KeyMissing, PitrError, TargetRefused
@@ -17,7 +17,7 @@ from pitr.events.fence_choice import JudgedRow, RowState, judge_last, judge_row
 from pitr.events.fence_sieve import Sieve, Sifted
 from pitr.events.fence_store import FenceReader
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.forks import branches_of, narrow
+from pitr.events.forks import branches_of, narrow, narrow_beside
 from pitr.events.history import XactStatus
 from pitr.events.plan_build import PlanRequest
 from pitr.events.restored import NUMBER_MAX, RestoredDatabase
@@ -79,7 +79,10 @@ def of_reader(
         }
         lineage = Lineage(branches_of(facts.history), facts.end, facts.fork_xid)
         if reader is None:
-            output.warn("fences are the database's own rows, not compared with signed copies: no --identity")
+            output.warn(
+                "fences are the database's own rows, not compared with signed copies, and timelines beside"
+                " its own are not known: no --identity"
+            )
             sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, database.fences())
             choice.faults.extend(database.unreadable)
         else:
@@ -90,7 +93,7 @@ def of_reader(
                     detail=f"its system identifier is {facts.system_identifier}",
                     hint="name the archive with --archive, or the right server",
                 )
-            lineage = _with_later(output, reader, source, lineage)
+            lineage = _with_others(output, reader, source, lineage)
             fences = signed.downwards(archive, lineage.timeline, lineage.end)
             sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
             _compare(server, sifted, choice)
@@ -122,7 +125,9 @@ def of_moment(
         end = plan.wal_end if plan.stop is None else plan.stop.replay_end
         way = [one for one in way_in(looked.survey, plan.timeline) if one.start < end]
         branches = branches_of(history_of(way))
-        lineage = Lineage(branches, end, None, later_branches(looked.survey, branches, end))
+        later = later_branches(looked.survey, branches, end)
+        beside = beside_branches(looked.survey, plan.timeline, later)
+        lineage = Lineage(branches, end, None, later, beside)
         _, signed = _signed(reader, source, choice)
         system = plan.archive.system_identifier
 
@@ -152,8 +157,11 @@ def _signed(reader: Reader, source: Source, choice: Choice) -> tuple[ArchiveId, 
     return archive, SignedFences(FenceReader(reader.repository), keys, choice.faults)
 
 
-def _with_later(output: Output, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
-    """Return the lineage with what followed the restored point, as far as the archive can be surveyed."""
+def _with_others(output: Output, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
+    """Return the lineage with what followed the restored point or lies beside the way there.
+
+    As far as the archive can be surveyed; what is not known is said.
+    """
     from cli.planning import look
 
     try:
@@ -161,8 +169,13 @@ def _with_later(output: Output, reader: Reader, source: Source, lineage: Lineage
     except PitrError as wrong:
         output.warn(f"what followed the restored point is not known: {wrong}")
         return lineage
-    later: tuple[Branch, ...] = later_branches(survey, lineage.branches, lineage.end)
-    return Lineage(lineage.branches, lineage.end, lineage.fork_xid, later)
+    later = later_branches(survey, lineage.branches, lineage.end)
+    beside: tuple[Branch, ...] = ()
+    try:
+        beside = beside_branches(survey, lineage.timeline, later)
+    except PitrError as wrong:
+        output.warn(f"which timelines lie beside the restored one is not known: {wrong}")
+    return replace(lineage, later=later, beside=beside)
 
 
 def _sifted(choice: Choice, lineage: Lineage, system: int, ask: Asks, fences: Iterable[Fence]) -> Sifted:
@@ -180,7 +193,8 @@ def _request(
 ) -> PlanRequest:
     branches = narrow((*lineage.branches, *lineage.later), sifted.marks)
     count = len(lineage.branches)
-    exact = Lineage(branches[:count], lineage.end, lineage.fork_xid, branches[count:])
+    beside = narrow_beside(lineage.beside, branches, sifted.marks)
+    exact = Lineage(branches[:count], lineage.end, lineage.fork_xid, branches[count:], beside)
     return PlanRequest(
         choice.declarations, system, exact, sifted.view, ask, cursors, moment, choice.look_back
     )

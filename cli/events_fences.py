@@ -89,6 +89,47 @@ def way_in(survey: ArchiveSurvey, timeline: TimelineId) -> tuple[WalSpan, ...]:
     return way_to(survey.archive, timeline, survey.epochs, survey.histories)
 
 
+def beside_branches(
+    survey: ArchiveSurvey, timeline: TimelineId, later: Sequence[Branch]
+) -> tuple[Branch, ...]:
+    """Return the timelines of this cluster, of any writer, that are neither on the way to one nor ``later``.
+
+    The LSN of each is where it left the way, or what it came from did.  Raises TargetRefused if the way is
+    not known; another one that is not known is left out.
+    """
+    from pitr.wal_runs import way_to
+
+    own = way_in(survey, later[-1].timeline if later else timeline)
+    found: dict[tuple[ArchiveId, TimelineId], Branch] = {}
+    for archive, histories in survey.histories.items():
+        for history in histories:
+            try:
+                other = way_to(archive, history.timeline, survey.epochs, survey.histories)
+            except PitrError:
+                continue
+            for span, lsn in _beside(own, other):
+                found.setdefault((span.archive, span.timeline), Branch(span.timeline, lsn, 0, XID_MAX))
+    return tuple(found.values())
+
+
+def _beside(own: Sequence[WalSpan], other: Sequence[WalSpan]) -> Iterator[tuple[WalSpan, LSN]]:
+    """Yield the spans of another way which are not on the own one, and where they left it."""
+    common = 0
+    for mine, theirs in zip(own, other, strict=False):
+        if (mine.archive, mine.timeline) != (theirs.archive, theirs.timeline):
+            break
+        common += 1
+    if common == len(other):
+        return
+    left = other[common].start
+    end = own[common - 1].end if common else None
+    left = left if end is None else min(left, end)
+    for at in range(common, len(other)):
+        # A writer that goes on with a timeline, instead of beginning one, is the same line of WAL.
+        if not at or other[at].timeline != other[at - 1].timeline:
+            yield other[at], left
+
+
 def later_branches(survey: ArchiveSurvey, branches: Sequence[Branch], end: LSN) -> tuple[Branch, ...]:
     """Return the timelines that followed a place on the way to the archive's newest one, none if unknown."""
     head = survey.end.head

@@ -159,6 +159,7 @@ def plan_of(
         RestoredPoint(system_identifier, TimelineId(1), END, FORK_XID),
         (Branch(TimelineId(1), FIRST_LSN, 0),),
         (),
+        (),
         tuple(found),
         (),
         PhantomList(0, ()),

@@ -5,7 +5,8 @@ in the WAL that was restored: on a timeline of the way there, before the way lef
 
 A failover makes numbers ambiguous: the new primary hands out transaction ids and LSNs again that the old one
 used for commits which nobody else got.  So a number counts only below the fork, or on its own timeline; where
-an event does not name its timeline, all that it can mean must agree.  What is not certain is ``UNKNOWN``.
+an event does not name its timeline, all that it can mean must agree, timelines beside the way included.
+What is not certain is ``UNKNOWN``.
 
 Events of other flows are judged by offsets: those from the sink's cursor on, or appended after a fence that
 is itself after the end, are not in the database.
@@ -44,14 +45,18 @@ class Lineage:
     """The timelines that matter: the way to the restored one, and what followed it before the restore.
 
     ``branches`` go from the first timeline to the restored one, ``later`` on from there to the last that is
-    known.  ``end`` is where recovery stopped, ``fork_xid`` the first transaction id that is not in the
-    database; None if no restored database was asked, and then LSNs alone decide.
+    known.  ``beside`` are the others, which left this way somewhere and used its numbers again; one may have
+    the number of a timeline on the way, if another writer began it.
+
+    ``end`` is where recovery stopped, ``fork_xid`` the first transaction id that is not in the database; None
+    if no restored database was asked, and then LSNs alone decide.
     """
 
     branches: tuple[Branch, ...]
     end: LSN
     fork_xid: int | None
     later: tuple[Branch, ...] = ()
+    beside: tuple[Branch, ...] = ()
 
     @cached_property
     def way(self) -> tuple[Branch, ...]:
@@ -119,13 +124,19 @@ def classify(facts: EventFacts, lineage: Lineage, statuses: Mapping[int, XactSta
     xid = lineage.widen(facts)
     if xid is None and facts.lsn is None and facts.commit_lsn is None:
         return EventClass.UNKNOWN
-    if facts.timeline is not None:
-        return _on_timeline(facts, xid, facts.timeline, lineage, statuses)
     verdicts = {
-        _on_timeline(facts, xid, branch.timeline, lineage, statuses)
-        for branch in lineage.way
-        if _may_be_of(facts, xid, branch)
+        _elsewhere(branch.timeline, lineage)
+        for branch in lineage.beside
+        if facts.timeline in (None, branch.timeline) and _may_be_of(facts, xid, branch)
     }
+    if facts.timeline is not None:
+        verdicts.add(_on_timeline(facts, xid, facts.timeline, lineage, statuses))
+    else:
+        verdicts |= {
+            _on_timeline(facts, xid, branch.timeline, lineage, statuses)
+            for branch in lineage.way
+            if _may_be_of(facts, xid, branch)
+        }
     return verdicts.pop() if len(verdicts) == 1 else EventClass.UNKNOWN
 
 
@@ -148,10 +159,7 @@ def _on_timeline(
 ) -> EventClass:
     at = lineage.places.get(timeline.number)
     if at is None:
-        # Its WAL was not restored.  One that is older than ours, but not of our past, was left behind by it;
-        # a newer one can be what followed.
-        is_older = timeline < lineage.timeline
-        return EventClass.LOST_BRANCH if is_older else EventClass.NOT_IN_DATABASE
+        return _elsewhere(timeline, lineage)
     was_left = _left(facts, xid, lineage.way[at + 1] if at + 1 < len(lineage.way) else None)
     if was_left:
         return EventClass.LOST_BRANCH
@@ -167,6 +175,14 @@ def _on_timeline(
         return EventClass.LOST_BRANCH
     # The status is that of a transaction of this number in the restored history: is it this one?
     return EventClass.UNKNOWN if was_left is None else verdict
+
+
+def _elsewhere(timeline: TimelineId, lineage: Lineage) -> EventClass:
+    """Return the class of what was committed on a timeline whose WAL was not restored.
+
+    One that is older than ours, but not of our past, was left behind by it; a newer one can be what followed.
+    """
+    return EventClass.LOST_BRANCH if timeline < lineage.timeline else EventClass.NOT_IN_DATABASE
 
 
 def _left(facts: EventFacts, xid: int | None, fork: Branch | None) -> bool | None:

@@ -45,6 +45,20 @@ def narrow(branches: tuple[Branch, ...], marks: Iterable[Mark]) -> tuple[Branch,
     return tuple(found)
 
 
+def narrow_beside(
+    beside: Iterable[Branch], way: tuple[Branch, ...], marks: Iterable[Mark]
+) -> tuple[Branch, ...]:
+    """Return timelines that left a way, each with the least id that can be its own as far as marks tell."""
+    order = {branch.timeline: at for at, branch in enumerate(way)}
+    on_way = [
+        mark for mark in marks if mark.timeline in order and _is_on_way(mark, order[mark.timeline], way)
+    ]
+    return tuple(
+        replace(one, fork_xid=max((mark.next_xid for mark in on_way if mark.lsn < one.fork_lsn), default=0))
+        for one in beside
+    )
+
+
 def _is_on_way(mark: Mark, at: int, branches: tuple[Branch, ...]) -> bool:
     """Tell whether a mark's position is before its timeline was left."""
     return at + 1 == len(branches) or mark.lsn < branches[at + 1].fork_lsn

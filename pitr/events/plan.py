@@ -112,6 +112,7 @@ class ReplayPlan:
     restored: RestoredPoint
     branches: tuple[Branch, ...]
     later: tuple[Branch, ...]
+    beside: tuple[Branch, ...]
     topics: tuple[TopicPlan, ...]
     groups: tuple[GroupPlan, ...]
     phantoms: PhantomList
@@ -143,6 +144,7 @@ def plan_fields(plan: ReplayPlan) -> dict[str, object]:
         },
         "branches": _branches(plan.branches),
         "later": _branches(plan.later),
+        "beside": _branches(plan.beside),
         "topics": [_topic(topic) for topic in plan.topics],
         "groups": [
             {

@@ -101,6 +101,7 @@ def build_plan(
         restored,
         request.lineage.branches,
         request.lineage.later,
+        request.lineage.beside,
         tuple(topics),
         _groups(topics, declared, broker),
         seen.phantoms.found(),

@@ -73,6 +73,7 @@ def _plan(fields: Fields) -> ReplayPlan:
         ),
         tuple(_branches(fields, "branches")),
         tuple(_branches(fields, "later")),
+        tuple(_branches(fields, "beside")),
         tuple(_topic(one) for one in fields.objects("topics", count_max=_TOPICS_MAX)),
         tuple(_group(one) for one in fields.objects("groups", count_max=_TOPICS_MAX)),
         _phantoms(fields.inner("phantoms")),

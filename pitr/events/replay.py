@@ -192,7 +192,9 @@ class Replay:
         self._session = session
         self._sink = sink
         plan = request.plan
-        self._lineage = Lineage(plan.branches, plan.restored.end, plan.restored.fork_xid, plan.later)
+        self._lineage = Lineage(
+            plan.branches, plan.restored.end, plan.restored.fork_xid, plan.later, plan.beside
+        )
         self._bucket = TokenBucket(request.rate, ports.clock())
         self._read = 0
 

@@ -134,6 +134,7 @@ class Shop:
             RestoredPoint(identifier, TimelineId(1), LSN(1 << 40), FORK_XID),
             (Branch(TimelineId(1), FIRST_LSN, 0),),
             (),
+            (),
             (TopicPlan(self.topic, topic_id, Flow.DB_FIRST, EventFormat.HEADERS, False, partitions),),
             groups,
             PhantomList(0, ()),

@@ -65,7 +65,13 @@ def cases(draw: st.DrawFn) -> Case:
     # What followed is known only if the last history goes through the restored point.
     if tip.way[: len(at.way)] == at.way and world.holds(tip, at.way[-1], at.end - 1):
         later = list(world.branches(tip)[len(at.way) :])
-    return Case(world, at, Lineage(world.branches(at), LSN(at.end), world.fork_xid(at), tuple(later)))
+    known = {*at.way, *(one.timeline.number for one in later)}
+    beside = tuple(
+        Branch(TimelineId(timeline), LSN(lsn), xid)
+        for timeline, (_, lsn, xid) in world.forks.items()
+        if timeline not in known
+    )
+    return Case(world, at, Lineage(world.branches(at), LSN(at.end), world.fork_xid(at), tuple(later), beside))
 
 
 def _facts(one: ModelEvent) -> EventFacts:
@@ -102,6 +108,7 @@ def test_whatever_is_known_of_an_event_it_is_never_classified_wrongly(
     lineage = replace(
         case.lineage,
         branches=tuple(_vague(one, vague, data) for one in case.lineage.branches),
+        beside=tuple(_vague(one, vague, data) for one in case.lineage.beside),
         fork_xid=case.lineage.fork_xid if data.draw(st.booleans(), "asked") else None,
     )
     for one in world.logs[DB]:

@@ -38,6 +38,7 @@ def _plan(*partitions: PartitionPlan) -> ReplayPlan:
         RestoredPoint(7, TimelineId(1), LSN(1000), 700),
         (Branch(TimelineId(1), FIRST_LSN, 0),),
         (),
+        (),
         (topic,),
         (),
         PhantomList(2, ()),

@@ -29,6 +29,7 @@ def _plan() -> ReplayPlan:
         RestoredPoint(7, TimelineId(1), LSN(1000), 700),
         (Branch(TimelineId(1), FIRST_LSN, 0),),
         (),
+        (),
         (TopicPlan("orders", "id", Flow.DB_FIRST, EventFormat.HEADERS, False, partitions),),
         (),
         PhantomList(6, ()),
