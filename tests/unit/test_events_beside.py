@@ -71,7 +71,7 @@ def test_a_writer_that_goes_on_with_a_timeline_does_not_lie_beside() -> None:
 
 
 def test_a_way_that_is_not_known_is_refused() -> None:
-    with pytest.raises(TargetRefused, match="history file of timeline 0*3 "):
+    with pytest.raises(TargetRefused, match=r"history file of timeline 0*3 "):
         found(survey_of({FIRST: [history(TWO, (ONE, 500))]}), THREE)
 
 
