@@ -83,7 +83,7 @@ def test_postgresql_itself_stops_at_a_beat_when_it_recovers_to_a_time(
             "archive_mode": "off",
         }
     )
-    with ReplayMonitor(copy.dsn, major=17) as monitor:
+    with ReplayMonitor(copy.dsn, major=pg_installation.major) as monitor:
 
         def is_paused() -> bool:
             state = monitor.look()
