@@ -83,7 +83,14 @@ def _names(cluster: BenchCluster, count: int) -> list[str]:
 
 def _call(cluster: BenchCluster, command: str, names: list[str], daemon: int | None = None) -> _Calls:
     postgres, before = ServerCpu(cluster.postmaster_pid), 0.0 if daemon is None else cpu_of(daemon)
-    words = [sys.executable, "-m", "benchmarks.archive_calls", command, cluster.instance.data_dir, *names]
+    words: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "benchmarks.archive_calls",
+        command,
+        cluster.instance.data_dir,
+        *names,
+    ]
     done = subprocess.run(words, capture_output=True, timeout=_CALLS_TIMEOUT_S, check=False)
     if done.returncode != 0:
         raise RunFailed(f"{command}: {done.stderr.decode(errors='replace')[-800:]}")

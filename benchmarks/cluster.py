@@ -61,6 +61,10 @@ class BenchCluster:
             cursor = connection.execute(sql.encode())
             return list(cursor.fetchall()) if cursor.description else []
 
+    def wal_position(self) -> int:
+        """Return where the flushed WAL ends, as an offset."""
+        return int(str(self.execute("SELECT pg_current_wal_flush_lsn() - '0/0'")[0][0]))
+
     def pgbench(self, *options: str) -> subprocess.Popen[bytes]:
         """Start pgbench over TCP; the caller waits for it or ends it."""
         return subprocess.Popen(

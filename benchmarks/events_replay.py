@@ -212,6 +212,7 @@ def _plan(log: _Log, past_end: int) -> ReplayPlan:
         RestoredPoint(1, TimelineId(1), LSN(1 << 40), _FORK_XID),
         (Branch(TimelineId(1), FIRST_LSN, 0),),
         (),
+        (),
         (TopicPlan("accounts", "id", Flow.DB_FIRST, EventFormat.HEADERS, False, partitions),),
         (),
         PhantomList(0, ()),

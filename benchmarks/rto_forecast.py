@@ -56,8 +56,8 @@ def measure(place: Place, sizes: Sequence[int], steps: int) -> list[Run]:
                 for _ in range(step * step):
                     cluster.execute("UPDATE churn SET filler = md5(random()::text) || filler")
                     cluster.execute("UPDATE churn SET filler = left(filler, 500)")
-                ((end,),) = cluster.execute("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn")
-                site.wait(lambda end=end: site.durable() >= int(str(end)))
+                end = cluster.wal_position()
+                site.wait(lambda end=end: site.durable() >= end)
                 runs.append(_restore(site, url, keys, place.work / "into"))
     return runs
 

@@ -124,7 +124,17 @@ def _issue(log: AuditLog, template: Mapping[str, Any], number: int, at: datetime
 
 
 def _report_of_year(site: BenchSite, config: Path, key: Path, count: int) -> Row:
-    words = ["-c", config, "report", "--from", "2025-01-01", "--to", "2025-12-31", "--verifier-key", key]
+    words: list[str | Path] = [
+        "-c",
+        config,
+        "report",
+        "--from",
+        "2025-01-01",
+        "--to",
+        "2025-12-31",
+        "--verifier-key",
+        key,
+    ]
     usage = run(site.words(*words, "--json"))
     print(f"verify: report of a year: {usage.cpu_s:.1f} CPU s", file=sys.stderr)
     name = f"verify: report of a year ({count} runs), the whole process"

@@ -52,10 +52,6 @@ class _Peer:
     peak_bytes: int
 
 
-def _wal_position(cluster: BenchCluster) -> int:
-    return int(str(cluster.execute("SELECT pg_current_wal_flush_lsn() - '0/0'")[0][0]))
-
-
 def _write(cluster: BenchCluster, size_bytes: int) -> None:
     """Write some WAL of many small transactions, and ``size_bytes`` of large ones."""
     if cluster.pgbench("-n", "-N", "-c", "4", "-t", "4000").wait(timeout=300) != 0:
@@ -115,12 +111,12 @@ def run_all(work: Path, quick: bool) -> list[Row]:
         cluster.execute("CHECKPOINT")
         for number in range(repeats):
             cluster.execute(f"SELECT pg_create_physical_replication_slot('peer_{number}', true)")
-        begin = _wal_position(cluster)
+        begin = cluster.wal_position()
         _write(cluster, GIB // 4 if quick else GIB)
-        acknowledged = _wal_position(cluster)
+        acknowledged = cluster.wal_position()
         # More follows, so that the peer does not wait at the very end for the server to say so.
         cluster.execute("CREATE TABLE behind AS SELECT generate_series(1, 100000)")
-        end = _wal_position(cluster)
+        end = cluster.wal_position()
         for number, (site, started) in enumerate(sites):
             peers.append(_peer(cluster, work / f"peer-{number}", f"peer_{number}", acknowledged))
             ours.append(_ours(site, started, acknowledged, end))
