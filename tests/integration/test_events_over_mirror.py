@@ -212,6 +212,8 @@ def test_a_copy_stands_in_for_a_cluster_that_is_gone(
     handlers.write_text(TO_TOPIC.format(topic=target))
     pitr(*named, "--mirror", "--handlers", handlers)
     at = TopicPartition(target, 0)
+    # A transaction's marker is written after its commit was acknowledged, and takes an offset.
+    wait_until(lambda: regions.broker.ends([at])[at] > len(lost), "the events can be read")
     sent = list(regions.broker.read(at, 0, regions.broker.ends([at])[at]))
     assert [int(one.header("event-id") or b"") for one in sent] == lost
     group = regions.broker.group(f"pitr-replay-{plan.hash[:32]}").offsets
