@@ -107,7 +107,7 @@ def restored(site: Site, target: str, *, is_paused: bool) -> Iterator[Restored]:
     words = ("--action", "pause") if is_paused else ("--start",)
     data = site.restore(target, into, *words).data
     try:
-        yield Restored(data["dsn"], into, data["has_paused"])
+        yield Restored(data["dsn"], into, is_paused and data["has_paused"])
     finally:
         end_servers([into])
 
