@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from pitr.backup_choice import BackupKind
     from pitr.backup_tally import BackupProgress
     from pitr.layout import ArchiveId
-    from storage.replicated import Reconciliation
+    from storage.reconcile import Reconciliation
 
 OBSERVE_EVERY_S = 0.25
 CLOSE_STORE_S = 10.0

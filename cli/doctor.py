@@ -75,6 +75,7 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
+    from cli.doctor_copies import examine_copies
     from cli.wiring import host_identity, preferred_bin_dir
     from pitr.errors import KeyMissing
     from pitr.gate_script import archive_command
@@ -112,6 +113,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
     yield _examine_verify(settings)
+    yield from examine_copies(settings.daemon)
     if settings.events is not None:
         from cli.doctor_events import examine_events
 

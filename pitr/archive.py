@@ -294,7 +294,7 @@ class WalArchiver:
     def _assemble(self, writer: Writer, resumed: Resumed) -> _Machine:
         repository, settings, events = self._repository, self._settings, self._events
         parts = Parts(
-            store=repository.store,
+            puts=repository.puts,
             spool=self._spool,
             keys=self._keys,
             retry=self._retry,
@@ -316,8 +316,8 @@ class WalArchiver:
             parts,
             flow,
             self._told_when_durable(),
-            heads=HeadWriter(writer, repository.store, self._spool, resumed.head, quorum=settings.quorum),
-            index=IndexWriter(writer, repository.store, resumed.index_sha256),
+            heads=HeadWriter(writer, repository.puts, self._spool, resumed.head, quorum=settings.quorum),
+            index=IndexWriter(writer, repository.puts, resumed.index_sha256),
             backups=BackupList(lambda: list(repository.manifests(self._archive).backups)),
             head_interval_s=settings.head_interval_s,
         )

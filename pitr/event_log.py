@@ -310,7 +310,7 @@ class EventLog:
 
     def _put(self, signed: _Signed) -> None:
         key = event_key(signed.record.archive, signed.record.sequence)
-        self._repository.store.put(key, signed.body)
+        self._repository.puts.put(key, signed.body)
         self._last = ListedEvent(signed.record, payload_sha256(signed.body))
 
     def _say(self, text: str) -> None:

@@ -180,9 +180,7 @@ class S3Store:
     def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
         """See ``ObjectStore.get``."""
         check_key(key)
-        with _mapped(self._name(key)):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            body = self._read(key, answer, OBJECT_BYTES_MAX)
+        body = self._get_whole(key, OBJECT_BYTES_MAX)
         if check is not None:
             check(body)
         return body
@@ -259,7 +257,8 @@ class S3Store:
     def _is_same(self, key: str, body: bytes) -> bool:
         """Return True if the object has the same bytes, False if it is gone.  Raises ObjectConflict."""
         try:
-            found = self.get(key)
+            # No more of it than could be the same: what is there may be as large as its writer liked.
+            found = self._get_whole(key, len(body))
         except CopyDamaged:
             found = None
         except ObjectMissing:
@@ -267,6 +266,11 @@ class S3Store:
         if found != body:
             raise ObjectConflict(f"{self._name(key)} already holds other bytes")
         return True
+
+    def _get_whole(self, key: str, bytes_max: int) -> bytes:
+        with _mapped(self._name(key)):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            return self._read(key, answer, bytes_max)
 
     def _get_part(self, key: str, start: int, length: int) -> bytes:
         from botocore.exceptions import ClientError

@@ -51,14 +51,14 @@ class Desk:
         writer = Writer(REPOSITORY_ID, house.archive, MIB, house.signer, key, os.urandom)
         keys = HostKeys(house.repository, house.archive, house.signer, [house.recipient], random=os.urandom)
         retry = Retry(self.told.on_event, random=os.urandom, pause_s_max=0.1)
-        parts = Parts(self.store, self.spool, keys, retry, self.told.on_event, now, time.monotonic)
+        parts = Parts(house.repository.puts, self.spool, keys, retry, self.told.on_event, now, time.monotonic)
         self.intake = Intake(writer, PieceSealer(writer, last_sequence=0, last_sha256=None), None)
         self.recorder = Recorder(
             parts,
             self.flow,
             self.told,
-            heads=HeadWriter(writer, self.store, self.spool, None),
-            index=IndexWriter(writer, self.store, None),
+            heads=HeadWriter(writer, house.repository.puts, self.spool, None),
+            index=IndexWriter(writer, house.repository.puts, None),
             backups=BackupList(list),
             head_interval_s=settings.head_interval_s,
         )
