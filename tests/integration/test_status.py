@@ -110,6 +110,20 @@ def test_bad_pages_of_the_server_are_a_warning(pitr: PitrProgram, daemon: Answer
     assert "7 pages of the server are bad: base/5/16384 main block 11, …; in which" in pitr("status").stderr
 
 
+@pytest.mark.parametrize(("rpo_s", "exit_code"), [(59.0, 0), (60.0, 0), (61.0, 5)])
+def test_as_a_probe_it_fails_with_5_if_more_would_be_lost_than_allowed(
+    pitr: PitrProgram, daemon: Answering, rpo_s: float, exit_code: int
+) -> None:
+    sick = RegionSnapshot("us", False, rpo_s, 3, 0, "it is away", None, 0, ())
+    daemon.snapshot = replace(SNAPSHOT, last_error=None, rpo_s=rpo_s, regions=(*SNAPSHOT.regions, sick))
+    done = pitr("status", "--check-rpo", "60s", "--json", exit_code=exit_code)
+    assert done.data["rpo_s"] == rpo_s
+    if exit_code:
+        assert done.error["code"] == "PITR-5001"
+        assert "more than 60s" in done.error["message"]
+        assert done.error["why"] == "regions that fail: us"
+
+
 def test_how_long_the_disk_lasts_is_told(pitr: PitrProgram, daemon: Answering) -> None:
     disk = WalDiskSnapshot(
         "extended", 1 << 30, 3 << 30, 12 << 30, 100 << 30, float(1 << 20), 11_400.0, None, "keep"
