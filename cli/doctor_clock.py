@@ -42,7 +42,7 @@ def probe_clock(name: str, url: str, *, now: Callable[[], datetime]) -> Iterator
 
 
 def _date_of(location: S3Location) -> datetime:
-    """Return the server's clock.  Raises OSError or HTTPException if it does not answer so, ValueError if it tells no time."""
+    """Return the server's clock.  Raises OSError, HTTPException; ValueError if it tells no time."""
     endpoint = location.endpoint_url or f"https://s3.{location.region_name or 'us-east-1'}.amazonaws.com"
     context = ssl.create_default_context(cafile=location.ca_bundle)
     try:
