@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -36,8 +37,11 @@ DEMO_TIMEOUT_S = 240.0
 
 def _is_left(folder: Path) -> bool:
     """Tell whether a process still names the folder on its command line."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True, timeout=30)
-    return any(str(folder) in line for line in listed.stdout.splitlines())
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.fsencode(folder) in entry.read_bytes():
+                return True
+    return False
 
 
 def _check(done: Done) -> None:
