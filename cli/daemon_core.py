@@ -36,7 +36,7 @@ from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
-from cli.task_report import report_task
+from cli.task_report import BACKUP_TASK, report_task
 from cli.timetable import Task, Timetable
 from cli.verify_keeper import VerifyKeeper
 from cli.wiring import (
@@ -69,7 +69,6 @@ if TYPE_CHECKING:
 
 OBSERVE_EVERY_S = 0.25
 CLOSE_STORE_S = 10.0
-BACKUP_TASK = "backup"
 
 
 def _now() -> datetime:
@@ -386,4 +385,4 @@ class Daemon:
 
     def _report_task(self, name: str, event: str, error: str | None) -> None:
         self.state.count(f"task-{name}-{event}")
-        report_task(self._log, name, event, error, self._backups if name == BACKUP_TASK else None)
+        report_task(self._log, name, event, error, self._backups)

@@ -9,21 +9,23 @@ if TYPE_CHECKING:
 
     from cli.backup_runner import BackupRunner
 
+BACKUP_TASK: Final = "backup"
 # A disk that dies has more bad pages than anybody reads in a log; `pitr backups show` lists them all.
 PAGES_LOGGED_MAX: Final = 20
 
 
 def report_task(
-    log: FilteringBoundLogger, name: str, event: str, error: str | None, backups: BackupRunner | None
+    log: FilteringBoundLogger, name: str, event: str, error: str | None, backups: BackupRunner
 ) -> None:
-    """Log that a task is done, or what became of it; ``backups`` is None for what takes no backup."""
-    if backups is not None and event in {"done", "failed"}:
+    """Log that a task is done, or what became of it; of the backup's also what ``backups`` knows of it."""
+    is_backup = name == BACKUP_TASK
+    if is_backup and event in {"done", "failed"}:
         # Why it was full, or what it went on with.
         for note in backups.last_notes:
             log.info("backup note", task=name, note=note)
     if event != "done":
         log.warning(f"task {event}", task=name, reason=error)
-    elif backups is None or backups.last is None:
+    elif not is_backup or backups.last is None:
         log.info("task done", task=name)
     else:
         log.info("task done", task=name, backup=backups.last.backup)

@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import CapturingLogger
 
 from cli.backup_runner import BackupRunner
-from cli.task_report import PAGES_LOGGED_MAX, report_task
+from cli.task_report import BACKUP_TASK, PAGES_LOGGED_MAX, report_task
 from pitr.catalogue.backup_record import BackupManifest, PageFinding
 from pitr.errors import BackupFailed
 from pitr.wal.lsn import LSN
@@ -22,13 +22,13 @@ MADE = fix.backup_of(LSN(fix.SEGMENT_BYTES), LSN(fix.SEGMENT_BYTES + 8), stopped
 BAD = PageFinding("app.public.patients", "base/5/16384", "main", 7, "checksum")
 
 
-def told(runner: BackupRunner | None, event: str = "done") -> list[tuple[str, str, dict[str, Any]]]:
+def told(
+    runner: BackupRunner, event: str = "done", *, task: str = BACKUP_TASK
+) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (level, event, fields) of each line that the end of a task gives."""
     lines = CapturingLogger()
     log = structlog.wrap_logger(lines, processors=[], wrapper_class=structlog.make_filtering_bound_logger(0))
-    report_task(
-        log, "backup" if runner else "verification", event, "why" if event != "done" else None, runner
-    )
+    report_task(log, task, event, "why" if event != "done" else None, runner)
     return [(call.method_name, call.kwargs.pop("event"), dict(call.kwargs)) for call in lines.calls]
 
 
@@ -80,8 +80,10 @@ def test_the_notes_of_a_backup_are_logged_once(fails: bool) -> None:
     assert lines[0] == ("info", "backup note", {"task": "backup", "note": "it is full because"})
     assert [line[1] for line in lines[1:]] == ["task failed" if fails else "task done"]
     # Another task's end knows nothing of it, and names no backup.
-    assert told(None) == [("info", "task done", {"task": "verification"})]
-    assert told(None, "overdue") == [("warning", "task overdue", {"task": "verification", "reason": "why"})]
+    assert told(runner, task="verification") == [("info", "task done", {"task": "verification"})]
+    assert told(runner, "overdue", task="verification") == [
+        ("warning", "task overdue", {"task": "verification", "reason": "why"})
+    ]
     # What has not ended yet has no notes: those would be of the one before.
     assert [line[1] for line in told(runner, "overdue")] == ["task overdue"]
 
