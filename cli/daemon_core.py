@@ -36,6 +36,7 @@ from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
+from cli.task_report import BACKUP_TASK, report_task
 from cli.timetable import Task, Timetable
 from cli.verify_keeper import VerifyKeeper
 from cli.wiring import (
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
 
 OBSERVE_EVERY_S = 0.25
 CLOSE_STORE_S = 10.0
-BACKUP_TASK = "backup"
 
 
 def _now() -> datetime:
@@ -363,9 +363,7 @@ class Daemon:
         for refused in listing.refused:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
         self._taker.chains.remember(one.manifest for one in listing.backups)
-        if listing.backups:
-            newest = max(listing.backups, key=lambda one: one.manifest.stopped_at)
-            self._backups.remember(newest.manifest)
+        self._backups.remember(one.manifest for one in listing.backups)
         self._verifications.learn(self.store, self._archive)
         self._timetable.start()
 
@@ -387,11 +385,4 @@ class Daemon:
 
     def _report_task(self, name: str, event: str, error: str | None) -> None:
         self.state.count(f"task-{name}-{event}")
-        # Nobody waits for one of the timetable: why it was full, or what it went on with, is said here.
-        for note in self._backups.last_notes if event in {"done", "failed"} else ():
-            self._log.info("backup note", task=name, note=note)
-        if event == "done":
-            backup = self._backups.last
-            self._log.info("task done", task=name, backup=None if backup is None else backup.backup)
-        else:
-            self._log.warning(f"task {event}", task=name, reason=error)
+        report_task(self._log, name, event, error, self._backups)

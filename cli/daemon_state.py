@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Kinds of events come from enumerations of ours; the limit only guards against a mistake.
 EVENT_KINDS_MAX = 100
+BAD_PAGES_NAMED_MAX = 5
 
 
 class StatusSource(Protocol):
@@ -193,6 +194,8 @@ class DaemonState:
             running_paused=None if progress is None else progress.paused,
             rate_limit=self.pace.limits.rate,
             workers=self.pace.limits.workers,
+            bad_pages=len(self.backups.bad_pages),
+            bad_pages_named=self.backups.bad_pages[:BAD_PAGES_NAMED_MAX],
         )
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +19,6 @@ from verifiers.base import Finding, Severity, worst
 if TYPE_CHECKING:
     from cli.wiring import HostIdentity
     from pitr.pipeline.sign import Verifier
-
-CLOCK_TIMEOUT_S = 5.0
 
 
 @click.command()
@@ -247,11 +242,14 @@ def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Ite
 def _examine_regions(
     settings: Settings, writer: Verifier, root: Verifier, system_identifier: int | None
 ) -> Iterator[Finding]:
+    from cli.doctor_clock import probe_clock
     from cli.regions import open_reading, open_regions
     from cli.wiring import host_repository
     from pitr.errors import PitrError
     from storage.store import StoreError
+    from storage.url import asks_lock
     from verifiers.forks import check_forks
+    from verifiers.promise_probes import probe_promises
     from verifiers.store_probes import probe_key, probe_places, probe_region, probe_repository
 
     try:
@@ -262,11 +260,12 @@ def _examine_regions(
         return
     key = probe_key(settings.repository.repository, writer)
     sound = []
-    for region in regions:
+    for region, setting in zip(regions, settings.regions, strict=True):
         found = probe_region(region, key)
         yield from found
         if worst(found) is not Severity.FAIL:
             sound.append(region)
+            yield from probe_promises(region, key, asks_lock=asks_lock(setting.url))
     yield from probe_places(sound, key, os.urandom)
     for setting in settings.regions:
         yield from probe_clock(setting.name, setting.url, now=lambda: datetime.now(UTC))
@@ -294,28 +293,3 @@ def _examine_regions(
         finally:
             store.close()
     yield from probe_repository(regions, settings.repository.repository, root, archive, writer)
-
-
-def probe_clock(name: str, url: str, *, now: Callable[[], datetime]) -> Iterator[Finding]:
-    """Compare our clock with the Date of an S3 server's answer, whatever it answers."""
-    from storage.url import S3Location, parse_region_url
-    from verifiers.probes import clock_finding
-
-    location = parse_region_url(url)
-    if not isinstance(location, S3Location):
-        return
-    endpoint = location.endpoint_url or f"https://s3.{location.region_name or 'us-east-1'}.amazonaws.com"
-    before = now()
-    try:
-        with urllib.request.urlopen(endpoint, timeout=CLOCK_TIMEOUT_S) as answer:
-            date = answer.headers.get("Date")
-    except urllib.error.HTTPError as refused:
-        date = refused.headers.get("Date")
-    except OSError:
-        return
-    if date is None:
-        return
-    middle = before + (now() - before) / 2
-    skew_s = (parsedate_to_datetime(date) - middle).total_seconds()
-    # The header has whole seconds, so half a second of what is seen may be rounding.
-    yield clock_finding(f"region.{name}.clock", name, skew_s + 0.5)

@@ -96,6 +96,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
         lambda s: None if s.backup.last_result is None else float(s.backup.last_result == "done"),
     ),
     (
+        "pitr_backup_bad_pages",
+        "Pages that the last full backup found bad, and those that others found since.",
+        lambda s: float(s.backup.bad_pages),
+    ),
+    (
         "pitr_backup_running",
         "1 while a base backup is taken.",
         lambda s: float(s.backup.running_step is not None),

@@ -135,6 +135,7 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
         output.line(f"         the next one is due at {backup['next_at']}")
+    _show_bad_pages(output, backup)
     _show_fences(output, seen.get("fences"))
     _show_losses(output, seen)
     _show_verification(output, seen["tasks"])
@@ -158,6 +159,19 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_bad_pages(output: Output, backup: Mapping[str, Any]) -> None:
+    """Name pages of the server that are bad: what is restored has them as they are."""
+    # A daemon of an earlier release does not say.
+    count, named = int(backup.get("bad_pages", 0)), backup.get("bad_pages_named", ())
+    if not count:
+        return
+    pages = "1 page of the server is bad" if count == 1 else f"{count} pages of the server are bad"
+    places = [f"{one['relation'] or one['path']} {one['fork']} block {one['block']}" for one in named]
+    if count > len(named):
+        places.append("…")
+    output.warn(f"{pages}: {', '.join(places)}; in which backup each was last clean: pitr backups show")
 
 
 def _show_fences(output: Output, fences: Mapping[str, Any] | None) -> None:

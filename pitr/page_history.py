@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding, taken_before
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding, taken_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,22 @@ def page_histories(backup: BackupManifest, others: Iterable[BackupManifest]) -> 
     earlier = taken_before(backup, others)
     bad = {each.backup: {_page(finding) for finding in each.findings} for each in earlier}
     return tuple(_history(finding, backup, earlier, bad) for finding in backup.findings)
+
+
+def still_bad(
+    backups: Iterable[BackupManifest], known: Iterable[PageFinding] = ()
+) -> tuple[PageFinding, ...]:
+    """Return the pages that are bad as far as the backups know; ``known``: what was before them.
+
+    Those that the last full backup read, and those that incremental ones found after it: an incremental one
+    that finds nothing has not read the page again.  At most FINDINGS_MAX, the oldest first.
+    """
+    bad = {_page(finding): finding for finding in known}
+    for backup in sorted(backups, key=lambda one: one.stopped_at):
+        if backup.parent is None and backup.stands_for is None and backup.page_checksums:
+            bad.clear()
+        bad |= {_page(finding): finding for finding in backup.findings}
+    return tuple(bad.values())[:FINDINGS_MAX]
 
 
 def _history(

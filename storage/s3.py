@@ -25,6 +25,7 @@ from storage.locks import ObjectLock
 from storage.s3_answers import range_of
 from storage.s3_dialects import CONFLICT_CODES, DIGEST_CODES, PROFILES, S3Profile, error_from
 from storage.s3_lock import S3Lock, lock_from
+from storage.s3_promises import S3Promises
 from storage.store import (
     OBJECT_BYTES_MAX,
     CopyCheck,
@@ -212,6 +213,10 @@ class S3Store:
         if answer is None:
             raise ObjectMissing(f"{self._name(key)} is not there")
         return lock_from(answer, f"s3://{self._bucket}/{self._prefix}{key}")
+
+    def promises(self) -> S3Promises:
+        """See ``Promising.promises``."""
+        return S3Promises(self._client, self._bucket, self._prefix, self._profile, _mapped)
 
     def close(self) -> None:
         """Close the connections.  May be repeated."""

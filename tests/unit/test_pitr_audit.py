@@ -17,6 +17,7 @@ from pathlib import Path
 
 import fix_reports as fix
 import pytest
+from fix_apt import AptProgram
 from fix_audit import TOOL, audit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -332,6 +333,8 @@ def test_a_kept_report_or_checkpoint_is_a_witness(house: fix.ReportHouse, tmp_pa
     assert audit(house.folder, house.key, *words, now=encode_time(house.now)).code == 0
 
 
+@pytest.mark.needs_apt
+@pytest.mark.usefixtures("openssl")
 def test_openssl_says_the_same_by_hand(house: fix.ReportHouse, tmp_path: Path) -> None:
     """The steps of docs/audit.md, as an auditor types them."""
     page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
@@ -350,6 +353,8 @@ def test_openssl_says_the_same_by_hand(house: fix.ReportHouse, tmp_path: Path) -
     assert "Verified Successfully" not in done.stdout
 
 
+@pytest.mark.needs_apt
+@pytest.mark.usefixtures("openssl")
 def test_the_commands_on_a_page_check_its_report(house: fix.ReportHouse, tmp_path: Path) -> None:
     page = next(house.folder.glob("00000002-*.html")).read_text()
     (commands,) = re.findall(r'<pre class="type">([^<]*)</pre>', page)
@@ -363,10 +368,11 @@ def test_the_commands_on_a_page_check_its_report(house: fix.ReportHouse, tmp_pat
     assert done.stdout.split()[-1] == shown
 
 
-def test_openssl_reads_our_public_keys(tmp_path: Path) -> None:
+@pytest.mark.needs_apt
+def test_openssl_reads_our_public_keys(tmp_path: Path, openssl: AptProgram) -> None:
     path = tmp_path / "key.pem"
     path.write_text(to_pem(fix.VERIFIER.public))
-    words = ["openssl", "pkey", "-pubin", "-in", str(path), "-outform", "DER"]
+    words = [openssl.path, "pkey", "-pubin", "-in", str(path), "-outform", "DER"]
     raw = subprocess.run(words, capture_output=True, check=True).stdout
     assert raw[-32:] == fix.VERIFIER.public.public_key
     assert from_pem(path.read_text()) == Verifier.parse(str(fix.VERIFIER.public)) == fix.VERIFIER.public
