@@ -1,4 +1,4 @@
-"""S3Store: objects in a bucket of any server that speaks S3.  The only home of boto3.
+"""S3Store: objects in a bucket of any server that speaks S3.  The home of boto3.
 
 Bodies are not signed: the request's signature covers the header with the body's
 digest, which the server verifies, so over plain HTTP too nobody on the way can
@@ -15,7 +15,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,7 +22,8 @@ from typing import Any
 from storage.checks import check_body, check_digest, check_key, check_prefix, check_range
 from storage.locks import ObjectLock
 from storage.s3_answers import range_of
-from storage.s3_dialects import CONFLICT_CODES, DIGEST_CODES, PROFILES, S3Profile, error_from
+from storage.s3_dialects import CONFLICT_CODES, DIGEST_CODES, PROFILES, S3Profile
+from storage.s3_errors import mapped
 from storage.s3_lock import S3Lock, lock_from
 from storage.s3_promises import S3Promises
 from storage.store import (
@@ -33,7 +33,6 @@ from storage.store import (
     ObjectConflict,
     ObjectInfo,
     ObjectMissing,
-    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
@@ -203,7 +202,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """See ``ObjectStore.delete``.  In a bucket with versioning this adds a delete marker."""
         check_key(key)
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def lock_of(self, key: str) -> ObjectLock | None:
@@ -216,7 +215,7 @@ class S3Store:
 
     def promises(self) -> S3Promises:
         """See ``Promising.promises``."""
-        return S3Promises(self._client, self._bucket, self._prefix, self._profile, _mapped)
+        return S3Promises(self._client, self._bucket, self._prefix, self._profile)
 
     def close(self) -> None:
         """Close the connections.  May be repeated."""
@@ -228,7 +227,7 @@ class S3Store:
         """Put; return None when stored, or the code of the conflict that the caller must look at."""
         from botocore.exceptions import ClientError
 
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             try:
                 answer = self._client.put_object(
                     Bucket=self._bucket, Key=self._prefix + key, Body=body, **arguments
@@ -250,7 +249,7 @@ class S3Store:
         """Return what S3 tells about an object; None if it is not there."""
         from botocore.exceptions import ClientError
 
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
             except ClientError as error:
@@ -273,7 +272,7 @@ class S3Store:
         return True
 
     def _get_whole(self, key: str, bytes_max: int) -> bytes:
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             return self._read(key, answer, bytes_max)
 
@@ -282,7 +281,7 @@ class S3Store:
 
         # An empty range cannot be asked for; one byte tells as well whether the object is there.
         last = start + max(length, 1) - 1
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             try:
                 answer = self._client.get_object(
                     Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes={start}-{last}"
@@ -329,7 +328,7 @@ class S3Store:
             arguments["StartAfter"] = last
         empty_pages = 0
         while True:
-            with _mapped(what):
+            with mapped(what):
                 page = self._client.list_objects_v2(**arguments)
             if "IsTruncated" not in page:
                 raise StoreUnavailable(f"{what}: the answer is not a listing")
@@ -369,35 +368,3 @@ def _ask_first_only_if_large(params: dict[str, Any], **_: object) -> None:
     body = params.get("body")
     if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _SMALL_BODY_BYTES:
         params["headers"].pop("Expect", None)
-
-
-@contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    """Turn boto3's errors into the store's; none of them leaves this module."""
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        CredentialRetrievalError,
-        NoCredentialsError,
-        ParamValidationError,
-        PartialCredentialsError,
-        SSLError,
-    )
-    from botocore.parsers import ResponseParserError
-
-    try:
-        yield
-    except StoreError:
-        raise
-    except ClientError as error:
-        found = error.response.get("Error", {})
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise error_from(what, str(found.get("Code")), status, str(found.get("Message"))) from error
-    except (NoCredentialsError, PartialCredentialsError, ParamValidationError) as error:
-        raise StoreRefused(f"{what}: {error}") from error
-    except SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise StoreRefused(f"{what}: {error}; set ca= in the region's URL to trust it") from error
-        raise StoreUnavailable(f"{what}: {error}") from error
-    except (BotoCoreError, CredentialRetrievalError, ResponseParserError, OSError) as error:
-        raise StoreUnavailable(f"{what}: {error}") from error

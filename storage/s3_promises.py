@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any, Final
 
 from storage.checks import check_key
 from storage.promises import LockState
 from storage.s3_dialects import DIGEST_CODES, S3Profile
+from storage.s3_errors import mapped
 from storage.store import StoreError
 
 _BODY: Final = b"pitr probe: a store that keeps this one verifies no digests\n"
@@ -25,7 +25,7 @@ _NULL_VERSION: Final = "null"
 
 
 class S3Promises:
-    """See ``storage.promises.Promises``.  ``mapped`` turns boto3's errors into the store's."""
+    """See ``storage.promises.Promises``."""
 
     def __init__(
         self,
@@ -33,13 +33,11 @@ class S3Promises:
         bucket: str,
         prefix: str,
         profile: S3Profile,
-        mapped: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._client: Final = client
         self._bucket: Final = bucket
         self._prefix: Final = prefix
         self._profile: Final = profile
-        self._mapped: Final = mapped
 
     def takes_wrong_digest(self, key: str) -> bool:
         """See ``Promises.takes_wrong_digest``.  What was stored is deleted, where that is allowed."""
@@ -116,7 +114,7 @@ class S3Promises:
         self, what: str, expected: frozenset[str], operation: str, **arguments: object
     ) -> tuple[str | None, dict[str, Any]]:
         """Return an expected error's code, or None and the answer.  Raises StoreError for other errors."""
-        with self._mapped(f"{what}, bucket {self._bucket}"):
+        with mapped(f"{what}, bucket {self._bucket}"):
             try:
                 answer = getattr(self._client, operation)(Bucket=self._bucket, **arguments)
             except self._client.exceptions.ClientError as error:
