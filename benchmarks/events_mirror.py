@@ -61,7 +61,8 @@ def _mirrored(count: int, draw: random.Random) -> tuple[_Target, list[int], Know
         if draw.random() >= 0.1:
             upstream += range(offset, offset + size)
         offset += size + 1  # the transaction's marker
-    target, pairs, due = _Target(), (), 0
+    pairs: tuple[SyncPair, ...] = ()
+    target, due = _Target(), 0
     crash = count // 2
     for index in [*range(crash), *range(crash - 3_000, len(upstream))]:
         at = len(target.records)
