@@ -138,8 +138,10 @@ class KafkaBroker:
         return GroupState(name, is_empty=state is None or not state.members, offsets=offsets)
 
     def set_group_offsets(self, name: str, offsets: Offsets) -> None:
-        if not offsets:
-            return
+        if offsets:
+            self._link.again(lambda: self._move(name, offsets))
+
+    def _move(self, name: str, offsets: Offsets) -> None:
         timeout_s = self.settings.call_timeout_s
         wanted = [self._link.kafka.TopicPartition(at.topic, at.partition, to) for at, to in offsets.items()]
         parts = self._link.kafka.ConsumerGroupTopicPartitions(name, wanted)
@@ -224,7 +226,7 @@ class KafkaBroker:
 
     def _reader(self) -> Any:
         return self._link.consumer(
-            **{
+            {
                 "isolation.level": "read_committed",
                 "enable.partition.eof": True,
                 "queued.max.messages.kbytes": QUEUED_KBYTES,

@@ -65,7 +65,7 @@ class KafkaLink:
             self._admin_client = self.call(lambda: self.admin_parts.AdminClient(self._base()))
         return self._admin_client
 
-    def consumer(self, *, group: str | None = None, **settings: object) -> Any:
+    def consumer(self, settings: Mapping[str, object], group: str | None = None) -> Any:
         """Return a consumer that commits nothing and joins no group; without ``group``, one of nobody's."""
         own = {
             **self._base(),

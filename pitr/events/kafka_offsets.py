@@ -77,7 +77,7 @@ class KafkaOffsets:
         link = self._link
         if self._lister is None:
             self._lister = link.consumer(
-                **{"isolation.level": "read_committed", "metadata.max.age.ms": _LEADERS_AGE_MS}
+                {"isolation.level": "read_committed", "metadata.max.age.ms": _LEADERS_AGE_MS}
             )
         native = link.kafka.TopicPartition
         asked = [native(at.topic, at.partition, when) for at in wanted]
@@ -121,10 +121,10 @@ class KafkaOffsets:
         for first in range(0, len(names), GROUPS_KEPT):
             some = [(name, self._member(name)) for name in names[first : first + GROUPS_KEPT]]
             if len(some) == 1:
-                found[some[0][0]] = self._committed(*some[0], wanted)
+                found[some[0][0]] = self._committed(some[0][0], some[0][1], wanted)
                 continue
             with ThreadPoolExecutor(_ASKED_AT_ONCE, thread_name_prefix="kafka-groups") as pool:
-                told = pool.map(lambda one: self._committed(*one, wanted), some)
+                told = pool.map(lambda one: self._committed(one[0], one[1], wanted), some)
                 found.update(zip((name for name, _ in some), told, strict=True))
         return found
 
@@ -133,7 +133,7 @@ class KafkaOffsets:
         found = self._members.pop(name, None)
         if found is None:
             # Not read_committed: an offset whose transaction is open would be no answer, not the one before.
-            found = self._link.consumer(group=name, **{"isolation.level": "read_uncommitted"})
+            found = self._link.consumer({"isolation.level": "read_uncommitted"}, name)
         self._members[name] = found
         while len(self._members) > GROUPS_KEPT:
             self._members.popitem(last=False)[1].close()

@@ -111,13 +111,7 @@ for _ in range(2):
 def test_a_group_is_moved_though_its_coordinator_moves() -> None:
     with PlayedKafka(stands={0: 5}) as kafka:
         kafka.errors[OFFSET_COMMIT] = deque([NOT_COORDINATOR])
-        words = """
-try:
-    broker.set_group_offsets("sink", {at[0]: 2})
-except BrokerUnavailable:
-    broker.set_group_offsets("sink", {at[0]: 2})
-"""
-        run(kafka, words)
+        run(kafka, 'broker.set_group_offsets("sink", {at[0]: 2})')
         assert kafka.stands[0] == 2
         kafka.errors[DESCRIBE_GROUPS] = deque([NOT_COORDINATOR])
         assert run(kafka, 'print(broker.group("sink").offsets[at[0]])') == "2"
