@@ -67,6 +67,9 @@ class KafkaOffsets:
         wanted = tuple(partitions)
         if not wanted:
             return {}
+        if when >= 0:
+            # A list has for what it was not told of what was asked: a time, which looks like an offset.
+            return self._link.again(lambda: self._told_by_admin(when, wanted))
         try:
             return self._listed(when, wanted)
         except (BrokerUnavailable, BrokerRefused):
@@ -86,7 +89,7 @@ class KafkaOffsets:
             told = link.call(lambda: self._lister.offsets_for_times(asked, timeout=timeout_s))
         finally:
             self._lister.poll(0)  # it reads nothing: what went wrong below is handed over, and let go
-        return self._read(wanted, told, least=0 if when < 0 else NONE_LATER)
+        return self._read(wanted, told, least=0)
 
     def _told_by_admin(self, when: int, wanted: Sequence[TopicPartition]) -> Offsets:
         link, spec = self._link, self._link.admin_parts.OffsetSpec
@@ -150,6 +153,7 @@ class KafkaOffsets:
             left_s = deadline - time.monotonic()
             try:
                 told = self._ask(member, wanted, min(look_s, max(left_s, 0.1)), what)
+                member.poll(0)  # it reads nothing; what went wrong below meanwhile is let go
                 break
             except BrokerUnavailable:
                 said = member.poll(0)
