@@ -31,6 +31,7 @@ from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
 from cli.events_parts import fence_keeper, fence_now, with_fence
 from cli.last_backups import wait_for_backups
+from cli.own_processes import OwnProcesses
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
@@ -38,7 +39,6 @@ from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
 from cli.task_report import BACKUP_TASK, report_task
 from cli.timetable import Task, Timetable
-from cli.verify_keeper import VerifyKeeper
 from cli.wiring import (
     gate_folder,
     host_identity,
@@ -112,7 +112,7 @@ class Daemon:
         self._keeper = CatalogueKeeper(
             settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)
         )
-        self._verifications = VerifyKeeper(settings, log)
+        self._processes = OwnProcesses(settings, log)
         self._backups: BackupRunner
         self._taker: BackupTaker
         self._archive: ArchiveId
@@ -220,6 +220,7 @@ class Daemon:
             level=lambda: self._protection.level,
             losses=lambda: self._signed.tally(EventKind.WAL_LOST),
             fences=lambda: None if self._fences is None else self._fences.snapshot(),
+            redis=self._processes.redis_ages,
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
@@ -253,7 +254,7 @@ class Daemon:
             self._backups.run,
             self._backups.last_success_at,
         )
-        self._timetable = Timetable([task, *self._verifications.tasks()], now=_now, report=self._report_task)
+        self._timetable = Timetable([task, *self._processes.tasks()], now=_now, report=self._report_task)
 
     def _build_protection(self) -> None:
         """Make what keeps the promise to commits that wait; a level that an earlier run left is in force."""
@@ -364,7 +365,7 @@ class Daemon:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
         self._taker.chains.remember(one.manifest for one in listing.backups)
         self._backups.remember(one.manifest for one in listing.backups)
-        self._verifications.learn(self.store, self._archive)
+        self._processes.learn(self.store, self._repository, self._archive)
         self._timetable.start()
 
     def _stop_archiving(self, archiving: threading.Thread) -> None:

@@ -18,6 +18,7 @@ from cli.snapshot import (
     DaemonSnapshot,
     FenceSnapshot,
     ProtectionSnapshot,
+    RedisSnapshotAge,
     RegionSnapshot,
     TaskSnapshot,
     WalDiskSnapshot,
@@ -69,6 +70,7 @@ class DaemonState:
     # How long recovery to the latest moment would take, by what was measured; None where nothing was.
     forecast: dict[str, object] | None = None
     fences: Callable[[], FenceSnapshot | None] = lambda: None
+    redis: Callable[[], tuple[RedisSnapshotAge, ...]] = tuple
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
@@ -157,6 +159,7 @@ class DaemonState:
             wal_lost_at=None if losses is None else losses.last_at,
             forecast=self.forecast,
             fences=self.fences(),
+            redis=self.redis(),
         )
 
     def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:

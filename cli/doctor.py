@@ -109,10 +109,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     yield probe_state_directory(settings.daemon.state_dir)
     yield _examine_verify(settings)
     yield from examine_copies(settings.daemon)
-    if settings.events is not None:
-        from cli.doctor_events import examine_events
-
-        yield from examine_events(settings.events, settings.retention.window_s)
+    yield from _examine_beside(settings)
     yield probe_signing_key(settings.keys.signing_key_file)
     for region in settings.regions:
         if region.credentials_file is not None:
@@ -127,6 +124,18 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_beside(settings: Settings) -> Iterator[Finding]:
+    """Yield what is found of Kafka and Redis, where the configuration names any."""
+    if settings.events is not None:
+        from cli.doctor_events import examine_events
+
+        yield from examine_events(settings.events, settings.retention.window_s)
+    if settings.redis:
+        from cli.doctor_redis import examine_redis
+
+        yield from examine_redis(settings.redis)
 
 
 def _find_server(settings: Settings) -> tuple[str, bool | None, Finding | None]:

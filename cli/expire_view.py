@@ -15,6 +15,8 @@ from storage.store import StoreError
 if TYPE_CHECKING:
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
+    from pitr.expire_record import BesidePlan
+    from pitr.layout import ArchiveId
     from pitr.planner import RestorableStretch
     from storage.regions import Region
 
@@ -114,6 +116,30 @@ def _range_fields(stretches: Sequence[RestorableStretch]) -> Mapping[str, object
     }
 
 
+def show_beside(output: Output, plans: Mapping[ArchiveId, BesidePlan]) -> None:
+    """Write what goes beside WAL and backups, and why some of it stays that might go."""
+    for archive, plan in plans.items():
+        for kind, first in plan.first.items():
+            output.line(f"{kind} of archive {archive}: EXPIRE objects before number {first}")
+        for name in plan.snapshots:
+            output.line(f"snapshot of archive {archive}: EXPIRE {name}")
+        for why in plan.stays:
+            output.warn(why)
+
+
+def beside_fields(plans: Mapping[ArchiveId, BesidePlan]) -> list[dict[str, object]]:
+    """Return the same for JSON."""
+    return [
+        {
+            "archive": str(archive),
+            "first_kept": {str(kind): first for kind, first in plan.first.items()},
+            "snapshots": list(plan.snapshots),
+            "stays": list(plan.stays),
+        }
+        for archive, plan in plans.items()
+    ]
+
+
 def show_outcomes(
     output: Output, outcomes: Sequence[RegionDeletion], records: Sequence[ExpireRecord]
 ) -> None:
@@ -123,6 +149,8 @@ def show_outcomes(
         output.line(text + (f"; {one.refused} refused" if one.refused else ""))
     later = [gone.delete_after for record in records for gone in record.backups]
     later += [gone.delete_after for record in records for gone in record.wal]
+    later += [gone.delete_after for record in records for gone in record.beside.below]
+    later += [gone.delete_after for record in records for gone in record.beside.snapshots]
     if later and max(later) > max(record.at for record in records):
         output.line(f"the rest goes with the next run after {instant_text(max(later))}")
 

@@ -156,6 +156,9 @@ _COUNTERS: tuple[tuple[str, str, Callable[[DaemonSnapshot], float]], ...] = (
 )
 
 
+_REDIS_AGE = ("pitr_redis_snapshot_age_seconds", "Age of the newest snapshot of a site of Redis.")
+
+
 class SnapshotCollector(Collector):
     """Turns a snapshot into metrics."""
 
@@ -181,6 +184,11 @@ class SnapshotCollector(Collector):
             yield counter
         yield from _region_metrics(snapshot)
         yield from _task_metrics(snapshot)
+        redis = GaugeMetricFamily(*_REDIS_AGE, labels=["name"])
+        for site in snapshot.redis:
+            if site.age_s is not None:
+                redis.add_metric([site.name], site.age_s)
+        yield redis
         events = CounterMetricFamily(
             "pitr_events", "What happened since the start; wal-lost: ever.", labels=["kind"]
         )
@@ -229,6 +237,7 @@ def metric_names() -> list[tuple[str, str]]:
         ("pitr_task_overdue", "1 if the task is past its deadline."),
         ("pitr_task_runs_total", "Runs of the task since the start."),
         ("pitr_task_failures_total", "Failed runs since the start."),
+        _REDIS_AGE,
         ("pitr_events_total", "What happened since the start; wal-lost: ever."),
     ]
     return names

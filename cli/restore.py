@@ -11,6 +11,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.events_cluster import mirror_option
 from cli.output import format_bytes, format_seconds
 from cli.reading import Source, open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
@@ -44,6 +45,7 @@ class Chosen(TypedDict):
     replay: bool
     handlers: Path | None
     accepted: tuple[str, ...]
+    mirror: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Wanted:
     metavar="TOPIC[N]",
     help="With --replay: go on without events that are gone; may be repeated.",
 )
+@mirror_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, check the target directory, write nothing.")
 @common_options
 def restore(

@@ -63,6 +63,7 @@ def asked_of(meant: Meant, into: Path, source: Source, action: str, chosen: Chos
     words += ["--delta"] if chosen["delta"] else []
     words += ["--start"] if chosen["start"] else []
     words += ["--replay"] if chosen["replay"] else []
+    words += ["--mirror"] if chosen["mirror"] else []
     words += [] if chosen["handlers"] is None else ["--handlers", str(chosen["handlers"])]
     words += [word for one in chosen["accepted"] for word in ("--accept-gap", one)]
     return Asked(shlex.join(meant.words), shlex.join(words), datetime.now(UTC))

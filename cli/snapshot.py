@@ -124,6 +124,15 @@ class MirrorSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisSnapshotAge:
+    """A site of Redis, and when the newest snapshot of it was begun; None: there is none yet."""
+
+    name: str
+    taken_at: datetime | None
+    age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FenceSnapshot:
     """The fences between Kafka and the database.  ``number`` and what follows it are the last one's.
 
@@ -221,6 +230,8 @@ class DaemonSnapshot:
     forecast: dict[str, object] | None = None
     # None where the configuration has no [events].
     fences: FenceSnapshot | None = None
+    # Of the sites that the timetable takes snapshots of.
+    redis: tuple[RedisSnapshotAge, ...] = ()
 
     @property
     def lag_bytes(self) -> int | None:

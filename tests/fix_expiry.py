@@ -10,16 +10,19 @@ import fix_archive as fix
 from fix_repository import RepositoryHouse
 
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
-from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.expiry_record import ExpireRecord, GoneBeside
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import NamedRegion, RebuildResult, rebuild
 from pitr.catalogue_survey import survey_archive
+from pitr.events.fence_sieve import FENCES_READ_MAX
 from pitr.expire import RegionDeletion, carry_out, put_record
+from pitr.expire_beside import plan_beside
 from pitr.expire_record import ExpiryPolicy, next_record, used_keys
 from pitr.layout import index_key, pack_key
 from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import ListedBackup, Repository, backups_sha256
 from pitr.retention import ExpiryPlan, plan_expiry
+from pitr.retention_beside import first_moment, first_positions
 from pitr.retention_proof import prove_plan
 from pitr.survey import ArchiveSurvey
 from pitr.wal.lsn import LSN
@@ -191,7 +194,13 @@ class ExpiryHouse:
         return survey_archive(catalogue, self.archive, answers), result, catalogue
 
     def expire(
-        self, window_h: float, *, grace_h: float = 0, point: FaultPoint | None = None, minimum: int = 1
+        self,
+        window_h: float,
+        *,
+        grace_h: float = 0,
+        point: FaultPoint | None = None,
+        minimum: int = 1,
+        fences_read_max: int = FENCES_READ_MAX,
     ) -> Expired:
         """Do what ``pitr expire --confirm`` does, at ``self.now``."""
         repository, regions = self.repository(), self.regions(point)
@@ -200,6 +209,14 @@ class ExpiryHouse:
         plan = plan_expiry(survey, window=window, minimum_full_backups=minimum, now=self.now)
         prove_plan(survey, plan, now=self.now)
         previous = repository.expiry.newest(self.archive)
+        beside = plan_beside(
+            repository,
+            self.archive,
+            GoneBeside() if previous is None else previous.record.beside,
+            first_positions(survey, plan).get(self.archive),
+            first_moment(plan),
+            read_max=fences_read_max,
+        )
         record = next_record(
             repository,
             self.archive,
@@ -210,6 +227,7 @@ class ExpiryHouse:
             regions,
             policy=ExpiryPolicy(window, minimum, timedelta(hours=grace_h)),
             now=self.now,
+            beside=beside,
         )
         newest = record or (None if previous is None else previous.record)
         if newest is None:

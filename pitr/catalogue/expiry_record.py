@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from pitr.catalogue.backup_record import check_backup_id
 from pitr.catalogue.fields import Fields
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
-from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.layout import ArchiveId, PieceKey, SegmentKey, check_snapshot
 from pitr.pipeline.sign import encode_time
 from pitr.wal.segment import SegmentName
 
@@ -62,6 +63,88 @@ class GoneEnvelope:
     delete_after: datetime
 
 
+class NumberedKind(StrEnum):
+    """What is kept beside an archive in numbered objects."""
+
+    FENCES = "fences"
+    SYNCS = "syncs"
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBelow:
+    """The objects of a kind whose sequence is less than ``below``."""
+
+    kind: NumberedKind
+    below: int
+    delete_after: datetime
+
+    def __post_init__(self) -> None:
+        if self.below < 2:
+            raise MalformedValue(f"no object of {self.kind} comes before {self.below}")
+
+
+@dataclass(frozen=True, slots=True)
+class GoneSnapshot:
+    """A snapshot of derived state that is none any more.  Its parts may be deleted from then on."""
+
+    snapshot: str
+    delete_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBeside:
+    """What is gone of what is kept beside the WAL and the backups.  Records of before have none of it."""
+
+    below: tuple[GoneBelow, ...] = ()
+    snapshots: tuple[GoneSnapshot, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.below or self.snapshots)
+
+    def first(self, kind: NumberedKind) -> int:
+        """Return the first sequence of a kind that is not gone."""
+        return max((each.below for each in self.below if each.kind is kind), default=1)
+
+    def names_snapshot(self, snapshot: str) -> bool:
+        """Tell whether the snapshot is gone."""
+        return any(each.snapshot == snapshot for each in self.snapshots)
+
+    def to_payload(self) -> Payload:
+        """Return the fields, none where nothing is gone: a record of before has the same text."""
+        fields: dict[str, object] = {}
+        if self.below:
+            fields["below"] = [
+                {"kind": str(each.kind), "below": each.below, "delete_after": encode_time(each.delete_after)}
+                for each in self.below
+            ]
+        if self.snapshots:
+            fields["snapshots"] = [
+                {"snapshot": each.snapshot, "delete_after": encode_time(each.delete_after)}
+                for each in self.snapshots
+            ]
+        return fields
+
+    @classmethod
+    def read(cls, fields: Fields) -> GoneBeside:
+        """Read what ``to_payload`` wrote.  Raises MalformedValue."""
+        below = fields.objects("below", count_max=_NAMED_MAX) if fields.holds("below") else ()
+        snapshots = fields.objects("snapshots", count_max=_NAMED_MAX) if fields.holds("snapshots") else ()
+        return cls(
+            tuple(
+                GoneBelow(
+                    NumberedKind(item.choice("kind", list(NumberedKind))),
+                    item.integer("below", least=2),
+                    item.time("delete_after"),
+                )
+                for item in below
+            ),
+            tuple(
+                GoneSnapshot(check_snapshot(item.text("snapshot")), item.time("delete_after"))
+                for item in snapshots
+            ),
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ExpireRecord:
     """What is gone of one archive.  The newest record is the one that counts.
@@ -80,6 +163,7 @@ class ExpireRecord:
     backups: tuple[GoneBackup, ...]
     wal: tuple[GoneWal, ...]
     envelopes: tuple[GoneEnvelope, ...]
+    beside: GoneBeside = GoneBeside()
 
     def __post_init__(self) -> None:
         if self.sequence < 1 or (self.sequence == 1) != (self.previous is None):
@@ -131,6 +215,7 @@ class ExpireRecord:
                 {"key_id": gone.key_id.hex(), "delete_after": encode_time(gone.delete_after)}
                 for gone in self.envelopes
             ],
+            **self.beside.to_payload(),
         }
 
     @classmethod
@@ -158,6 +243,7 @@ class ExpireRecord:
                 GoneEnvelope(item.key_id("key_id"), item.time("delete_after"))
                 for item in fields.objects("envelopes", count_max=_NAMED_MAX)
             ),
+            beside=GoneBeside.read(fields),
         )
 
 

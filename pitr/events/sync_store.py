@@ -175,6 +175,10 @@ class SyncReader:
             (info.key for info in listed), lambda key: self._whole_object(syncs_sequence(key))[0], what
         )
 
+    def header(self, sequence: int) -> SyncsHeader:
+        """Return the header of one object.  Raises ObjectMissing, NotAuthentic, StoreError."""
+        return self._whole_object(sequence)[0].header
+
     def read(self, alias: str, data_keys: DataKeySource) -> StoredPairs:
         """Return the pairs of the mirror whose source is called ``alias``.
 
