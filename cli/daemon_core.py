@@ -304,7 +304,7 @@ class Daemon:
             self._keeper,
             self._log,
             self._address,
-            parts.disk_watch(settings, self._archiver, self._log),
+            parts.disk_watch(settings, self._address, self._archiver, self._log),
             parts.release_signer(settings, self._signed, self._log, _now),
             parts.space_watch(
                 self._address, self._backups, self._log, begin=lambda: self._ask_for_backup("tablespaces")

@@ -39,10 +39,12 @@ def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
         return RepairQueue.replace_damaged(path)
 
 
-def disk_watch(settings: Settings, archiver: WalArchiver, log: FilteringBoundLogger) -> DiskWatch:
+def disk_watch(
+    settings: Settings, address: ServerAddress, archiver: WalArchiver, log: FilteringBoundLogger
+) -> DiskWatch:
     """Return who looks at the room for WAL, and gives the slot up by policy."""
     return DiskWatch(
-        settings.cluster.dsn,
+        address.session,
         settings.cluster.slot,
         settings.wal.drop,
         sees_disk=settings.backup.source == "files",
