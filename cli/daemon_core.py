@@ -49,7 +49,6 @@ from pitr.archive_gate import Gate
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
-from pitr.catalogue.event_record import EventKind
 from pitr.datakeys import HostKeys
 from pitr.errors import ArchiveDiverged, BackupFailed
 from pitr.event_log import EventLog, NotesFile
@@ -218,7 +217,7 @@ class Daemon:
             put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
             events_waiting=lambda: self._signed.waiting,
             level=lambda: self._protection.level,
-            losses=lambda: self._signed.tally(EventKind.WAL_LOST),
+            tally=self._signed.tally,
             fences=lambda: None if self._fences is None else self._fences.snapshot(),
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)

@@ -81,6 +81,7 @@ def test_a_failover_that_lost_wal_is_adopted_and_both_ends_are_restored(
     assert "left the archive's below its end" in told
     assert "pitr adopt --as failover" in told
     assert "pitr adopt --as restore" in told
+    assert "[critical" in told
 
     refused = site("adopt", "--as", "failover", exit_code=2)
     assert "add --confirm" in refused.stderr
@@ -103,6 +104,11 @@ def test_a_failover_that_lost_wal_is_adopted_and_both_ends_are_restored(
     assert event["facts"]["left_at"] == decided["left_at"]
     assert event["facts"]["following"] == "00000002"
     assert "decided that it was a failover" in event["message"]
+    told_of = [one for one in site("log", "--json").data["events"] if one["event"] == "writers-conflict"]
+    assert len(told_of) == 1
+    assert "below its end" in told_of[0]["message"]
+    # The run that found it has ended; the next one counts it, for the alert.
+    assert site("status", "--json").data["events"]["writers-conflict"] == 1
     orphaned = [one for one in site("wal", "list", "--json").data["stretches"] if one["kind"] == "orphaned"]
     assert [(one["timeline"], one["start"], one["end"]) for one in orphaned] == [
         ("00000001", decided["left_at"], decided["orphaned"]["end"])
