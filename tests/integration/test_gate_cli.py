@@ -12,6 +12,7 @@ from fix_postgres import PostgresHouse
 
 from pitr.gate_script import archive_command
 from pitr.postgres.server_user import hand_over
+from pitr.wal.lsn import LSN
 
 
 def gated_site(make_site: MakeSite, house: PostgresHouse, major: int) -> Site:
@@ -145,6 +146,45 @@ def test_a_server_that_lets_nobody_replicate_is_set_up_archived_and_goes_on_afte
     assert restored["plan"]["archive"].endswith("00000002")
     with psycopg.connect(restored["dsn"]) as connection:
         assert connection.execute("SELECT count(*), min(n) FROM kept").fetchall() == [(5001, 0)]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow
+def test_what_archive_command_brought_is_the_past_of_restores_of_restores(
+    make_site: MakeSite, postgres_house: PostgresHouse
+) -> None:
+    """Each ends at a segment's boundary, so the server has nothing of the timeline that it left."""
+    site = gated_site(make_site, postgres_house, 17)
+    site("wal", "gate")
+    site.server.execute("CREATE TABLE kept (n int)")
+    for generation in (1, 2, 3):
+        site.daemon.start()
+        wait_until(lambda: len(site.backups()) == generation, "a base backup", timeout_s=240)  # noqa: B023
+        site.server.execute("INSERT INTO kept VALUES (%s)", generation)
+        wait_archived(site)
+        assert site.daemon.stop() == 0
+        site.server.stop()
+        shutil.rmtree(site.server.data_dir)
+        site.restore("latest", site.server.data_dir)
+        hand_over(site.server.data_dir, postgres_house.user)
+        site.start_server()
+        wait_until(lambda: not site.server.value("SELECT pg_is_in_recovery()"), "the promotion")
+        certificate = site.server.data_dir.with_name(f"{site.server.data_dir.name}.recovery-certificate.json")
+        kept = certificate.with_name("kept.json")
+        if generation == 2:
+            # Elsewhere: then it must be named.
+            certificate.rename(kept)
+        more = ["--certificate", kept] if generation == 2 else []
+        made = site("init", "--identity", site.identity, *more, "--json").data
+        assert made["is_new_epoch"] is True
+        parent = made["parent"]
+        assert (parent["epoch"], parent["timeline"]) == (generation, f"{generation:08X}")
+        assert LSN.parse(parent["lsn"]).offset % (16 << 20) == 0
+        assert site("timeline", "--json").data["is_whole"] is True
+    # Before its first backup: what is restored then comes by the way that was proven.
+    done = site.restore("latest", site.folder / "again", "--start")
+    with psycopg.connect(done.data["dsn"]) as connection:
+        assert connection.execute("SELECT n FROM kept ORDER BY n").fetchall() == [(1,), (2,), (3,)]
 
 
 def wait_archived(site: Site) -> None:
