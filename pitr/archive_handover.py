@@ -25,6 +25,7 @@ from pitr.gate_folder import GateFolder, HandedFile
 from pitr.repository import Repository
 from pitr.wal.follow import ReceivedEnd
 from pitr.wal.handed import (
+    HINT_NEW_EPOCH,
     Feed,
     HandedKind,
     Known,
@@ -301,7 +302,9 @@ class Handover:
         if left_at is None:
             return f"timeline {received.timeline}, where the archive ends, is not in its past"
         if left_at < received.end:
-            return f"it left the archive's timeline at {left_at}, below its end {received.end}"
+            return (
+                f"it left the archive's timeline at {left_at}, below its end {received.end}: {HINT_NEW_EPOCH}"
+            )
         return None
 
     def _know_histories(self, timeline: TimelineId) -> None:

@@ -21,6 +21,8 @@ from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId, parse_history_file_name
 
 _NAME = re.compile(r"([0-9A-F]{24})(\.partial|\.[0-9A-F]{8}\.backup)?")
+# No judge is asked, as of a stream: what is archived of the fork's segment is one with what was lost.
+HINT_NEW_EPOCH = "a failover or a restore goes on with `pitr adopt --as restore --identity FILE`"
 _FIRST_PAGE = struct.Struct("<HHIQI4xQII")
 
 
@@ -185,7 +187,9 @@ def _on_later(
     """Decide on a segment of a timeline that branched off the archive's."""
     timeline = history.timeline
     if left_at < received.end:
-        return Refuse(f"timeline {timeline} left the archive's at {left_at}, below its end {received.end}")
+        return Refuse(
+            f"timeline {timeline} left the archive's at {left_at}, below its end {received.end}: {HINT_NEW_EPOCH}"
+        )
     # The first segment of a timeline repeats the one before it up to the switch.
     first = segment_start(left_at, segment_bytes)
     following = timeline_after(history, received.timeline)

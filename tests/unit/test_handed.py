@@ -118,6 +118,7 @@ def test_what_left_the_archive_below_its_end_is_refused() -> None:
     found = step(named(2, 5), (ONE, 5.75), TO_TWO)
     assert isinstance(found, Refuse)
     assert "below its end" in found.reason
+    assert "pitr adopt --as restore" in found.reason
 
 
 def test_a_timeline_between_is_waited_for_and_an_unknown_one_too() -> None:
