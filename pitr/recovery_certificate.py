@@ -30,8 +30,8 @@ from storage.synced_file import sync_directory
 
 FORMAT: Final = "pitr-recovery-certificate/1"
 # What a timeline begins with: perhaps a page header of 40 bytes, then the record of the recovery's end with
-# its time in microseconds, or a checkpoint's, whose time is in the first 138; a checkpoint of ours follows, so
-# that more is on disk.  PostgreSQL src/include/access/xlog_internal.h, src/include/catalog/pg_control.h.
+# its time in microseconds, or a checkpoint's, whose time is in the first 138; a checkpoint of ours follows,
+# so that more is on disk.  PostgreSQL src/include: access/xlog_internal.h, catalog/pg_control.h.
 BEGIN_BYTES: Final = 160
 _SHOWN_MAX: Final = 3
 

@@ -188,7 +188,8 @@ def _on_later(
     timeline = history.timeline
     if left_at < received.end:
         return Refuse(
-            f"timeline {timeline} left the archive's at {left_at}, below its end {received.end}: {HINT_NEW_EPOCH}"
+            f"timeline {timeline} left the archive's at {left_at}, below its end {received.end}:"
+            f" {HINT_NEW_EPOCH}"
         )
     # The first segment of a timeline repeats the one before it up to the switch.
     first = segment_start(left_at, segment_bytes)

@@ -154,7 +154,9 @@ def test_the_doctor_judges_what_commits_wait_for_at_the_leader(
 ) -> None:
     server = postgres_factory()
     server.execute("SELECT pg_create_physical_replication_slot(%s, true)", SLOT)
-    server.execute("ALTER SYSTEM SET synchronous_commit = 'remote_apply'")
+    # Not in the doctor's own sessions: in those of the application.
+    server.execute("CREATE ROLE app")
+    server.execute("ALTER ROLE app SET synchronous_commit = 'remote_apply'")
     set_names(server, "pitr")
     member.lead("pg1", server.host, server.port)
     identity = Identity(bytes(range(32)))
@@ -174,6 +176,7 @@ def test_the_doctor_judges_what_commits_wait_for_at_the_leader(
     path = tmp_path / "pitr.toml"
     path.write_text(text)
     found = {one.id: one for one in examine(load_settings(path), None)}
+    assert found["server.synchronous_commit"].subject == 'role "app"'
     assert found["server.synchronous_commit"].severity is Severity.FAIL
     assert "wait for ever" in found["server.synchronous_commit"].message
     assert "free where pg_wal is" in found["server.wal_disk"].message
