@@ -117,6 +117,9 @@ class DaemonState:
             rpo_s = self._recovery_point.age_s(self.monotonic(), status.oldest_unshipped_age_s)
             kept = {kind.value: self._before[kind.value] + self._events[kind.value] for kind in _KEPT}
             events = {**self._events, **kept}
+        released = self.tally(EventKind.COMMITS_RELEASED)
+        # Also what the watchdog did while no daemon was there.
+        events[EventKind.COMMITS_RELEASED.value] = 0 if released is None else released.count
         losses = self.tally(EventKind.WAL_LOST)
         return DaemonSnapshot(
             at=at,

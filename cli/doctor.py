@@ -79,7 +79,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     from pitr.errors import KeyMissing
     from pitr.gate_script import archive_command
     from verifiers.archiver import ArchiverWish
-    from verifiers.disk_probes import probe_wal_disk
+    from verifiers.disk_probes import judge_unseen_disk, probe_wal_disk
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -108,6 +108,8 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_synchronous(settings, dsn)
         if streams and settings.backup.source == "files":
             yield from probe_wal_disk(dsn, settings.cluster.slot, settings.wal.drop)
+        elif streams:
+            yield from judge_unseen_disk(settings.wal.drop)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)

@@ -177,7 +177,9 @@ class SnapshotCollector(Collector):
         yield from _region_metrics(snapshot)
         yield from _task_metrics(snapshot)
         events = CounterMetricFamily(
-            "pitr_events", "What happened since the start; wal-lost, writers-conflict: ever.", labels=["kind"]
+            "pitr_events",
+            "What happened since the start; wal-lost, writers-conflict, commits-released: ever.",
+            labels=["kind"],
         )
         for kind, number in sorted(snapshot.events.items()):
             events.add_metric([kind], number)
@@ -224,7 +226,10 @@ def metric_names() -> list[tuple[str, str]]:
         ("pitr_task_overdue", "1 if the task is past its deadline."),
         ("pitr_task_runs_total", "Runs of the task since the start."),
         ("pitr_task_failures_total", "Failed runs since the start."),
-        ("pitr_events_total", "What happened since the start; wal-lost, writers-conflict: ever."),
+        (
+            "pitr_events_total",
+            "What happened since the start; wal-lost, writers-conflict, commits-released: ever.",
+        ),
     ]
     return names
 

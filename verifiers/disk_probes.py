@@ -61,6 +61,18 @@ def probe_wal_disk(dsn: str, slot: str, policy: DropPolicy) -> list[Finding]:
     return [judge_wal_disk(WalDisk(space, seen.kept_bytes, limit_bytes, rate), policy)]
 
 
+def judge_unseen_disk(policy: DropPolicy) -> list[Finding]:
+    """Say that nothing is dropped for a disk that nobody looks at.  Pure."""
+    if not policy.drops:
+        return []
+    message = (
+        'when_disk_fills = "drop" has no effect: with [backup] source = "protocol" the disk of pg_wal is not'
+        " seen from here"
+    )
+    hint = "bound the slot at the server: ALTER SYSTEM SET max_slot_wal_keep_size"
+    return [Finding(_CHECK, Severity.WARN, "server", message, hint)]
+
+
 def judge_wal_disk(disk: WalDisk, policy: DropPolicy) -> Finding:
     """Say whether the disk is safe from us, and what would make it so.  Pure."""
     free = f"{_gib(disk.space.free_bytes)} of {_gib(disk.space.total_bytes)} free where pg_wal is"
