@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cli import daemon_parts as parts
-from cli.adoption import HostJudge
 from cli.archive_settings import archive_settings
 from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
@@ -190,11 +189,7 @@ class Daemon:
             spool=DirectorySpool(settings.daemon.spool_dir, bytes_max=settings.daemon.spool_bytes_max),
             events=self._events,
             settings=archive_settings(settings),
-            judge=HostJudge(
-                settings.daemon.state_dir,
-                self._archive,
-                self._address if isinstance(self._address, LeaderAddress) else None,
-            ),
+            judge=parts.fork_judge(settings, self._archive, self._address, self._repository, self._log),
             gate=Gate(gate_folder(settings), is_source=settings.wal.source == "archive"),
             clock=_now,
             random=os.urandom,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cli.adoption import HostJudge
 from cli.backup_runner import BackupRunner
 from cli.disk_watch import DiskWatch
 from cli.heartbeat_keeper import HeartbeatKeeper
@@ -17,6 +18,7 @@ from cli.space_watch import SpaceWatch
 from pitr.archive import WalArchiver
 from pitr.event_log import EventLog
 from pitr.layout import ArchiveId
+from pitr.postgres.leader import LeaderAddress
 from pitr.release_journal import ReleaseJournal
 from storage.repair import RepairQueue, RepairQueueDamaged
 from storage.replicated import ReplicatedStore
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from cli.snapshot import DaemonSnapshot
     from pitr.postgres.address import ServerAddress
+    from pitr.repository import Repository
 
 
 def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
@@ -37,6 +40,23 @@ def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
         # What was in it is found again by comparing the regions.
         log.warning("the repair queue is replaced, and the regions are compared", reason=str(error))
         return RepairQueue.replace_damaged(path)
+
+
+def fork_judge(
+    settings: Settings,
+    archive: ArchiveId,
+    address: ServerAddress,
+    repository: Repository,
+    log: FilteringBoundLogger,
+) -> HostJudge:
+    """Return who says of a fork that it was a failover's."""
+    return HostJudge(
+        settings.daemon.state_dir,
+        archive,
+        address if isinstance(address, LeaderAddress) else None,
+        backups=lambda: [one.manifest for one in repository.manifests(archive).backups],
+        say=lambda text: log.warning(text),
+    )
 
 
 def disk_watch(

@@ -211,7 +211,7 @@ def test_a_damaged_note_of_decisions_is_named_and_not_believed(make_site: MakeSi
     keep_decision(site.folder, decision)
     keep_decision(site.folder, decision)
     assert read_decisions(site.folder) == (decision,)
-    judge = HostJudge(site.folder, archive, None)
+    judge = HostJudge(site.folder, archive, None, backups=list, say=print)
     assert judge.why_failover(fork) is not None
     for other in (
         ArchiveFork(TimelineId(1), LSN(100), TimelineId(1), LSN(201), TimelineId(2), LSN(100)),
@@ -219,7 +219,8 @@ def test_a_damaged_note_of_decisions_is_named_and_not_believed(make_site: MakeSi
         ArchiveFork(TimelineId(1), LSN(100), TimelineId(1), LSN(200), TimelineId(3), LSN(100)),
     ):
         assert judge.why_failover(other) is None
-    assert HostJudge(site.folder, ArchiveId(7, 2), None).why_failover(fork) is None
+    other_epoch = HostJudge(site.folder, ArchiveId(7, 2), None, backups=list, say=print)
+    assert other_epoch.why_failover(fork) is None
     (site.folder / "adopted.json").write_text(content)
     with pytest.raises(MalformedValue, match="damaged"):
         read_decisions(site.folder)
@@ -238,7 +239,7 @@ def test_the_lock_of_a_standby_cluster_does_not_prove_a_failover(make_site: Make
     fork = ArchiveFork(TimelineId(1), LSN(100), TimelineId(1), LSN(200), TimelineId(2), LSN(100))
     with rest_member() as member:
         address = LeaderAddress("user=postgres", PatroniMembers([member.url]))
-        judge = HostJudge(site.folder, ArchiveId(IDENTIFIER, 1), address)
+        judge = HostJudge(site.folder, ArchiveId(IDENTIFIER, 1), address, backups=list, say=print)
         member.lead("pg1", "10.0.0.1", 5432, timeline=2)
         address.find()
         assert judge.why_failover(fork) is not None
