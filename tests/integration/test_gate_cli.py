@@ -188,7 +188,7 @@ def test_what_archive_command_brought_is_the_past_of_restores_of_restores(
         assert LSN.parse(parent["lsn"]).offset % (16 << 20) == 0
         assert site("timeline", "--json").data["is_whole"] is True
     # Before its first backup: what is restored then comes by the way that was proven.
-    done = site.restore("latest", site.folder / "again", "--start")
+    done = site.restore(f"lsn:{parent['lsn']}", site.folder / "again", "--start")
     with psycopg.connect(done.data["dsn"]) as connection:
         assert connection.execute("SELECT n FROM kept ORDER BY n").fetchall() == [(1,), (2,), (3,)]
 
