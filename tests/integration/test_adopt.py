@@ -130,7 +130,6 @@ def test_a_failover_that_lost_wal_is_adopted_and_both_ends_are_restored(
     site.examine(into)
 
 
-@pytest.mark.slow
 def test_the_same_fork_may_be_a_restore_that_begins_a_new_epoch(
     make_site: MakeSite, postgres_factory: PostgresFactory
 ) -> None:
