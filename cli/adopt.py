@@ -64,14 +64,6 @@ def adopt(decision: str, identity: Path | None, certificate: Path | None, confir
     check_stopped(settings.daemon.state_dir, "")
     server = read_server(server_address(settings.cluster).find(), streams=settings.wal.source == "stream")
     if identity is None:
-        if settings.wal.source == "archive":
-            # The gate's first file of the new timeline would repeat WAL that is archived in one object with
-            # what the failover lost: there is no comparing it, so the archive cannot go on below its end.
-            raise UsageRefused(
-                "where archive_command is the only source, no failover below the archive's end is adopted",
-                detail="only a stream can go on in the midst of a segment that is archived otherwise",
-                hint="it goes on in a new epoch: pitr adopt --as restore --identity FILE",
-            )
         _adopt_failover(app, settings, server, is_confirmed=confirm)
     else:
         _adopt_restore(app, settings, server, identity, certificate, is_confirmed=confirm)

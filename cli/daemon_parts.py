@@ -50,10 +50,12 @@ def fork_judge(
     log: FilteringBoundLogger,
 ) -> HostJudge:
     """Return who says of a fork that it was a failover's."""
+    # What is handed over need not come from the server that has the lock.
+    leader = address if isinstance(address, LeaderAddress) and settings.wal.source == "stream" else None
     return HostJudge(
         settings.daemon.state_dir,
         archive,
-        address if isinstance(address, LeaderAddress) else None,
+        leader,
         backups=lambda: [one.manifest for one in repository.manifests(archive).backups],
         say=lambda text: log.warning(text),
     )

@@ -361,6 +361,7 @@ class WalArchiver:
             self._retry,
             self._events,
             feeder=feeder,
+            judge=self._judge,
             gap_wait_s=gate.gap_wait_s,
             monotonic=self._monotonic,
         )
