@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -119,11 +120,10 @@ class WalArchiver:
 
         Raises ServerRefused, ServerUnavailable.
         """
-        connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
-        try:
+        with closing(
+            ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
+        ) as connection:
             return ensure_slot(connection, self._settings.slot)
-        finally:
-            connection.close()
 
     def run(self) -> DrainResult:
         """Archive until ``stop``; return what was and was not durable then.
