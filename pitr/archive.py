@@ -120,9 +120,8 @@ class WalArchiver:
 
         Raises ServerRefused, ServerUnavailable.
         """
-        with closing(
-            ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
-        ) as connection:
+        connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
+        with closing(connection):
             return ensure_slot(connection, self._settings.slot)
 
     def run(self) -> DrainResult:
