@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cli import daemon_parts as parts
-from cli.adoption import HostJudge
 from cli.archive_settings import archive_settings
 from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
@@ -50,7 +49,6 @@ from pitr.archive_gate import Gate
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
-from pitr.catalogue.event_record import EventKind
 from pitr.datakeys import HostKeys
 from pitr.errors import ArchiveDiverged, BackupFailed
 from pitr.event_log import EventLog, NotesFile
@@ -191,11 +189,7 @@ class Daemon:
             spool=DirectorySpool(settings.daemon.spool_dir, bytes_max=settings.daemon.spool_bytes_max),
             events=self._events,
             settings=archive_settings(settings),
-            judge=HostJudge(
-                settings.daemon.state_dir,
-                self._archive,
-                self._address if isinstance(self._address, LeaderAddress) else None,
-            ),
+            judge=parts.fork_judge(settings, self._archive, self._address, self._repository, self._log),
             gate=Gate(gate_folder(settings), is_source=settings.wal.source == "archive"),
             clock=_now,
             random=os.urandom,
@@ -218,7 +212,7 @@ class Daemon:
             put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
             events_waiting=lambda: self._signed.waiting,
             level=lambda: self._protection.level,
-            losses=lambda: self._signed.tally(EventKind.WAL_LOST),
+            tally=self._signed.tally,
             fences=lambda: None if self._fences is None else self._fences.snapshot(),
             redis=self._processes.redis_ages,
         )
@@ -305,7 +299,7 @@ class Daemon:
             self._keeper,
             self._log,
             self._address,
-            parts.disk_watch(settings, self._archiver, self._log),
+            parts.disk_watch(settings, self._address, self._archiver, self._log),
             parts.release_signer(settings, self._signed, self._log, _now),
             parts.space_watch(
                 self._address, self._backups, self._log, begin=lambda: self._ask_for_backup("tablespaces")

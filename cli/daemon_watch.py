@@ -160,7 +160,7 @@ class Watch:
             f" {self._archive.epoch} writes, readers find only with --archive {self._archive}"
         )
         self._state.count("superseded")
-        self._log.error("superseded", epoch=max(newer), ours=self._archive.epoch)
+        self._log.critical("superseded", epoch=max(newer), ours=self._archive.epoch)
 
     def _record_regions(self) -> None:
         now = datetime.now(UTC)

@@ -75,7 +75,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     from pitr.errors import KeyMissing
     from pitr.gate_script import archive_command
     from verifiers.archiver import ArchiverWish
-    from verifiers.disk_probes import probe_wal_disk
+    from verifiers.disk_probes import judge_unseen_disk, probe_wal_disk
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -101,9 +101,11 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     if streams:
         yield from _examine_patroni(settings.cluster)
     if probe is not None and probe.version >= VERSION_MIN:
-        yield from _examine_synchronous(settings)
+        yield from _examine_synchronous(settings, dsn)
         if streams and settings.backup.source == "files":
-            yield from probe_wal_disk(settings.cluster.dsn, settings.cluster.slot, settings.wal.drop)
+            yield from probe_wal_disk(dsn, settings.cluster.slot, settings.wal.drop)
+        elif streams:
+            yield from judge_unseen_disk(settings.wal.drop)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
@@ -203,7 +205,7 @@ def _examine_verify(settings: Settings) -> Finding:
     return Finding(check, Severity.OK, "[verify]", f"a restore is verified every {config.every_s:.0f} s")
 
 
-def _examine_synchronous(settings: Settings) -> Iterator[Finding]:
+def _examine_synchronous(settings: Settings, dsn: str) -> Iterator[Finding]:
     from cli.lock import RunLock
     from verifiers.sync_probes import duty_of, probe_synchronous
 
@@ -213,7 +215,7 @@ def _examine_synchronous(settings: Settings) -> Iterator[Finding]:
         is_co_located=settings.backup.source == "files",
         is_watched=RunLock.holder(settings.daemon.watchdog_lock_path) is not None,
     )
-    yield from probe_synchronous(settings.cluster.dsn, duty)
+    yield from probe_synchronous(dsn, duty)
 
 
 def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:

@@ -190,7 +190,9 @@ class SnapshotCollector(Collector):
                 redis.add_metric([site.name], site.age_s)
         yield redis
         events = CounterMetricFamily(
-            "pitr_events", "What happened since the start; wal-lost: ever.", labels=["kind"]
+            "pitr_events",
+            "What happened since the start; wal-lost, writers-conflict, commits-released: ever.",
+            labels=["kind"],
         )
         for kind, number in sorted(snapshot.events.items()):
             events.add_metric([kind], number)
@@ -238,7 +240,10 @@ def metric_names() -> list[tuple[str, str]]:
         ("pitr_task_runs_total", "Runs of the task since the start."),
         ("pitr_task_failures_total", "Failed runs since the start."),
         _REDIS_AGE,
-        ("pitr_events_total", "What happened since the start; wal-lost: ever."),
+        (
+            "pitr_events_total",
+            "What happened since the start; wal-lost, writers-conflict, commits-released: ever.",
+        ),
     ]
     return names
 

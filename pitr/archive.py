@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -120,10 +121,8 @@ class WalArchiver:
         Raises ServerRefused, ServerUnavailable.
         """
         connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
-        try:
+        with closing(connection):
             return ensure_slot(connection, self._settings.slot)
-        finally:
-            connection.close()
 
     def run(self) -> DrainResult:
         """Archive until ``stop``; return what was and was not durable then.
@@ -361,6 +360,7 @@ class WalArchiver:
             self._retry,
             self._events,
             feeder=feeder,
+            judge=self._judge,
             gap_wait_s=gate.gap_wait_s,
             monotonic=self._monotonic,
         )

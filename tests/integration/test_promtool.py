@@ -107,6 +107,22 @@ CASES = {
         {f"pitr_rpo_seconds{{{HOST}}}": "1 1 stale"},
         {("PitrAbsent", "1m"): [], ("PitrAbsent", "4m"): [(PAGE, "no daemon is running")]},
     ),
+    "two-writers": case(
+        {
+            f'pitr_events_total{{{HOST},kind="writers-conflict"}}': "0 0 1x4",
+            # What an earlier run of another host told, and nothing since.
+            'pitr_events_total{instance="db2:9187",kind="writers-conflict"}': "3x6",
+        },
+        {
+            ("PitrTwoWriters", "1m"): [],
+            ("PitrTwoWriters", "4m"): [
+                (
+                    {**DB1, "kind": "writers-conflict"},
+                    "two writers for the archive of db1:9187, or it was set back: pitr log, docs/failover.md",
+                )
+            ],
+        },
+    ),
     "region-down": case(
         {
             f'pitr_region_healthy{{{HOST},region="eu"}}': "1x12",

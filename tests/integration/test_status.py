@@ -124,6 +124,20 @@ def test_as_a_probe_it_fails_with_5_if_more_would_be_lost_than_allowed(
         assert done.error["why"] == "regions that fail: us"
 
 
+def test_what_commits_are_worth_and_what_their_puts_cost_is_told(
+    pitr: PitrProgram, daemon: Answering
+) -> None:
+    daemon.snapshot = replace(SNAPSHOT, last_error=None)
+    assert "puts " not in pitr("status").stdout
+    waits = ProtectionSnapshot(True, 0, "durable in the quorum of regions", None, 0, 1.5, 58.3201)
+    daemon.snapshot = replace(SNAPSHOT, last_error=None, protection=waits)
+    told = pitr("status").stdout
+    assert "commits  acknowledged ones are durable in the quorum of regions" in told
+    assert "puts     1.50 objects/s: about 58.32 a month in all regions" in told
+    fields = pitr("status", "--json").data["protection"]
+    assert (fields["puts_per_s"], fields["puts_cost_per_month"]) == (1.5, 58.32)
+
+
 def test_how_long_the_disk_lasts_is_told(pitr: PitrProgram, daemon: Answering) -> None:
     disk = WalDiskSnapshot(
         "extended", 1 << 30, 3 << 30, 12 << 30, 100 << 30, float(1 << 20), 11_400.0, None, "keep"

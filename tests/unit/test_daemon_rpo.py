@@ -55,7 +55,7 @@ class World:
             put_bill=PutBill(price_per_1000=0.005, regions=3),
             events_waiting=lambda: 0,
             level=lambda: Level.QUORUM,
-            losses=lambda: None,
+            tally=lambda _kind: None,
         )
         self.state.observe()
 
