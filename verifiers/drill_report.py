@@ -117,7 +117,9 @@ def draft_drill(facts: ReportFacts, found: Verified, drill: RestoreDrill) -> dic
         loss["method"] += "; the failure is what the age is counted to, and what all regions had then"
     said = [f"the failure was declared at {encode_time(drill.failure_at)}; nothing was done to the source"]
     if drill.is_latest:
-        said.append("what is lost is counted at the failure; the restore may have what was archived after it")
+        said.append(
+            "the restore is to what the regions had at the failure, without what was archived after it"
+        )
     else:
         said.append("what was committed after the target is given up, and is not counted as lost")
     if drill.degradation is None:
