@@ -122,6 +122,7 @@ class _Verification:
         self._marks.note("checks_done")
         self._fill_gaps()
         self._found.marks = self._marks.found
+        self._found.paused_ms = round(self._paused_s * 1000)
         self._found.checks = [one for check in CHECKS for one in self._results[check]]
         return self._found
 
