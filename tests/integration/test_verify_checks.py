@@ -21,6 +21,7 @@ from pitr.errors import NotAuthentic
 from pitr.layout import ArchiveId, head_key, manifest_key
 from pitr.pipeline.keys import DataKey
 from pitr.postgres.cut_off import why_not_cut_off
+from pitr.postgres.scratch_session import ROWS_MAX, QueryFailed
 from pitr.recovery import RecoveryTarget
 from pitr.repository import Repository
 from pitr.restore_directory import FilesDiffer, verify_directory
@@ -60,6 +61,7 @@ from verifiers.checks_target import (
     look_at_target,
 )
 from verifiers.scratch_server import ScratchServer
+from verifiers.table_digests import cluster_digests
 from verifiers.verify_report import draft_report
 from verifiers.verify_values import DeadlinePassed
 
@@ -506,6 +508,21 @@ def test_c12_has_one_digest_for_one_schema_and_another_for_another(
     with_key = check_schema(server, MAKER)
     database.execute("ALTER TABLE c DROP CONSTRAINT c_n_fkey")
     assert check_schema(server, MAKER).evidence_sha256 != with_key.evidence_sha256
+
+
+def test_a_schema_is_compared_to_its_last_column(server: ScratchServer, database: Database) -> None:
+    """Once only the first 100,000 were, without a word."""
+    columns = ", ".join(f"c{number} int" for number in range(1599))
+    database.execute(*(f"CREATE TABLE t{number:02} ({columns})" for number in range(63)))
+    with server.session("broken") as session:
+        count = session.value("SELECT count(*) FROM pg_attribute WHERE attname ~ '^c[0-9]+$'")
+        assert int(str(count)) > ROWS_MAX
+        with pytest.raises(QueryFailed, match=f"more than {ROWS_MAX} rows"):
+            session.rows("SELECT attname FROM pg_attribute")
+    before = cluster_digests(["broken"], server.session).schemas
+    assert cluster_digests(["broken"], server.session).schemas == before
+    database.execute("ALTER TABLE t62 ALTER c1598 SET NOT NULL")
+    assert cluster_digests(["broken"], server.session).schemas != before
 
 
 def test_c13_fails_for_an_extension_that_is_not_installed(server: ScratchServer, database: Database) -> None:
