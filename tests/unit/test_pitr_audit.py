@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import fix_reports as fix
 import pytest
 from fix_apt import AptProgram
-from fix_audit import TOOL, audit
+from fix_audit import TOOL, Forgery, audit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -289,6 +290,36 @@ def test_what_is_honest_and_not_as_it_should_be_is_a_finding(
     found = audit(folder, key)
     assert found.code == 1
     assert told in found.texts("error", "warning")
+
+
+def test_a_run_that_ended_twice_is_a_finding_and_all_else_is_checked(tmp_path: Path) -> None:
+    """As logs of before 2026-11-30 may have it: given up by a run beside it, and then it had its report."""
+
+    def given_up(entries: list[dict[str, Any]]) -> None:
+        facts = {"outcome": "ABANDONED", "reason": "the run was killed", "report_id": None}
+        entries.insert(2, {**entries[2], "facts": facts})
+        entries[3]["sequence"] = 3
+
+    key = Forgery(entries=given_up).write(tmp_path / "reports")
+    found = audit(tmp_path / "reports", key)
+    assert (found.code, found.result["reports"]) == (1, 1)
+    assert found.texts("error") == "log entry 3: run run-1 ended twice, or was never intended"
+    assert "was abandoned: the run was killed" in found.texts("warning")
+
+
+def test_an_rpo_that_was_met_by_a_moment_in_the_past_is_told(tmp_path: Path) -> None:
+    """As reports of before 2026-11-30 have it: it is well signed, and nothing was measured."""
+
+    def claims(report: dict[str, Any]) -> None:
+        report["data_loss"]["data_loss_ms"] = 0
+        report["result"]["rpo_met"] = True
+
+    key = Forgery(predicate=claims, is_random=True).write(tmp_path / "reports")
+    found = audit(tmp_path / "reports", key)
+    assert (found.code, found.texts("error", "warning")) == (0, "")
+    assert "its rpo_met is of a moment in the past, which measures no data loss" in found.texts("note")
+    key = Forgery(is_random=True).write(tmp_path / "others")
+    assert "rpo_met" not in audit(tmp_path / "others", key).texts("note")
 
 
 def test_a_run_that_still_goes_on_is_no_finding(tmp_path: Path) -> None:
