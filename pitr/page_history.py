@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding, taken_before
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding, taken_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,14 @@ def _history(
     for each in earlier:
         if _page(finding) in bad[each.backup]:
             first_bad = each
-        elif each.parent is None and each.page_checksums:
+        elif _read_and_named_all(each):
             return PageHistory(finding, each, first_bad)
     return PageHistory(finding, None, first_bad)
+
+
+def _read_and_named_all(backup: BackupManifest) -> bool:
+    """Whether a page that the backup does not name was clean: a list that was cut does not say."""
+    return backup.parent is None and backup.page_checksums and len(backup.findings) < FINDINGS_MAX
 
 
 def _page(finding: PageFinding) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import pytest
 from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
-from pitr.catalogue.backup_record import BackupManifest
+from pitr.catalogue.backup_record import BackupManifest, PageFinding
 from pitr.catalogue.backup_signs import BackupSigns
 from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.catalogue_rebuild import check
@@ -336,6 +336,35 @@ def test_signs_of_trouble_freeze_expiry() -> None:
     attacked = [replace(each, signs=notes) if each is newest else each for each in survey.backups]
     (rot,) = freezing_signals(replace(survey, backups=attacked), now=house.now, backup_age_max=day)
     assert "signs of rot" in rot
+
+
+def test_signs_of_rot_freeze_until_a_full_backup_has_none() -> None:
+    """An incremental backup reads what changed: it says nothing of what was found before."""
+    house = ExpiryHouse(HOURS)
+    survey, _, _ = house.survey()
+    full, first, second = house.backups[-3:]
+    bad = PageFinding("app.public.patients", "base/5/16384", "main", 7, "checksum")
+
+    def signals(*backups: BackupManifest) -> tuple[str, ...]:
+        changed = {each.backup: each for each in backups}
+        taken = {each.backup: each for each in survey.backups} | changed
+        with_them = replace(survey, backups=tuple(taken.values()))
+        return freezing_signals(with_them, now=house.now, backup_age_max=None)
+
+    attacked = replace(full, findings=(bad,) * 20)
+    damaged, rotten = signals(attacked)
+    assert damaged == f"backup {full.backup} has 20 damaged pages"
+    assert rotten == f"backup {full.backup} has signs of rot: see `pitr backups show {full.backup}`"
+    notes = BackupSigns(("base/5/README_TO_PAY.txt",), 1, ())
+    (between,) = signals(replace(first, signs=notes))
+    assert between.startswith(f"backup {first.backup} has signs of rot")
+    # One that was made of the chain has read no page; one from the server has read them all.
+    made = replace(
+        second, backup="20261123T230000Z-full-0badcafe", type="full", parent=None, packs=(), indexes=()
+    )
+    made = replace(made, stopped_at=second.stopped_at + timedelta(hours=1))
+    assert len(signals(attacked, replace(made, stands_for=second.backup))) == 2
+    assert signals(attacked, made) == ()
 
 
 def test_a_hole_inside_the_window_keeps_everything_on_its_way() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import fix_archive as fix
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding
 from pitr.page_history import page_histories
 from pitr.wal.lsn import LSN
 
@@ -47,3 +47,13 @@ def test_a_page_that_was_mended_and_went_bad_again_is_clean_in_between() -> None
     chain = [backup(1, bad=True), backup(2), backup(3, bad=True)]
     (history,) = page_histories(chain[2], chain)
     assert (history.last_clean, history.first_bad) == (chain[1], chain[2])
+
+
+def test_a_backup_that_could_not_name_all_its_bad_pages_is_no_witness_of_the_others() -> None:
+    other = replace(BAD, block=8)
+    full = replace(backup(2), findings=(other,) * FINDINGS_MAX)
+    (history,) = page_histories(backup(3, bad=True), [backup(1), full])
+    assert history.last_clean == backup(1)
+    nearly = replace(full, findings=full.findings[1:])
+    (history,) = page_histories(backup(3, bad=True), [backup(1), nearly])
+    assert history.last_clean == nearly
