@@ -217,7 +217,14 @@ class _Run:
         rules = PageRules(
             facts.has_checksums, facts.relation_segment_blocks, start.lsn, self._server.insert_lsn
         )
-        copier = TarCopier(rules, self._tally, body, self._watch, is_incremental=is_incremental)
+        copier = TarCopier(
+            rules,
+            self._tally,
+            body,
+            self._watch,
+            system_identifier=self._request.archive.system_identifier,
+            is_incremental=is_incremental,
+        )
         copier.copy(stream.messages(self._watch))
         for path, mode in sorted(copier.directories):
             owner.add_directory(path, mode)
