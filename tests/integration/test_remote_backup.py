@@ -17,6 +17,7 @@ from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import as_user, hand_over
 from pitr.rot_signals import is_alarming, rot_signals
+from pitr.wal.timeline import TimelineId
 
 
 def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
@@ -49,6 +50,8 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
         newest = chain.back_up_remote()
         assert (newest.type, newest.parent) == ("incr", full.backup), chain.house.progress[-1].notes
         assert chain.stored_bytes(newest) < chain.stored_bytes(full)
+        # Of the time since the parent too: only so it is seen that the server came from there.
+        assert chain.archiver.asked[-1] == (newest.timeline, full.start_lsn, newest.stop_lsn)
     moment = chain.moments[-1]
     plan = chain.restores.plan(chain.target(moment), backup=newest.backup)
     target, moved = server_tmp_path / "restored", server_tmp_path / "moved"
@@ -56,6 +59,32 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
     chain.restores.restore(
         chain.restores.request(plan, target, server, verify_files=True, tablespace_mapping={oid: moved})
     )
+    assert judge.examine(server, target) == moment.tables
+
+
+def test_an_increment_over_the_protocol_goes_on_after_a_promotion(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="promoted")
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat('x', 300) AS t FROM generate_series(1, 9000) g"
+    )
+    full = chain.back_up_remote()
+    server.execute("UPDATE wide SET t = 'before the promotion' WHERE id % 500 = 1")
+    server.stop()
+    (server.data_dir / "standby.signal").touch()
+    hand_over(server.data_dir / "standby.signal", postgres_house.user)
+    server.start(SUMMARIES)
+    server.instance.promote()
+    chain.archiver.follow(TimelineId(2))
+    server.execute("UPDATE wide SET t = 'after the promotion' WHERE id % 500 = 2")
+    across = chain.back_up_remote()
+    assert (across.type, across.timeline) == ("incr", TimelineId(2)), chain.house.progress[-1].notes
+    assert chain.archiver.asked[-1] == (TimelineId(2), full.start_lsn, across.stop_lsn)
+    moment, target = chain.moments[-1], server_tmp_path / "restored"
+    plan = chain.restores.plan(chain.target(moment), backup=across.backup)
+    chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
     assert judge.examine(server, target) == moment.tables
 
 
