@@ -18,6 +18,7 @@ from cli.units import parse_duration, parse_pair
 if TYPE_CHECKING:
     from cli.settings import Settings
     from cli.wiring import Reader
+    from pitr.abandoned import AbandonedAttempt
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
     from pitr.expire_record import ExpiryPolicy
@@ -110,6 +111,7 @@ def expire(
         plan = plan_expiry(
             look.survey, window=policy.window, minimum_full_backups=policy.minimum_full_backups, now=now
         )
+        plan = replace(plan, attempts=_abandoned(app, reader, look, now))
         pending = [reader.repository.expiry.newest(each) for each in look.archives]
         freed = freed_bytes(plan, reader.store.regions)
         show_plan(app.output, plan, freed)
@@ -165,6 +167,20 @@ def _look(app: App, reader: Reader, archive: ArchiveId) -> _Look:
     refused = tuple(f"{one.key} cannot be used: {one.reason}" for one in result.refused)
     doubts = (*(str(fork) for fork in forks), *refused)
     return _Look(survey, manifests, result.unseen, doubts)
+
+
+def _abandoned(app: App, reader: Reader, look: _Look, now: datetime) -> tuple[AbandonedAttempt, ...]:
+    """Return the attempts at backups that nobody goes on with any more.  Raises StoreError."""
+    from pitr.abandoned import abandoned_before
+    from pitr.expire_attempts import find_abandoned
+
+    before = abandoned_before(now, timedelta(seconds=app.settings().backup.deadline_s))
+    regions = _answering(reader, look)
+    return tuple(
+        attempt
+        for archive in look.archives
+        for attempt in find_abandoned(reader.repository, archive, regions, before=before, now=now)
+    )
 
 
 def _prepare(

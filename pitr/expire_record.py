@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pitr.catalogue.expiry_record import ExpireRecord, GoneBackup, GoneEnvelope, GoneWal
+from pitr.catalogue.expiry_record import ExpireRecord, GoneAttempt, GoneBackup, GoneEnvelope, GoneWal
 from pitr.catalogue.wal_records import IndexedHeader
 from pitr.expiry_reader import ListedExpiry
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, backup_prefix, envelope_key, manifest_key
@@ -89,12 +89,14 @@ def next_record(
     """
     expired = [each for each in plan.expired if each.archive == archive]
     wal = [each for each in plan.wal if each.archive == archive]
-    if not expired and not wal:
+    attempts = [each for each in plan.attempts if each.archive == archive]
+    if not expired and not wal and not attempts:
         return None
     after = now + policy.grace
     old = None if previous is None else previous.record
-    backups, envelopes = ([], []) if old is None else _still_there(old, regions)
+    backups, envelopes, gone_attempts = ([], [], []) if old is None else _still_there(old, regions)
     backups += [GoneBackup(e.backup, manifests[e.backup], e.stopped_at, after) for e in expired]
+    gone_attempts += [GoneAttempt(each.backup, after) for each in attempts]
     known = {each.key_id for each in envelopes}
     envelopes += [GoneEnvelope(key, after) for key in sorted(keys.of_gone - keys.of_kept - known)]
     ranges = [GoneWal(each.first, each.last, each.pieces, after) for each in wal]
@@ -109,12 +111,13 @@ def next_record(
         backups=tuple(sorted(backups, key=lambda each: each.backup)),
         wal=join_wal([*(() if old is None else old.wal), *ranges], now),
         envelopes=tuple(envelopes),
+        attempts=tuple(sorted(gone_attempts, key=lambda each: each.backup)),
     )
 
 
 def _still_there(
     old: ExpireRecord, regions: Sequence[NamedStore]
-) -> tuple[list[GoneBackup], list[GoneEnvelope]]:
+) -> tuple[list[GoneBackup], list[GoneEnvelope], list[GoneAttempt]]:
     """Return what the record names and some region still holds, or may hold: one that does not answer."""
     archive = old.archive
     listed: set[str] = set()
@@ -122,15 +125,15 @@ def _still_there(
         try:
             for prefix in (f"manifests/{archive}/", f"envelopes/{archive}/"):
                 listed |= {info.key for info in region.store.list_objects(prefix)}
-            for gone in old.backups:
-                prefix = backup_prefix(archive, gone.backup)
-                if next(iter(region.store.list_objects(prefix)), None) is not None:
-                    listed.add(manifest_key(archive, gone.backup))
+            for backup in old.deletions:
+                if next(iter(region.store.list_objects(backup_prefix(archive, backup))), None) is not None:
+                    listed.add(manifest_key(archive, backup))
         except StoreError:
-            return list(old.backups), list(old.envelopes)
+            return list(old.backups), list(old.envelopes), list(old.attempts)
     return (
         [gone for gone in old.backups if manifest_key(archive, gone.backup) in listed],
         [gone for gone in old.envelopes if envelope_key(archive, gone.key_id) in listed],
+        [gone for gone in old.attempts if manifest_key(archive, gone.backup) in listed],
     )
 
 

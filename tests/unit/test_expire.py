@@ -7,19 +7,21 @@ from datetime import timedelta
 
 import fix_archive as fix
 import pytest
-from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
+from fix_expiry import DEADLINE, SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
+from pitr.abandoned import ABANDONED_MAX, abandoned, abandoned_before
 from pitr.catalogue.backup_record import BackupManifest, PageFinding
 from pitr.catalogue.backup_signs import BackupSigns
 from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.lease_record import Holder, LeaseRecord
 from pitr.catalogue_rebuild import check
 from pitr.errors import AlreadyRunning, NotAuthentic
 from pitr.expire import carry_out, put_record
 from pitr.expire_check import freezing_signals, missing_copies
 from pitr.expire_record import used_keys
-from pitr.layout import expiry_key, pack_key
-from pitr.pipeline.sign import Signer
+from pitr.layout import ArchiveId, backup_lease, expiry_key, lease_key, manifest_key, pack_key
+from pitr.pipeline.sign import Signer, sign_record
 from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget
 from pitr.region_heads import compare_heads
@@ -160,6 +162,86 @@ def test_a_backup_that_is_being_taken_is_never_touched() -> None:
         assert taken | {envelope} <= house.keys(region)
 
 
+def interrupted(house: ExpiryHouse, backup: str, *names: str) -> set[str]:
+    """Leave what an interrupted attempt has put in these regions; in all if none is named."""
+    keys = {pack_key(house.archive, backup, 0, number, "0badcafe") for number in range(3)}
+    for name in names or house.stores:
+        for key in keys:
+            house.stores[name].put(key, b"x")
+    return keys
+
+
+def test_an_attempt_that_nobody_goes_on_with_goes_and_a_younger_one_stays() -> None:
+    house = ExpiryHouse(HOURS)
+    before = abandoned_before(house.now, DEADLINE)
+    old = f"{before - timedelta(seconds=1):%Y%m%dT%H%M%SZ}-full-0badcafe"
+    young = f"{before + timedelta(hours=3):%Y%m%dT%H%M%SZ}-incr-0badcafe"
+    gone, stay = interrupted(house, old, "eu", "us"), interrupted(house, young)
+    strange = f"backups/{house.archive}/0-nobody-knows/pack"
+    house.stores["eu"].put(strange, b"?")
+    assert [each.backup for each in house.abandoned()] == [old]
+    done = house.expire(24 * 365, grace_h=1)
+    assert done.plan.expired == ()
+    assert done.record is not None
+    assert ExpireRecord.from_payload(done.record.to_payload()) == done.record
+    assert gone <= house.keys("eu")
+    assert house.abandoned() == ()
+    # Whoever ended it now would have a backup of which packs are about to go.
+    house.stores["ap"].put(manifest_key(house.archive, old), b"x")
+    assert house.repository().manifests(house.archive).refused == ()
+    house.now += timedelta(hours=2)
+    house.expire(24 * 365)
+    for region in house.stores:
+        assert not gone & house.keys(region)
+        assert stay <= house.keys(region)
+        assert manifest_key(house.archive, old) not in house.keys(region)
+    assert strange in house.keys("eu")
+    check_all_reads(house)
+    # What no region holds any more the next record names no longer.
+    record = house.expire(1.0).record
+    assert record is not None
+    assert record.attempts == ()
+
+
+def test_what_one_region_has_a_manifest_of_is_no_attempt() -> None:
+    house = ExpiryHouse(HOURS)
+    old = f"{abandoned_before(house.now, DEADLINE) - timedelta(days=1):%Y%m%dT%H%M%SZ}-full-0badcafe"
+    interrupted(house, old)
+    house.stores["ap"].put(manifest_key(house.archive, old), b"?")
+    assert house.abandoned() == ()
+    # One that does not answer may have it too: then the signed record says that it is no backup.
+    assert [each.backup for each in house.abandoned("eu", "us")] == [old]
+
+
+def test_no_attempt_goes_while_a_backup_is_taken() -> None:
+    """It may go on with what an older version of ours, or a clock that is wrong, left a month ago."""
+    house = ExpiryHouse(HOURS)
+    old = f"{abandoned_before(house.now, DEADLINE) - timedelta(days=1):%Y%m%dT%H%M%SZ}-full-0badcafe"
+    interrupted(house, old)
+    name, length = backup_lease(house.archive), timedelta(minutes=10)
+    for number, is_released in ((1, False), (2, True)):
+        until = house.now if is_released else house.now + length
+        record = LeaseRecord(
+            fix.REPOSITORY,
+            house.archive,
+            name,
+            number,
+            Holder("db1", 1, "0" * 16),
+            taken_at=house.now,
+            until_at=until,
+            is_released=is_released,
+        )
+        for store in house.stores.values():
+            store.put(lease_key(name, number), sign_record(record.to_payload(), house.house.host))
+        assert [each.backup for each in house.abandoned()] == ([old] if is_released else [])
+
+
+def test_only_so_many_attempts_go_at_once() -> None:
+    ids = [f"20200101T{n // 3600:02}{n // 60 % 60:02}{n % 60:02}Z-full-0badcafe" for n in range(1500)]
+    found = abandoned(ArchiveId(7, 1), ids, set(ids[:2]), fix.at_second(0))
+    assert [each.backup for each in found] == ids[2 : ABANDONED_MAX + 2]
+
+
 def test_one_region_alone_accepts_a_head_from_before_the_expiry() -> None:
     house = ExpiryHouse(HOURS)
     house.expire(WINDOW_H)
@@ -264,8 +346,6 @@ def test_only_the_root_may_say_what_is_gone() -> None:
     record = ExpireRecord(fix.REPOSITORY, house.archive, 1, None, house.now, 60, 1, (), (), ())
     with pytest.raises(NotAuthentic, match="only the root"):
         house.repository().expiry.sign(record, house.house.host)
-    from pitr.pipeline.sign import sign_record
-
     forged = sign_record(record.to_payload(), Signer.generate(house.house.random))
     for store in house.stores.values():
         store.put(expiry_key(house.archive, 1), forged)
