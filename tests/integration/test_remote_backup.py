@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fix_cli import wait_until
 from fix_increment import SUMMARIES, Chain
 from fix_postgres import PostgresFactory, PostgresHouse
 from fix_restore import Judge
 
+from pitr.backup_pace import Pace, PaceLimits
 from pitr.errors import ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
@@ -97,6 +101,23 @@ def test_without_the_servers_manifest_of_the_parent_the_backup_is_full(
     shutil.rmtree(chain.notes_dir)
     assert chain.back_up_remote().type == "full"
     assert any("no incremental one" in note for note in chain.house.progress[-1].notes)
+
+
+def test_what_the_server_sends_is_taken_at_a_rate_that_can_be_changed_meanwhile(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="slow")
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
+    pace = Pace(PaceLimits(64 << 10, 1))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(chain.take_remote, None, None, pace)
+        wait_until(lambda: any(seen.phase == "copying" for seen in chain.house.progress), "it copies")
+        # Of some 30 MiB, which take a second at full speed.
+        time.sleep(3)
+        assert not running.done()
+        assert chain.house.progress[-1].bytes_done < 1 << 20
+        pace.change(PaceLimits(None, 1))
+        assert running.result(120).size_bytes > 20 << 20
 
 
 def test_another_cluster_is_refused(
