@@ -105,7 +105,7 @@ class Daemon:
             _now,
         )
         self._control = ControlServer(settings.daemon.control_path, Verbs(self))
-        self.workers_max = settings.backup.workers
+        self.workers_max = settings.backup.workers if settings.backup.source == "files" else 1
         self.pace = Pace(PaceLimits(settings.backup.rate_limit, self.workers_max))
         self._keeper = CatalogueKeeper(
             settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)

@@ -18,6 +18,7 @@ from cli.units import parse_duration, parse_pair
 if TYPE_CHECKING:
     from cli.settings import Settings
     from cli.wiring import Reader
+    from pitr.abandoned import AbandonedAttempt
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
     from pitr.expire_record import BesidePlan, ExpiryPolicy
@@ -110,6 +111,7 @@ def expire(
         plan = plan_expiry(
             look.survey, window=policy.window, minimum_full_backups=policy.minimum_full_backups, now=now
         )
+        plan = replace(plan, attempts=_abandoned(app, reader, look, now))
         pending = [reader.repository.expiry.newest(each) for each in look.archives]
         freed = freed_bytes(plan, reader.store.regions)
         show_plan(app.output, plan, freed)
@@ -189,6 +191,20 @@ def _plan_beside(
         )
         for archive, previous in zip(look.archives, pending, strict=True)
     }
+
+
+def _abandoned(app: App, reader: Reader, look: _Look, now: datetime) -> tuple[AbandonedAttempt, ...]:
+    """Return the attempts at backups that nobody goes on with any more.  Raises StoreError."""
+    from pitr.abandoned import abandoned_before
+    from pitr.expire_attempts import find_abandoned
+
+    before = abandoned_before(now, timedelta(seconds=app.settings().backup.deadline_s))
+    regions = _answering(reader, look)
+    return tuple(
+        attempt
+        for archive in look.archives
+        for attempt in find_abandoned(reader.repository, archive, regions, before=before, now=now)
+    )
 
 
 def _prepare(

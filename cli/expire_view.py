@@ -45,6 +45,10 @@ def show_plan(output: Output, plan: ExpiryPlan, freed: Mapping[str, int | None])
         output.warn(f"nothing goes where a hole is: {hole}")
     for wal in plan.wal:
         output.line(f"WAL of archive {wal.archive}: EXPIRE {wal.first} to {wal.last}")
+    for attempt in plan.attempts:
+        output.line(
+            f"interrupted backup {attempt.backup}: EXPIRE, it has no manifest and nobody goes on with it"
+        )
     for name, size_bytes in freed.items():
         output.line(f"frees {'?' if size_bytes is None else format_bytes(size_bytes)} in region {name}")
     output.line(f"restorable before: {_range_text(plan.before)}")
@@ -58,14 +62,12 @@ def freed_bytes(plan: ExpiryPlan, regions: Sequence[Region]) -> dict[str, int | 
     """
     if plan.is_empty:
         return {}
+    prefixes = [backup_prefix(each.archive, each.backup) for each in plan.expired]
+    prefixes += [backup_prefix(each.archive, each.backup) for each in plan.attempts]
     freed: dict[str, int | None] = {}
     for region in regions:
         try:
-            packs = sum(
-                info.size_bytes
-                for each in plan.expired
-                for info in region.store.list_objects(backup_prefix(each.archive, each.backup))
-            )
+            packs = sum(info.size_bytes for prefix in prefixes for info in region.store.list_objects(prefix))
             wal = sum(
                 info.size_bytes
                 for each in plan.wal
@@ -98,6 +100,7 @@ def plan_fields(plan: ExpiryPlan, freed: Mapping[str, int | None]) -> dict[str, 
             }
             for wal in plan.wal
         ],
+        "interrupted": [{"archive": str(each.archive), "backup": each.backup} for each in plan.attempts],
         "holes": list(plan.holes),
         "freed_bytes": dict(freed),
         "restorable_before": _range_fields(plan.before),
@@ -147,7 +150,7 @@ def show_outcomes(
     for one in outcomes:
         text = f"region {one.region}: {one.deleted} objects deleted, {format_bytes(one.deleted_bytes)}"
         output.line(text + (f"; {one.refused} refused" if one.refused else ""))
-    later = [gone.delete_after for record in records for gone in record.backups]
+    later = [delete_after for record in records for delete_after in record.deletions.values()]
     later += [gone.delete_after for record in records for gone in record.wal]
     later += [gone.delete_after for record in records for gone in record.beside.below]
     later += [gone.delete_after for record in records for gone in record.beside.snapshots]

@@ -170,17 +170,17 @@ def _batches(found: Iterable[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
 
 
 def _manifests(record: ExpireRecord, region: NamedStore, _now: datetime) -> Iterator[ObjectInfo]:
-    gone = {manifest_key(record.archive, each.backup) for each in record.backups}
+    gone = {manifest_key(record.archive, backup) for backup in record.deletions}
     if gone:
         listing = region.store.list_objects(f"manifests/{record.archive}/")
         yield from (info for info in listing if info.key in gone)
 
 
 def _backup_objects(record: ExpireRecord, region: NamedStore, now: datetime) -> Iterator[ObjectInfo]:
-    """Yield index parts and packs.  A backup that is being taken has another id, and no record names it."""
-    for each in record.backups:
-        if each.delete_after <= now:
-            yield from region.store.list_objects(backup_prefix(record.archive, each.backup))
+    """Yield index parts and packs.  Of a backup that is being taken no record names the id."""
+    for backup, delete_after in record.deletions.items():
+        if delete_after <= now:
+            yield from region.store.list_objects(backup_prefix(record.archive, backup))
 
 
 def _snapshot_records(record: ExpireRecord, region: NamedStore, _now: datetime) -> Iterator[ObjectInfo]:

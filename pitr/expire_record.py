@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from pitr.catalogue.expiry_record import (
     ExpireRecord,
+    GoneAttempt,
     GoneBackup,
     GoneBelow,
     GoneBeside,
@@ -126,12 +127,14 @@ def next_record(
     beside = beside or BesidePlan()
     expired = [each for each in plan.expired if each.archive == archive]
     wal = [each for each in plan.wal if each.archive == archive]
-    if not expired and not wal and beside.is_empty:
+    attempts = [each for each in plan.attempts if each.archive == archive]
+    if not expired and not wal and not attempts and beside.is_empty:
         return None
     after = now + policy.grace
     old = None if previous is None else previous.record
-    backups, envelopes = ([], []) if old is None else _still_there(old, regions)
+    backups, envelopes, gone_attempts = ([], [], []) if old is None else _still_there(old, regions)
     backups += [GoneBackup(e.backup, manifests[e.backup], e.stopped_at, after) for e in expired]
+    gone_attempts += [GoneAttempt(each.backup, after) for each in attempts]
     known = {each.key_id for each in envelopes}
     of_gone, of_kept = keys.of_gone | beside.keys_of_gone, keys.of_kept | beside.keys_of_kept
     envelopes += [GoneEnvelope(key, after) for key in sorted(of_gone - of_kept - known)]
@@ -148,6 +151,7 @@ def next_record(
         wal=join_wal([*(() if old is None else old.wal), *ranges], now),
         envelopes=tuple(envelopes),
         beside=_join_beside(old, beside, regions, after, now),
+        attempts=tuple(sorted(gone_attempts, key=lambda each: each.backup)),
     )
 
 
@@ -191,7 +195,7 @@ def _has_snapshot(old: ExpireRecord, gone: GoneSnapshot, regions: Sequence[Named
 
 def _still_there(
     old: ExpireRecord, regions: Sequence[NamedStore]
-) -> tuple[list[GoneBackup], list[GoneEnvelope]]:
+) -> tuple[list[GoneBackup], list[GoneEnvelope], list[GoneAttempt]]:
     """Return what the record names and some region still holds, or may hold: one that does not answer."""
     archive = old.archive
     listed: set[str] = set()
@@ -199,15 +203,15 @@ def _still_there(
         try:
             for prefix in (f"manifests/{archive}/", f"envelopes/{archive}/"):
                 listed |= {info.key for info in region.store.list_objects(prefix)}
-            for gone in old.backups:
-                prefix = backup_prefix(archive, gone.backup)
-                if next(iter(region.store.list_objects(prefix)), None) is not None:
-                    listed.add(manifest_key(archive, gone.backup))
+            for backup in old.deletions:
+                if next(iter(region.store.list_objects(backup_prefix(archive, backup))), None) is not None:
+                    listed.add(manifest_key(archive, backup))
         except StoreError:
-            return list(old.backups), list(old.envelopes)
+            return list(old.backups), list(old.envelopes), list(old.attempts)
     return (
         [gone for gone in old.backups if manifest_key(archive, gone.backup) in listed],
         [gone for gone in old.envelopes if envelope_key(archive, gone.key_id) in listed],
+        [gone for gone in old.attempts if manifest_key(archive, gone.backup) in listed],
     )
 
 

@@ -36,12 +36,12 @@ def still_bad(
 ) -> tuple[PageFinding, ...]:
     """Return the pages that are bad as far as the backups know; ``known``: what was before them.
 
-    Those that the last full backup read, and those that incremental ones found after it: an incremental one
-    that finds nothing has not read the page again.  At most FINDINGS_MAX, the oldest first.
+    Those of the last full backup that named all it found, and those of incremental ones after it: an
+    incremental one that finds nothing has not read the page again.  At most FINDINGS_MAX, the oldest first.
     """
     bad = {_page(finding): finding for finding in known}
     for backup in sorted(backups, key=lambda one: one.stopped_at):
-        if backup.parent is None and backup.stands_for is None and backup.page_checksums:
+        if backup.stands_for is None and _read_and_named_all(backup):
             bad.clear()
         bad |= {_page(finding): finding for finding in backup.findings}
     return tuple(bad.values())[:FINDINGS_MAX]
@@ -57,9 +57,14 @@ def _history(
     for each in earlier:
         if _page(finding) in bad[each.backup]:
             first_bad = each
-        elif each.parent is None and each.page_checksums:
+        elif _read_and_named_all(each):
             return PageHistory(finding, each, first_bad)
     return PageHistory(finding, None, first_bad)
+
+
+def _read_and_named_all(backup: BackupManifest) -> bool:
+    """Whether a page that the backup does not name was clean: a list that was cut does not say."""
+    return backup.parent is None and backup.page_checksums and len(backup.findings) < FINDINGS_MAX
 
 
 def _page(finding: PageFinding) -> tuple[str, int]:

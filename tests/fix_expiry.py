@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import fix_archive as fix
 from fix_repository import RepositoryHouse
 
+from pitr.abandoned import AbandonedAttempt, abandoned_before
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
 from pitr.catalogue.expiry_record import ExpireRecord, GoneBeside
 from pitr.catalogue.sqlite import Catalogue
@@ -16,6 +17,7 @@ from pitr.catalogue_rebuild import NamedRegion, RebuildResult, rebuild
 from pitr.catalogue_survey import survey_archive
 from pitr.events.fence_sieve import FENCES_READ_MAX
 from pitr.expire import RegionDeletion, carry_out, put_record
+from pitr.expire_attempts import find_abandoned
 from pitr.expire_beside import plan_beside
 from pitr.expire_record import ExpiryPolicy, next_record, used_keys
 from pitr.layout import index_key, pack_key
@@ -34,6 +36,7 @@ from storage.store import CopyCheck, ObjectInfo, ObjectStore
 SEG = fix.SEGMENT_BYTES
 QUARTER = SEG // 4
 HOUR_S = 3600
+DEADLINE = timedelta(hours=12)
 
 
 class Killed(BaseException):
@@ -207,6 +210,7 @@ class ExpiryHouse:
         survey, _, catalogue = self.survey()
         window = timedelta(hours=window_h)
         plan = plan_expiry(survey, window=window, minimum_full_backups=minimum, now=self.now)
+        plan = replace(plan, attempts=self.abandoned())
         prove_plan(survey, plan, now=self.now)
         previous = repository.expiry.newest(self.archive)
         beside = plan_beside(
@@ -235,6 +239,12 @@ class ExpiryHouse:
         body = repository.expiry.sign(newest, self.house.root)
         put_record(newest, body, regions, quorum=2)
         return Expired(plan, record, carry_out(newest, body, regions, now=self.now, workers=1))
+
+    def abandoned(self, *names: str) -> tuple[AbandonedAttempt, ...]:
+        """Return what of these regions' attempts at backups nobody goes on with; of all if none is named."""
+        before = abandoned_before(self.now, DEADLINE)
+        regions = [one for one in self.regions() if not names or one.name in names]
+        return find_abandoned(self.repository(), self.archive, regions, before=before, now=self.now)
 
     def keys(self, region: str = "eu", prefix: str = "") -> set[str]:
         return {info.key for info in self.stores[region].list_objects(prefix)}

@@ -59,7 +59,7 @@ class GoneKeys:
 
     @cached_property
     def _backups(self) -> frozenset[str]:
-        return frozenset(gone.backup for gone in self.record.backups)
+        return frozenset(self.record.deletions)
 
     @cached_property
     def _envelopes(self) -> frozenset[str]:

@@ -146,10 +146,18 @@ class GoneBeside:
 
 
 @dataclass(frozen=True, slots=True)
+class GoneAttempt:
+    """An attempt at a backup that nobody ended: its id, under which no manifest counts any more."""
+
+    backup: str
+    delete_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ExpireRecord:
     """What is gone of one archive.  The newest record is the one that counts.
 
-    It repeats from the one before it all WAL, and of backups and envelopes what some region may still hold.
+    It repeats from the one before it all WAL, and of all else what some region may still hold.
     ``window_s`` and ``minimum_full_backups`` are the policy that it was decided by.
     """
 
@@ -164,14 +172,23 @@ class ExpireRecord:
     wal: tuple[GoneWal, ...]
     envelopes: tuple[GoneEnvelope, ...]
     beside: GoneBeside = GoneBeside()
+    attempts: tuple[GoneAttempt, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sequence < 1 or (self.sequence == 1) != (self.previous is None):
             raise MalformedValue(f"expire record {self.sequence}: only the first one has no predecessor")
 
     def names_backup(self, backup: str) -> bool:
-        """Tell whether the backup is gone."""
-        return any(gone.backup == backup for gone in self.backups)
+        """Tell whether the backup is gone, or was an attempt at one that is."""
+        return backup in self.deletions
+
+    @property
+    def deletions(self) -> dict[str, datetime]:
+        """From when on what lies below an id may be deleted: a backup's, or an attempt's."""
+        return {
+            **{gone.backup: gone.delete_after for gone in self.backups},
+            **{gone.backup: gone.delete_after for gone in self.attempts},
+        }
 
     def names_wal(self, key: PieceKey | SegmentKey) -> bool:
         """Tell whether a WAL object is gone."""
@@ -216,7 +233,15 @@ class ExpireRecord:
                 for gone in self.envelopes
             ],
             **self.beside.to_payload(),
+            **self._attempt_fields(),
         }
+
+    def _attempt_fields(self) -> Payload:
+        # A record of before 2026-11-30 is put again as it was, byte for byte.
+        named = [
+            {"backup": gone.backup, "delete_after": encode_time(gone.delete_after)} for gone in self.attempts
+        ]
+        return {"attempts": named} if named else {}
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, object]) -> ExpireRecord:
@@ -244,7 +269,17 @@ class ExpireRecord:
                 for item in fields.objects("envelopes", count_max=_NAMED_MAX)
             ),
             beside=GoneBeside.read(fields),
+            attempts=_read_attempts(fields),
         )
+
+
+def _read_attempts(fields: Fields) -> tuple[GoneAttempt, ...]:
+    if not fields.holds("attempts"):
+        return ()
+    items = fields.objects("attempts", count_max=_NAMED_MAX)
+    return tuple(
+        GoneAttempt(check_backup_id(item.text("backup")), item.time("delete_after")) for item in items
+    )
 
 
 def _read_wal(fields: Fields) -> GoneWal:

@@ -19,7 +19,7 @@ AT = datetime(2026, 1, 2, tzinfo=UTC)
 def state(**tallies: int) -> DaemonState:
     kept = {kind.replace("_", "-"): Tally(count, AT) for kind, count in tallies.items()}
     backups = SimpleNamespace(
-        last=None, progress=None, is_running=False, last_duration_s=None, last_result=None
+        last=None, progress=None, is_running=False, last_duration_s=None, last_result=None, bad_pages=()
     )
     pace = SimpleNamespace(limits=SimpleNamespace(rate=None, workers=2))
     return DaemonState(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import fix_archive as fix
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding
 from pitr.page_history import page_histories, still_bad
 from pitr.wal.lsn import LSN
 
@@ -60,3 +60,13 @@ def test_a_page_stays_bad_until_a_full_backup_has_read_it_clean() -> None:
     assert still_bad([made], [BAD]) == still_bad([unsure], [BAD]) == (BAD,)
     assert still_bad([found, worse, backup(5)]) == ()
     assert still_bad([found, backup(5, bad=True)]) == (BAD,)
+
+
+def test_a_backup_that_could_not_name_all_its_bad_pages_is_no_witness_of_the_others() -> None:
+    other = replace(BAD, block=8)
+    full = replace(backup(2), findings=(other,) * FINDINGS_MAX)
+    (history,) = page_histories(backup(3, bad=True), [backup(1), full])
+    assert history.last_clean == backup(1)
+    nearly = replace(full, findings=full.findings[1:])
+    (history,) = page_histories(backup(3, bad=True), [backup(1), nearly])
+    assert history.last_clean == nearly
