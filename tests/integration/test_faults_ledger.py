@@ -44,6 +44,8 @@ PAUSE_S_MAX = 1.2
 BOUND_S = 5.0
 # So long it goes on after the last fault: the bound is also met in full.
 GOES_ON_S_MAX = 8.0
+# Seeds of `make test` that the asynchronous suite takes; the synchronous one goes on from there.
+SEEDS_BEFORE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,11 @@ def end_both(breakable: BreakableSite, chance: random.Random) -> float:
     return began_s
 
 
+def faults_of(seed: int, chance: random.Random) -> list[str]:
+    """Return what breaks: the first goes round, so that few seeds do not leave one out."""
+    return [FAULTS[-seed % len(FAULTS)], *chance.choices(FAULTS, k=BREAKS - 1)]
+
+
 def run_seed(breakable: BreakableSite, seed: int) -> None:
     """Break things, then lose the host: what was at quorum is restored, and what is older than the bound."""
     chance = random.Random(seed)
@@ -99,7 +106,7 @@ def run_seed(breakable: BreakableSite, seed: int) -> None:
     site.start_daemon()
     with Ledger(site.server.dsn, site.folder, seed=seed, clients=CLIENTS) as ledger:
         ledger.wait_at_quorum(COMMITS_BETWEEN)
-        for fault in chance.choices(FAULTS, k=BREAKS):
+        for fault in faults_of(seed, chance):
             time.sleep(chance.uniform(0.0, PAUSE_S_MAX))
             print(f"break {fault}")
             breakable.break_part(fault, chance)
@@ -136,7 +143,7 @@ def major_of(request: pytest.FixtureRequest, seed: int) -> int:
     return found[seed % len(found)]
 
 
-@pytest.mark.few_seeds(3, times=5, parts=6)
+@pytest.mark.few_seeds(SEEDS_BEFORE, times=5, parts=6)
 def test_every_commit_at_quorum_survives_faults(
     request: pytest.FixtureRequest, make_breakable: MakeBreakable, seed: int
 ) -> None:
@@ -153,7 +160,7 @@ def run_synchronous(breakable: BreakableSite, seed: int) -> None:
     site.server.execute("SELECT pg_reload_conf()")
     with Ledger(site.server.dsn, site.folder, seed=seed, clients=CLIENTS) as ledger:
         ledger.wait_commits(COMMITS_BETWEEN)
-        for fault in chance.choices(FAULTS, k=BREAKS):
+        for fault in faults_of(seed + SEEDS_BEFORE, chance):
             time.sleep(chance.uniform(0.0, PAUSE_S_MAX))
             print(f"break {fault}")
             breakable.break_part(fault, chance)
