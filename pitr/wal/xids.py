@@ -57,25 +57,23 @@ def first_xid_since(
 ) -> int:
     """Return the first transaction id that was taken since a record's end; the next one if none was.
 
-    ``chunks``: contiguous WAL from the start of the page that holds ``since`` to ``end``, which is the start
-    of a record, not before the snapshot ``ids`` was taken.
+    ``chunks``: contiguous WAL from the start of the page that holds ``since`` to ``end``, where a record ends
+    that was written when the snapshot was taken, or later.
 
     Raises MalformedValue if WAL is damaged, or its records do not reach ``end``.
     """
-    geometry = WalGeometry(segment_bytes)
-    first, reached, finished = ids.xmax, since.offset, set[int]()
+    first, reached, finished = ids.xmax, since, set[int]()
     for record in iter_records(chunks, segment_bytes=segment_bytes):
         if record.start < since:
             continue
-        reached = record.end.offset
+        reached = record.end
         if record.xid >= _FIRST_NORMAL_XID:
             first = min(first, nearest_xid(record.xid, ids.xmax))
         finished.update(
             nearest_xid(one.xid, ids.xmax) for one in transaction_ends((record,)) if one.is_prepared
         )
-    # Two LSNs can be one place: the end of a page, and its next one's first record.
-    if geometry.position_of(reached) < geometry.position_of(end.offset):
-        raise MalformedValue(f"WAL from {since} has no record from {LSN(reached)} on, and must reach {end}")
+    if reached < end:
+        raise MalformedValue(f"WAL from {since} has no record from {reached} on, and must reach {end}")
     return min(first, *ids.running - ids.prepared - finished, ids.xmax)
 
 
@@ -85,9 +83,7 @@ def page_start(at: LSN) -> LSN:
 
 
 def written_end(insert: LSN, segment_bytes: int) -> LSN:
-    """Return where WAL ends, given where its next record is to begin: a page of which is only the header
-    to come has not been begun.
-    """
+    """Return where the last record ends, given where the next one is to begin: the header between is none."""
     in_page = insert.offset % PAGE_BYTES
     is_begun = in_page > WalGeometry(segment_bytes).header_bytes(insert.offset)
     return insert if is_begun else page_start(insert)
