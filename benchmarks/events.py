@@ -12,9 +12,10 @@ from benchmarks.cluster import bench_cluster, missing_major
 from benchmarks.harness import Row, compare
 from benchmarks.kafka_node import KafkaNode
 from pitr.events.fence_code import encode_fence
-from pitr.events.fence_take import take_fence
+from pitr.events.fence_take import LogBegins, take_fence
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.postgres.fence_mark import FenceMarker
 
 TOPICS, PARTITIONS = 10, 100
@@ -49,14 +50,14 @@ def fence(node: KafkaNode, dsn: str, count: int) -> list[Row]:
         node.produce(topic, [b"x"])
         flows.append(FlowDeclaration(topic, Flow.SINK_GROUP, group="sink"))
     broker = KafkaBroker(KafkaSettings(node.bootstrap))
-    walls, size = [], 0
+    begins, walls, size = LogBegins(broker), [], 0
     with FenceMarker(lambda: dsn) as marker:
         for _ in range(3):  # connections are made, the table as well
-            take_fence(broker, marker, flows, now=lambda: datetime.now(UTC))
+            take_fence(broker, marker, flows, now=lambda: datetime.now(UTC), begins=begins)
         cpu_before = time.process_time()
         for _ in range(count):
             began = time.monotonic()
-            taken = take_fence(broker, marker, flows, now=lambda: datetime.now(UTC))
+            taken = take_fence(broker, marker, flows, now=lambda: datetime.now(UTC), begins=begins)
             walls.append((time.monotonic() - began) * 1000)
             assert taken.fence.unknown is None, taken.fence.unknown
             size = len(encode_fence(taken.fence))

@@ -10,12 +10,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import basebackup, pgbackrest
+from benchmarks import basebackup, limits, pgbackrest
 from benchmarks.basebackup import BaseBackups
 from benchmarks.changes import Notes
 from benchmarks.harness import GIB, MIB, Row, Usage, ratio_goal
+from benchmarks.limits import Limit
 from benchmarks.majors import Figures, on_majors
-from benchmarks.own import OwnBackups
+from benchmarks.own import OwnBackups, credentials
 from benchmarks.pgbackrest import PgBackRest
 from benchmarks.side import Goals, Place, Side, in_turn, side_rows
 
@@ -66,7 +67,22 @@ def _beside_pgbackrest(place: Place, own: OwnBackups, notes: Notes, edits: int) 
     rows = []
     for side, peer in zip(sides[1:], peers, strict=True):
         rows += _rows(f"incremental PG15, {own.size_bytes / GIB:.2g} GiB", ours, side, peer, _CPU)
-    return rows
+    where = place.cluster.instance.data_dir
+    alone = [
+        ("reading the disk", limits.measure("read", where, work=place.work)),
+        _put_alone(place, ours.stored_bytes),
+    ]
+    return rows + _beside_limits(f"incremental PG15, {own.size_bytes / GIB:.2g} GiB", ours, alone)
+
+
+def _put_alone(place: Place, size_bytes: int) -> tuple[str, Limit]:
+    url = place.server.url(place.server.make_bucket("limits"))
+    key = credentials(place.server)
+    return "S3 put", limits.measure("put", url, str(size_bytes), env=key, work=place.work)
+
+
+def _beside_limits(name: str, ours: Usage, alone: list[tuple[str, Limit]]) -> list[Row]:
+    return [_in_seconds(row) for row in limits.limit_rows(name, ours, GIB, alone)]
 
 
 def _at_size(
@@ -85,14 +101,19 @@ def _at_size(
     ours, other = in_turn(_REPEATS, sides, lambda: notes.edit(edits))
     assert ours is not None
     name = f"incremental PG17, {own.size_bytes / GIB:.2g} GiB"
+    rows = _rows(name, ours, sides[1], other, _STORED)
+    rows += _beside_limits(name, ours, [_put_alone(place, ours.stored_bytes)])
     notes.edit(edits * _MORE_CHANGES)
-    return _rows(name, ours, sides[1], other, _STORED), ours, own.back_up("incr")
+    return rows, ours, own.back_up("incr")
 
 
 def _rows(name: str, ours: Usage, side: Side, peer: Usage | None, goals: Goals) -> list[Row]:
+    return [_in_seconds(row) for row in side_rows(name, GIB, ours, side, peer, goals)]
+
+
+def _in_seconds(row: Row) -> Row:
     # Not per GiB of the cluster, for it should not depend on that.
-    rows = side_rows(name, GIB, ours, side, peer, goals)
-    return [replace(row, unit="s") if row.unit == "s/GiB" else row for row in rows]
+    return replace(row, unit="s") if row.unit == "s/GiB" else row
 
 
 def _on_17(place: Place, sizes: _Sizes) -> list[Row]:

@@ -34,9 +34,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="With --as restore: the identity of the repository, which signs the new epoch.",
 )
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help="With --as restore: the server's recovery certificate (default: beside its data).",
+)
 @click.option("--confirm", is_flag=True, help="Do it without asking; without a terminal it is needed.")
 @common_options
-def adopt(decision: str, identity: Path | None, confirm: bool) -> None:
+def adopt(decision: str, identity: Path | None, certificate: Path | None, confirm: bool) -> None:
     """Say what it was where the server left the archive.
 
     The daemon stops where the server's history left what is archived below its end, and nobody but a person
@@ -61,7 +66,7 @@ def adopt(decision: str, identity: Path | None, confirm: bool) -> None:
     if identity is None:
         _adopt_failover(app, settings, server, is_confirmed=confirm)
     else:
-        _adopt_restore(app, settings, server, identity, is_confirmed=confirm)
+        _adopt_restore(app, settings, server, identity, certificate, is_confirmed=confirm)
 
 
 def _adopt_failover(app: App, settings: Settings, server: ServerPast, *, is_confirmed: bool) -> None:
@@ -136,7 +141,13 @@ def _fork(server: ServerPast, repository: Repository, archive: ArchiveId, state_
 
 
 def _adopt_restore(
-    app: App, settings: Settings, server: ServerPast, path: Path, *, is_confirmed: bool
+    app: App,
+    settings: Settings,
+    server: ServerPast,
+    path: Path,
+    certificate: Path | None,
+    *,
+    is_confirmed: bool,
 ) -> None:
     """Begin a new writer epoch, as ``pitr init --identity`` does on a host that has a configuration."""
     from cli.adopt_event import adopted_restore, decided_by, note_decision
@@ -167,7 +178,7 @@ def _adopt_restore(
         is_confirmed=is_confirmed,
     )
     app.config_path = settings.path
-    request = request_of(app, settings.path.parent, path)
+    request = request_of(app, settings.path.parent, path, certificate)
     assert request is not None, "the configuration was read"
     # First: a decision that took effect and was not noted could not be found again.
     note_decision(settings.daemon, adopted_restore(server, written, reason, decided_by(), datetime.now(UTC)))

@@ -7,18 +7,21 @@ says nothing, so an old one that was left behind does no harm.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from pitr.archive_values import ForkJudge
-from pitr.errors import MalformedValue, PitrError
+from pitr.catalogue.backup_record import BackupManifest
+from pitr.errors import MalformedValue, PitrError, ServerUnavailable
 from pitr.layout import ArchiveId
 from pitr.postgres.leader import LeaderAddress
 from pitr.wal.follow import ArchiveFork
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
+from storage.store import StoreError
 from storage.synced_file import replace_synced
 
 FILE_NAME: Final = "adopted.json"
@@ -67,17 +70,30 @@ def keep_decision(state_dir: Path, decision: Decision) -> None:
 
 
 class HostJudge(ForkJudge):
-    """Patroni's lock, else the operator, says that a fork is a failover's."""
+    """Patroni's lock, else the operator, says that a fork is a failover's.
 
-    def __init__(self, state_dir: Path, archive: ArchiveId, leader: LeaderAddress | None) -> None:
+    ``backups`` returns those of the archive that are complete.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        archive: ArchiveId,
+        leader: LeaderAddress | None,
+        *,
+        backups: Callable[[], Iterable[BackupManifest]],
+        say: Callable[[str], None],
+    ) -> None:
+        self._backups: Final = backups
+        self._say: Final = say
         self._state_dir: Final = state_dir
         self._archive: Final = archive
         self._leader: Final = leader
 
     def why_failover(self, fork: ArchiveFork) -> str | None:
-        return self._why_by_lock() or self._why_by_decision(fork)
+        return self._why_by_lock(fork) or self._why_by_decision(fork)
 
-    def _why_by_lock(self) -> str | None:
+    def _why_by_lock(self, fork: ArchiveFork) -> str | None:
         """Ask anew: that it held the lock when we connected is not enough to leave WAL behind."""
         if self._leader is None:
             return None
@@ -90,7 +106,33 @@ class HostJudge(ForkJudge):
         # The lock of a standby cluster was not taken from the primary whose WAL this is.
         if now.is_standby:
             return None
+        if self._leaves_backup(fork):
+            return None
         return f"{now.name} holds Patroni's lock, so this was a failover"
+
+    def _leaves_backup(self, fork: ArchiveFork) -> bool:
+        """Tell whether a complete backup began after the fork: then the lock is too little; a person decides.
+
+        A cluster that was restored under Patroni has the lock, too.  No failover goes back so far, but for
+        one right after a backup; there a person is asked in vain, which costs less than a restore that is
+        taken for a failover.
+        """
+        try:
+            left = [
+                one.backup
+                for one in self._backups()
+                if fork.timeline <= one.timeline <= fork.ended_on and fork.left_at < one.start_lsn
+            ]
+        except StoreError as cause:
+            raise ServerUnavailable(
+                f"whether a backup lies after the fork cannot be read: {cause}"
+            ) from cause
+        if left:
+            self._say(
+                f"Patroni's lock is no proof of a failover here: backup {max(left)} began after the fork at"
+                f" {fork.left_at}, so this may be a cluster that was restored"
+            )
+        return bool(left)
 
     def _why_by_decision(self, fork: ArchiveFork) -> str | None:
         try:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from pitr.backup_choice import BackupKind
 from pitr.errors import AlreadyRunning, BackupFailed
+from pitr.page_history import still_bad
 
 if TYPE_CHECKING:
     from pitr.backup_tally import BackupProgress
-    from pitr.catalogue.backup_record import BackupManifest
+    from pitr.catalogue.backup_record import BackupManifest, PageFinding
 
 SCHEDULED_LABEL = "scheduled backup"
 
@@ -55,6 +56,7 @@ class BackupRunner:
         self._outcome: BackupOutcome | None = None
         self._progress: BackupProgress | None = None
         self._last: BackupManifest | None = None
+        self._bad_pages: tuple[PageFinding, ...] = ()
         self._last_duration_s: float | None = None
 
     def run(self, cancel: threading.Event) -> None:
@@ -88,6 +90,7 @@ class BackupRunner:
                 )
                 if manifest is not None:
                     self._last, self._last_duration_s = manifest, duration_s
+                    self._bad_pages = still_bad([manifest], self._bad_pages)
                 self._changed.notify_all()
 
     def ask_for(self, label: str, kind: BackupKind) -> int:
@@ -127,12 +130,14 @@ class BackupRunner:
                     hint="pitr status shows how far it is",
                 )
 
-    def remember(self, manifest: BackupManifest) -> None:
-        """Take an earlier run's backup for the last one."""
+    def remember(self, earlier: Iterable[BackupManifest]) -> None:
+        """Take the newest backup of earlier runs for the last one, and what they know of bad pages."""
+        found = list(earlier)
         with self._changed:
-            if self._last is None:
-                self._last = manifest
-                self._last_duration_s = (manifest.stopped_at - manifest.started_at).total_seconds()
+            if self._last is None and found:
+                self._last = max(found, key=lambda one: one.stopped_at)
+                self._last_duration_s = (self._last.stopped_at - self._last.started_at).total_seconds()
+                self._bad_pages = still_bad(found)
 
     def last_success_at(self) -> datetime | None:
         """Return when the last complete backup was begun."""
@@ -143,6 +148,12 @@ class BackupRunner:
     def last(self) -> BackupManifest | None:
         with self._changed:
             return self._last
+
+    @property
+    def bad_pages(self) -> tuple[PageFinding, ...]:
+        """Return the pages that the last full backup found bad, and those that others found since."""
+        with self._changed:
+            return self._bad_pages
 
     @property
     def last_duration_s(self) -> float | None:

@@ -158,6 +158,7 @@ class BackupTaker:
                 parent,
                 holder,
                 full_because=full_because,
+                pace=self._pace,
             ),
             self._writer,
             self._archiver.wait_durable,

@@ -79,6 +79,7 @@ class MirrorTable(Table):
     policy: Literal["default", "identity"] = "default"
     separator: Annotated[str, Field(pattern=r"^[._-]$")] = "."
     syncs_topic: _Topic | None = None
+    verify: bool = False
 
 
 class ReplayTable(Table):
@@ -139,6 +140,7 @@ def events_settings(table: EventsTable | None, base: Path) -> EventsSettings | N
             MirrorNames(
                 mirror.source_alias, separator=mirror.separator, syncs_topic=mirror.syncs_topic
             ).syncs,
+            mirror.verify,
         ),
         replay=ReplaySettings(path(table.replay.handlers_file), table.replay.batch, table.replay.rate_limit),
     )

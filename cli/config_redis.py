@@ -16,6 +16,8 @@ ADDRESSES_MAX = 64
 _COUNTER_HEAD = "pitr:epoch:"
 DEADLINE_S = 3_600.0
 TIMEOUT_S = 10.0
+# Each makes every master write all that it holds.
+SNAPSHOT_EVERY_S_MIN = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class RedisSettings:
     timeout_s: float = TIMEOUT_S
     deadline_s: float = DEADLINE_S
     snapshots: Literal["replication", "file"] = "replication"
+    snapshot_every_s: float | None = None
 
 
 def read_address(text: str) -> str:
@@ -94,6 +97,7 @@ class RedisTable(Table):
     timeout: Duration = TIMEOUT_S
     deadline: Duration = DEADLINE_S
     snapshots: Literal["replication", "file"] = "replication"
+    snapshot_every: Duration | None = None
     namespace: Annotated[
         list[NamespaceTable], Field(max_length=NAMESPACES_MAX), AfterValidator(whole_namespaces)
     ] = Field(default_factory=list)
@@ -109,6 +113,8 @@ def whole_sites(found: list[RedisTable]) -> list[RedisTable]:
         files = (one.ca_file, one.certificate_file, one.key_file)
         if not one.tls and (any(files) or not one.verify_names):
             raise ValueError(f"{one.name}: files and names of TLS are given, and tls is not true")
+        if one.snapshot_every is not None and one.snapshot_every < SNAPSHOT_EVERY_S_MIN:
+            raise ValueError(f"{one.name}: snapshot_every is at least {SNAPSHOT_EVERY_S_MIN:g} s")
         if one.key_file is not None and one.certificate_file is None:
             raise ValueError(f"{one.name}: key_file is the key of certificate_file, which is not given")
     return found
@@ -140,6 +146,7 @@ def redis_settings(tables: list[RedisTable], base: Path) -> tuple[RedisSettings,
             one.timeout,
             one.deadline,
             one.snapshots,
+            one.snapshot_every,
         )
         for one in tables
     )

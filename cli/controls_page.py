@@ -25,9 +25,9 @@ The titles are short paraphrases, not the rules' words; a rule that is only prop
 * *satisfied*: all that is listed below for the control is there. A check counts if it PASSED. A
   field counts if it is there, and not false. `recoverability.regions>=2`: each of two regions holds
   alone what this run restored, or a drill restored it while one was cut off (D11); a second region
-  in the configuration shows nothing.
+  in the configuration shows nothing. `result.rpo_met` counts of the latest moment alone.
 * *partial*: some of it is there, or some of it speaks against: a check that FAILED or was WARNED,
-  an objective that was missed. So a FAILED run is at most partial.
+  an objective that was missed. A run that FAILED is at most partial, of every control.
 * *not-tested*: nothing of the first group is there.
 
 What only a period can show leaves the control partial in every single report. Over a period a

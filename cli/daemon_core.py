@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cli import daemon_parts as parts
-from cli.adoption import HostJudge
 from cli.archive_settings import archive_settings
 from cli.backup_runner import BackupOutcome, BackupRunner
 from cli.backup_taker import BackupTaker
@@ -31,13 +30,14 @@ from cli.daemon_verbs import Verbs
 from cli.daemon_watch import Watch
 from cli.events_parts import fence_keeper, fence_now, with_fence
 from cli.last_backups import wait_for_backups
+from cli.own_processes import OwnProcesses
 from cli.protection_keeper import ProtectionKeeper, ProtectionMark
 from cli.put_bill import PutBill
 from cli.regions import open_regions, open_writing
 from cli.settings import Settings
 from cli.sync_server import ReleaseNote, SyncServerSession
+from cli.task_report import BACKUP_TASK, report_task
 from cli.timetable import Task, Timetable
-from cli.verify_keeper import VerifyKeeper
 from cli.wiring import (
     gate_folder,
     host_identity,
@@ -49,7 +49,6 @@ from pitr.archive_gate import Gate
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind, DrainResult
 from pitr.backup_pace import Pace, PaceLimits
 from pitr.backup_request import BackupWriter
-from pitr.catalogue.event_record import EventKind
 from pitr.datakeys import HostKeys
 from pitr.errors import ArchiveDiverged, BackupFailed
 from pitr.event_log import EventLog, NotesFile
@@ -64,11 +63,10 @@ if TYPE_CHECKING:
     from pitr.backup_choice import BackupKind
     from pitr.backup_tally import BackupProgress
     from pitr.layout import ArchiveId
-    from storage.replicated import Reconciliation
+    from storage.reconcile import Reconciliation
 
 OBSERVE_EVERY_S = 0.25
 CLOSE_STORE_S = 10.0
-BACKUP_TASK = "backup"
 
 
 def _now() -> datetime:
@@ -107,12 +105,12 @@ class Daemon:
             _now,
         )
         self._control = ControlServer(settings.daemon.control_path, Verbs(self))
-        self.workers_max = settings.backup.workers
+        self.workers_max = settings.backup.workers if settings.backup.source == "files" else 1
         self.pace = Pace(PaceLimits(settings.backup.rate_limit, self.workers_max))
         self._keeper = CatalogueKeeper(
             settings.daemon.catalogue_path, self._repository, lambda text: log.info(text)
         )
-        self._verifications = VerifyKeeper(settings, log)
+        self._processes = OwnProcesses(settings, log)
         self._backups: BackupRunner
         self._taker: BackupTaker
         self._archive: ArchiveId
@@ -191,11 +189,7 @@ class Daemon:
             spool=DirectorySpool(settings.daemon.spool_dir, bytes_max=settings.daemon.spool_bytes_max),
             events=self._events,
             settings=archive_settings(settings),
-            judge=HostJudge(
-                settings.daemon.state_dir,
-                self._archive,
-                self._address if isinstance(self._address, LeaderAddress) else None,
-            ),
+            judge=parts.fork_judge(settings, self._archive, self._address, self._repository, self._log),
             gate=Gate(gate_folder(settings), is_source=settings.wal.source == "archive"),
             clock=_now,
             random=os.urandom,
@@ -218,8 +212,9 @@ class Daemon:
             put_bill=PutBill(price_per_1000=settings.wal.put_price, regions=len(settings.regions)),
             events_waiting=lambda: self._signed.waiting,
             level=lambda: self._protection.level,
-            losses=lambda: self._signed.tally(EventKind.WAL_LOST),
+            tally=self._signed.tally,
             fences=lambda: None if self._fences is None else self._fences.snapshot(),
+            redis=self._processes.redis_ages,
         )
         self._events.connect(self._keeper, self.state.count, self._ask_for_backup)
 
@@ -253,7 +248,7 @@ class Daemon:
             self._backups.run,
             self._backups.last_success_at,
         )
-        self._timetable = Timetable([task, *self._verifications.tasks()], now=_now, report=self._report_task)
+        self._timetable = Timetable([task, *self._processes.tasks()], now=_now, report=self._report_task)
 
     def _build_protection(self) -> None:
         """Make what keeps the promise to commits that wait; a level that an earlier run left is in force."""
@@ -304,7 +299,7 @@ class Daemon:
             self._keeper,
             self._log,
             self._address,
-            parts.disk_watch(settings, self._archiver, self._log),
+            parts.disk_watch(settings, self._address, self._archiver, self._log),
             parts.release_signer(settings, self._signed, self._log, _now),
             parts.space_watch(
                 self._address, self._backups, self._log, begin=lambda: self._ask_for_backup("tablespaces")
@@ -363,10 +358,8 @@ class Daemon:
         for refused in listing.refused:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
         self._taker.chains.remember(one.manifest for one in listing.backups)
-        if listing.backups:
-            newest = max(listing.backups, key=lambda one: one.manifest.stopped_at)
-            self._backups.remember(newest.manifest)
-        self._verifications.learn(self.store, self._archive)
+        self._backups.remember(one.manifest for one in listing.backups)
+        self._processes.learn(self.store, self._repository, self._archive)
         self._timetable.start()
 
     def _stop_archiving(self, archiving: threading.Thread) -> None:
@@ -387,11 +380,4 @@ class Daemon:
 
     def _report_task(self, name: str, event: str, error: str | None) -> None:
         self.state.count(f"task-{name}-{event}")
-        # Nobody waits for one of the timetable: why it was full, or what it went on with, is said here.
-        for note in self._backups.last_notes if event in {"done", "failed"} else ():
-            self._log.info("backup note", task=name, note=note)
-        if event == "done":
-            backup = self._backups.last
-            self._log.info("task done", task=name, backup=None if backup is None else backup.backup)
-        else:
-            self._log.warning(f"task {event}", task=name, reason=error)
+        report_task(self._log, name, event, error, self._backups)

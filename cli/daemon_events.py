@@ -36,8 +36,10 @@ _SIGNED = {
     ArchiveEventKind.SLOT_DROPPED: EventKind.SLOT_DROPPED,
     ArchiveEventKind.HANDED_DIFFERS: EventKind.WRITERS_CONFLICT,
 }
-# Somebody must look at these now: other WAL than the archive's was handed over under its names.
-_CRITICAL = frozenset({ArchiveEventKind.HANDED_DIFFERS, ArchiveEventKind.HANDED_REFUSED})
+# Somebody must look at these now: there is other WAL than the archive's under its names.
+_CRITICAL = frozenset(
+    {ArchiveEventKind.DIVERGED, ArchiveEventKind.HANDED_DIFFERS, ArchiveEventKind.HANDED_REFUSED}
+)
 _GOOD_STORE = frozenset({StoreEventKind.REGION_RECOVERED, StoreEventKind.COPY_REPAIRED})
 # Repairs come by thousands after an outage; the counters and the status tell of them.
 _QUIET_STORE = frozenset({StoreEventKind.COPY_REPAIRED, StoreEventKind.COPY_MISSING})
@@ -96,6 +98,9 @@ class DaemonEvents:
     def on_event(self, event: ArchiveEvent) -> None:
         self._count(str(event.kind))
         signed = _SIGNED.get(event.kind)
+        if signed is EventKind.WRITERS_CONFLICT:
+            # However it was found, streamed or handed over: one alert asks for it.
+            self._count(signed.value)
         if signed is not None and self._now is not None:
             facts: dict[str, object] = dict(event.facts)
             if event.fork is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cli.adoption import HostJudge
 from cli.backup_runner import BackupRunner
 from cli.disk_watch import DiskWatch
 from cli.heartbeat_keeper import HeartbeatKeeper
@@ -17,6 +18,7 @@ from cli.space_watch import SpaceWatch
 from pitr.archive import WalArchiver
 from pitr.event_log import EventLog
 from pitr.layout import ArchiveId
+from pitr.postgres.leader import LeaderAddress
 from pitr.release_journal import ReleaseJournal
 from storage.repair import RepairQueue, RepairQueueDamaged
 from storage.replicated import ReplicatedStore
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
     from cli.snapshot import DaemonSnapshot
     from pitr.postgres.address import ServerAddress
+    from pitr.repository import Repository
 
 
 def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
@@ -39,10 +42,31 @@ def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
         return RepairQueue.replace_damaged(path)
 
 
-def disk_watch(settings: Settings, archiver: WalArchiver, log: FilteringBoundLogger) -> DiskWatch:
+def fork_judge(
+    settings: Settings,
+    archive: ArchiveId,
+    address: ServerAddress,
+    repository: Repository,
+    log: FilteringBoundLogger,
+) -> HostJudge:
+    """Return who says of a fork that it was a failover's."""
+    # What is handed over need not come from the server that has the lock.
+    leader = address if isinstance(address, LeaderAddress) and settings.wal.source == "stream" else None
+    return HostJudge(
+        settings.daemon.state_dir,
+        archive,
+        leader,
+        backups=lambda: [one.manifest for one in repository.manifests(archive).backups],
+        say=lambda text: log.warning(text),
+    )
+
+
+def disk_watch(
+    settings: Settings, address: ServerAddress, archiver: WalArchiver, log: FilteringBoundLogger
+) -> DiskWatch:
     """Return who looks at the room for WAL, and gives the slot up by policy."""
     return DiskWatch(
-        settings.cluster.dsn,
+        address.session,
         settings.cluster.slot,
         settings.wal.drop,
         sees_disk=settings.backup.source == "files",

@@ -18,6 +18,7 @@ from cli.snapshot import (
     DaemonSnapshot,
     FenceSnapshot,
     ProtectionSnapshot,
+    RedisSnapshotAge,
     RegionSnapshot,
     TaskSnapshot,
     WalDiskSnapshot,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 # Kinds of events come from enumerations of ours; the limit only guards against a mistake.
 EVENT_KINDS_MAX = 100
+BAD_PAGES_NAMED_MAX = 5
+# Counted over all runs, and shown also while there are none: an alert asks whether they grew.
+_KEPT = (EventKind.WAL_LOST, EventKind.WRITERS_CONFLICT)
 
 
 class StatusSource(Protocol):
@@ -61,23 +65,26 @@ class DaemonState:
     put_bill: PutBill
     events_waiting: Callable[[], int]
     level: Callable[[], Level]
-    losses: Callable[[], Tally | None]
+    tally: Callable[[EventKind], Tally | None]
     slot_retained_bytes: int | None = None
     wal_disk: WalDiskSnapshot | None = None
     last_error: str | None = None
     # How long recovery to the latest moment would take, by what was measured; None where nothing was.
     forecast: dict[str, object] | None = None
     fences: Callable[[], FenceSnapshot | None] = lambda: None
+    redis: Callable[[], tuple[RedisSnapshotAge, ...]] = tuple
     _recovery_point: RecoveryPoint = field(default_factory=RecoveryPoint)
     _received_bytes: int = 0
     _events: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    # What earlier runs counted: a hole does not go away when the daemon is started again.
-    _lost_before: int = 0
+    # What earlier runs counted: a hole does not go away when the daemon is started again, and the one that
+    # found a second writer has ended with it.
+    _before: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        before = self.losses()
-        self._lost_before = 0 if before is None else before.count
+        for kind in _KEPT:
+            before = self.tally(kind)
+            self._before[kind.value] = 0 if before is None else before.count
 
     def count(self, kind: str) -> None:
         """Count an event."""
@@ -111,9 +118,12 @@ class DaemonState:
         at = self.now()
         with self._lock:
             rpo_s = self._recovery_point.age_s(self.monotonic(), status.oldest_unshipped_age_s)
-            lost = self._lost_before + self._events[EventKind.WAL_LOST]
-            events = {**self._events, EventKind.WAL_LOST.value: lost}
-        losses = self.losses()
+            kept = {kind.value: self._before[kind.value] + self._events[kind.value] for kind in _KEPT}
+            events = {**self._events, **kept}
+        released = self.tally(EventKind.COMMITS_RELEASED)
+        # Also what the watchdog did while no daemon was there.
+        events[EventKind.COMMITS_RELEASED.value] = 0 if released is None else released.count
+        losses = self.tally(EventKind.WAL_LOST)
         return DaemonSnapshot(
             at=at,
             started_at=self.started_at,
@@ -156,6 +166,7 @@ class DaemonState:
             wal_lost_at=None if losses is None else losses.last_at,
             forecast=self.forecast,
             fences=self.fences(),
+            redis=self.redis(),
         )
 
     def _protection(self, status: ArchiveStatus) -> ProtectionSnapshot:
@@ -193,6 +204,8 @@ class DaemonState:
             running_paused=None if progress is None else progress.paused,
             rate_limit=self.pace.limits.rate,
             workers=self.pace.limits.workers,
+            bad_pages=len(self.backups.bad_pages),
+            bad_pages_named=self.backups.bad_pages[:BAD_PAGES_NAMED_MAX],
         )
 
 

@@ -71,7 +71,8 @@ class Verbs:
             raise MalformedValue("a rate is at least 16 KiB and at most 1024 TiB a second, or null")
         if not isinstance(workers, int) or isinstance(workers, bool) or not 1 <= workers <= most:
             raise MalformedValue(
-                f"workers are from 1 to {most}", hint="[backup] workers is how many a backup begins with"
+                f"workers are from 1 to {most}",
+                hint="[backup] workers is how many a backup begins with; over the protocol it is one",
             )
         pace.change(PaceLimits(None if rate is None else float(rate), workers))
         return {"rate_limit": pace.limits.rate, "workers": pace.limits.workers}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cli.looking import look_and_go_on
 from pitr.catalogue.sqlite import Catalogue, RegionState
 from pitr.errors import PitrError
 from pitr.postgres.replication import ReplicationConnection
@@ -83,20 +85,28 @@ class Watch:
 
     def _look_until_stopped(self) -> None:
         while True:
-            if self._releases is not None:
-                self._releases.look()
-            self._compare_regions()
-            self._look_at_slot()
-            if self._disk is not None:
-                self._state.wal_disk = self._disk.look()
-            if self._spaces is not None and self._looks % SPACES_EVERY_LOOKS == 0:
-                self._spaces.look()
-            self._record_regions()
-            if self._looks % EPOCHS_EVERY_LOOKS == 0:
-                self._look_at_epochs()
+            # Each for itself: what one trips over must not keep the next from looking.
+            for name, look in self._due():
+                look_and_go_on(name, look, self._log.error)
             self._looks += 1
             if self._stopping.wait(LOOK_EVERY_S):
                 return
+
+    def _due(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        if self._releases is not None:
+            yield "the look for releases", self._releases.look
+        yield "the comparison of regions", self._compare_regions
+        yield "the look at the slot", self._look_at_slot
+        yield "the look at the disk", self._look_at_disk
+        if self._spaces is not None and self._looks % SPACES_EVERY_LOOKS == 0:
+            yield "the look at tablespaces", self._spaces.look
+        yield "the record of regions", self._record_regions
+        if self._looks % EPOCHS_EVERY_LOOKS == 0:
+            yield "the look at epochs", self._look_at_epochs
+
+    def _look_at_disk(self) -> None:
+        if self._disk is not None:
+            self._state.wal_disk = self._disk.look()
 
     def _compare_regions(self) -> None:
         """Find again what a lost repair queue held, or never had; no region gets a new head after a loss."""
@@ -160,7 +170,7 @@ class Watch:
             f" {self._archive.epoch} writes, readers find only with --archive {self._archive}"
         )
         self._state.count("superseded")
-        self._log.error("superseded", epoch=max(newer), ours=self._archive.epoch)
+        self._log.critical("superseded", epoch=max(newer), ours=self._archive.epoch)
 
     def _record_regions(self) -> None:
         now = datetime.now(UTC)

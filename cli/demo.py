@@ -106,7 +106,8 @@ def _tell(app: App, result: DemoResult, total_s: float, keep: Path | None) -> No
         raise ChecksFailed(
             "the restored cluster is not what was promised",
             detail=f"{verdict.missing} commits missing, {verdict.unexpected} unexpected, "
-            f"{verdict.bills_differ} bills differ, {verdict.patients} patients",
+            f"{verdict.bills_differ} bills differ, {verdict.patients} patients,"
+            f" {verdict.notes_differ} notes differ",
             hint="repeat with --keep DIR and report what is in it",
         )
     if result.verified is not None and result.verified["verdict"] == "FAILED":

@@ -6,9 +6,11 @@ judge of the restored cluster: nothing in it may be missing, and nothing else ma
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,7 +125,7 @@ class Clerk:
             self._failure = error
 
     def _visit(self, connection: psycopg.Connection, number: int) -> Acknowledged:
-        patient = 1 + number * 7919 % PATIENTS_AT_FIRST
+        patient = _patient(number)
         with connection.transaction():
             connection.execute(
                 "INSERT INTO appointments VALUES (%s, %s, clock_timestamp(), %s)",
@@ -138,10 +140,12 @@ class Clerk:
         return Acknowledged(number, LSN.parse(row[0]), time.monotonic())
 
 
-def break_things(dsn: str) -> LSN:
-    """Do what somebody does on a bad day; return where the WAL of it ends."""
+def break_things(dsn: str, clerk: Clerk) -> LSN:
+    """Do what somebody does on a bad day, amid the clerk's work; return where the WAL of it ends."""
     with _connect(dsn) as connection:
         connection.execute("DELETE FROM appointments")
+        # The clerk writes bills, and would only fail without the table.
+        clerk.stop()
         connection.execute("DROP TABLE billing")
         row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
     assert row is not None
@@ -158,13 +162,13 @@ class Verdict:
     unexpected: int
     bills_differ: int
     patients: int
+    notes_differ: int
 
     @property
     def is_right(self) -> bool:
         """Tell whether every acknowledged transaction before the moment is there and nothing after it."""
-        return (
-            not (self.missing or self.unexpected or self.bills_differ) and self.patients == PATIENTS_AT_FIRST
-        )
+        wrong = self.missing or self.unexpected or self.bills_differ or self.notes_differ
+        return not wrong and self.patients == PATIENTS_AT_FIRST
 
 
 def judge(dsn: str, acknowledged: list[Acknowledged], moment: Moment) -> Verdict:
@@ -173,8 +177,7 @@ def judge(dsn: str, acknowledged: list[Acknowledged], moment: Moment) -> Verdict
     with _connect(dsn) as connection:
         found = {row[0] for row in connection.execute("SELECT id FROM appointments")}
         bills = {row[0]: row[1] for row in connection.execute("SELECT id, cents FROM billing")}
-        patients = connection.execute("SELECT count(*) FROM patients").fetchone()
-    assert patients is not None
+        notes = {row[0]: row[1] for row in connection.execute("SELECT id, note FROM patients")}
     right = {number: 100 + number % 9900 for number in expected}
     differ = sum(1 for number in right.keys() | bills.keys() if right.get(number) != bills.get(number))
     return Verdict(
@@ -183,8 +186,26 @@ def judge(dsn: str, acknowledged: list[Acknowledged], moment: Moment) -> Verdict
         missing=len(expected - found),
         unexpected=len(found - expected),
         bills_differ=differ,
-        patients=patients[0],
+        patients=len(notes),
+        notes_differ=sum(1 for patient, note in _notes(expected).items() if notes.get(patient) != note),
     )
+
+
+def _patient(number: int) -> int:
+    """Return whom visit ``number`` is of."""
+    return 1 + number * 7919 % PATIENTS_AT_FIRST
+
+
+def _notes(visits: Iterable[int]) -> dict[int, str]:
+    """Return every patient's note after these visits: each visit leaves the MD5 of the one before."""
+    notes = {patient: _md5(str(patient)) * 8 for patient in range(1, PATIENTS_AT_FIRST + 1)}
+    for number in visits:
+        notes[_patient(number)] = _md5(notes[_patient(number)])
+    return notes
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode("ascii"), usedforsecurity=False).hexdigest()
 
 
 def _connect(dsn: str) -> psycopg.Connection:

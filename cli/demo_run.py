@@ -207,8 +207,7 @@ class DemoRun:
         with self._steps.step("DELETE FROM appointments; DROP TABLE billing") as note:
             moment = clerk.moment()
             time.sleep(WORK_AFTER_MOMENT_S)
-            clerk.stop()
-            end = break_things(source.dsn)
+            end = break_things(source.dsn, clerk)
             # The disaster is archived, too: a restore must stop before it, not run out before it.
             self._wait_for(
                 lambda seen: seen["durable_lsn"] is not None and LSN.parse(seen["durable_lsn"]) >= end

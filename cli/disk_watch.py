@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from cli.snapshot import WalDiskSnapshot
+from pitr.backup_checks import runs_here
 from pitr.disk_forecast import DiskForecaster, DiskSample, DropPolicy, Forecast, why_drop
 from pitr.errors import PitrError
 from pitr.postgres.server import Server
@@ -22,11 +23,14 @@ _PAUSE_S: Final = 120.0
 
 
 class DiskWatch:
-    """Looks when asked.  Not thread-safe.  ``sees_disk`` False: the server's disk is not this host's."""
+    """Looks when asked.  Not thread-safe.  ``sees_disk`` False: the server's disk is not this host's.
+
+    ``session`` returns the conninfo of the server that WAL is streamed from now.
+    """
 
     def __init__(
         self,
-        dsn: str,
+        session: Callable[[], str],
         slot: str,
         policy: DropPolicy,
         *,
@@ -35,28 +39,31 @@ class DiskWatch:
         log: FilteringBoundLogger,
         monotonic: Callable[[], float],
     ) -> None:
-        self._dsn: Final = dsn
+        self._session: Final = session
         self._slot: Final = slot
         self._policy: Final = policy
         self._sees_disk: Final = sees_disk
         self._give_up: Final = give_up
         self._log: Final = log
         self._monotonic: Final = monotonic
-        self._forecaster: Final = DiskForecaster()
+        self._forecaster = DiskForecaster()
+        self._seen_at: str | None = None
         self._given_up_s = float("-inf")
         self._has_warned = False
 
     def look(self) -> WalDiskSnapshot | None:
         """Return how the disk does; None if the server cannot be asked now."""
         try:
-            with Server.connect(self._dsn, statement_timeout_s=STATEMENT_TIMEOUT_S) as server:
+            session = self._session()
+            with Server.connect(session, statement_timeout_s=STATEMENT_TIMEOUT_S) as server:
                 seen = watch_slot(server, self._slot)
+                space = self._space(server, seen)
         except PitrError as error:
             self._log.debug("the slot's disk cannot be looked at", reason=str(error))
             return None
-        space = None
-        if self._sees_disk and seen.data_directory is not None:
-            space = wal_disk_space(seen.data_directory)
+        if session != self._seen_at:
+            # Another server's slot, and another disk: what grew on the last one foretells nothing here.
+            self._seen_at, self._forecaster = session, DiskForecaster()
         sample = DiskSample(
             self._monotonic(),
             seen.end,
@@ -69,6 +76,12 @@ class DiskWatch:
         self._warn(forecast)
         self._drop(sample, forecast)
         return _snapshot(seen, space, forecast, self._policy)
+
+    def _space(self, server: Server, seen: SlotWatch) -> DiskSpace | None:
+        """Return the disk's space where it is that server's: a slot must not go for another host's disk."""
+        if not self._sees_disk or seen.data_directory is None or not runs_here(server, seen.data_directory):
+            return None
+        return wal_disk_space(seen.data_directory)
 
     def _warn(self, forecast: Forecast) -> None:
         nearest_s = min(

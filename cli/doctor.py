@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +19,6 @@ from verifiers.base import Finding, Severity, worst
 if TYPE_CHECKING:
     from cli.wiring import HostIdentity
     from pitr.pipeline.sign import Verifier
-
-CLOCK_TIMEOUT_S = 5.0
 
 
 @click.command()
@@ -75,11 +70,12 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
+    from cli.doctor_copies import examine_copies
     from cli.wiring import host_identity, preferred_bin_dir
     from pitr.errors import KeyMissing
     from pitr.gate_script import archive_command
     from verifiers.archiver import ArchiverWish
-    from verifiers.disk_probes import probe_wal_disk
+    from verifiers.disk_probes import judge_unseen_disk, probe_wal_disk
     from verifiers.host_probes import (
         probe_credentials,
         probe_identity_absent,
@@ -105,17 +101,17 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     if streams:
         yield from _examine_patroni(settings.cluster)
     if probe is not None and probe.version >= VERSION_MIN:
-        yield from _examine_synchronous(settings)
+        yield from _examine_synchronous(settings, dsn)
         if streams and settings.backup.source == "files":
-            yield from probe_wal_disk(settings.cluster.dsn, settings.cluster.slot, settings.wal.drop)
+            yield from probe_wal_disk(dsn, settings.cluster.slot, settings.wal.drop)
+        elif streams:
+            yield from judge_unseen_disk(settings.wal.drop)
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
     yield _examine_verify(settings)
-    if settings.events is not None:
-        from cli.doctor_events import examine_events
-
-        yield from examine_events(settings.events, settings.retention.window_s)
+    yield from examine_copies(settings.daemon)
+    yield from _examine_beside(settings)
     yield probe_signing_key(settings.keys.signing_key_file)
     for region in settings.regions:
         if region.credentials_file is not None:
@@ -130,6 +126,18 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
         yield from _examine_identity(settings, host, identity_path)
     identifier = probe.facts.get("system_identifier") if probe is not None else None
     yield from _examine_regions(settings, host.signer.public, host.root, identifier and int(identifier))
+
+
+def _examine_beside(settings: Settings) -> Iterator[Finding]:
+    """Yield what is found of Kafka and Redis, where the configuration names any."""
+    if settings.events is not None:
+        from cli.doctor_events import examine_events
+
+        yield from examine_events(settings.events, settings.retention.window_s)
+    if settings.redis:
+        from cli.doctor_redis import examine_redis
+
+        yield from examine_redis(settings.redis)
 
 
 def _find_server(settings: Settings) -> tuple[str, bool | None, Finding | None]:
@@ -197,7 +205,7 @@ def _examine_verify(settings: Settings) -> Finding:
     return Finding(check, Severity.OK, "[verify]", f"a restore is verified every {config.every_s:.0f} s")
 
 
-def _examine_synchronous(settings: Settings) -> Iterator[Finding]:
+def _examine_synchronous(settings: Settings, dsn: str) -> Iterator[Finding]:
     from cli.lock import RunLock
     from verifiers.sync_probes import duty_of, probe_synchronous
 
@@ -207,7 +215,7 @@ def _examine_synchronous(settings: Settings) -> Iterator[Finding]:
         is_co_located=settings.backup.source == "files",
         is_watched=RunLock.holder(settings.daemon.watchdog_lock_path) is not None,
     )
-    yield from probe_synchronous(settings.cluster.dsn, duty)
+    yield from probe_synchronous(dsn, duty)
 
 
 def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Iterator[Finding]:
@@ -245,11 +253,14 @@ def _examine_identity(settings: Settings, host: HostIdentity, path: Path) -> Ite
 def _examine_regions(
     settings: Settings, writer: Verifier, root: Verifier, system_identifier: int | None
 ) -> Iterator[Finding]:
+    from cli.doctor_clock import probe_clock
     from cli.regions import open_reading, open_regions
     from cli.wiring import host_repository
     from pitr.errors import PitrError
     from storage.store import StoreError
+    from storage.url import asks_lock
     from verifiers.forks import check_forks
+    from verifiers.promise_probes import probe_promises
     from verifiers.store_probes import probe_key, probe_places, probe_region, probe_repository
 
     try:
@@ -260,11 +271,12 @@ def _examine_regions(
         return
     key = probe_key(settings.repository.repository, writer)
     sound = []
-    for region in regions:
+    for region, setting in zip(regions, settings.regions, strict=True):
         found = probe_region(region, key)
         yield from found
         if worst(found) is not Severity.FAIL:
             sound.append(region)
+            yield from probe_promises(region, key, asks_lock=asks_lock(setting.url))
     yield from probe_places(sound, key, os.urandom)
     for setting in settings.regions:
         yield from probe_clock(setting.name, setting.url, now=lambda: datetime.now(UTC))
@@ -292,28 +304,3 @@ def _examine_regions(
         finally:
             store.close()
     yield from probe_repository(regions, settings.repository.repository, root, archive, writer)
-
-
-def probe_clock(name: str, url: str, *, now: Callable[[], datetime]) -> Iterator[Finding]:
-    """Compare our clock with the Date of an S3 server's answer, whatever it answers."""
-    from storage.url import S3Location, parse_region_url
-    from verifiers.probes import clock_finding
-
-    location = parse_region_url(url)
-    if not isinstance(location, S3Location):
-        return
-    endpoint = location.endpoint_url or f"https://s3.{location.region_name or 'us-east-1'}.amazonaws.com"
-    before = now()
-    try:
-        with urllib.request.urlopen(endpoint, timeout=CLOCK_TIMEOUT_S) as answer:
-            date = answer.headers.get("Date")
-    except urllib.error.HTTPError as refused:
-        date = refused.headers.get("Date")
-    except OSError:
-        return
-    if date is None:
-        return
-    middle = before + (now() - before) / 2
-    skew_s = (parsedate_to_datetime(date) - middle).total_seconds()
-    # The header has whole seconds, so half a second of what is seen may be rounding.
-    yield clock_finding(f"region.{name}.clock", name, skew_s + 0.5)

@@ -9,7 +9,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
-from cli.verify_options import verifier_options
+from cli.verify_options import verifier_options, with_paths
 
 if TYPE_CHECKING:
     from cli.drill_choice import DrillChoices
@@ -47,6 +47,7 @@ def start(
     corrective_action: str | None,
     owner: str | None,
     due: str | None,
+    mirror: bool,
     scheduled: bool,
 ) -> None:
     """Rehearse a recovery on scratch, measure it, and sign what was seen.
@@ -55,16 +56,13 @@ def start(
     (both); FILE is a scenario, as in examples/drills. Production is not touched, the store loses nothing, and
     what was restored is wiped. That it will run is logged before. Exit code 7 if a check failed.
     """
-    from dataclasses import replace
-
     from cli.drill_choice import DrillChoices
+    from cli.events_cluster import verified_over_mirror
     from cli.units import parse_duration
 
     app = current()
-    settings = app.settings()
-    config = settings.verify_or_default
-    changes: dict[str, Any] = {"scratch_dir": scratch, "key_file": key}
-    config = replace(config, **{name: path.absolute() for name, path in changes.items() if path is not None})
+    settings = verified_over_mirror(app.settings()) if mirror else app.settings()
+    config = with_paths(settings.verify_or_default, scratch_dir=scratch, key_file=key)
     kind, scenario = _chosen(what, config)
     if scenario is None and any((target, corrupted_at, without_region)):
         hint = "leave out --at, --corrupted-at and --without-region"

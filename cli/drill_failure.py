@@ -1,11 +1,12 @@
 """What the regions had at a drill's failure: looked at right before it is declared, for production goes on.
 
-Who looks after it sees what was archived since, and would count that as saved.
+Who looks after it sees what was archived since, and would count that as saved; and a backup that was taken
+since would make the recovery look shorter.  So the restore is planned from what was there then.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AtFailure:
-    """What all regions had and what those that are left had; ``head_at``: their newest signed end's time."""
+    """What all regions had, and those that are ``left``; ``head_at``: the time of their newest signed end."""
 
     lost: Lost
+    left: Looked
     head_at: datetime | None
+
+    def bound(self, looked: Looked) -> Looked:
+        """Return what was seen after the failure without what came after it."""
+        return replace(looked, survey=self.left.survey, heads=self.left.heads)
 
     def age_ms(self, failure_at: datetime) -> int | None:
         """Return how old the newest signed end was at the failure; one from the future is a clock's doing."""
@@ -39,7 +45,7 @@ def look_at_failure(run: DrillRun) -> AtFailure:
     if run.ready.cut is not None:
         left = _look(run, run.ready.cut)
     head = left.heads.get(left.archive)
-    return AtFailure(Lost(_end_of(every), _end_of(left)), None if head is None else head.at)
+    return AtFailure(Lost(_end_of(every), _end_of(left)), left, None if head is None else head.at)
 
 
 def _look(run: DrillRun, without: str | None) -> Looked:

@@ -76,7 +76,8 @@ def _restored(
     with open_reader(
         run.settings, identity_path=identity, first=ready.region, without=ready.cut, counts=counts
     ) as reader:
-        looked = look(reader, run.source, run.app.output)
+        anew = look(reader, run.source, run.app.output)
+        looked = seen.bound(anew)
         plan = plan_from(looked, reader, run.source, target.target, run.app.output, backup_id=target.backup)
         check_room(run.place.path, plan.backup.size_bytes)
         request = replace(
@@ -105,7 +106,7 @@ def _restored(
             age_ms=seen.age_ms(failure.at),
             locks=least_locks(reader.store.regions, plan),
         )
-        facts = with_map(facts, reader, looked, run.app.output)
+        facts = with_map(facts, reader, anew, run.app.output)
     steps.stop()
     drill = RestoreDrill(
         _scenario(run),

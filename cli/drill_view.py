@@ -35,9 +35,10 @@ _UNITS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The log, and the reports that it tells of, in its order."""
+    """The log, and the reports that it tells of, in its order; ``system_identifier``: the only cluster's."""
 
     key_id: str
+    system_identifier: int | None
     entries: Sequence[LogEntry]
     reports: Sequence[Predicate]
 
@@ -45,10 +46,12 @@ class Record:
 def read_record(app: App, region: str | None, verifier: Path | None) -> Record:
     """Read the log and every report.  Raises NotAuthentic, NoGoodCopy, StoreError."""
     with open_source(app, Source(region=region)) as reader:
+        systems = {archive.system_identifier for archive in reader.repository.archives()}
+        system = systems.pop() if len(systems) == 1 else None
         key = find_verifier(app, reader, verifier)
         state = read_log(reader.store, reader.repository.repository_id, key)
         reports = [read_report(reader.store, key, one).predicate for one in logged_reports(state.covered)]
-    return Record(key.key_id, state.covered, reports)
+    return Record(key.key_id, system, state.covered, reports)
 
 
 def read_drill(app: App, wanted: str, region: str | None, verifier: Path | None) -> SignedStatement:
@@ -184,7 +187,7 @@ def tell_series(app: App, record: Record) -> None:
     """Show what is due, what was missed, and each drill with its metrics; then their trend."""
     config = app.settings().verify_or_default
     now = datetime.now(UTC)
-    planned = planned_drills(record.entries, config.drills.every_s, now)
+    planned = planned_drills(record.entries, config.drills.every_s, now, record.system_identifier)
     rows = drill_rows(record.entries, record.reports)
     app.output.table(
         ["drill", "every", "last", "next", "missed"],

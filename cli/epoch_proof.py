@@ -7,6 +7,7 @@ transactions in microseconds: where two branches agree on such a record they agr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -92,6 +93,31 @@ class ArchiveProof:
             if header.transactions is not None or has_begin:
                 return Sameness.SAME
         return Sameness.UNKNOWN
+
+    def holds(self, segment: SegmentName, wal_bytes: int, sha256: str) -> bool:
+        """Tell whether the archive's WAL of a segment begins with ``wal_bytes`` bytes of that digest.
+
+        Raises StoreError.
+        """
+        base = segment.start_offset(self._segment_bytes)
+        for span in self._way(segment.timeline):
+            content = bytearray()
+            if span.timeline != segment.timeline:
+                continue
+            for key in self._repository.wal.objects(span.archive, segment.timeline, from_segment=segment):
+                if key.segment != segment or len(content) >= wal_bytes:
+                    break
+                start, end = _range_of(key, self._segment_bytes)
+                at = base + len(content)
+                if not start.offset <= at < end.offset:
+                    continue  # a second attempt, or what comes after a hole
+                try:
+                    content += self._repository.read_wal(key, self._keys)[at - start.offset :]
+                except (NotAuthentic, KeyMissing, ObjectMissing):
+                    continue
+            if len(content) >= wal_bytes and hashlib.sha256(content[:wal_bytes]).hexdigest() == sha256:
+                return True
+        return False
 
     def _begun_at(self, timeline: TimelineId) -> LSN | None:
         for history in self._histories.get(self._archive, ()):

@@ -225,6 +225,14 @@ RULES: tuple[ErrorRule, ...] = (
         "pitr doctor",
     ),
     ErrorRule(
+        domain.NameTaken,
+        9003,
+        ExitCode.STORAGE,
+        "too many regions hold something else, which no writer put, under the name of an object",
+        "remove it there by hand; docs/config-regions.md",
+        also=(store.CopyInTheWay,),
+    ),
+    ErrorRule(
         domain.NotInitialised,
         1,
         ExitCode.NOT_INITIALISED,
@@ -382,19 +390,3 @@ def _cause(error: BaseException) -> str | None:
             texts.append(str(cause).strip())
         cause = cause.__cause__
     return "; ".join(texts) or None
-
-
-def exit_code_table() -> str:
-    """Return docs/exit-codes.md's two tables in Markdown."""
-    lines = ["| code | meaning |", "|---|---|"]
-    lines += [f"| {code.value} | {meaning} |" for code, meaning in EXIT_MEANINGS.items()]
-    lines += [
-        "",
-        "| error | exit code | meaning | next, if the message names nothing better |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| PITR-{rule.number:04d} | {rule.exit_code.value} | {rule.meaning} | {rule.next} |"
-        for rule in sorted(RULES, key=lambda rule: (rule.exit_code, rule.number))
-    ]
-    return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from cli.events_settings import EventsSettings, MirrorSettings
+    from cli.settings import Settings
     from pitr.events.broker import Broker
     from pitr.events.kafka import KafkaBroker
     from pitr.events.mirror_names import MirrorNames
@@ -62,6 +63,16 @@ def mirror_of(settings: EventsSettings) -> MirrorSettings:
             "the configuration has no [events.mirror]", hint="it says where the copy is; see docs/events.md"
         )
     return settings.mirror
+
+
+def verified_over_mirror(settings: Settings) -> Settings:
+    """Return the settings of a verification that asks the mirror for its events.  Raises NotInitialised."""
+    from pitr.errors import NotInitialised
+
+    if settings.events is None:
+        raise NotInitialised("the configuration has no [events]", hint="see docs/events.md")
+    mirror = replace(mirror_of(settings.events), verify=True)
+    return replace(settings, events=replace(settings.events, mirror=mirror))
 
 
 @contextmanager

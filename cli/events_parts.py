@@ -11,7 +11,7 @@ from cli.errors import ConfigRefused
 from cli.events_settings import EventsSettings
 from cli.kafka_client import open_kafka
 from pitr.errors import NotInitialised
-from pitr.events.broker import BrokerRefused, EventRecord, GroupState
+from pitr.events.broker import BrokerRefused, ClusterNow, EventRecord
 from pitr.events.partition import TopicPartition
 
 if TYPE_CHECKING:
@@ -40,11 +40,8 @@ class ConfiguredSource:
         self._opened: KafkaBroker | None = None
         self._clock: KafkaClock | None = None
 
-    def cluster_id(self) -> str:
-        return self._broker().cluster_id()
-
-    def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
-        return self._broker().topic_ids(names)
+    def now(self, names: Iterable[str]) -> ClusterNow:
+        return self._broker().now(names)
 
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._broker().ends(partitions)
@@ -52,8 +49,10 @@ class ConfiguredSource:
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._broker().begins(partitions)
 
-    def group(self, name: str) -> GroupState:
-        return self._broker().group(name)
+    def committed(
+        self, groups: Iterable[str], partitions: Iterable[TopicPartition]
+    ) -> Mapping[str, Mapping[TopicPartition, int]]:
+        return self._broker().committed(groups, partitions)
 
     def last_records(
         self, ends: Mapping[TopicPartition, int], budget_s: float

@@ -23,6 +23,8 @@ class MirrorSettings:
     policy: Literal["default", "identity"]
     separator: str
     syncs_topic: str
+    verify: bool = False
+    """Whether verifications and drills ask it for the events, and not the source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,9 +18,10 @@ from cli.units import parse_duration, parse_pair
 if TYPE_CHECKING:
     from cli.settings import Settings
     from cli.wiring import Reader
+    from pitr.abandoned import AbandonedAttempt
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
-    from pitr.expire_record import ExpiryPolicy
+    from pitr.expire_record import BesidePlan, ExpiryPolicy
     from pitr.expiry_reader import ListedExpiry
     from pitr.layout import ArchiveId
     from pitr.retention import ExpiryPlan
@@ -80,7 +81,7 @@ def expire(
     in doubt nothing is deleted, and the exit code is 7. What is gone is signed first, then manifests go,
     and after --grace the rest: by the next run, as a rule. A run that was killed is finished by the next.
     """
-    from cli.expire_view import freed_bytes, plan_fields, show_plan
+    from cli.expire_view import beside_fields, freed_bytes, plan_fields, show_beside, show_plan
     from cli.reading import choose_archive
     from cli.wiring import open_reader
     from pitr.errors import MalformedValue
@@ -110,11 +111,15 @@ def expire(
         plan = plan_expiry(
             look.survey, window=policy.window, minimum_full_backups=policy.minimum_full_backups, now=now
         )
+        plan = replace(plan, attempts=_abandoned(app, reader, look, now))
         pending = [reader.repository.expiry.newest(each) for each in look.archives]
         freed = freed_bytes(plan, reader.store.regions)
         show_plan(app.output, plan, freed)
         app.partial_result = fields = plan_fields(plan, freed)
-        reasons, records = _prepare(app, reader, look, plan, pending, policy, now)
+        beside = _plan_beside(reader, look, plan, pending)
+        show_beside(app.output, beside)
+        fields["beside"] = beside_fields(beside)
+        reasons, records = _prepare(app, reader, look, plan, pending, policy, now, beside)
         if reasons:
             _refuse(reasons)
         if not confirm:
@@ -167,6 +172,41 @@ def _look(app: App, reader: Reader, archive: ArchiveId) -> _Look:
     return _Look(survey, manifests, result.unseen, doubts)
 
 
+def _plan_beside(
+    reader: Reader, look: _Look, plan: ExpiryPlan, pending: Sequence[ListedExpiry | None]
+) -> dict[ArchiveId, BesidePlan]:
+    """Return what goes of fences, of a mirror's pairs and of snapshots of Redis, by archive."""
+    from pitr.catalogue.expiry_record import GoneBeside
+    from pitr.expire_beside import plan_beside
+    from pitr.retention_beside import first_moment, first_positions
+
+    positions, moment = first_positions(look.survey, plan), first_moment(plan)
+    return {
+        archive: plan_beside(
+            reader.repository,
+            archive,
+            GoneBeside() if previous is None else previous.record.beside,
+            positions.get(archive),
+            moment,
+        )
+        for archive, previous in zip(look.archives, pending, strict=True)
+    }
+
+
+def _abandoned(app: App, reader: Reader, look: _Look, now: datetime) -> tuple[AbandonedAttempt, ...]:
+    """Return the attempts at backups that nobody goes on with any more.  Raises StoreError."""
+    from pitr.abandoned import abandoned_before
+    from pitr.expire_attempts import find_abandoned
+
+    before = abandoned_before(now, timedelta(seconds=app.settings().backup.deadline_s))
+    regions = _answering(reader, look)
+    return tuple(
+        attempt
+        for archive in look.archives
+        for attempt in find_abandoned(reader.repository, archive, regions, before=before, now=now)
+    )
+
+
 def _prepare(
     app: App,
     reader: Reader,
@@ -175,6 +215,7 @@ def _prepare(
     pending: Sequence[ListedExpiry | None],
     policy: ExpiryPolicy,
     now: datetime,
+    beside: Mapping[ArchiveId, BesidePlan],
 ) -> tuple[list[str], list[ExpireRecord]]:
     """Prove the plan and look for what freezes expiry; return the reasons and the records to sign."""
     from pitr.expire_check import freezing_signals, missing_copies
@@ -217,6 +258,7 @@ def _prepare(
             reader.store.regions,
             policy=policy,
             now=now,
+            beside=beside[archive],
         )
         for archive, previous in zip(look.archives, pending, strict=True)
     ]

@@ -15,6 +15,8 @@ from storage.store import StoreError
 if TYPE_CHECKING:
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
+    from pitr.expire_record import BesidePlan
+    from pitr.layout import ArchiveId
     from pitr.planner import RestorableStretch
     from storage.regions import Region
 
@@ -43,6 +45,10 @@ def show_plan(output: Output, plan: ExpiryPlan, freed: Mapping[str, int | None])
         output.warn(f"nothing goes where a hole is: {hole}")
     for wal in plan.wal:
         output.line(f"WAL of archive {wal.archive}: EXPIRE {wal.first} to {wal.last}")
+    for attempt in plan.attempts:
+        output.line(
+            f"interrupted backup {attempt.backup}: EXPIRE, it has no manifest and nobody goes on with it"
+        )
     for name, size_bytes in freed.items():
         output.line(f"frees {'?' if size_bytes is None else format_bytes(size_bytes)} in region {name}")
     output.line(f"restorable before: {_range_text(plan.before)}")
@@ -56,14 +62,12 @@ def freed_bytes(plan: ExpiryPlan, regions: Sequence[Region]) -> dict[str, int | 
     """
     if plan.is_empty:
         return {}
+    prefixes = [backup_prefix(each.archive, each.backup) for each in plan.expired]
+    prefixes += [backup_prefix(each.archive, each.backup) for each in plan.attempts]
     freed: dict[str, int | None] = {}
     for region in regions:
         try:
-            packs = sum(
-                info.size_bytes
-                for each in plan.expired
-                for info in region.store.list_objects(backup_prefix(each.archive, each.backup))
-            )
+            packs = sum(info.size_bytes for prefix in prefixes for info in region.store.list_objects(prefix))
             wal = sum(
                 info.size_bytes
                 for each in plan.wal
@@ -96,6 +100,7 @@ def plan_fields(plan: ExpiryPlan, freed: Mapping[str, int | None]) -> dict[str, 
             }
             for wal in plan.wal
         ],
+        "interrupted": [{"archive": str(each.archive), "backup": each.backup} for each in plan.attempts],
         "holes": list(plan.holes),
         "freed_bytes": dict(freed),
         "restorable_before": _range_fields(plan.before),
@@ -114,6 +119,30 @@ def _range_fields(stretches: Sequence[RestorableStretch]) -> Mapping[str, object
     }
 
 
+def show_beside(output: Output, plans: Mapping[ArchiveId, BesidePlan]) -> None:
+    """Write what goes beside WAL and backups, and why some of it stays that might go."""
+    for archive, plan in plans.items():
+        for kind, first in plan.first.items():
+            output.line(f"{kind} of archive {archive}: EXPIRE objects before number {first}")
+        for name in plan.snapshots:
+            output.line(f"snapshot of archive {archive}: EXPIRE {name}")
+        for why in plan.stays:
+            output.warn(why)
+
+
+def beside_fields(plans: Mapping[ArchiveId, BesidePlan]) -> list[dict[str, object]]:
+    """Return the same for JSON."""
+    return [
+        {
+            "archive": str(archive),
+            "first_kept": {str(kind): first for kind, first in plan.first.items()},
+            "snapshots": list(plan.snapshots),
+            "stays": list(plan.stays),
+        }
+        for archive, plan in plans.items()
+    ]
+
+
 def show_outcomes(
     output: Output, outcomes: Sequence[RegionDeletion], records: Sequence[ExpireRecord]
 ) -> None:
@@ -121,8 +150,10 @@ def show_outcomes(
     for one in outcomes:
         text = f"region {one.region}: {one.deleted} objects deleted, {format_bytes(one.deleted_bytes)}"
         output.line(text + (f"; {one.refused} refused" if one.refused else ""))
-    later = [gone.delete_after for record in records for gone in record.backups]
+    later = [delete_after for record in records for delete_after in record.deletions.values()]
     later += [gone.delete_after for record in records for gone in record.wal]
+    later += [gone.delete_after for record in records for gone in record.beside.below]
+    later += [gone.delete_after for record in records for gone in record.beside.snapshots]
     if later and max(later) > max(record.at for record in records):
         output.line(f"the rest goes with the next run after {instant_text(max(later))}")
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from cli.snapshot import FenceSnapshot
 from pitr.errors import AlreadyRunning, PitrError
 from pitr.events.fence_store import FenceWriter, WrittenFence
-from pitr.events.fence_take import Identities, Offsets, OffsetSource, TakenFence, take_fence
+from pitr.events.fence_take import Identities, LogBegins, Offsets, OffsetSource, TakenFence, take_fence
 from storage.store import ObjectConflict, StoreError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class FenceKeeper:
         self._broker_clock = broker_clock
         self._identify = identify
         self._source = source
+        self._begins = LogBegins(source)
         self._marker = marker
         self._writer = writer
         self._settings = settings
@@ -158,6 +159,7 @@ class FenceKeeper:
             now=_now,
             broker_clock=self._broker_clock,
             identify=self._identify,
+            begins=self._begins,
         )
         took_s = time.monotonic() - began
         fence = taken.fence

@@ -30,6 +30,7 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
     from dataclasses import replace
 
     from cli.verify_log import open_log
+    from cli.wiring import host_repository
     from pitr.postgres.paused_replay import paused_replay
     from pitr.postgres.scratch_session import ScratchSession, databases_of
     from verifiers.fingerprint import Fingerprint, put_fingerprint
@@ -50,6 +51,8 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
         with paused_replay(standby) as at:
             names = databases_of(standby, superuser=None, timeout_s=60.0)
             digests = cluster_digests(names, session)
+        known = host_repository(settings, opened.store).archives()
+        epochs = [one.epoch for one in known if one.system_identifier == at.system_identifier]
         taken = Fingerprint(
             settings.repository.repository,
             at.system_identifier,
@@ -58,6 +61,7 @@ def fingerprint(standby: str, key: Path | None, timeout_s: int) -> None:
             begun_at,
             at.server_version,
             digests,
+            max(epochs, default=None),
         )
         object_key = put_fingerprint(opened.store, taken, opened.log.signer)
     rows = sum(one.rows for one in digests.tables)

@@ -70,6 +70,11 @@ _DEFAULT_DSN = "host=/var/run/postgresql dbname=postgres"
 @click.option(
     "--identity-out", type=click.Path(path_type=Path), help="Where the new identity goes (default: in --dir)."
 )
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help="With --identity: the recovery certificate of the restored server (default: beside its data).",
+)
 @click.option("--create-directories", is_flag=True, help="Make the directories of file:// regions.")
 @click.option(
     "--metrics", default="127.0.0.1:9187", show_default=True, help="Where the daemon shows metrics."
@@ -88,6 +93,7 @@ def init(
     recipients: tuple[str, ...],
     identity_in: Path | None,
     identity_out: Path | None,
+    certificate: Path | None,
     create_directories: bool,
     metrics: str,
     non_interactive: bool,
@@ -106,7 +112,7 @@ def init(
     app = current()
     asks = not non_interactive and app.output.is_interactive() and not app.output.is_json
     if identity_in is not None and dsn is None and not regions:
-        kept = request_of(app, directory, identity_in)
+        kept = request_of(app, directory, identity_in, certificate)
         if kept is not None:
             tell(app, carry_out(app, kept))
             return
@@ -129,6 +135,7 @@ def init(
         timezone=app.zone,
         metrics_listen=metrics,
         wal_source=wal_source,
+        certificate=certificate,
     )
     _check_before(request)
     tell(app, carry_out(app, request))
@@ -144,7 +151,9 @@ def _parse_recipients(texts: tuple[str, ...]) -> tuple[Recipient, ...]:
         raise UsageRefused(f"--recipient: {error.message}") from error
 
 
-def request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None:
+def request_of(
+    app: App, directory: Path, identity: Path, certificate: Path | None = None
+) -> SetupRequest | None:
     """Return the request that this host's configuration stands for; None if it has none."""
     from cli.config import find_config_or_none, load_settings
     from cli.setup_request import SetupRequest
@@ -170,6 +179,7 @@ def request_of(app: App, directory: Path, identity: Path) -> SetupRequest | None
         creates_directories=False,
         kept=settings,
         wal_source=settings.wal.source,
+        certificate=certificate,
     )
 
 

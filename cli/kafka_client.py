@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from cli.errors import ConfigRefused
 
 if TYPE_CHECKING:
-    from pitr.events.kafka import KafkaBroker, KafkaSettings
+    from pitr.events.kafka import KafkaBroker
+    from pitr.events.kafka_link import KafkaSettings
 
 FILE_BYTES_MAX = 64 * 1024
 # What says how to reach and trust a cluster.  How it is read is ours to say; nothing here loads a program.
@@ -70,6 +71,6 @@ def open_kafka(bootstrap: str, client_file: Path | None) -> KafkaBroker:
 
 def kafka_settings(bootstrap: str, client_file: Path | None) -> KafkaSettings:
     """Return where a cluster is, and how to speak with it.  Raises ConfigRefused."""
-    from pitr.events.kafka import KafkaSettings
+    from pitr.events.kafka_link import KafkaSettings
 
     return KafkaSettings(bootstrap, read_client_file(client_file))

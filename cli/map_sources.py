@@ -12,7 +12,7 @@ from pitr.event_reader import EventReader
 from pitr.pipeline.sign import encode_time
 from pitr.region_holdings import find_holdings
 from pitr.survey import ArchiveEnd
-from pitr.timeline_causes import damaged_wal, expired_wal
+from pitr.timeline_causes import damaged_wal, expired_wal, unproven_past
 from pitr.timeline_events import event_causes
 from pitr.timeline_map import MapSources, TimelineMap, map_timelines
 from storage.store import StoreError
@@ -59,6 +59,7 @@ def map_sources(
     known = [*event_causes(one.record for page in pages for one in page.events)]
     if segment_bytes is not None:
         known += [*expired_wal(records, segment_bytes), *damaged_wal(result.refused, segment_bytes)]
+    known += unproven_past(survey.epochs, survey.histories, survey.units)
     return MapSources(
         survey=survey,
         ends={one: ArchiveEnd.of(heads.get(one), answers) for one in own},

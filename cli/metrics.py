@@ -96,6 +96,11 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
         lambda s: None if s.backup.last_result is None else float(s.backup.last_result == "done"),
     ),
     (
+        "pitr_backup_bad_pages",
+        "Pages that the last full backup found bad, and those that others found since.",
+        lambda s: float(s.backup.bad_pages),
+    ),
+    (
         "pitr_backup_running",
         "1 while a base backup is taken.",
         lambda s: float(s.backup.running_step is not None),
@@ -151,6 +156,9 @@ _COUNTERS: tuple[tuple[str, str, Callable[[DaemonSnapshot], float]], ...] = (
 )
 
 
+_REDIS_AGE = ("pitr_redis_snapshot_age_seconds", "Age of the newest snapshot of a site of Redis.")
+
+
 class SnapshotCollector(Collector):
     """Turns a snapshot into metrics."""
 
@@ -176,8 +184,15 @@ class SnapshotCollector(Collector):
             yield counter
         yield from _region_metrics(snapshot)
         yield from _task_metrics(snapshot)
+        redis = GaugeMetricFamily(*_REDIS_AGE, labels=["name"])
+        for site in snapshot.redis:
+            if site.age_s is not None:
+                redis.add_metric([site.name], site.age_s)
+        yield redis
         events = CounterMetricFamily(
-            "pitr_events", "What happened since the start; wal-lost: ever.", labels=["kind"]
+            "pitr_events",
+            "What happened since the start; wal-lost, writers-conflict, commits-released: ever.",
+            labels=["kind"],
         )
         for kind, number in sorted(snapshot.events.items()):
             events.add_metric([kind], number)
@@ -224,7 +239,11 @@ def metric_names() -> list[tuple[str, str]]:
         ("pitr_task_overdue", "1 if the task is past its deadline."),
         ("pitr_task_runs_total", "Runs of the task since the start."),
         ("pitr_task_failures_total", "Failed runs since the start."),
-        ("pitr_events_total", "What happened since the start; wal-lost: ever."),
+        _REDIS_AGE,
+        (
+            "pitr_events_total",
+            "What happened since the start; wal-lost, writers-conflict, commits-released: ever.",
+        ),
     ]
     return names
 

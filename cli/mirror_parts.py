@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cli.context import App
     from cli.events_settings import EventsSettings, MirrorSettings
     from cli.mirror_keeper import MirrorKeeper
+    from cli.wiring import Reader
     from pitr.datakeys import HostKeys
     from pitr.events.fence import Fence
     from pitr.events.mirror_plan import MirrorPlan
@@ -42,14 +43,15 @@ def mirror_names(settings: MirrorSettings) -> MirrorNames:
 
 
 @contextmanager
-def open_pairs(app: App, settings: MirrorSettings, source: Source, faults: list[str]) -> Iterator[PairSource]:
+def open_pairs(
+    app: App, settings: MirrorSettings, source: Source, faults: list[str], reader: Reader | None = None
+) -> Iterator[PairSource]:
     """Yield the pairs of the daemon on this host, else those in the store: the host may be gone.
 
-    ``faults`` gets what is wrong with the store's.  Raises BookFailed, NotAuthentic, KeyMissing, StoreError.
+    ``reader`` is the store if it is open already, ``faults`` gets what is wrong with its pairs.  Raises
+    BookFailed, NotAuthentic, KeyMissing, StoreError.
     """
-    from pitr.datakeys import DataKeys
     from pitr.events.sync_book import SyncBook
-    from pitr.events.sync_store import SyncReader
 
     path = app.settings().daemon.state_dir / PAIRS_NAME
     if path.exists():
@@ -59,17 +61,29 @@ def open_pairs(app: App, settings: MirrorSettings, source: Source, faults: list[
         finally:
             book.close()
         return
-    with open_source(app, source) as reader:
-        if reader.identity is None:
-            raise KeyMissing(
-                "the mirror's pairs of offsets are sealed: only an identity opens them",
-                hint="give it with --identity FILE, or ask on the daemon's host",
-            )
-        keys = DataKeys(reader.repository, reader.identity.identity)
-        archive = choose_archive(reader.repository, source.archive)
-        found = SyncReader(reader.repository, archive).read(settings.source_alias, keys)
-    faults.extend(found.faults)
+    if reader is not None:
+        yield stored_pairs(reader, settings, source, faults)
+        return
+    with open_source(app, source) as opened:
+        found = stored_pairs(opened, settings, source, faults)
     yield found
+
+
+def stored_pairs(reader: Reader, settings: MirrorSettings, source: Source, faults: list[str]) -> PairSource:
+    """Return the pairs in the store.  Raises NotAuthentic, KeyMissing, StoreError."""
+    from pitr.datakeys import DataKeys
+    from pitr.events.sync_store import SyncReader
+
+    if reader.identity is None:
+        raise KeyMissing(
+            "the mirror's pairs of offsets are sealed: only an identity opens them",
+            hint="give it with --identity FILE, or ask on the daemon's host",
+        )
+    keys = DataKeys(reader.repository, reader.identity.identity)
+    archive = choose_archive(reader.repository, source.archive)
+    found = SyncReader(reader.repository, archive).read(settings.source_alias, keys)
+    faults.extend(found.faults)
+    return found
 
 
 def mirror_keeper(

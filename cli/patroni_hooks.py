@@ -206,6 +206,7 @@ def _chosen(*, workers: int, superuser: str | None, is_delta: bool) -> Chosen:
         replay=False,
         handlers=None,
         accepted=(),
+        mirror=False,
     )
 
 

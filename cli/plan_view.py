@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 def show_plan(output: Output, plan: RestorePlan, zone: str, *, into: str | None = None) -> None:
     """Write the plan as a person reads it before a restore."""
-    backup, stored = plan.backup, format_bytes(plan.backup_bytes)
+    backup, stored, wal = plan.backup, format_bytes(plan.backup_bytes), format_bytes(plan.wal_bytes)
     rows = [
         ("target", plan.target.describe(zone)),
         ("archive", str(plan.archive)),
         ("backup", f"{backup.backup} ({backup.type}), complete {_moment(backup.stopped_at, zone)}"),
         ("", f"{format_bytes(backup.size_bytes)} in {backup.files} files, {stored} stored"),
-        ("WAL", f"{plan.segments} segments from {plan.links[0].start} to {plan.wal_end}"),
+        ("WAL", f"{plan.segments} segments, {wal}, from {plan.links[0].start} to {plan.wal_end}"),
     ]
     if plan.parents:
         rows.insert(
@@ -119,6 +119,7 @@ def plan_fields(plan: RestorePlan, zone: str) -> dict[str, object]:
         "wal_start": str(plan.links[0].start),
         "wal_end": str(plan.wal_end),
         "wal_segments": plan.segments,
+        "wal_bytes": plan.wal_bytes,
         "wal_path": [
             {
                 "archive": str(span.archive),

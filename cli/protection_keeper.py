@@ -16,6 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from cli.looking import look_and_go_on
 from pitr.archive_values import Acknowledgement, ArchiveStatus
 from pitr.catalogue.event_record import EventKind, Happening
 from pitr.errors import ServerRefused, ServerUnavailable
@@ -176,7 +177,7 @@ class ProtectionKeeper:
 
     def _keep(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
-            self.step()
+            look_and_go_on("the look at who waits", self.step, self._log.critical)
 
     def step(self) -> None:
         """Look, and act on it."""

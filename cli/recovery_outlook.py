@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from cli.forecast import forecast_fields, learn_from
+from cli.looking import look_and_go_on
 from pitr.errors import AlreadyRunning, PitrError
 from storage.store import StoreError
 from verifiers.rto_model import RtoModel, Work
@@ -120,4 +121,4 @@ class RecoveryOutlook:
 
     def _look_until_stopped(self) -> None:
         while not self._stopping.wait(LOOK_EVERY_S):
-            self.look()
+            look_and_go_on("the forecast", self.look, self._log.error)

@@ -11,6 +11,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
+from cli.events_cluster import mirror_option
 from cli.output import format_bytes, format_seconds
 from cli.reading import Source, open_source, source_of, source_options
 from cli.target import local_zone, read_target, target_options
@@ -44,6 +45,7 @@ class Chosen(TypedDict):
     replay: bool
     handlers: Path | None
     accepted: tuple[str, ...]
+    mirror: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ class Wanted:
     metavar="TOPIC[N]",
     help="With --replay: go on without events that are gone; may be repeated.",
 )
+@mirror_option
 @click.option("--dry-run", is_flag=True, help="Show the plan, check the target directory, write nothing.")
 @common_options
 def restore(
@@ -188,6 +191,7 @@ def _restore(
 ) -> None:
     """Plan, show, confirm and carry out."""
     from cli.copy_faults import telling_faults
+    from cli.plan_sources import show_forecast, show_regions
     from cli.plan_view import plan_fields, show_plan
     from cli.restore_again import asked_of, make_plan_again
     from cli.restore_choices import show_delta
@@ -198,12 +202,17 @@ def _restore(
     app.partial_result = fields
     result = None
     with open_source(app, source) as reader, telling_faults(app.output, reader.store, fields):
-        plan = make_plan_again(
+        planned = make_plan_again(
             reader, source, wanted.target, app.output, wanted.meant, into, replaces=chosen["delta"]
         )
+        plan = planned.plan
         plan_s = time.monotonic() - begun
         show_plan(app.output, plan, zone, into=str(into))
         fields |= {"plan": plan_fields(plan, zone), "into": str(into), "is_dry_run": is_dry_run}
+        fields["regions"] = show_regions(app.output, reader.standings, planned.silent)
+        # It reads reports; where nobody looks at it before the restore begins, it only costs time.
+        if is_dry_run or not app.is_yes:
+            fields["forecast"] = show_forecast(app, reader, source, plan, planned.backups)
         if replay is not None and replay.is_restored() and not is_dry_run:
             fields["replay"] = replay.go_on(_request(app, reader, plan, into, wanted.action, chosen), reader)
             app.output.finish(fields)

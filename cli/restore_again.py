@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.output import Output
-from cli.planning import make_plan
+from cli.plan_sources import Planned
+from cli.planning import look, plan_from
 from cli.reading import Source
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from cli.wiring import Reader
     from pitr.recovery import RecoveryTarget
     from pitr.restore_aim import Asked
-    from pitr.restore_plan import RestorePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ def asked_of(meant: Meant, into: Path, source: Source, action: str, chosen: Chos
     words += ["--delta"] if chosen["delta"] else []
     words += ["--start"] if chosen["start"] else []
     words += ["--replay"] if chosen["replay"] else []
+    words += ["--mirror"] if chosen["mirror"] else []
     words += [] if chosen["handlers"] is None else ["--handlers", str(chosen["handlers"])]
     words += [word for one in chosen["accepted"] for word in ("--accept-gap", one)]
     return Asked(shlex.join(meant.words), shlex.join(words), datetime.now(UTC))
@@ -77,24 +78,28 @@ def make_plan_again(
     into: Path,
     *,
     replaces: bool,
-) -> RestorePlan:
+) -> Planned:
     """Return the plan: where the same words began a restore that was interrupted, the one to its moment.
 
-    Raises as ``make_plan``, and RestoreRefused if that restore cannot be gone on with.
+    Raises as ``plan_from``, and RestoreRefused if that restore cannot be gone on with.
     """
     from pitr.errors import RestoreRefused, TargetRefused
     from pitr.restore_again import interrupted_aim
 
     aim = interrupted_aim(into.absolute(), replaces=replaces)
     if aim is None or aim.asked.target != shlex.join(meant.words):
-        return make_plan(reader, source, parsed, output, backup_id=meant.backup, without=meant.without)
+        looked = look(reader, source, output, without=meant.without)
+        plan = plan_from(looked, reader, source, parsed, output, backup_id=meant.backup)
+        return Planned(plan, looked.survey.backups, looked.read.unseen)
     output.note(f"goes on with {aim}")
     source = replace(source, archive=str(aim.archive))
     try:
-        return make_plan(reader, source, aim.target, output, backup_id=aim.backup)
+        looked = look(reader, source, output)
+        plan = plan_from(looked, reader, source, aim.target, output, backup_id=aim.backup)
     except TargetRefused as cause:
         raise RestoreRefused(
             f"{into} holds an interrupted restore that cannot be gone on with",
             detail=f"{aim}; {cause.message}" + (f": {cause.detail}" if cause.detail else ""),
             hint=f"move {into} and {into}.pitr away, and begin anew",
         ) from cause
+    return Planned(plan, looked.survey.backups, looked.read.unseen)

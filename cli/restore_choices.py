@@ -31,6 +31,8 @@ def check_choices(chosen: Chosen, action: Action, identity: Path | None) -> None
         raise UsageRefused("--replay goes with --start only")
     if not chosen["replay"] and (chosen["handlers"] is not None or chosen["accepted"]):
         raise UsageRefused("--handlers and --accept-gap go with --replay only")
+    if chosen["mirror"] and not chosen["replay"]:
+        raise UsageRefused("--mirror goes with --replay only")
     if chosen["replace_cluster"] is not None and not chosen["delta"]:
         raise UsageRefused("--replace-cluster goes with --delta only")
     if chosen["wal_dir"] is not None and not chosen["wal_dir"].is_absolute():

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 from cli.context import App
 from cli.errors import ChecksFailed
 from cli.events_asking import Choice, of_reader
-from cli.events_cluster import open_cluster
+from cli.events_cluster import mirror_of, open_cluster
 from cli.events_plan_view import refuse_gaps, show_plan, unaccepted
 from cli.events_replay import read_partition, run_replay, show_result
 from cli.events_settings import EventsSettings
 from cli.events_sink import LoadedHandlers, check_targets, events_settings_of, load_handlers, read_plan
-from cli.kafka_client import open_kafka
+from cli.mirror_parts import open_pairs
 from cli.reading import Source
 from pitr.errors import PitrError, RestoreRefused
-from pitr.events.plan_build import build_plan
+from pitr.events.mirror_plan import MirrorPlan, build_mirror_plan
+from pitr.events.plan_build import PlanRequest, build_plan
 from pitr.events.plan_code import encode_plan
 from pitr.events.reconcile import Reconciled, Replayed, reconcile, unreconciled
 from pitr.events.replay import ReplayRequest
@@ -44,6 +45,8 @@ from storage.synced_file import replace_synced
 if TYPE_CHECKING:
     from cli.restore import Chosen
     from cli.wiring import Reader
+    from pitr.events.broker import Broker
+    from pitr.events.mirror_names import MirrorNames
     from pitr.events.partition import TopicPartition
     from pitr.events.plan import ReplayPlan
     from pitr.restore_request import RestoreRequest, RestoreResult
@@ -66,6 +69,8 @@ class RestoreReplay:
     into: Path
     made: ReplayCertificate
     accepted: frozenset[TopicPartition]
+    is_mirror: bool
+    """Whether the copy in another region is read, and never the cluster beside the database."""
     role: str = ""
     """The restored cluster's superuser; known with the request."""
 
@@ -74,7 +79,7 @@ class RestoreReplay:
         """Check all that can be checked before the first byte.  Raises NotInitialised, ConfigRefused, …"""
         settings = events_settings_of(app)
         loaded = load_handlers(chosen["handlers"], settings)
-        with open_cluster(settings, is_mirror=False) as cluster:
+        with open_cluster(settings, is_mirror=chosen["mirror"]) as cluster:
             check_targets(loaded.handlers, settings.flows, cluster)
         into = into.absolute()
         names = tuple(sorted(set(chosen["accepted"])))
@@ -87,6 +92,7 @@ class RestoreReplay:
             into,
             ReplayCertificate(target, str(into), ReplayState.RESTORING, accepted_gaps=names),
             frozenset(map(read_partition, names)),
+            chosen["mirror"],
         )
 
     # -- what an earlier run has reached
@@ -178,20 +184,31 @@ class RestoreReplay:
         """Make the plan against the restored server, show it, and make it durable."""
         choice = Choice([self.settings.flows[name] for name in sorted(self.settings.flows)], LOOK_BACK)
         output = self.app.output
-        broker = open_kafka(self.settings.bootstrap, self.settings.client_file)
-        try:
-            with of_reader(output, self._dsn(instance), reader, self.source, choice) as request:
-                plan = build_plan(request, broker)
-        finally:
-            broker.close()
+        over: MirrorPlan | None = None
+        with (
+            open_cluster(self.settings, is_mirror=self.is_mirror) as cluster,
+            of_reader(output, self._dsn(instance), reader, self.source, choice) as request,
+        ):
+            if cluster.names is None:
+                plan = build_plan(request, cluster.broker)
+            else:
+                over = self._over_mirror(cluster.own, cluster.names, request, choice, reader)
+                plan = over.plan
         for fault in choice.faults:
             output.warn(fault)
-        show_plan(output, plan)
+        show_plan(output, plan, over)
         refuse_gaps(unaccepted(plan, self.made.accepted_gaps))
         replace_synced(self.plan_file, encode_plan(plan))
         made = replace(self.made, plan=plan, plan_file=str(self.plan_file), faults=tuple(choice.faults))
         self._write(made.at(ReplayState.PLANNED))
         return plan
+
+    def _over_mirror(
+        self, target: Broker, names: MirrorNames, request: PlanRequest, choice: Choice, reader: Reader
+    ) -> MirrorPlan:
+        mirror = mirror_of(self.settings)
+        with open_pairs(self.app, mirror, self.source, choice.faults, reader) as pairs:
+            return build_mirror_plan(request, target, names, pairs)
 
     def _replay(self, instance: Instance, plan: ReplayPlan) -> dict[str, object]:
         limit = self.settings.replay.rate_limit
@@ -212,7 +229,7 @@ class RestoreReplay:
         self._write(made.at(ReplayState.REPLAYING))
         dsn = self._dsn(instance)
         with _reached(f"the cluster runs on its private socket, and part of the plan is replayed: {dsn}"):
-            with open_cluster(self.settings, is_mirror=False) as cluster:
+            with open_cluster(self.settings, is_mirror=self.is_mirror) as cluster:
                 result = run_replay(self.app, cluster, self.loaded, request, plan.hash, dsn)
             show_result(self.app, request, result)
             rows = reconcile(plan, _replayed(dsn, request.replay_id))

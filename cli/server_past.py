@@ -42,6 +42,7 @@ class ServerPast:
     is_standby: bool
     served: ServedWal
     history_files: tuple[tuple[TimelineId, bytes], ...] = ()
+    data_directory: Path | None = None
 
 
 def read_server(dsn: str, *, streams: bool = True) -> ServerPast:
@@ -63,6 +64,7 @@ def read_server(dsn: str, *, streams: bool = True) -> ServerPast:
             connection.segment_bytes(),
             connection.is_standby(),
             partial(_streamed, dsn),
+            data_directory=connection.data_directory(),
         )
 
 
@@ -87,6 +89,7 @@ def _read_files(dsn: str) -> ServerPast:
         is_standby,
         lambda of, start, end: folder.read_wal(start, end, history, of),
         tuple(files),
+        facts.data_directory,
     )
 
 

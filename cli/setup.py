@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 
+from cli.certified_past import unproven
 from cli.config_mistakes import Mistake
 from cli.config_schema import check_tables
 from cli.config_template import NewConfig, render_config
@@ -108,6 +109,8 @@ def _make(
         say(f"the server does not go on from what this host archived: {written.left}")
         say(f"{keys.path} is a new key; the old one is kept beside it as {keys.path.name}.epoch-N")
     say(_origin(record))
+    if written.is_new and (lacking := unproven(server, record.parent)) is not None:
+        say(lacking)
     is_kept = request.config_path.exists()
     is_joined = ground.identity is not None and ground.identity.is_given
     path = request.identity_out if ground.identity is None else ground.identity.path
@@ -162,6 +165,7 @@ def _put_epoch(
             state_dir=request.state_dir if request.identity_in is not None else None,
             now=now,
             random=random,
+            certificate=request.certificate,
         )
     finally:
         store.close()

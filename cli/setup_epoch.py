@@ -13,6 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from cli.certified_past import CertifiedPast, find_certified
 from cli.epoch_proof import ArchiveProof
 from cli.epochs import ArchivedPast, Sameness, find_parent, leaves_all
 from cli.server_past import ServerPast, check_stopped, received_end
@@ -50,18 +51,20 @@ def put_epoch(
     state_dir: Path | None,
     now: datetime,
     random: Callable[[int], bytes],
+    certificate: Path | None = None,
 ) -> WrittenEpoch:
     """Let this host write: take its epoch if it has the newest and goes on from it, else make the next one.
 
     ``start`` is where the WAL begins that will be archived.  ``state_dir`` is the host's if it may leave its
     epoch: where the server left what this host archived, a new key is made for a new epoch, and the old one
-    is kept aside.  May be repeated after a kill.
-    Raises AlreadyRunning if a daemon writes as the old one still.
+    is kept aside.  May be repeated after a kill.  ``certificate``: the server's recovery certificate, None:
+    the one beside its data directory, if there is one.
+    Raises AlreadyRunning if a daemon writes as the old one still, UsageRefused for another file.
     """
     system_identifier = server.identity.system_identifier
     epochs = _epochs(repository, system_identifier)
     newest = epochs[-1] if epochs else None
-    past = _Past(server, repository, identity, epochs)
+    past = _Past(server, repository, identity, epochs, find_certified(server, certificate))
     signer, left = keys.read_or_make(random), None
     staged = keys.read_next() if state_dir is not None else None
     is_new = False
@@ -140,7 +143,9 @@ class _Past:
         repository: Repository,
         identity: IdentityFile,
         epochs: Sequence[EpochRecord],
+        certified: CertifiedPast | None = None,
     ) -> None:
+        self._certified = certified
         self._server = server
         self._repository = repository
         self._identity = identity
@@ -181,7 +186,7 @@ class _Past:
                 self._server.history,
                 self._archived(archive, head),
                 start,
-                partial(self._compare, archive),
+                partial(self._prove, archive),
             )
             if found is not None and (best is None or best.lsn < found.lsn):
                 best = found
@@ -211,7 +216,25 @@ class _Past:
         return kept
 
     def _compare(self, archive: ArchiveId, timeline: TimelineId, until: LSN) -> Sameness:
-        proof = ArchiveProof(
+        return self._proof(archive).compare(self._server.history, timeline, until)
+
+    def _prove(self, archive: ArchiveId, timeline: TimelineId, until: LSN) -> Sameness:
+        """Compare; where the server has too little of the timeline, its recovery certificate may be proof."""
+        found, certified = self._compare(archive, timeline, until), self._certified
+        if found is not Sameness.UNKNOWN or certified is None:
+            return found
+        is_that = (certified.repository, certified.archive) == (self._identity.repository, str(archive))
+        if not is_that or not certified.is_of(self._server, timeline, until):
+            return found
+        last = certified.last
+        return (
+            Sameness.SAME
+            if self._proof(archive).holds(last.segment, last.wal_bytes, last.sha256)
+            else Sameness.UNKNOWN
+        )
+
+    def _proof(self, archive: ArchiveId) -> ArchiveProof:
+        return ArchiveProof(
             self._server.served,
             self._repository,
             self._identity.identity,
@@ -221,4 +244,3 @@ class _Past:
             flushed=self._server.identity.flushed,
             segment_bytes=self._server.segment_bytes,
         )
-        return proof.compare(self._server.history, timeline, until)

@@ -16,7 +16,8 @@ from pitr.pipeline.keys import IdentityFile, Recipient
 class SetupRequest:
     """What is wanted.  ``identity_in``: the identity of a repository that exists, which is joined.
 
-    ``kept``: the configuration that this host has and keeps.
+    ``kept``: the configuration that this host has and keeps.  ``certificate``: of the recovery that the
+    server is from, None: the one beside its data directory.
     """
 
     cluster: str
@@ -33,6 +34,7 @@ class SetupRequest:
     metrics_listen: str = "127.0.0.1:9187"
     kept: Settings | None = None
     wal_source: str = "stream"
+    certificate: Path | None = None
 
     @property
     def streams(self) -> bool:

@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from pitr.catalogue.backup_record import PageFinding
 from pitr.wal.lsn import LSN
 from storage.copy_faults import CopyFault
 
@@ -36,7 +37,8 @@ class RegionSnapshot:
 class BackupSnapshot:
     """The base backups: the last one that is complete, how the last attempt went, and the limits.
 
-    ``rate_limit`` in bytes a second; ``running_paused`` says why nothing is read now.
+    ``rate_limit`` in bytes a second; ``running_paused`` says why nothing is read now.  ``bad_pages``: those
+    of the last full one and of those after it, the first of them by name.
     """
 
     last_backup: str | None
@@ -50,6 +52,8 @@ class BackupSnapshot:
     running_paused: str | None
     rate_limit: float | None
     workers: int
+    bad_pages: int = 0
+    bad_pages_named: tuple[PageFinding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,15 @@ class MirrorSnapshot:
     stored: int = 0
     trouble: str | None = None
     store_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RedisSnapshotAge:
+    """A site of Redis, and when the newest snapshot of it was begun; None: there is none yet."""
+
+    name: str
+    taken_at: datetime | None
+    age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +230,8 @@ class DaemonSnapshot:
     forecast: dict[str, object] | None = None
     # None where the configuration has no [events].
     fences: FenceSnapshot | None = None
+    # Of the sites that the timetable takes snapshots of.
+    redis: tuple[RedisSnapshotAge, ...] = ()
 
     @property
     def lag_bytes(self) -> int | None:

@@ -135,7 +135,9 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
         output.line(f"         the last attempt failed: {failed}")
     if backup["next_at"] is not None and backup["running_step"] is None:
         output.line(f"         the next one is due at {backup['next_at']}")
+    _show_bad_pages(output, backup)
     _show_fences(output, seen.get("fences"))
+    _show_redis(output, seen)
     _show_losses(output, seen)
     _show_verification(output, seen["tasks"])
     _show_forecast(output, seen.get("forecast"))
@@ -158,6 +160,19 @@ def _show(app: App, seen: Mapping[str, Any]) -> None:
     )
     for region in regions:
         _show_bad_copies(output, region)
+
+
+def _show_bad_pages(output: Output, backup: Mapping[str, Any]) -> None:
+    """Name pages of the server that are bad: what is restored has them as they are."""
+    # A daemon of an earlier release does not say.
+    count, named = int(backup.get("bad_pages", 0)), backup.get("bad_pages_named", ())
+    if not count:
+        return
+    pages = "1 page of the server is bad" if count == 1 else f"{count} pages of the server are bad"
+    places = [f"{one['relation'] or one['path']} {one['fork']} block {one['block']}" for one in named]
+    if count > len(named):
+        places.append("…")
+    output.warn(f"{pages}: {', '.join(places)}; in which backup each was last clean: pitr backups show")
 
 
 def _show_fences(output: Output, fences: Mapping[str, Any] | None) -> None:
@@ -190,6 +205,18 @@ def _show_fences(output: Output, fences: Mapping[str, Any] | None) -> None:
         output.warn(f"pairs of the mirror cannot be read: {mirror['trouble']}")
     if mirror["store_error"] is not None:
         output.warn(f"pairs of the mirror cannot be put: {mirror['store_error']}")
+
+
+def _show_redis(output: Output, seen: Mapping[str, Any]) -> None:
+    """Say how old each site's newest snapshot is, and why there is no newer one."""
+    failed = {task["name"]: task["last_error"] for task in seen["tasks"] if task["last_error"] is not None}
+    for site in seen.get("redis", ()):
+        age_s = site["age_s"]
+        age = "has none yet" if age_s is None else f"is {format_seconds(float(age_s))} old"
+        output.line(f"redis    {site['name']}: the newest snapshot {age}")
+        reason = failed.get(f"redis-snapshot-{site['name']}")
+        if reason is not None:
+            output.warn(reason)
 
 
 def _show_losses(output: Output, seen: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import ChecksFailed, UsageRefused
-from cli.verify_options import verifier_options
+from cli.verify_options import verifier_options, with_paths
 
 if TYPE_CHECKING:
     from cli.verify_flow import VerifyDone
@@ -49,6 +49,7 @@ def verify(
     corrective_action: str | None,
     owner: str | None,
     due: str | None,
+    mirror: bool,
     scheduled: bool,
 ) -> None:
     """Prove that the cluster can be restored, and sign the proof.
@@ -58,8 +59,7 @@ def verify(
     logged before it does; the report is signed with the verifier's own key. Exit code 7 if a check failed.
     With --from, --identity and --key it needs no configuration.
     """
-    from dataclasses import replace
-
+    from cli.events_cluster import verified_over_mirror
     from cli.units import parse_duration
     from cli.verify_bare import NOTE, bare_settings
     from cli.verify_choice import VerifyChoices
@@ -68,9 +68,8 @@ def verify(
     app = current()
     _check_words((latest, target is not None, is_random), region, without_region, (bool(urls), scheduled))
     settings = bare_settings(app, urls, identity, key, archive) if urls else app.settings()
-    config = settings.verify_or_default
-    changes: dict[str, Any] = {"scratch_dir": scratch, "checks_dir": checks, "key_file": key}
-    config = replace(config, **{name: path.absolute() for name, path in changes.items() if path is not None})
+    settings = verified_over_mirror(settings) if mirror else settings
+    config = with_paths(settings.verify_or_default, scratch_dir=scratch, checks_dir=checks, key_file=key)
     choices = VerifyChoices(
         method="latest" if latest else "given" if target is not None else "random" if is_random else None,
         target=target,

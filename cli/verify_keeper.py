@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import tempfile
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cli.errors import ExitCode
 from cli.own_command import own_command
+from cli.own_process import END_S, POLL_S, failure_words, run_own
 from cli.settings import Settings
 from cli.timetable import Task
 from cli.verify_log import verifier_key
@@ -32,10 +29,6 @@ if TYPE_CHECKING:
 VERIFY_TASK: Final = "verification"
 DRILL_TASK: Final = "drill-"
 """Before the kind of a drill, as a task's name."""
-_POLL_S: Final = 0.5
-# Told to end it stops a server and removes what it restored.
-_END_S: Final = 120.0
-_OUTPUT_BYTES_MAX: Final = 16 << 20
 # Before the first backup nothing can be verified; what fails for long is tried a few times a day.
 _RETRY_FIRST_S: Final = 30.0
 _RETRY_MAX_S: Final = 6 * 3600.0
@@ -81,7 +74,7 @@ class VerifyKeeper:
                 one.name,
                 one.every_s,
                 # Each may have to wait for all the others; its own time is kept below.
-                (config.deadline_s + _END_S) * (len(self._planned) + 1),
+                (config.deadline_s + END_S) * (len(self._planned) + 1),
                 partial(self._run, one),
                 partial(self._last.get, one.name),
                 retry_first_s=_RETRY_FIRST_S,
@@ -109,7 +102,7 @@ class VerifyKeeper:
 
     def _run(self, planned: _Planned, cancel: threading.Event) -> None:
         """Run it, when nothing else does, in a process of its own.  Raises PitrError without a verdict."""
-        while not self._turn.acquire(timeout=_POLL_S):
+        while not self._turn.acquire(timeout=POLL_S):
             if cancel.is_set():
                 raise PitrError(f"{_named(planned)} was cancelled while another one ran")
         try:
@@ -120,33 +113,15 @@ class VerifyKeeper:
     def _run_now(self, planned: _Planned, cancel: threading.Event) -> None:
         config = self._settings.verify
         assert config is not None, "it is planned"
-        words = [
-            "-c",
-            str(self._settings.path),
-            "--json",
-            "--progress",
-            "none",
-            *planned.words,
-            "--scheduled",
-        ]
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
-            process = subprocess.Popen(
-                [*self._command, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=said
-            )
-            deadline = time.monotonic() + config.deadline_s + _END_S
-            try:
-                while process.poll() is None and time.monotonic() < deadline and not cancel.wait(_POLL_S):
-                    pass
-            finally:
-                _end(process)
-            answer = _read(output)
-        self._tell(planned, process.returncode, answer)
+        deadline_s = config.deadline_s + END_S
+        words = (*planned.words, "--scheduled")
+        exit_code, answer = run_own(self._command, self._settings.path, words, deadline_s, cancel)
+        self._tell(planned, exit_code, answer)
 
     def _tell(self, planned: _Planned, exit_code: int, answer: Mapping[str, Any]) -> None:
-        data, error = answer.get("data") or {}, answer.get("error") or {}
+        data = answer.get("data") or {}
         if exit_code not in _JUDGED or (data.get("verdict") is None and not data.get("is_not_due")):
-            text = "; ".join(filter(None, (error.get("message"), error.get("why"))))
-            raise PitrError(f"{_named(planned)} came to no verdict: {text or f'exit code {exit_code}'}")
+            raise PitrError(f"{_named(planned)} came to no verdict: {failure_words(exit_code, answer)}")
         if data.get("is_not_due"):
             return
         facts = {
@@ -187,24 +162,3 @@ def _planned(settings: Settings) -> tuple[_Planned, ...]:
         if every_s is not None
     ]
     return tuple(found)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let it clean up; kill it if it does not."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(_END_S)
-
-
-def _read(output: IO[bytes]) -> Mapping[str, Any]:
-    output.seek(0)
-    try:
-        found = json.loads(output.read(_OUTPUT_BYTES_MAX))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

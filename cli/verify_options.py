@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from cli.verify_settings import VerifySettings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -27,8 +30,19 @@ _OPTIONS = (
     ),
     click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner)."),
     click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d)."),
+    click.option(
+        "--mirror",
+        is_flag=True,
+        help="C16 reads the copy that MirrorMaker made ([events.mirror]), and never asks the source.",
+    ),
     click.option("--scheduled", is_flag=True, hidden=True),
 )
+
+
+def with_paths(config: VerifySettings, **typed: Path | None) -> VerifySettings:
+    """Return the settings with the paths that were typed, by the names that they have there."""
+    found: dict[str, Any] = {name: path.absolute() for name, path in typed.items() if path is not None}
+    return replace(config, **found)
 
 
 def verifier_options(command: _Command) -> _Command:

@@ -37,7 +37,7 @@ class VerifySettings:
     ``identity_file`` opens the backups, ``key_file`` signs the reports.  ``work_dir`` holds the verifier's
     own copy of its log.  ``reports_dir`` None: reports are in the store only.  ``rto_s`` and ``rpo_s`` are
     the objectives.  ``owner`` sees to findings, within ``due_s``.
-    the objectives.  ``marker``: the query for the time of the newest row that the owner's heart wrote.
+    ``marker``: the query for the time of the newest row that the owner's heart wrote.
     """
 
     work_dir: Path

@@ -30,7 +30,10 @@ def watchdog() -> None:
     from cli.lock import RunLock
     from cli.log import configure_log
     from cli.watchdog_run import Watchdog
+    from cli.wiring import server_address
     from pitr.commit_release import ReleasePolicy
+    from pitr.postgres.leader import LeaderAddress
+    from pitr.postgres.sync_standby import standby_name
     from pitr.release_journal import ReleaseJournal
 
     app = current()
@@ -55,10 +58,15 @@ def watchdog() -> None:
                 journal=str(settings.daemon.releases_path),
                 next="use the daemon's state directory, or bring the journal there: docs/synchronous.md",
             )
+        address = server_address(settings.cluster)
+        if isinstance(address, LeaderAddress):
+            # A session that ends is all that it would be woken for.
+            address.start(lambda: None)
         log.info("watching", protect=str(wal.protection.protect), release_after_s=wal.release_after_s)
         notify(b"READY=1")
         Watchdog(
-            settings.cluster.dsn,
+            address,
+            standby_name(settings.cluster.dsn),
             ReleasePolicy(wal.protection.protect, wal.release_after_s),
             ReleaseJournal(settings.daemon.releases_path),
             log,

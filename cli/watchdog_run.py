@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Final
 from pitr.commit_release import Decision, ReleaseAction, ReleaseJudge, ReleaseLook, ReleasePolicy
 from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.sync_names import NOBODY, SyncNames
-from pitr.postgres.sync_standby import GRANTS, SyncStandby, SyncView, standby_name
+from pitr.postgres.sync_standby import GRANTS, SyncStandby, SyncView
 from pitr.release_journal import Note, Release, ReleaseJournal, ReleaseStep, open_release
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+    from pitr.postgres.address import ServerAddress
 
 LOOK_EVERY_S: Final = 1.0
 RETRY_S: Final = 2.0
@@ -27,11 +29,15 @@ REFUSED_PAUSE_S: Final = 30.0
 
 
 class Watchdog:
-    """One server's watchdog.  ``run`` in one thread."""
+    """The watchdog of one server at a time: the one that ``address`` leads to.  ``run`` in one thread.
+
+    ``name`` is the daemon's ``application_name``.
+    """
 
     def __init__(
         self,
-        dsn: str,
+        address: ServerAddress,
+        name: str,
         policy: ReleasePolicy,
         journal: ReleaseJournal,
         log: FilteringBoundLogger,
@@ -40,8 +46,8 @@ class Watchdog:
         monotonic: Callable[[], float],
         refused_pause_s: float = REFUSED_PAUSE_S,
     ) -> None:
-        self._dsn: Final = dsn
-        self._name: Final = standby_name(dsn)
+        self._address: Final = address
+        self._name: Final = name
         self._journal: Final = journal
         self._log: Final = log
         self._now: Final = now
@@ -59,7 +65,7 @@ class Watchdog:
         """Watch until told to stop."""
         while not stopping.is_set():
             try:
-                session = SyncStandby.connect(self._dsn)
+                session = SyncStandby.connect(self._address.find())
                 try:
                     self._watch(session, stopping)
                 finally:
@@ -74,16 +80,22 @@ class Watchdog:
             self._complain("another watchdog watches this server; this one stands by", None)
             if stopping.wait(RETRY_S):
                 return
+            self._address.check()
         while not stopping.is_set():
-            self._step(session)
+            self._address.check()
+            if not self._step(session):
+                # Another may lead meanwhile: it is asked anew where the primary is.
+                stopping.wait(RETRY_S)
+                return
             stopping.wait(self._look_every_s)
 
-    def _step(self, session: SyncStandby) -> None:
+    def _step(self, session: SyncStandby) -> bool:
+        """Look and act; False if this is a standby, which nothing waits on."""
         view = session.look()
         if view.is_standby:
             self._judge.forget()
             self._complain("the server is a standby; nothing waits there", None)
-            return
+            return False
         if view.server != self._server:
             self._judge.forget()
             self._resume(session, view)
@@ -91,9 +103,10 @@ class Watchdog:
         self._check_release(view)
         if view.waiting.is_hidden or (names := _parsed(view.setting.names)) is None:
             self._complain("the role cannot see which commits wait", GRANTS[0].format(role="it"))
-            return
+            return True
         self._complain("", None)
         self._act(session, view, names, self._judge.look(self._seen(view, names)))
+        return True
 
     def _seen(self, view: SyncView, names: SyncNames) -> ReleaseLook:
         """Return what the decision needs of a look."""

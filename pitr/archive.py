@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -120,10 +121,8 @@ class WalArchiver:
         Raises ServerRefused, ServerUnavailable.
         """
         connection = ReplicationConnection.connect(self._address.find(), clock=self._monotonic)
-        try:
+        with closing(connection):
             return ensure_slot(connection, self._settings.slot)
-        finally:
-            connection.close()
 
     def run(self) -> DrainResult:
         """Archive until ``stop``; return what was and was not durable then.
@@ -294,7 +293,7 @@ class WalArchiver:
     def _assemble(self, writer: Writer, resumed: Resumed) -> _Machine:
         repository, settings, events = self._repository, self._settings, self._events
         parts = Parts(
-            store=repository.store,
+            puts=repository.puts,
             spool=self._spool,
             keys=self._keys,
             retry=self._retry,
@@ -316,8 +315,8 @@ class WalArchiver:
             parts,
             flow,
             self._told_when_durable(),
-            heads=HeadWriter(writer, repository.store, self._spool, resumed.head, quorum=settings.quorum),
-            index=IndexWriter(writer, repository.store, resumed.index_sha256),
+            heads=HeadWriter(writer, repository.puts, self._spool, resumed.head, quorum=settings.quorum),
+            index=IndexWriter(writer, repository.puts, resumed.index_sha256),
             backups=BackupList(lambda: list(repository.manifests(self._archive).backups)),
             head_interval_s=settings.head_interval_s,
         )
@@ -361,6 +360,7 @@ class WalArchiver:
             self._retry,
             self._events,
             feeder=feeder,
+            judge=self._judge,
             gap_wait_s=gate.gap_wait_s,
             monotonic=self._monotonic,
         )

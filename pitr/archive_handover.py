@@ -17,13 +17,13 @@ from typing import Final, Protocol
 from pitr.archive_flow import Flow
 from pitr.archive_retry import Retry
 from pitr.archive_seal import Writer
-from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, DurableEnd
+from pitr.archive_values import ArchiveEvent, ArchiveEventKind, ArchiveEvents, DurableEnd, ForkJudge
 from pitr.catalogue.records import HistoryRecord
-from pitr.errors import MalformedValue
+from pitr.errors import ArchiveDiverged, MalformedValue, ServerUnavailable
 from pitr.gate_compare import Comparison, compare_segment
 from pitr.gate_folder import GateFolder, HandedFile
 from pitr.repository import Repository
-from pitr.wal.follow import ReceivedEnd
+from pitr.wal.follow import HINT_FORK, ArchiveFork, ReceivedEnd, find_fork
 from pitr.wal.handed import (
     Feed,
     HandedKind,
@@ -34,6 +34,7 @@ from pitr.wal.handed import (
     first_page_fault,
     handed_end,
     next_step,
+    step_on_fork,
 )
 from pitr.wal.lsn import LSN
 from pitr.wal.pages import LONG_HEADER_BYTES
@@ -80,6 +81,7 @@ class Handover:
         events: ArchiveEvents,
         *,
         feeder: Feeder | None,
+        judge: ForkJudge,
         gap_wait_s: float,
         monotonic: Callable[[], float],
     ) -> None:
@@ -90,6 +92,8 @@ class Handover:
         self._retry: Final = retry
         self._events: Final = events
         self._feeder: Final = feeder
+        self._judge: Final = judge
+        self._told_fork: ArchiveFork | None = None
         self._gap_wait_s: Final = gap_wait_s
         self._monotonic: Final = monotonic
         self._histories: dict[TimelineId, TimelineHistory] = {}
@@ -156,6 +160,12 @@ class Handover:
                 return Wait("nothing is archived yet")
         for timeline in (file.name.timeline, *(() if received is None else (received.timeline,))):
             self._know_histories(timeline)
+        history = self._histories.get(file.name.timeline)
+        fork = None if self._feeder is None or history is None else self._failover(history)
+        end = handed_end(file.name, self._histories, self._writer.segment_bytes)
+        if fork is not None and end is not None:
+            since = None if durable is None else durable.start
+            return step_on_fork(file.name, fork, since, end, segment_bytes=self._writer.segment_bytes)
         return next_step(file.name, received, self._histories, segment_bytes=self._writer.segment_bytes)
 
     def _settle(self, descriptor: int, file: HandedFile, step: Known | Wait | Refuse) -> bool:
@@ -181,6 +191,10 @@ class Handover:
             self._acknowledge(file)
         elif found is Comparison.DIFFERENT:
             self._keep_aside(descriptor, file)
+        elif found is Comparison.COVERED and file.name.kind is HandedKind.PARTIAL:
+            # A failover lost what the piece holds beyond; the next timeline's first segment, which comes only
+            # after this file, repeats all up to there.
+            self._acknowledge(file)
         elif durable.start is not None and end <= durable.start:
             # Else the archiver would never get further, and the server's disk would fill for nothing.
             self._tell(
@@ -297,12 +311,38 @@ class Handover:
         past = self._histories.get(received.timeline)
         if past is not None and any(one.timeline == history.timeline for one in past.switches):
             return None
+        if self._failover(history) is not None:
+            return None
         left_at = next((one.lsn for one in history.switches if one.timeline == received.timeline), None)
         if left_at is None:
             return f"timeline {received.timeline}, where the archive ends, is not in its past"
         if left_at < received.end:
-            return f"it left the archive's timeline at {left_at}, below its end {received.end}"
+            return f"it left the archive's timeline at {left_at}, below its end {received.end}: {HINT_FORK}"
         return None
+
+    def _failover(self, history: TimelineHistory) -> ArchiveFork | None:
+        """Return where a later timeline left the archive below its end, if somebody says: in a failover.
+
+        What is archived after the fork stays, as WAL of its timeline.
+        """
+        received = self._flow.received
+        if received is None or history.timeline <= received.timeline:
+            return None
+        own = self._histories.get(received.timeline, TimelineHistory(received.timeline))
+        try:
+            fork = find_fork(received, own, history)
+            # Had the new primary more of the old timeline than ever came here, a hole would have to be told.
+            if fork is None or fork.follows_at != fork.left_at:
+                return None
+            reason = self._judge.why_failover(fork)
+        except (ArchiveDiverged, ServerUnavailable):
+            return None  # it is refused, and PostgreSQL asks again
+        if reason is None:
+            return None
+        if fork != self._told_fork:
+            self._events.on_event(ArchiveEvent(ArchiveEventKind.ORPHANED, f"{fork}; {reason}", fork=fork))
+        self._told_fork = fork
+        return fork
 
     def _know_histories(self, timeline: TimelineId) -> None:
         """Read the archive's history files, again if one is asked for that is not known."""

@@ -17,12 +17,13 @@ from pitr.archive_seal import Writer
 from pitr.archive_values import DurableEnd
 from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import INDEX_PIECES_MAX, IndexedHeader, PieceHeader, WalIndexRecord
+from pitr.judged_puts import JudgedPuts
 from pitr.layout import head_key, wal_index_key
 from pitr.pipeline.sign import payload_sha256, sign_record
 from pitr.quorum import WriteQuorum
 from pitr.repository import ListedBackup, ListedHead, backups_sha256
 from pitr.spool import Spool
-from storage.store import ObjectConflict, ObjectStore
+from storage.store import ObjectConflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,14 @@ class HeadWriter:
     def __init__(
         self,
         writer: Writer,
-        store: ObjectStore,
+        puts: JudgedPuts,
         spool: Spool,
         last: ListedHead | None,
         *,
         quorum: WriteQuorum | None = None,
     ) -> None:
         self._writer: Final = writer
-        self._store: Final = store
+        self._puts: Final = puts
         self._spool: Final = spool
         # What heads say from now on; others change it, and a head is written by one thread.
         self.quorum = quorum
@@ -88,7 +89,7 @@ class HeadWriter:
     def _put(self, pending: _Pending) -> ListedHead:
         key = head_key(pending.head.archive, pending.head.sequence)
         try:
-            self._store.put(key, pending.body, after_all=True)
+            self._puts.put(key, pending.body, after_all=True)
         except ObjectConflict as cause:
             raise two_writers(key) from cause
         written = self._last = ListedHead(pending.head, payload_sha256(pending.body))
@@ -104,9 +105,9 @@ class IndexWriter:
     indexes one by one.
     """
 
-    def __init__(self, writer: Writer, store: ObjectStore, previous: bytes | None) -> None:
+    def __init__(self, writer: Writer, puts: JudgedPuts, previous: bytes | None) -> None:
         self._writer: Final = writer
-        self._store: Final = store
+        self._puts: Final = puts
         self._previous = previous
         self._pieces: list[IndexedHeader] = []
         self._segments: list[IndexedHeader] = []
@@ -153,7 +154,7 @@ class IndexWriter:
         while self._pending:
             key, body = self._pending[0]
             try:
-                self._store.put(key, body)
+                self._puts.put(key, body)
             except ObjectConflict as cause:
                 raise two_writers(key) from cause
             del self._pending[0]

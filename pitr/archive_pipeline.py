@@ -19,10 +19,11 @@ from pitr.archive_retry import GivenUp, Retry
 from pitr.archive_seal import SealedPiece, SealedSegment, SegmentBuilder
 from pitr.archive_values import ArchiveEvent, ArchiveEventKind
 from pitr.catalogue.wal_records import indexed
+from pitr.judged_puts import JudgedPuts
 from pitr.pipeline.keys import DataKey
 from pitr.spool import Spool, SpoolFull
 from pitr.wal.pieces import RawPiece
-from storage.store import ObjectConflict, ObjectStore
+from storage.store import ObjectConflict
 
 
 class WalKeys(Protocol):
@@ -36,7 +37,7 @@ class WalKeys(Protocol):
 class Parts:
     """What the archiver works with."""
 
-    store: ObjectStore
+    puts: JudgedPuts
     spool: Spool
     keys: WalKeys
     retry: Retry
@@ -181,8 +182,8 @@ class Pipeline:
         self._parts.retry.until_done(what, lambda: self._parts.spool.add(key, body, sha256))
 
     def _put(self, what: str, key: str, body: bytes, sha256: bytes) -> None:
-        store = self._parts.store
+        puts = self._parts.puts
         try:
-            self._parts.retry.until_done(what, lambda: store.put(key, body, sha256=sha256))
+            self._parts.retry.until_done(what, lambda: puts.put(key, body, sha256=sha256))
         except ObjectConflict as cause:
             raise two_writers(key) from cause

@@ -145,7 +145,7 @@ class Recorder:
         Else its put would wait for that, and all that is durable meanwhile would wait to be recorded: at a
         bound of that nothing more is sealed.
         """
-        store, now_s = self._parts.store, self._parts.monotonic()
+        store, now_s = self._parts.puts.store, self._parts.monotonic()
         if not isinstance(store, Arriving):
             return True
         mark, since_s = self._awaited or (store.mark(), now_s)

@@ -7,6 +7,7 @@ store alone is asked.  Reference: docs/format.md §6.4, §7.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pitr.listed import named_objects
 from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
-from pitr.verified import get_verified
+from pitr.verified import BAD_MAX, get_verified, newest_that_holds
 from pitr.wal.follow import ReceivedEnd, find_fork
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory
@@ -56,7 +57,7 @@ def put_spooled(repository: Repository, spool: Spool, on_put: Callable[[str], No
     """
     for held in spool.objects():
         try:
-            repository.store.put(
+            repository.puts.put(
                 held.key, held.body, sha256=held.sha256, after_all=held.key.startswith("heads/")
             )
         except ObjectConflict as cause:
@@ -73,9 +74,11 @@ def find_end(repository: Repository, archive: ArchiveId, *, puts_in_flight: int)
     head, found, end = _find(repository, archive)
     # No more than these were in flight, so only they may be short of their quorum.
     for entry in found[-puts_in_flight:]:
-        repository.store.put(str(entry.key), repository.store.get(str(entry.key)))
+        # Verified in full: what one region made of it must not be put into the others.
+        repository.puts.put(str(entry.key), repository.wal.whole(entry.key))
     known = None if end is None else _known_wal(repository, archive, end)
-    return Resumed(end, known, head, _last_index(repository, archive), tuple(found))
+    index = None if end is None else _last_index(repository, archive, end.piece_sequence)
+    return Resumed(end, known, head, index, tuple(found))
 
 
 def archived_end(repository: Repository, archive: ArchiveId) -> DurableEnd | None:
@@ -221,21 +224,26 @@ def _known_wal(repository: Repository, archive: ArchiveId, end: DurableEnd) -> K
     return KnownWal(end.timeline, tuple(reversed(pieces)))
 
 
-def _last_index(repository: Repository, archive: ArchiveId) -> bytes | None:
-    """Return the digest of the newest WAL index, which the next one names."""
-    last = None
+def _last_index(repository: Repository, archive: ArchiveId, end_sequence: int) -> bytes | None:
+    """Return the digest of the newest WAL index that holds, which the next one names.
+
+    One that a region alone lists, and that nobody signed, must not keep the daemon from starting.
+    """
+    # Of names that speak of pieces after the end none is ours, however many a region lists.
+    newest: deque[str] = deque(maxlen=BAD_MAX)
     listing = repository.store.list_objects(f"walindex/{archive}/")
-    for info, _ in named_objects(listing, wal_index_range):
-        last = info.key
-    if last is None:
-        return None
+    for info, (_, last) in named_objects(listing, wal_index_range):
+        if last <= end_sequence:
+            newest.append(info.key)
     verifier = repository.verifier(archive)
 
     def read(body: bytes) -> bytes:
         open_record(body, verifier, "wal-index")
         return payload_sha256(body)
 
-    return get_verified(repository.store, last, read)
+    return newest_that_holds(
+        reversed(newest), lambda key: get_verified(repository.store, key, read), "WAL indexes"
+    )
 
 
 def two_writers(key: str) -> ArchiveDiverged:

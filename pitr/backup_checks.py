@@ -76,6 +76,20 @@ def check_instance(facts: ServerFacts, data_dir: bytes, control: ControlFile) ->
         )
 
 
+def runs_here(server: Server, data_dir: Path) -> bool:
+    """Tell whether the server runs on that directory of this host, and not on another host's of that path.
+
+    Raises as ``Server`` does.
+    """
+    facts, path = server.facts(), os.fsencode(data_dir)
+    try:
+        control = read_control_file(path, threading.Event().wait).control
+        check_instance(facts, path, control)
+    except (BackupFailed, ServerRefused, OSError):
+        return False
+    return control.system_identifier == facts.system_identifier
+
+
 def _started_at(data_dir: bytes) -> datetime | None:
     """Return when the postmaster was started that runs on a directory.  Reference: miscadmin.h, pidfile.h."""
     try:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from pitr.abandoned import RESUMED_MAX, begun_at
 from pitr.backup_journal import JOURNAL_BYTES_MAX, JournalReader, journal_paths, remove_journals
 from pitr.backup_journal_line import JournalHead
 from pitr.backup_resume import Resume
@@ -22,7 +23,7 @@ from pitr.pipeline.content_mac import ContentMac
 from pitr.repository import Repository
 from storage.held import list_held
 
-# Since its last pack.  Most of an older one has changed, and the janitor may have taken it by then.
+# Since its last pack.  Most of an older one has changed.
 AGE_MAX: Final = timedelta(days=1)
 ATTEMPTS_MAX: Final = KEYS_MAX
 # A journal is a little longer than its limit: the line that reached it is there.
@@ -92,6 +93,9 @@ class JournalFolder:
             raise _Useless("it was of another archive")
         if abs(now - last_at) > AGE_MAX:
             raise _Useless(f"its last pack was stored at {last_at:%Y-%m-%d %H:%M:%S}Z")
+        if now - begun_at(head.backup) > RESUMED_MAX:
+            # An expiry may take it a little later, while the backup runs.
+            raise _Useless(f"it was begun more than {RESUMED_MAX.days} days ago")
 
     def _read(self, first: JournalHead, wanted: WantedBackup, paths: list[Path], now: datetime) -> Resume:
         if len(paths) >= ATTEMPTS_MAX:

@@ -12,9 +12,10 @@ import os
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pitr.catalogue.backup_record import BackupManifest, check_backup_id
 from pitr.errors import MalformedValue
@@ -109,33 +110,80 @@ def _split(digests: bytes) -> Iterator[bytes]:
     return (digests[at : at + _DIGEST_BYTES] for at in range(0, len(digests), _DIGEST_BYTES))
 
 
-def keep_server_manifest(folder: Path, backup: str, content: bytes) -> None:
-    """Keep what the server is given to build on a backup that it sent; drop older ones.  Raises OSError."""
-    _keep(folder, backup, _SERVER_SUFFIX, content)
+class ServerManifestFile:
+    """What the server is given to build on a backup that it sent, while it comes: 150 bytes for each file.
+
+    No full disk fails a backup: only ``keep`` raises, OSError, also what ``add`` met.
+    """
+
+    def __init__(self, folder: Path, backup: str) -> None:
+        self._folder = folder
+        self._backup = check_backup_id(backup)
+        self._file: IO[bytes] | None = None
+        self._failure: OSError | None = None
+
+    def add(self, content: bytes) -> None:
+        """Write what comes next; nothing after a failure."""
+        if self._failure is not None:
+            return
+        try:
+            if self._file is None:
+                self._file = _stage(self._folder, self._backup)
+            self._file.write(content)
+        except OSError as failure:
+            self._failure = failure
+
+    def keep(self) -> None:
+        """Keep it, and drop those of older backups.  Raises OSError."""
+        if self._failure is None and self._file is None:
+            self._failure = OSError("the server sent no manifest")
+        if self._failure is not None:
+            raise self._failure
+        file, self._file = self._file, None
+        assert file is not None
+        _publish(file, self._folder, self._backup, _SERVER_SUFFIX)
+
+    def discard(self) -> None:
+        """Drop what was not kept.  May be repeated."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            with suppress(OSError):
+                _staged(self._folder, self._backup).unlink(missing_ok=True)
+            self._file = None
 
 
-def read_server_manifest(folder: Path, backup: str) -> bytes:
-    """Return it; the server itself tells whether it is whole.  Raises OSError."""
-    return _server_manifest(folder, backup).read_bytes()
-
-
-def _server_manifest(folder: Path, backup: str) -> Path:
-    return folder / f"{check_backup_id(backup)}{_SERVER_SUFFIX}"
+def open_server_manifest(folder: Path, backup: str) -> IO[bytes]:
+    """Open it; the server itself tells whether it is whole.  Raises OSError."""
+    return (folder / f"{check_backup_id(backup)}{_SERVER_SUFFIX}").open("rb")
 
 
 def _keep(folder: Path, backup: str, suffix: str, content: bytes) -> None:
     """Write a backup's file so that it survives a crash, and drop those of older backups."""
-    path = folder / f"{check_backup_id(backup)}{suffix}"
+    file = _stage(folder, check_backup_id(backup))
+    with file:
+        file.write(content)
+        _publish(file, folder, backup, suffix)
+
+
+def _staged(folder: Path, backup: str) -> Path:
+    return folder / f"{backup}.new"
+
+
+def _stage(folder: Path, backup: str) -> IO[bytes]:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # What a crash left behind.
     for staged in folder.glob("*.new"):
         staged.unlink(missing_ok=True)
-    staged = path.with_name(f"{backup}.new")
-    with staged.open("wb") as file:
-        file.write(content)
+    return _staged(folder, backup).open("wb")
+
+
+def _publish(file: IO[bytes], folder: Path, backup: str, suffix: str) -> None:
+    with file:
         file.flush()
         os.fsync(file.fileno())
-    staged.rename(path)
+    path = folder / f"{backup}{suffix}"
+    _staged(folder, backup).rename(path)
     # Ids begin with the time, so their order is that of the backups, unless the clock was set back.
     others = sorted(other for other in folder.glob(f"*{suffix}") if other != path)
     for old in others[: len(others) - (NOTES_KEPT - 1)]:

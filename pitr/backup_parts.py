@@ -46,7 +46,7 @@ class BackupParts:
         self._random = random
         self._pack_bytes = pack_bytes
         self._puts = PutPool(
-            repository.store,
+            repository.puts,
             self._object_key,
             stop,
             in_flight_max=puts_in_flight,

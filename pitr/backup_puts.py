@@ -13,9 +13,10 @@ from typing import Final
 
 from pitr.catalogue.backup_record import StoredObject
 from pitr.errors import BackupFailed, PitrError
+from pitr.judged_puts import Puts
 from pitr.patience import with_patience
 from pitr.pipeline.part_objects import PartKind, SealedPart
-from storage.store import ObjectStore, StoreError
+from storage.store import StoreError
 
 # On top of the store's own patience in each put.  A daily backup that has run for hours is worth a wait.
 PATIENCE_S: Final = 120.0
@@ -35,7 +36,7 @@ class PutPool:
 
     def __init__(
         self,
-        store: ObjectStore,
+        puts: Puts,
         key: PartKey,
         stop: threading.Event,
         *,
@@ -44,7 +45,7 @@ class PutPool:
         on_stored: Callable[[int], None],
         on_acknowledged: Acknowledged = lambda _part, _stored: None,
     ) -> None:
-        self._store = store
+        self._puts = puts
         self._key = key
         self._stop = stop
         self._jitter = jitter
@@ -86,7 +87,7 @@ class PutPool:
         try:
             key = self._key(part.kind, part.part, part.number)
             with_patience(
-                lambda: self._store.put(key, part.body, sha256=part.sha256),
+                lambda: self._puts.put(key, part.body, sha256=part.sha256),
                 patience_s=PATIENCE_S,
                 stopping=self._stop,
                 jitter=self._jitter,

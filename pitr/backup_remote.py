@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pitr.backup_attempt import await_wal, backup_attempt
 from pitr.backup_checks import (
@@ -26,7 +26,8 @@ from pitr.backup_checks import (
     switched_checksums,
 )
 from pitr.backup_manifest import TakenBackup, manifest_of
-from pitr.backup_parent import keep_server_manifest, read_server_manifest
+from pitr.backup_pace import Pace, PaceLimits
+from pitr.backup_parent import ServerManifestFile, open_server_manifest
 from pitr.backup_parts import BackupParts
 from pitr.backup_puts import failed_by
 from pitr.backup_request import BackupWriter, WalGate
@@ -38,7 +39,7 @@ from pitr.errors import BackupFailed, ServerRefused
 from pitr.layout import ArchiveId
 from pitr.lease import Lease
 from pitr.lease_terms import LeaseTerms
-from pitr.postgres.base_backup_stream import BaseBackupStream, StreamStart
+from pitr.postgres.base_backup_stream import Archive, BaseBackupStream, StreamStart
 from pitr.postgres.basebackup import PageRules
 from pitr.postgres.datadir import CONTROL_PATH
 from pitr.postgres.server import Server, ServerFacts, StoppedBackup
@@ -50,7 +51,8 @@ _PROGRESS_S: Final = 0.5
 class RemoteRequest:
     """What to back up.  ``parent``: one that was taken so, whose server manifest is in ``notes_dir``.
 
-    ``full_because``: why there is none though there should be one.
+    ``full_because``: why there is none though there should be one.  ``pace`` may be changed meanwhile; of it
+    only the rate counts, for one thread takes what comes.  None: at full speed.
     """
 
     dsn: str
@@ -63,6 +65,7 @@ class RemoteRequest:
     wal_timeout_s: float = 600.0
     full_because: str | None = None
     lease: LeaseTerms = field(default_factory=LeaseTerms)
+    pace: Pace | None = None
 
 
 def take_remote_backup(
@@ -120,6 +123,7 @@ class _Run:
         self._clock = clock
         self._progress = progress
         self._cancel = cancel
+        self._pace = request.pace or Pace(PaceLimits(None, 1))
         self._stop = threading.Event()
         self._tally = Tally(request.full_because)
         self._started_at = clock().astimezone(UTC)
@@ -134,6 +138,7 @@ class _Run:
         )
 
     def take(self, wait_for_wal: WalGate) -> BackupManifest:
+        server_manifest: ServerManifestFile | None = None
         try:
             self._parts.put_envelope(self._writer.signer, self._writer.recipients, self._started_at)
             self._enter("checkpoint")
@@ -141,9 +146,9 @@ class _Run:
             with closing(stream):
                 self._parts.name(self._started_at, "full" if parent is None else "incr")
                 self._enter("copying")
-                copied = self._copy(stream, start, is_incremental=parent is not None)
+                server_manifest = ServerManifestFile(self._request.notes_dir, self._parts.backup)
+                copied = self._copy(stream, start, server_manifest, is_incremental=parent is not None)
                 stop_lsn = stream.finish(self._watch)
-                server_manifest = bytes(stream.manifest)
             check_checksums_stayed(self._facts, self._server.data_checksums())
             stopped = StoppedBackup(stop_lsn, copied.label, copied.tablespace_map)
             stopped_at = self._clock()
@@ -172,6 +177,8 @@ class _Run:
         finally:
             self._stop.set()
             self._parts.finish()
+            if server_manifest is not None:
+                server_manifest.discard()
         self._enter("done")
         return manifest
 
@@ -187,13 +194,13 @@ class _Run:
             self._tally.make_full(switched)
         elif parent is not None:
             try:
-                known = read_server_manifest(self._request.notes_dir, parent.backup)
-                return *self._start(known), parent
+                with open_server_manifest(self._request.notes_dir, parent.backup) as known:
+                    return *self._start(known), parent
             except (OSError, ServerRefused) as reason:
                 self._tally.make_full(str(reason))
         return *self._start(None), None
 
-    def _start(self, known: bytes | None) -> tuple[BaseBackupStream, StreamStart]:
+    def _start(self, known: IO[bytes] | None) -> tuple[BaseBackupStream, StreamStart]:
         """Start a backup that builds on the one of which the server's manifest is ``known``."""
         request = self._request
         stream = BaseBackupStream.connect(request.dsn)
@@ -211,14 +218,29 @@ class _Run:
             raise
         return stream, start
 
-    def _copy(self, stream: BaseBackupStream, start: StreamStart, *, is_incremental: bool) -> TarCopier:
+    def _copy(
+        self,
+        stream: BaseBackupStream,
+        start: StreamStart,
+        server_manifest: ServerManifestFile,
+        *,
+        is_incremental: bool,
+    ) -> TarCopier:
         owner, body = self._parts.part(0), self._parts.part(1)
         facts = self._facts
         rules = PageRules(
             facts.has_checksums, facts.relation_segment_blocks, start.lsn, self._server.insert_lsn
         )
-        copier = TarCopier(rules, self._tally, body, self._watch, is_incremental=is_incremental)
-        copier.copy(stream.messages(self._watch))
+        copier = TarCopier(
+            rules,
+            self._tally,
+            body,
+            self._watch,
+            system_identifier=self._request.archive.system_identifier,
+            is_incremental=is_incremental,
+        )
+        with self._pace.working(self._stop):
+            copier.copy(self._paced(stream.messages(self._watch, server_manifest.add)))
         for path, mode in sorted(copier.directories):
             owner.add_directory(path, mode)
         for oid, _ in start.tablespaces:
@@ -229,6 +251,17 @@ class _Run:
         body.finish()
         owner.finish()
         return copier
+
+    def _paced(self, messages: Iterator[Archive | bytes]) -> Iterator[Archive | bytes]:
+        """Take what comes at the rate that is set; the server waits meanwhile."""
+        for message in messages:
+            if isinstance(message, bytes):
+                try:
+                    self._pace.spend(len(message), self._stop)
+                except BackupFailed:
+                    self._watch()  # which knows why
+                    raise
+            yield message
 
     def _manifest(
         self, start: StreamStart, stopped: StoppedBackup, stopped_at: datetime, parent: BackupManifest | None
@@ -252,9 +285,9 @@ class _Run:
         )
         return manifest_of(taken, self._facts, self._parts, self._tally)
 
-    def _keep(self, server_manifest: bytes) -> None:
+    def _keep(self, server_manifest: ServerManifestFile) -> None:
         try:
-            keep_server_manifest(self._request.notes_dir, self._parts.backup, server_manifest)
+            server_manifest.keep()
         except OSError as cause:
             self._tally.note(f"no incremental backup can be built on this one: {cause}")
 

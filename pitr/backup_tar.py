@@ -18,6 +18,7 @@ from pitr.pipeline.pack_writer import SMALL_BYTES_MAX, FileStatus, FileWriter, P
 from pitr.pipeline.seal import FRAME_CONTENT_BYTES
 from pitr.postgres.base_backup_stream import Archive, iter_archives, read_incremental_head
 from pitr.postgres.basebackup import FoundPage, PageRules, is_excused
+from pitr.postgres.control import parse_control_file
 from pitr.postgres.datadir import CONTROL_PATH, is_alien, parse_relation_path
 from pitr.postgres.page import PAGE_BYTES, Blocks, blocks_from, check_pages
 
@@ -32,7 +33,8 @@ _ZEROS: Final = bytes(FRAME_CONTENT_BYTES)
 class TarCopier:
     """Copies archives into ``body``; ``watch`` is called often, and ends it by raising.
 
-    ``is_incremental``: the server sends some files in its own form, with only the blocks that changed.
+    ``system_identifier`` is the cluster's.  ``is_incremental``: the server sends some files in its own form,
+    with only the blocks that changed.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class TarCopier:
         body: PartWriter,
         watch: Callable[[], None],
         *,
+        system_identifier: int,
         is_incremental: bool,
     ) -> None:
         self._rules = rules
         self._tally = tally
         self._body = body
         self._watch = watch
+        self._system_identifier = system_identifier
         self._is_incremental = is_incremental
         self._labels: dict[bytes, bytes] = {}
         self._control: tuple[bytes, FileStatus] | None = None
@@ -71,7 +75,7 @@ class TarCopier:
         return self._control
 
     def copy(self, messages: Iterator[Archive | bytes]) -> None:
-        """Copy all archives.  Raises MalformedValue, and what ``watch`` raises."""
+        """Copy all archives.  Raises MalformedValue, BackupFailed, and what ``watch`` raises."""
         try:
             for archive, members in iter_archives(messages):
                 for member in members:
@@ -101,9 +105,28 @@ class TarCopier:
                 raise MalformedValue(f"the server's {os.fsdecode(path)} has {member.size} bytes")
             self._labels[path] = _read(content, member.size)
         elif path == CONTROL_PATH:
-            self._control = _read(content, member.size), status
+            self._control = self._judge_control(_read(content, member.size)), status
         else:
             self._file(path, member.size, content, status)
+
+    def _judge_control(self, content: bytes) -> bytes:
+        """Return the control file if it is whole: a torn one would be found by the server that is restored.
+
+        The server reads it while it may be written, and its manifest has the sum of what it sent.
+        """
+        try:
+            found = parse_control_file(content)
+        except MalformedValue as cause:
+            raise BackupFailed(
+                "the server sent a torn control file", detail=str(cause), hint="take it again"
+            ) from cause
+        if found.system_identifier != self._system_identifier:
+            raise BackupFailed(
+                "the server sent the files of another cluster",
+                detail=f"They are of {found.system_identifier}, and not of {self._system_identifier}.",
+                hint="name one server in [cluster] dsn",
+            )
+        return content
 
     def _file(self, path: bytes, size_bytes: int, content: IO[bytes], status: FileStatus) -> None:
         folder, slash, name = path.rpartition(b"/")

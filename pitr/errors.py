@@ -41,6 +41,10 @@ class NotAuthentic(PitrError):
     """A signature, tag, key commitment or context is wrong.  The bytes must not be used."""
 
 
+class NameTaken(PitrError):
+    """Under the name of an object too many regions hold something that no writer of the archive put."""
+
+
 class NoGoodCopy(NotAuthentic):
     """Every region that answered has a damaged copy of an object, or none; another one may be got back."""
 

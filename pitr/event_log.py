@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pitr.catalogue.event_record import EventRecord, Happening
+from pitr.catalogue.event_record import EventKind, EventRecord, Happening
 from pitr.errors import MalformedValue, PitrError
 from pitr.event_reader import EventReader, ListedEvent
 from pitr.layout import ArchiveId, event_key
@@ -28,6 +28,8 @@ from storage.synced_file import replace_synced
 # Transitions come by the minute at most; so many that wait are days of a store that is away.
 NOTES_MAX: Final = 1000
 _LINE_BYTES_MAX: Final = 1 << 16
+# States rather than moments: a daemon that ends for one finds the same at each of its restarts.
+_ONCE: Final = frozenset({EventKind.WRITERS_CONFLICT.value})
 _FIRST_PAUSE_S: Final = 0.5
 _PAUSE_S_MAX: Final = 30.0
 _POSITION: Final = "position"
@@ -90,7 +92,7 @@ class NotesFile:
     def has_alike(self, note: Happening) -> bool:
         """Return whether a note waits that says the same, at whatever time."""
         with self._lock:
-            return any(replace(one, at=note.at) == note for one in self._notes)
+            return any(is_alike(one, note) for one in self._notes)
 
     @property
     def position(self) -> str | None:
@@ -125,6 +127,11 @@ class NotesFile:
         except OSError as cause:
             raise NotesFailed(f"events cannot be noted in {self._path}: {cause.strerror or cause}") from cause
         self._notes, self._head = notes, head
+
+
+def is_alike(one: Happening, other: Happening) -> bool:
+    """Tell whether both say the same, at whatever time."""
+    return replace(one, at=other.at) == other
 
 
 def _encode(note: Happening) -> bytes:
@@ -282,6 +289,9 @@ class EventLog:
                     self._notes.remove_first()
                     return True
             last = self._last
+            if last is not None and note.event in _ONCE and is_alike(note, last.record.happening):
+                self._notes.remove_first()
+                return True
             self._put(
                 self._signed(
                     EventRecord(
@@ -310,7 +320,7 @@ class EventLog:
 
     def _put(self, signed: _Signed) -> None:
         key = event_key(signed.record.archive, signed.record.sequence)
-        self._repository.store.put(key, signed.body)
+        self._repository.puts.put(key, signed.body)
         self._last = ListedEvent(signed.record, payload_sha256(signed.body))
 
     def _say(self, text: str) -> None:

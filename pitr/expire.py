@@ -16,15 +16,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.expiry_record import ExpireRecord, NumberedKind
 from pitr.errors import AlreadyRunning
 from pitr.layout import (
     ArchiveId,
     backup_prefix,
+    derived_key,
+    derived_parts_prefix,
+    derived_prefix,
     envelope_key,
     expiry_key,
+    fences_key,
+    fences_sequence,
     manifest_key,
     parse_wal_key,
+    syncs_key,
+    syncs_sequence,
     timeline_prefix,
     wal_index_range,
 )
@@ -112,7 +119,16 @@ def carry_out(
         except StoreError as error:
             # A reader of this region alone would find backups listed whose objects are not there.
             done[region.name].leave(f"the expire record cannot be put: {error}")
-    for step in (_manifests, _backup_objects, _wal, _wal_indexes, _envelopes):
+    for step in (
+        _manifests,
+        _snapshot_records,
+        _backup_objects,
+        _snapshot_parts,
+        _wal,
+        _wal_indexes,
+        _numbered,
+        _envelopes,
+    ):
         for region in regions:
             outcome = done[region.name]
             if not outcome.is_left:
@@ -154,17 +170,44 @@ def _batches(found: Iterable[ObjectInfo]) -> Iterator[list[ObjectInfo]]:
 
 
 def _manifests(record: ExpireRecord, region: NamedStore, _now: datetime) -> Iterator[ObjectInfo]:
-    gone = {manifest_key(record.archive, each.backup) for each in record.backups}
+    gone = {manifest_key(record.archive, backup) for backup in record.deletions}
     if gone:
         listing = region.store.list_objects(f"manifests/{record.archive}/")
         yield from (info for info in listing if info.key in gone)
 
 
 def _backup_objects(record: ExpireRecord, region: NamedStore, now: datetime) -> Iterator[ObjectInfo]:
-    """Yield index parts and packs.  A backup that is being taken has another id, and no record names it."""
-    for each in record.backups:
+    """Yield index parts and packs.  Of a backup that is being taken no record names the id."""
+    for backup, delete_after in record.deletions.items():
+        if delete_after <= now:
+            yield from region.store.list_objects(backup_prefix(record.archive, backup))
+
+
+def _snapshot_records(record: ExpireRecord, region: NamedStore, _now: datetime) -> Iterator[ObjectInfo]:
+    gone = {derived_key(record.archive, each.snapshot) for each in record.beside.snapshots}
+    if gone:
+        listing = region.store.list_objects(derived_prefix(record.archive))
+        yield from (info for info in listing if info.key in gone)
+
+
+def _snapshot_parts(record: ExpireRecord, region: NamedStore, now: datetime) -> Iterator[ObjectInfo]:
+    for each in record.beside.snapshots:
         if each.delete_after <= now:
-            yield from region.store.list_objects(backup_prefix(record.archive, each.backup))
+            yield from region.store.list_objects(derived_parts_prefix(record.archive, each.snapshot))
+
+
+def _numbered(record: ExpireRecord, region: NamedStore, now: datetime) -> Iterator[ObjectInfo]:
+    """Yield fences and pairs.  Newer ones sort first, so what is below a number comes after its key."""
+    for kind, key_of, sequence_of in (
+        (NumberedKind.FENCES, fences_key, fences_sequence),
+        (NumberedKind.SYNCS, syncs_key, syncs_sequence),
+    ):
+        due = [e.below for e in record.beside.below if e.kind is kind and e.delete_after <= now]
+        if due:
+            listing = region.store.list_objects(
+                f"{kind}/{record.archive}/", start_after=key_of(record.archive, max(due))
+            )
+            yield from (info for info, _ in named_objects(listing, sequence_of))
 
 
 def _wal(record: ExpireRecord, region: NamedStore, now: datetime) -> Iterator[ObjectInfo]:

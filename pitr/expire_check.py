@@ -56,12 +56,24 @@ def freezing_signals(
         )
     if newest.stopped_at > now + _CLOCKS_APART:
         found.append(f"backup {newest.backup} is from the future: ended {instant_text(newest.stopped_at)}")
-    if newest.findings:
-        found.append(f"the newest backup {newest.backup} has {len(newest.findings)} damaged pages")
     of_its_archive = [each for each in survey.backups if each.archive == newest.archive]
-    if is_alarming(rot_signals(newest, of_its_archive)):
-        found.append(f"the newest backup {newest.backup} has signs of rot: see `pitr backups show latest`")
+    found += _signs_of_rot(of_its_archive)
     return tuple(found)
+
+
+def _signs_of_rot(backups: Sequence[BackupManifest]) -> Iterator[str]:
+    """Yield what is wrong with an archive's backups since all pages were last read, the newest first.
+
+    An incremental backup without findings has not read the pages that an older one found bad, and one that
+    was made of a chain has read none: only a full one from the server that has no signs takes them back.
+    """
+    for each in sorted(backups, key=lambda each: (each.stopped_at, each.backup), reverse=True):
+        if each.findings:
+            yield f"backup {each.backup} has {len(each.findings)} damaged pages"
+        if is_alarming(rot_signals(each, backups)):
+            yield f"backup {each.backup} has signs of rot: see `pitr backups show {each.backup}`"
+        if each.parent is None and each.stands_for is None:
+            return
 
 
 def missing_copies(

@@ -7,13 +7,32 @@ Reference: docs/format.md §6.6.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from pitr.catalogue.expiry_record import ExpireRecord, GoneBackup, GoneEnvelope, GoneWal
+from pitr.catalogue.expiry_record import (
+    ExpireRecord,
+    GoneAttempt,
+    GoneBackup,
+    GoneBelow,
+    GoneBeside,
+    GoneEnvelope,
+    GoneSnapshot,
+    GoneWal,
+    NumberedKind,
+)
 from pitr.catalogue.wal_records import IndexedHeader
 from pitr.expiry_reader import ListedExpiry
-from pitr.layout import ArchiveId, PieceKey, SegmentKey, backup_prefix, envelope_key, manifest_key
+from pitr.layout import (
+    ArchiveId,
+    PieceKey,
+    SegmentKey,
+    backup_prefix,
+    derived_key,
+    derived_parts_prefix,
+    envelope_key,
+    manifest_key,
+)
 from pitr.region_heads import NamedStore
 from pitr.repository import Repository
 from pitr.retention import ExpiredWal, ExpiryPlan
@@ -35,6 +54,23 @@ class UsedKeys:
 
     of_gone: frozenset[bytes]
     of_kept: frozenset[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class BesidePlan:
+    """What goes of one archive beside WAL and backups: of each kind what is below a number, and snapshots."""
+
+    first: Mapping[NumberedKind, int] = field(default_factory=dict)
+    snapshots: tuple[str, ...] = ()
+    keys_of_gone: frozenset[bytes] = frozenset()
+    keys_of_kept: frozenset[bytes] = frozenset()
+    stays: tuple[str, ...] = ()
+    """Why some of it stays that might go, for people."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing goes."""
+        return not self.first and not self.snapshots
 
 
 def used_keys(repository: Repository, archive: ArchiveId, plan: ExpiryPlan) -> UsedKeys:
@@ -82,21 +118,26 @@ def next_record(
     *,
     policy: ExpiryPolicy,
     now: datetime,
+    beside: BesidePlan | None = None,
 ) -> ExpireRecord | None:
-    """Return the record that declares gone what the plan says of one archive; None if that is nothing.
+    """Return the record that declares gone what the plans say of one archive; None if that is nothing.
 
     ``manifests`` gives the SHA-256 of each manifest's object.  Raises StoreError.
     """
+    beside = beside or BesidePlan()
     expired = [each for each in plan.expired if each.archive == archive]
     wal = [each for each in plan.wal if each.archive == archive]
-    if not expired and not wal:
+    attempts = [each for each in plan.attempts if each.archive == archive]
+    if not expired and not wal and not attempts and beside.is_empty:
         return None
     after = now + policy.grace
     old = None if previous is None else previous.record
-    backups, envelopes = ([], []) if old is None else _still_there(old, regions)
+    backups, envelopes, gone_attempts = ([], [], []) if old is None else _still_there(old, regions)
     backups += [GoneBackup(e.backup, manifests[e.backup], e.stopped_at, after) for e in expired]
+    gone_attempts += [GoneAttempt(each.backup, after) for each in attempts]
     known = {each.key_id for each in envelopes}
-    envelopes += [GoneEnvelope(key, after) for key in sorted(keys.of_gone - keys.of_kept - known)]
+    of_gone, of_kept = keys.of_gone | beside.keys_of_gone, keys.of_kept | beside.keys_of_kept
+    envelopes += [GoneEnvelope(key, after) for key in sorted(of_gone - of_kept - known)]
     ranges = [GoneWal(each.first, each.last, each.pieces, after) for each in wal]
     return ExpireRecord(
         repository=repository.repository_id,
@@ -109,12 +150,52 @@ def next_record(
         backups=tuple(sorted(backups, key=lambda each: each.backup)),
         wal=join_wal([*(() if old is None else old.wal), *ranges], now),
         envelopes=tuple(envelopes),
+        beside=_join_beside(old, beside, regions, after, now),
+        attempts=tuple(sorted(gone_attempts, key=lambda each: each.backup)),
     )
+
+
+def _join_beside(
+    old: ExpireRecord | None,
+    plan: BesidePlan,
+    regions: Sequence[NamedStore],
+    after: datetime,
+    now: datetime,
+) -> GoneBeside:
+    """Return what was gone before and goes now; of a kind what is due, and what is not yet."""
+    before = GoneBeside() if old is None else old.beside
+    snapshots = (
+        [] if old is None else [each for each in before.snapshots if _has_snapshot(old, each, regions)]
+    )
+    below: list[GoneBelow] = []
+    for kind in NumberedKind:
+        mine = [each for each in before.below if each.kind is kind]
+        first = plan.first.get(kind)
+        if first is not None and first > before.first(kind):
+            mine.append(GoneBelow(kind, first, after))
+        due = [each for each in mine if each.delete_after <= now]
+        below += sorted(due, key=lambda each: each.below)[-1:]
+        below += [each for each in mine if each.delete_after > now]
+    new = [GoneSnapshot(name, after) for name in plan.snapshots]
+    return GoneBeside(tuple(below), tuple(sorted([*snapshots, *new], key=lambda each: each.snapshot)))
+
+
+def _has_snapshot(old: ExpireRecord, gone: GoneSnapshot, regions: Sequence[NamedStore]) -> bool:
+    """Tell whether some region still holds anything of a snapshot, or may: one that does not answer."""
+    places = (derived_key(old.archive, gone.snapshot), derived_parts_prefix(old.archive, gone.snapshot))
+    try:
+        return any(
+            next(iter(region.store.list_objects(place)), None) is not None
+            for region in regions
+            for place in places
+        )
+    except StoreError:
+        return True
 
 
 def _still_there(
     old: ExpireRecord, regions: Sequence[NamedStore]
-) -> tuple[list[GoneBackup], list[GoneEnvelope]]:
+) -> tuple[list[GoneBackup], list[GoneEnvelope], list[GoneAttempt]]:
     """Return what the record names and some region still holds, or may hold: one that does not answer."""
     archive = old.archive
     listed: set[str] = set()
@@ -122,15 +203,15 @@ def _still_there(
         try:
             for prefix in (f"manifests/{archive}/", f"envelopes/{archive}/"):
                 listed |= {info.key for info in region.store.list_objects(prefix)}
-            for gone in old.backups:
-                prefix = backup_prefix(archive, gone.backup)
-                if next(iter(region.store.list_objects(prefix)), None) is not None:
-                    listed.add(manifest_key(archive, gone.backup))
+            for backup in old.deletions:
+                if next(iter(region.store.list_objects(backup_prefix(archive, backup))), None) is not None:
+                    listed.add(manifest_key(archive, backup))
         except StoreError:
-            return list(old.backups), list(old.envelopes)
+            return list(old.backups), list(old.envelopes), list(old.attempts)
     return (
         [gone for gone in old.backups if manifest_key(archive, gone.backup) in listed],
         [gone for gone in old.envelopes if envelope_key(archive, gone.key_id) in listed],
+        [gone for gone in old.attempts if manifest_key(archive, gone.backup) in listed],
     )
 
 

@@ -24,9 +24,14 @@ _READ_BYTES = 1 << 20
 
 
 class Comparison(StrEnum):
-    """What a comparison found.  ``ABSENT``: not all of it is archived, and what is, is equal."""
+    """What a comparison found.  ``ABSENT``: not all of it is archived, and what is, is equal.
+
+    ``COVERED``: all of it is archived, the last of it in a piece that goes on beyond the end: the digest of a
+    whole piece says nothing of a part of it.
+    """
 
     EQUAL = "equal"
+    COVERED = "covered"
     DIFFERENT = "different"
     ABSENT = "absent"
 
@@ -36,15 +41,18 @@ def compare_segment(
 ) -> Comparison:
     """Compare a segment's file with its pieces, from its start up to ``end``.  Raises StoreError, OSError."""
     start = segment.start_offset(writer.segment_bytes)
-    covered = start
+    covered, goes_beyond = start, False
     for header in sorted(_pieces(segment, repository, writer), key=lambda piece: (piece.start, piece.end)):
         if header.end > end:
+            goes_beyond = goes_beyond or header.start.offset <= covered
             continue
         if _digest(descriptor, header, start, writer.content_key) != header.content_hmac:
             return Comparison.DIFFERENT
         if header.start.offset <= covered:
             covered = max(covered, header.end.offset)
-    return Comparison.EQUAL if covered >= end.offset else Comparison.ABSENT
+    if covered >= end.offset:
+        return Comparison.EQUAL
+    return Comparison.COVERED if goes_beyond else Comparison.ABSENT
 
 
 def _pieces(segment: SegmentName, repository: Repository, writer: Writer) -> Iterator[PieceHeader]:

@@ -278,15 +278,21 @@ def derived_prefix(archive: ArchiveId) -> str:
 
 def derived_key(archive: ArchiveId, snapshot: str) -> str:
     """Return the key of the record that makes a snapshot of derived state."""
-    return f"{derived_prefix(archive)}{_snapshot(snapshot)}"
+    return f"{derived_prefix(archive)}{check_snapshot(snapshot)}"
+
+
+def derived_parts_prefix(archive: ArchiveId, snapshot: str) -> str:
+    """Return the prefix of all parts of a snapshot."""
+    return f"derived/{archive}/parts/{check_snapshot(snapshot)}/"
 
 
 def derived_part_key(archive: ArchiveId, snapshot: str, node: int, number: int) -> str:
     """Return the key of part ``number`` of what a snapshot holds of its node ``node``, both from 0."""
-    return f"derived/{archive}/parts/{_snapshot(snapshot)}/{node:04d}-{number:06d}"
+    return f"{derived_parts_prefix(archive, snapshot)}{node:04d}-{number:06d}"
 
 
-def _snapshot(text: str) -> str:
+def check_snapshot(text: str) -> str:
+    """Return the id of a snapshot of derived state.  Raises MalformedValue."""
     if _SNAPSHOT.fullmatch(text) is None:
         raise MalformedValue(f"not the id of a snapshot: {text[:100]!r}")
     return text

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding, taken_before
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding, taken_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,22 @@ def page_histories(backup: BackupManifest, others: Iterable[BackupManifest]) -> 
     return tuple(_history(finding, backup, earlier, bad) for finding in backup.findings)
 
 
+def still_bad(
+    backups: Iterable[BackupManifest], known: Iterable[PageFinding] = ()
+) -> tuple[PageFinding, ...]:
+    """Return the pages that are bad as far as the backups know; ``known``: what was before them.
+
+    Those of the last full backup that named all it found, and those of incremental ones after it: an
+    incremental one that finds nothing has not read the page again.  At most FINDINGS_MAX, the oldest first.
+    """
+    bad = {_page(finding): finding for finding in known}
+    for backup in sorted(backups, key=lambda one: one.stopped_at):
+        if backup.stands_for is None and _read_and_named_all(backup):
+            bad.clear()
+        bad |= {_page(finding): finding for finding in backup.findings}
+    return tuple(bad.values())[:FINDINGS_MAX]
+
+
 def _history(
     finding: PageFinding,
     backup: BackupManifest,
@@ -41,9 +57,14 @@ def _history(
     for each in earlier:
         if _page(finding) in bad[each.backup]:
             first_bad = each
-        elif each.parent is None and each.page_checksums:
+        elif _read_and_named_all(each):
             return PageHistory(finding, each, first_bad)
     return PageHistory(finding, None, first_bad)
+
+
+def _read_and_named_all(backup: BackupManifest) -> bool:
+    """Whether a page that the backup does not name was clean: a list that was cut does not say."""
+    return backup.parent is None and backup.page_checksums and len(backup.findings) < FINDINGS_MAX
 
 
 def _page(finding: PageFinding) -> tuple[str, int]:

@@ -15,6 +15,7 @@ Reference: PostgreSQL src/backend/access/transam/xlogrecovery.c (recoveryPausesH
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
@@ -30,8 +31,9 @@ from pitr.postgres.datadir import CONTROL_PATH
 from pitr.postgres.instance import Instance
 from pitr.postgres.primary_limits import limits_of, raised_limits
 from pitr.postgres.replay import ReplayMonitor, ReplayState
+from pitr.postgres.wal_folder import WalFolder
 from pitr.prefetch import Prefetcher
-from pitr.recovery_certificate import Certifier, Promoted
+from pitr.recovery_certificate import Certifier, Promoted, begin_of
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 
@@ -255,11 +257,11 @@ class Recovery:
         if state.is_in_recovery:
             self._promote()
         timeline = monitor.checkpoint()
-        left_at = self._check_new_timeline(old, timeline)
+        history, left_at = self._check_new_timeline(old, timeline)
         if not state.is_in_recovery:
             # It was opened by itself, for it let nobody in before its target; where is known only now.
             self._certifier.arrived(left_at, state.last_xact_at)
-        self._certifier.promoted(Promoted(timeline, left_at))
+        self._certifier.promoted(Promoted(timeline, left_at, self._begin_sha256(history, left_at)))
         return Recovered(
             self._arrival.replay_end,
             state.last_xact_at,
@@ -311,8 +313,18 @@ class Recovery:
         except PitrError as cause:
             raise self._failed("the server was not promoted", cause.detail) from cause
 
-    def _check_new_timeline(self, old: TimelineId, new: TimelineId) -> LSN:
-        """Return where the new timeline left the old one, if that is where the plan ends."""
+    def _begin_sha256(self, history: TimelineHistory, left_at: LSN) -> str | None:
+        """Return the digest of what the new timeline begins with, by which its cluster is known again."""
+        segment_bytes = self._certifier.segment_bytes
+        end = begin_of(left_at, segment_bytes)
+        if end is None:
+            return None
+        folder = WalFolder(self._instance.data_dir / "pg_wal", segment_bytes)
+        begin = folder.read_wal(left_at, end, history, history.timeline)
+        return None if begin is None else hashlib.sha256(begin).hexdigest()
+
+    def _check_new_timeline(self, old: TimelineId, new: TimelineId) -> tuple[TimelineHistory, LSN]:
+        """Return the new timeline's history and where it left the old one, if that is where the plan ends."""
         file = self._instance.data_dir / "pg_wal" / history_file_name(new)
         try:
             history = TimelineHistory.parse(new, file.read_bytes())
@@ -327,7 +339,7 @@ class Recovery:
                 f"timeline {new} left {old} at {left_at}, not at {self._arrival.replay_end}",
                 ArrivedElsewhere,
             )
-        return left_at
+        return history, left_at
 
     def _failed(
         self, message: str, detail: str | None, kind: type[RecoveryFailed] = RecoveryFailed

@@ -29,15 +29,30 @@ from pitr.wal_path import PathSpan, WalPath
 from storage.synced_file import sync_directory
 
 FORMAT: Final = "pitr-recovery-certificate/1"
+# What a timeline begins with: perhaps a page header of 40 bytes, then the record of the recovery's end with
+# its time in microseconds, or a checkpoint's, whose time is in the first 138; a checkpoint of ours follows,
+# so that more is on disk.  PostgreSQL src/include: access/xlog_internal.h, catalog/pg_control.h.
+BEGIN_BYTES: Final = 160
 _SHOWN_MAX: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """The timeline that the opened cluster is on, and where it left the old one."""
+    """The timeline that the opened cluster is on, and where it left the old one.
+
+    ``begin_sha256`` is the digest of the timeline's first ``BEGIN_BYTES`` bytes of WAL, which no other
+    cluster has: they hold the microsecond when it began.  None where they do not lie within one segment.
+    """
 
     timeline: TimelineId
     left_at: LSN
+    begin_sha256: str | None = None
+
+
+def begin_of(left_at: LSN, segment_bytes: int) -> LSN | None:
+    """Return where a timeline's first bytes end, which began at ``left_at``; None if in the next segment."""
+    end = LSN(left_at.offset + BEGIN_BYTES)
+    return end if left_at.offset % segment_bytes + BEGIN_BYTES <= segment_bytes else None
 
 
 class Certifier:
@@ -64,6 +79,10 @@ class Certifier:
         self._is_resumed = is_resumed
         self._replayed: LSN | None = None
         self._last_xact_at: datetime | None = None
+
+    @property
+    def segment_bytes(self) -> int:
+        return self._path.segment_bytes
 
     def arrived(self, replayed: LSN, last_xact_at: datetime | None) -> None:
         """State that replay stands at ``replayed``, which is the planned LSN; to be called before promotion.
@@ -163,7 +182,11 @@ def certificate(
         "last_transaction_at": None if last_xact_at is None else instant_text(last_xact_at),
         "promoted": None
         if promoted is None
-        else {"timeline": str(promoted.timeline), "left_at": str(promoted.left_at)},
+        else {
+            "timeline": str(promoted.timeline),
+            "left_at": str(promoted.left_at),
+            "begin_sha256": promoted.begin_sha256,
+        },
     }
 
 

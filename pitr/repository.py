@@ -19,6 +19,7 @@ from pitr.catalogue.records import EpochRecord, HeadRecord, HistoryRecord, Repos
 from pitr.catalogue.wal_records import WalHeader, WalIndexRecord
 from pitr.errors import MalformedValue, NotAuthentic, NotInitialised
 from pitr.expiry_reader import ExpiryReader
+from pitr.judged_puts import JudgedPuts
 from pitr.layout import (
     REPOSITORY_KEY,
     ArchiveId,
@@ -95,6 +96,7 @@ class Repository:
         self.store: Final = store
         self.repository_id: Final = repository_id
         self.root: Final = root
+        self.puts: Final = JudgedPuts(store, repository_id, root, self.verifier)
         self.wal: Final = WalReader(store, repository_id, self.verifier)
         self.expiry: Final = ExpiryReader(store, repository_id, root)
         self._epochs: dict[ArchiveId, EpochRecord] = {}
@@ -289,7 +291,7 @@ class Repository:
         """
         self._check_own(head.repository)
         body = sign_record(head.to_payload(), signer)
-        self.store.put(head_key(head.archive, head.sequence), body, after_all=True)
+        self.puts.put(head_key(head.archive, head.sequence), body, after_all=True)
         return payload_sha256(body)
 
     def find_head(self, archive: ArchiveId) -> HeadSearch:
@@ -333,7 +335,7 @@ class Repository:
         """Put an index of WAL headers; return its payload's SHA-256, which the next one names."""
         self._check_own(record.repository)
         body = sign_record(record.to_payload(), signer)
-        self.store.put(wal_index_key(record.archive, record.first, record.last), body)
+        self.puts.put(wal_index_key(record.archive, record.first, record.last), body)
         return payload_sha256(body)
 
     def wal_objects(
@@ -354,7 +356,7 @@ class Repository:
         self._check_own(repository)
         body = sign_record(payload, signer)
         digest = hashlib.sha256(body).digest()
-        self.store.put(key, body, sha256=digest)
+        self.puts.put(key, body, sha256=digest)
         return digest
 
     def _get(

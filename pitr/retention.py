@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from pitr.abandoned import AbandonedAttempt
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.catalogue.wal_records import WalUnit
 from pitr.layout import ArchiveId
@@ -68,7 +69,7 @@ class ExpiryPlan:
     """What goes and what stays.  ``since`` is the window's start; ``holes`` say on which ways nothing goes.
 
     ``ways`` are those that count, the main one first: to the newest timeline.  ``before`` and ``after`` are
-    what can be restored on that one.
+    what can be restored on that one.  ``attempts`` are no backups, and found by listing.
     """
 
     since: datetime
@@ -79,11 +80,12 @@ class ExpiryPlan:
     holes: tuple[str, ...]
     before: tuple[RestorableStretch, ...]
     after: tuple[RestorableStretch, ...]
+    attempts: tuple[AbandonedAttempt, ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Tell whether nothing goes."""
-        return not self.expired and not self.wal
+        return not self.expired and not self.wal and not self.attempts
 
 
 @dataclass(slots=True)

@@ -9,11 +9,15 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.records import EpochRecord
+from pitr.catalogue.wal_records import WalUnit
 from pitr.errors import MalformedValue
-from pitr.layout import PieceKey, parse_wal_key
+from pitr.layout import ArchiveId, PieceKey, parse_wal_key
 from pitr.timeline_spans import Cause, KnownCause
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineId
+from pitr.wal_runs import Histories
 
 # Longer reasons are an attacker's; a span has room for one line.
 _REASON_CHARS_MAX: Final = 200
@@ -63,6 +67,35 @@ def damaged_wal(refused: Iterable[Refused], segment_bytes: int) -> Iterator[Know
                 Cause.WAL_DAMAGED,
                 f"it is stored and cannot be used: {reason}",
             )
+
+
+def unproven_past(
+    epochs: Iterable[EpochRecord], histories: Histories, units: Iterable[WalUnit]
+) -> Iterator[KnownCause]:
+    """Yield the WAL before an epoch that its server's history names, and that no archive is proven to have.
+
+    To be asked after all else that is known: an epoch's own first WAL may have expired.
+    """
+    begins: dict[ArchiveId, tuple[TimelineId, LSN]] = {}
+    for unit in units:
+        at = (unit.timeline, unit.start)
+        begins[unit.archive] = min(at, begins.get(unit.archive, at))
+    for record in epochs:
+        begun_on = begins.get(record.archive, (None,))[0]
+        known = histories.get(record.archive, ())
+        start = LSN(1) if record.parent is None else record.parent.lsn
+        for switch in next((one.switches for one in known if one.timeline == begun_on), ()):
+            if start < switch.lsn:
+                yield KnownCause(
+                    record.archive,
+                    switch.timeline,
+                    start,
+                    switch.lsn,
+                    Cause.PAST_UNPROVEN,
+                    f"epoch {record.archive.epoch} began on timeline {begun_on}, and no archive is proven to"
+                    " have the WAL before it",
+                )
+                start = switch.lsn
 
 
 def _start(segment: SegmentName, segment_bytes: int) -> LSN:

@@ -32,6 +32,7 @@ class Cause(StrEnum):
     WAL_MISSING = "wal-missing"
     WAL_DAMAGED = "wal-damaged"
     WAL_LOST = "wal-lost"
+    PAST_UNPROVEN = "past-unproven"
     EXPIRED = "expired"
     NO_BACKUP = "no-backup"
     BACKUP_UNUSABLE = "backup-unusable"

@@ -73,6 +73,7 @@ class _Whole:
     header: WalHeader
     header_sha256: bytes
     body: memoryview
+    object_bytes: bytes
 
 
 class WalReader:
@@ -167,6 +168,10 @@ class WalReader:
         """
         return self._whole(key).header_sha256
 
+    def whole(self, key: PieceKey | SegmentKey) -> bytes:
+        """Return the object's bytes, compared as ``verify`` does.  Raises NotAuthentic, StoreError."""
+        return self._whole(key).object_bytes
+
     def indexes(self, archive: ArchiveId) -> Iterator[WalIndexRecord]:
         """Yield the verified WAL indexes, ascending by piece.  Raises NotAuthentic, StoreError."""
         for first, last in read_names(self._store.list_objects(f"walindex/{archive}/"), wal_index_range):
@@ -188,7 +193,7 @@ class WalReader:
             header, parts = self._read_header(key, whole), split_headed(whole)
             payload = open_header(whole, self._verifier(key.archive), _kind(key))
             verify_body(payload, parts.body)
-            return _Whole(header, payload_sha256(parts.envelope), parts.body)
+            return _Whole(header, payload_sha256(parts.envelope), parts.body, whole)
 
         return get_verified(self._store, str(key), read_whole)
 

@@ -16,29 +16,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from storage.checks import RequestRefused
+from storage.past import CopyJudge, judged
 from storage.regions import Region, RegionHealth, StoreEvent, StoreEventKind
 from storage.repair import Repair, RepairQueue
-from storage.store import ObjectConflict, StoreError, StoreRefused, StoreUnavailable
+from storage.store import CopyInTheWay, ObjectConflict, StoreError, StoreRefused, StoreUnavailable
 
 # Bodies that one slow region may hold in memory; what has no room goes the way of repair.
 LANE_BYTES_MAX = 64 * 1024 * 1024
 LANE_PUTS_MAX = 64
 # A cool-down or a back-off ends without anyone telling; nothing else needs this.
 _POLL_S = 1.0
+# How long a put that has its quorum waits to learn whether a copy that differs is a second writer's.  A
+# region that keeps the copy to itself must not hold up every put for as long as a request may last.
+JUDGE_S = 5.0
 
 
 @dataclass(eq=False, slots=True)
 class PendingPut:
-    """One put on its way.  All fields but the first five belong to the lanes' lock."""
+    """One put on its way.  All fields but the first six belong to the lanes' lock.
+
+    ``judging``: the regions whose other copy is being read, and until when the put waits for that.
+    """
 
     sequence: int
     key: str
     body: bytes
     sha256: bytes
     after_all: bool
+    judge: CopyJudge | None
     unsent: set[str]
     stored: set[str] = field(default_factory=set)
     errors: dict[str, StoreError] = field(default_factory=dict)
+    judging: dict[str, float] = field(default_factory=dict)
     is_decided: bool = False
     is_recorded: bool = False
 
@@ -126,16 +135,17 @@ class Lanes:
         for thread in self._threads:
             thread.start()
 
-    def send(self, key: str, body: bytes, sha256: bytes, *, after_all: bool) -> None:
+    def send(self, key: str, body: bytes, sha256: bytes, *, after_all: bool, judge: CopyJudge | None) -> None:
         """Return once a quorum of regions has the object and the others' lack of it is on record.
 
-        Raises ObjectConflict, StoreRefused if too many regions refuse, else StoreUnavailable.
+        Raises ObjectConflict, which without a ``judge`` is any other copy; CopyInTheWay, StoreRefused if
+        that is so in too many regions, else StoreUnavailable.
         """
         with self.changed:
             if self.is_closing:
                 raise StoreUnavailable("the store is closed")
             names = {lane.region.name for lane in self.lanes}
-            put = PendingPut(self._queue.next_sequence(), key, body, sha256, after_all, names)
+            put = PendingPut(self._queue.next_sequence(), key, body, sha256, after_all, judge, names)
             for lane in self.lanes:
                 lane.undecided[put.sequence] = put
             try:
@@ -212,7 +222,8 @@ class Lanes:
                 raise ObjectConflict(
                     _causes(f"object {put.key} already holds other bytes", put)
                 ) from conflict
-            if len(put.stored) >= self.quorum:
+            now_s = self._clock()
+            if len(put.stored) >= self.quorum and all(until_s <= now_s for until_s in put.judging.values()):
                 return
             if len(self.lanes) - len(put.errors) < self.quorum:
                 raise _too_few(put, len(self.lanes), self.quorum)
@@ -258,15 +269,27 @@ class Lanes:
                     return
                 put = lane.queued.popleft()
             started = self._clock()
-            error = _put_into(lane.region, put)
+            error = self._judged(lane, put, _put_into(lane.region, put))
             self.note_answer(lane, put.key, error, self._clock() - started)
             self._settle(lane, put, error)
             # Each thread would hold a body of megabytes until it has the next one to send.
             del put, error
 
+    def _judged(self, lane: Lane, put: PendingPut, error: StoreError | None) -> StoreError | None:
+        """Return what a region's answer to a put comes to, where its other copy may be judged."""
+        if put.judge is None or not isinstance(error, ObjectConflict):
+            return error
+        with self.changed:
+            put.judging[lane.region.name] = self._clock() + JUDGE_S
+        try:
+            return judged(lane.region.store, put.key, put.judge, error)
+        except Exception as failure:  # noqa: BLE001 - top of a thread: a put must not wait for a dead one
+            return _unknown(failure)
+
     def _settle(self, lane: Lane, put: PendingPut, error: StoreError | None) -> None:
         name = lane.region.name
         with self.changed:
+            put.judging.pop(name, None)
             if error is None:
                 put.stored.add(name)
             else:
@@ -289,8 +312,11 @@ class Lanes:
                 self._on_event(StoreEvent(StoreEventKind.REGION_RECOVERED, name, None, "it stores again"))
         elif isinstance(error, ObjectConflict):
             self._on_event(StoreEvent(StoreEventKind.COPY_CONFLICTS, name, key, str(error)))
-        elif not isinstance(error, RequestRefused) and lane.health.failed(error):
-            self._on_event(StoreEvent(StoreEventKind.REGION_FAILED, name, None, str(error)))
+        elif not isinstance(error, RequestRefused):
+            if isinstance(error, CopyInTheWay):
+                self._on_event(StoreEvent(StoreEventKind.COPY_IN_THE_WAY, name, key, str(error)))
+            if lane.health.failed(error):
+                self._on_event(StoreEvent(StoreEventKind.REGION_FAILED, name, None, str(error)))
 
     def _late(self, put: PendingPut) -> str:
         text = (
@@ -310,20 +336,27 @@ def _put_into(region: Region, put: PendingPut) -> StoreError | None:
     except StoreError as error:
         return error
     except Exception as error:  # noqa: BLE001 - top of a thread: a put must not wait for a dead one
-        unknown = StoreUnavailable(f"{type(error).__name__}: {error}")
-        unknown.__cause__ = error
-        return unknown
+        return _unknown(error)
     return None
+
+
+def _unknown(failure: Exception) -> StoreUnavailable:
+    unknown = StoreUnavailable(f"{type(failure).__name__}: {failure}")
+    unknown.__cause__ = failure
+    return unknown
 
 
 def _too_few(put: PendingPut, regions: int, quorum: int) -> StoreError:
     refused = [error for error in put.errors.values() if isinstance(error, StoreRefused)]
     text = _causes(f"object {put.key} cannot reach {quorum} of {regions} regions", put)
     wrong = next((error for error in refused if isinstance(error, RequestRefused)), None)
+    occupied = sum(isinstance(error, CopyInTheWay) for error in put.errors.values())
     error: StoreError
     if wrong is not None:
         error = RequestRefused(str(wrong))
-    elif regions - len(refused) < quorum:
+    elif regions - occupied < quorum:
+        error = CopyInTheWay(text)
+    elif regions - occupied - len(refused) < quorum:
         error = StoreRefused(text)
     else:
         error = StoreUnavailable(text)

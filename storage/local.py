@@ -184,7 +184,7 @@ class DirectoryStore:
                     f"object {key} in {self._root}: other objects are below that name"
                 ) from None
             try:
-                same = self._read_file(target, 0, None) == body
+                same = self._read_file(target, 0, None, bytes_max=len(body)) == body
             except FileNotFoundError:
                 return False
             except CopyDamaged:
@@ -265,14 +265,16 @@ class DirectoryStore:
             check(part)
         return part
 
-    def _read_file(self, path: Path, start: int, length: int | None) -> bytes:
+    def _read_file(
+        self, path: Path, start: int, length: int | None, *, bytes_max: int = OBJECT_BYTES_MAX
+    ) -> bytes:
         # O_NONBLOCK: a pipe planted in place of an object must not hold a reader for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             found = os.fstat(descriptor)
             if stat.S_ISDIR(found.st_mode):
                 raise IsADirectoryError(errno.EISDIR, "is a directory", str(path))
-            if not stat.S_ISREG(found.st_mode) or (length is None and found.st_size > OBJECT_BYTES_MAX):
+            if not stat.S_ISREG(found.st_mode) or (length is None and found.st_size > bytes_max):
                 raise CopyDamaged(f"{path} is not an object: its kind or size is wrong")
             wanted = max(0, found.st_size - start) if length is None else length
             file.seek(start)

@@ -36,6 +36,7 @@ class StoreEventKind(StrEnum):
     COPY_DAMAGED = "copy-damaged"
     COPY_DIFFERS = "copy-differs"
     COPY_CONFLICTS = "copy-conflicts"
+    COPY_IN_THE_WAY = "copy-in-the-way"
     COPY_REPAIRED = "copy-repaired"
     REPAIR_DROPPED = "repair-dropped"
 

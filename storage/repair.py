@@ -180,13 +180,16 @@ class RepairQueue:
         with self._state_lock:
             return self._pending[region]
 
-    def first(self, region: str, limit: int) -> list[Repair]:
-        """Return up to ``limit`` entries of ``region`` that may be tried, in order."""
+    def first(self, region: str, limit: int, *, with_late: bool = True) -> list[Repair]:
+        """Return up to ``limit`` entries of ``region`` that may be tried, in order.
+
+        ``with_late`` False leaves out those that follow everything before them.
+        """
         with self._lock, _mapped(self._path):
             rows = self._connection.execute(
                 "SELECT sequence, key, size_bytes, sha256, after_all FROM repair"
-                " WHERE region = ? AND stuck IS NULL ORDER BY sequence LIMIT ?",
-                (region, limit),
+                " WHERE region = ? AND stuck IS NULL AND after_all <= ? ORDER BY sequence LIMIT ?",
+                (region, with_late, limit),
             ).fetchall()
         return [Repair(region, row[0], row[1], row[2], row[3], bool(row[4])) for row in rows]
 

@@ -108,16 +108,20 @@ class Repairer:
             return None
         try:
             # What is still on its direct way is left to it.
-            waiting = self._queue.first(lane.region.name, len(lane.in_flight) + 1)
+            repair = self._first(lane, with_late=True)
+            if repair is None or not repair.after_all:
+                return repair
+            if self._lanes.is_complete_before(lane, repair.sequence):
+                return repair
+            # It may wait until a person has removed what is in the way of an earlier one; others need not.
+            return self._first(lane, with_late=False)
         except StoreError:
             lane.retry_at = self._clock() + BACKOFF_MAX_S
             return None
-        repair = next((entry for entry in waiting if entry.sequence not in lane.in_flight), None)
-        if repair is None:
-            return None
-        if repair.after_all and not self._lanes.is_complete_before(lane, repair.sequence):
-            return None
-        return repair
+
+    def _first(self, lane: Lane, *, with_late: bool) -> Repair | None:
+        waiting = self._queue.first(lane.region.name, len(lane.in_flight) + 1, with_late=with_late)
+        return next((entry for entry in waiting if entry.sequence not in lane.in_flight), None)
 
     def _repair(self, lane: Lane, repair: Repair) -> _Outcome:
         try:

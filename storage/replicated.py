@@ -16,13 +16,15 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from storage.checks import check_body, check_key, check_prefix, check_range, prove_digest
 from storage.copy_faults import BAD_COPIES, CopyFault, CopyFaults, FaultKind, FaultReport
 from storage.lanes import Lanes
 from storage.locks import ObjectLock, lock_of
+from storage.past import CopyJudge
 from storage.reads import GoodCopy, RegionReader
+from storage.reconcile import RECONCILE_BATCH, Reconciliation, queue_missing
 from storage.regions import (
     BAD_COPIES_NAMED_MAX,
     COOLDOWN_S,
@@ -46,17 +48,10 @@ from storage.store import (
 # One put of 64 MiB at 20 Mbit/s; a region that is slower is served by repair.
 PUT_TIMEOUT_S = 30.0
 WORKERS_PER_REGION = 4
-# Missing copies recorded in one transaction, so that a large comparison does not sync for each.
-_RECONCILE_BATCH = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """What a comparison of the regions found.  ``unreached`` regions were not, or not wholly, compared."""
-
-    objects: int
-    missing_copies: int
-    unreached: tuple[str, ...]
+_MET_BY_PUTS = {
+    StoreEventKind.COPY_CONFLICTS: FaultKind.CONFLICTS,
+    StoreEventKind.COPY_IN_THE_WAY: FaultKind.DAMAGED,
+}
 
 
 class ReplicatedStore:
@@ -169,11 +164,25 @@ class ReplicatedStore:
         Raises StoreUnavailable, naming each region's cause, when that takes longer than
         ``put_timeout_s``: some regions may have the object; the same call may be repeated.
         """
+        self._put(key, body, sha256, None, after_all=after_all)
+
+    def put_past(
+        self, key: str, body: bytes, judge: CopyJudge, *, sha256: bytes | None = None, after_all: bool = False
+    ) -> None:
+        """See ``PutsPast.put_past``.  Else as ``put``: a region that is passed lacks the object, on record.
+
+        It counts as failed until it answers well again, and its copy among those that are bad.
+        """
+        self._put(key, body, sha256, judge, after_all=after_all)
+
+    def _put(
+        self, key: str, body: bytes, sha256: bytes | None, judge: CopyJudge | None, *, after_all: bool
+    ) -> None:
         check_key(key)
         check_body(key, body, sha256)
         lanes, _ = self._writable()
         # Proved once, here; no region hashes the body again.
-        lanes.send(key, body, prove_digest(key, body, sha256), after_all=after_all)
+        lanes.send(key, body, prove_digest(key, body, sha256), after_all=after_all, judge=judge)
 
     def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
         """See ``ObjectStore.get``.  Raises ObjectMissing only if every region says so."""
@@ -217,7 +226,7 @@ class ReplicatedStore:
                 if size is None
             ]
             batch.append((ObjectInfo(copy.key, copy.size_bytes), lacking))
-            if len(batch) >= _RECONCILE_BATCH:
+            if len(batch) >= RECONCILE_BATCH:
                 yield from self._with_repairs(batch)
                 batch = []
         yield from self._with_repairs(batch)
@@ -288,25 +297,15 @@ class ReplicatedStore:
         check_prefix(prefix)
         _, queue = self._writable()
         unreached: dict[str, StoreError] = {}
-        late: list[Repair] = []
-        batch: list[Repair] = []
-        objects = missing = 0
         copies = self._reader.list_copies(prefix, None, answers_min=1, unreached=unreached)
-        for copy in copies:
-            objects += 1
-            is_late = copy.key.startswith(self._after_all_prefixes)
-            for region, size in zip(self._regions, copy.sizes_bytes, strict=True):
-                if size is None and region.name not in unreached and not is_gone(copy.key):
-                    repair = Repair(region.name, 0, copy.key, copy.size_bytes, None, is_late)
-                    (late if is_late else batch).append(repair)
-                    missing += 1
-            if len(batch) >= _RECONCILE_BATCH:
-                self._queue_repairs(batch)
-                batch = []
-        self._queue_repairs(batch)
-        late.reverse()
-        for start in range(0, len(late), _RECONCILE_BATCH):
-            self._queue_repairs(late[start : start + _RECONCILE_BATCH])
+        objects, missing = queue_missing(
+            copies,
+            [region.name for region in self._regions],
+            unreached,
+            self._queue_repairs,
+            is_gone=is_gone,
+            is_late=lambda key: key.startswith(self._after_all_prefixes),
+        )
         if not unreached and prefix == "":
             queue.set_must_reconcile(False)
         self.retry_now()
@@ -331,7 +330,9 @@ class ReplicatedStore:
         return lanes.wait_until(
             lambda: (
                 not any(
-                    lane.undecided or queue.oldest_sequence(lane.region.name) is not None
+                    lane.undecided
+                    or lane.repairing is not None
+                    or queue.oldest_sequence(lane.region.name) is not None
                     for lane in lanes.lanes
                 )
             ),
@@ -349,11 +350,12 @@ class ReplicatedStore:
             self._repairer.close(deadline_s)
 
     def _note_event(self, event: StoreEvent) -> None:
-        """Pass on what lanes and repairer tell; a copy that conflicts is told of once."""
+        """Pass on what lanes and repairer tell; a copy that a put met is told of once."""
         if event.kind is StoreEventKind.COPY_REPAIRED and event.key is not None:
             self._faults.mended(event.region, event.key)
-        if event.kind is StoreEventKind.COPY_CONFLICTS and event.key is not None:
-            fault = CopyFault(event.region, event.key, FaultKind.CONFLICTS, event.detail)
+        fault_kind = _MET_BY_PUTS.get(event.kind)
+        if fault_kind is not None and event.key is not None:
+            fault = CopyFault(event.region, event.key, fault_kind, event.detail)
             if not self._faults.add(fault):
                 return
         self._tell(event)

@@ -1,4 +1,4 @@
-"""S3Store: objects in a bucket of any server that speaks S3.  The only home of boto3.
+"""S3Store: objects in a bucket of any server that speaks S3.  The home of boto3.
 
 Bodies are not signed: the request's signature covers the header with the body's
 digest, which the server verifies, so over plain HTTP too nobody on the way can
@@ -15,7 +15,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,8 +22,10 @@ from typing import Any
 from storage.checks import check_body, check_digest, check_key, check_prefix, check_range
 from storage.locks import ObjectLock
 from storage.s3_answers import range_of
-from storage.s3_dialects import CONFLICT_CODES, DIGEST_CODES, PROFILES, S3Profile, error_from
+from storage.s3_dialects import CONFLICT_CODES, DIGEST_CODES, PROFILES, S3Profile
+from storage.s3_errors import mapped
 from storage.s3_lock import S3Lock, lock_from
+from storage.s3_promises import S3Promises
 from storage.store import (
     OBJECT_BYTES_MAX,
     CopyCheck,
@@ -32,7 +33,6 @@ from storage.store import (
     ObjectConflict,
     ObjectInfo,
     ObjectMissing,
-    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
@@ -180,9 +180,7 @@ class S3Store:
     def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
         """See ``ObjectStore.get``."""
         check_key(key)
-        with _mapped(self._name(key)):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
-            body = self._read(key, answer, OBJECT_BYTES_MAX)
+        body = self._get_whole(key, OBJECT_BYTES_MAX)
         if check is not None:
             check(body)
         return body
@@ -204,7 +202,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """See ``ObjectStore.delete``.  In a bucket with versioning this adds a delete marker."""
         check_key(key)
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def lock_of(self, key: str) -> ObjectLock | None:
@@ -214,6 +212,10 @@ class S3Store:
         if answer is None:
             raise ObjectMissing(f"{self._name(key)} is not there")
         return lock_from(answer, f"s3://{self._bucket}/{self._prefix}{key}")
+
+    def promises(self) -> S3Promises:
+        """See ``Promising.promises``."""
+        return S3Promises(self._client, self._bucket, self._prefix, self._profile)
 
     def close(self) -> None:
         """Close the connections.  May be repeated."""
@@ -225,7 +227,7 @@ class S3Store:
         """Put; return None when stored, or the code of the conflict that the caller must look at."""
         from botocore.exceptions import ClientError
 
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             try:
                 answer = self._client.put_object(
                     Bucket=self._bucket, Key=self._prefix + key, Body=body, **arguments
@@ -247,7 +249,7 @@ class S3Store:
         """Return what S3 tells about an object; None if it is not there."""
         from botocore.exceptions import ClientError
 
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
             except ClientError as error:
@@ -259,7 +261,8 @@ class S3Store:
     def _is_same(self, key: str, body: bytes) -> bool:
         """Return True if the object has the same bytes, False if it is gone.  Raises ObjectConflict."""
         try:
-            found = self.get(key)
+            # No more of it than could be the same: what is there may be as large as its writer liked.
+            found = self._get_whole(key, len(body))
         except CopyDamaged:
             found = None
         except ObjectMissing:
@@ -268,12 +271,17 @@ class S3Store:
             raise ObjectConflict(f"{self._name(key)} already holds other bytes")
         return True
 
+    def _get_whole(self, key: str, bytes_max: int) -> bytes:
+        with mapped(self._name(key)):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            return self._read(key, answer, bytes_max)
+
     def _get_part(self, key: str, start: int, length: int) -> bytes:
         from botocore.exceptions import ClientError
 
         # An empty range cannot be asked for; one byte tells as well whether the object is there.
         last = start + max(length, 1) - 1
-        with _mapped(self._name(key)):
+        with mapped(self._name(key)):
             try:
                 answer = self._client.get_object(
                     Bucket=self._bucket, Key=self._prefix + key, Range=f"bytes={start}-{last}"
@@ -320,7 +328,7 @@ class S3Store:
             arguments["StartAfter"] = last
         empty_pages = 0
         while True:
-            with _mapped(what):
+            with mapped(what):
                 page = self._client.list_objects_v2(**arguments)
             if "IsTruncated" not in page:
                 raise StoreUnavailable(f"{what}: the answer is not a listing")
@@ -360,35 +368,3 @@ def _ask_first_only_if_large(params: dict[str, Any], **_: object) -> None:
     body = params.get("body")
     if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _SMALL_BODY_BYTES:
         params["headers"].pop("Expect", None)
-
-
-@contextmanager
-def _mapped(what: str) -> Iterator[None]:
-    """Turn boto3's errors into the store's; none of them leaves this module."""
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        CredentialRetrievalError,
-        NoCredentialsError,
-        ParamValidationError,
-        PartialCredentialsError,
-        SSLError,
-    )
-    from botocore.parsers import ResponseParserError
-
-    try:
-        yield
-    except StoreError:
-        raise
-    except ClientError as error:
-        found = error.response.get("Error", {})
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise error_from(what, str(found.get("Code")), status, str(found.get("Message"))) from error
-    except (NoCredentialsError, PartialCredentialsError, ParamValidationError) as error:
-        raise StoreRefused(f"{what}: {error}") from error
-    except SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise StoreRefused(f"{what}: {error}; set ca= in the region's URL to trust it") from error
-        raise StoreUnavailable(f"{what}: {error}") from error
-    except (BotoCoreError, CredentialRetrievalError, ResponseParserError, OSError) as error:
-        raise StoreUnavailable(f"{what}: {error}") from error

@@ -28,6 +28,13 @@ class ObjectConflict(StoreError):
     """The key already holds other bytes.  Two writers, or a bug: never retry."""
 
 
+class CopyInTheWay(StoreError):
+    """The key holds bytes that no good writer put there, and they are never overwritten.
+
+    Other regions may take the object; this one does once a person has removed what lies there.
+    """
+
+
 class CopyDamaged(StoreError):
     """A copy was read and is not what it must be.  Another region may hold a good one."""
 

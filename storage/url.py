@@ -121,6 +121,12 @@ def parse_region_url(text: str) -> RegionLocation:
     raise MalformedURL("a region URL begins with s3://, file:/// or memory:")
 
 
+def asks_lock(text: str) -> bool:
+    """Tell whether a region's URL wants what verifiers put to be locked.  Raises MalformedURL."""
+    location = parse_region_url(text)
+    return isinstance(location, S3Location) and location.lock is not None
+
+
 def shown_url(text: str) -> str:
     """Return what may be shown of a URL that was refused: no user, no password, no options."""
     start, options, _ = text.partition("?")

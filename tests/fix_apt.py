@@ -63,3 +63,9 @@ def promtool() -> AptProgram:
 def systemd_analyze() -> AptProgram:
     """systemd's own judge of units; systemd need not run."""
     return apt_program("systemd-analyze", "systemd")
+
+
+@pytest.fixture(scope="session")
+def openssl() -> AptProgram:
+    """What an auditor verifies a signature with by hand."""
+    return apt_program("openssl", "openssl")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,9 +34,10 @@ from storage.store import StoreRefused
 
 
 class PackLimit(FaultyStore):
-    """Refuses packs after ``left`` of them; None: takes all."""
+    """Refuses packs after ``left`` of them; None: takes all.  ``on_pack`` is called after each."""
 
     left: int | None = None
+    on_pack: Callable[[], None] | None = None
 
     def put(self, key: str, body: bytes, *, sha256: bytes | None = None, after_all: bool = False) -> None:
         if "/pack-" in key and self.left is not None:
@@ -44,6 +45,8 @@ class PackLimit(FaultyStore):
             if self.left < 0:
                 raise StoreRefused("no more packs")
         super().put(key, body, sha256=sha256, after_all=after_all)
+        if "/pack-" in key and self.on_pack is not None:
+            self.on_pack()
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,22 @@ from datetime import datetime, timedelta
 import fix_archive as fix
 from fix_repository import RepositoryHouse
 
+from pitr.abandoned import AbandonedAttempt, abandoned_before
 from pitr.catalogue.backup_record import BackupManifest, StoredObject
-from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.expiry_record import ExpireRecord, GoneBeside
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import NamedRegion, RebuildResult, rebuild
 from pitr.catalogue_survey import survey_archive
+from pitr.events.fence_sieve import FENCES_READ_MAX
 from pitr.expire import RegionDeletion, carry_out, put_record
+from pitr.expire_attempts import find_abandoned
+from pitr.expire_beside import plan_beside
 from pitr.expire_record import ExpiryPolicy, next_record, used_keys
 from pitr.layout import index_key, pack_key
 from pitr.quorum import Answers, WriteQuorum
 from pitr.repository import ListedBackup, Repository, backups_sha256
 from pitr.retention import ExpiryPlan, plan_expiry
+from pitr.retention_beside import first_moment, first_positions
 from pitr.retention_proof import prove_plan
 from pitr.survey import ArchiveSurvey
 from pitr.wal.lsn import LSN
@@ -31,6 +36,7 @@ from storage.store import CopyCheck, ObjectInfo, ObjectStore
 SEG = fix.SEGMENT_BYTES
 QUARTER = SEG // 4
 HOUR_S = 3600
+DEADLINE = timedelta(hours=12)
 
 
 class Killed(BaseException):
@@ -191,15 +197,30 @@ class ExpiryHouse:
         return survey_archive(catalogue, self.archive, answers), result, catalogue
 
     def expire(
-        self, window_h: float, *, grace_h: float = 0, point: FaultPoint | None = None, minimum: int = 1
+        self,
+        window_h: float,
+        *,
+        grace_h: float = 0,
+        point: FaultPoint | None = None,
+        minimum: int = 1,
+        fences_read_max: int = FENCES_READ_MAX,
     ) -> Expired:
         """Do what ``pitr expire --confirm`` does, at ``self.now``."""
         repository, regions = self.repository(), self.regions(point)
         survey, _, catalogue = self.survey()
         window = timedelta(hours=window_h)
         plan = plan_expiry(survey, window=window, minimum_full_backups=minimum, now=self.now)
+        plan = replace(plan, attempts=self.abandoned())
         prove_plan(survey, plan, now=self.now)
         previous = repository.expiry.newest(self.archive)
+        beside = plan_beside(
+            repository,
+            self.archive,
+            GoneBeside() if previous is None else previous.record.beside,
+            first_positions(survey, plan).get(self.archive),
+            first_moment(plan),
+            read_max=fences_read_max,
+        )
         record = next_record(
             repository,
             self.archive,
@@ -210,6 +231,7 @@ class ExpiryHouse:
             regions,
             policy=ExpiryPolicy(window, minimum, timedelta(hours=grace_h)),
             now=self.now,
+            beside=beside,
         )
         newest = record or (None if previous is None else previous.record)
         if newest is None:
@@ -217,6 +239,12 @@ class ExpiryHouse:
         body = repository.expiry.sign(newest, self.house.root)
         put_record(newest, body, regions, quorum=2)
         return Expired(plan, record, carry_out(newest, body, regions, now=self.now, workers=1))
+
+    def abandoned(self, *names: str) -> tuple[AbandonedAttempt, ...]:
+        """Return what of these regions' attempts at backups nobody goes on with; of all if none is named."""
+        before = abandoned_before(self.now, DEADLINE)
+        regions = [one for one in self.regions() if not names or one.name in names]
+        return find_abandoned(self.repository(), self.archive, regions, before=before, now=self.now)
 
     def keys(self, region: str = "eu", prefix: str = "") -> set[str]:
         return {info.key for info in self.stores[region].list_objects(prefix)}

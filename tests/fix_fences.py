@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from pitr.errors import PitrError
-from pitr.events.broker import GroupState
+from pitr.events.broker import ClusterNow
 from pitr.events.fence import Fence, GroupFence, Mark, PartitionFence, TopicFence
 from pitr.events.partition import TopicPartition
 from pitr.postgres.fence_mark import Marked, MarkFacts
@@ -59,7 +59,8 @@ class PlayedCluster:
 
     ends_now: dict[TopicPartition, int]
     low: int = 0
-    committed: dict[TopicPartition, int] = field(default_factory=dict)
+    stands: dict[TopicPartition, int] = field(default_factory=dict)
+    """Where every group stands."""
     asked: list[str] = field(default_factory=list)
     fails: dict[str, PitrError] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
@@ -69,16 +70,13 @@ class PlayedCluster:
         if name in self.fails:
             raise self.fails[name]
 
-    def cluster_id(self) -> str:
-        self._ask("cluster_id")
-        return "cluster"
-
-    def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
-        self._ask("topic_ids")
+    def now(self, names: Iterable[str]) -> ClusterNow:
+        self._ask("now")
         counts: dict[str, int] = {}
         for at in self.ends_now:
             counts[at.topic] = counts.get(at.topic, 0) + 1
-        return {name: (self.ids.get(name, "id-1"), counts[name]) for name in names if name in counts}
+        found = {name: (self.ids.get(name, "id-1"), counts[name]) for name in names if name in counts}
+        return ClusterNow("cluster", found)
 
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._ask("ends")
@@ -88,9 +86,13 @@ class PlayedCluster:
         self._ask("begins")
         return dict.fromkeys(partitions, self.low)
 
-    def group(self, name: str) -> GroupState:
-        self._ask("group")
-        return GroupState(name, True, dict(self.committed))
+    def committed(
+        self, groups: Iterable[str], partitions: Iterable[TopicPartition]
+    ) -> Mapping[str, Mapping[TopicPartition, int]]:
+        self._ask("committed")
+        wanted = set(partitions)
+        offsets = {at: offset for at, offset in self.stands.items() if at in wanted}
+        return dict.fromkeys(groups, offsets)
 
 
 @dataclass

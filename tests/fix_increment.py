@@ -11,6 +11,7 @@ from fix_backup import BackupHouse
 from fix_postgres import RunningPostgres, table_digests
 from fix_restore import HandArchiver, RestoreHouse, archive_of
 
+from pitr.backup_pace import Pace
 from pitr.backup_parent import ParentBackup, read_note
 from pitr.backup_remote import RemoteRequest, take_remote_backup
 from pitr.backup_request import BackupWriter
@@ -81,11 +82,16 @@ class Chain:
         )
         return self._note(manifest)
 
-    def take_remote(self, parent: BackupManifest | None, archive: ArchiveId | None = None) -> BackupManifest:
+    def take_remote(
+        self, parent: BackupManifest | None, archive: ArchiveId | None = None, pace: Pace | None = None
+    ) -> BackupManifest:
         """Take a backup over the replication protocol."""
         house = self.house
+        request = RemoteRequest(
+            self.server.dsn, archive or house.archive, "from afar", self.notes_dir, parent, pace=pace
+        )
         return take_remote_backup(
-            RemoteRequest(self.server.dsn, archive or house.archive, "from afar", self.notes_dir, parent),
+            request,
             BackupWriter(house.repository, house.signer, [house.identity.recipient()]),
             self.archiver.gate,
             clock=lambda: datetime.now(UTC),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pitr.pipeline.sign import Signer, encode_time
+from pitr.recovery import instant_text
 from storage.memory import MemoryStore
 from verifiers.audit_log import AuditLog, Logged
 from verifiers.check import CheckResult, Outcome
@@ -18,6 +19,7 @@ from verifiers.public_key import to_pem
 from verifiers.report_export import export_reports
 from verifiers.report_series import certify_report, issue_report, logged_reports
 from verifiers.statement import SignedStatement, check_fields
+from verifiers.verify_target import STRETCHES_MAX, Stretch, random_moment, stretches_text
 
 REPOSITORY = "0123456789abcdef" * 2
 SYSTEM = 7400000000000000001
@@ -67,6 +69,13 @@ def checks(at: datetime, *, fails: bool = False) -> list[dict[str, object]]:
     ]
 
 
+def stretches(at: datetime) -> tuple[Stretch, ...]:
+    """Return as many stretches as an intent may name, of one hour each, a gap of one between them."""
+    hour = timedelta(hours=1)
+    begins = [at - 2 * hour * number for number in range(STRETCHES_MAX, 0, -1)]
+    return tuple(Stretch(begin, begin + hour) for begin in begins)
+
+
 def draft(
     number: int, started_at: datetime, *, fails: bool = False, is_random: bool = False
 ) -> dict[str, Any]:
@@ -80,6 +89,7 @@ def draft(
     }
     apart = {"is_distinct": True, "shown_by": "another user and a namespace without network"}
     seed = hashlib.sha256(f"seed {number}".encode()).hexdigest() if is_random else None
+    drawn = None if seed is None else instant_text(random_moment(seed, stretches(started_at)))
     return {
         "subject": {
             "backups": [
@@ -167,7 +177,13 @@ def draft(
                 "credentials": {**apart, "is_distinct": None},
             },
         },
-        "request": {"kind": "latest", "value": None, "timezone": "UTC", "inclusive": True, "timeline": None},
+        "request": {
+            "kind": "time" if is_random else "latest",
+            "value": drawn,
+            "timezone": "UTC",
+            "inclusive": True,
+            "timeline": None,
+        },
         "timings": {
             **dict.fromkeys(
                 [
@@ -192,7 +208,7 @@ def draft(
         "data_loss": {
             "last_source_commit": commit,
             "last_recovered": commit,
-            "data_loss_ms": 900,
+            "data_loss_ms": None if is_random else 900,
             "data_loss_tx": 0,
             "lsn_gap_bytes": 0,
             "method": "heartbeat row",
@@ -254,7 +270,10 @@ def intend(log: AuditLog, number: int, at: datetime, *, is_random: bool = False)
         "system_identifier": str(SYSTEM),
         "scheduled_at": encode_time(at),
     }
-    facts |= {"seed_sha256": hashlib.sha256(seed).hexdigest()} if is_random else {"target": "latest"}
+    facts["target"] = "random" if is_random else "latest"
+    if is_random:
+        facts["seed_sha256"] = hashlib.sha256(seed).hexdigest()
+        facts["stretches"] = stretches_text(stretches(at))
     return log.intend(EntryKind.VERIFICATION_INTENDED, f"run-{number}", facts, at - timedelta(seconds=1))
 
 

@@ -63,6 +63,8 @@ class HandArchiver:
     shipped: LSN | None = None
     sequence: int = 0
     previous: bytes | None = None
+    # What the gate was asked for: the WAL of a timeline from where to where.
+    asked: list[tuple[TimelineId, LSN, LSN]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._keys = HostKeys(
@@ -109,6 +111,7 @@ class HandArchiver:
     def gate(self, timeline: TimelineId, start: LSN, end: LSN, timeout_s: float) -> bool:
         """Stand for the daemon's wait until WAL is at quorum: ship it now."""
         assert timeline == self.timeline
+        self.asked.append((timeline, start, end))
         return self.ship() >= end
 
     def _read(self, name: SegmentName, start: LSN, end: LSN) -> bytes:
@@ -407,14 +410,16 @@ class Judge:
         instance.start(server_settings(instance.installation, settings), timeout_s=60)
         return instance
 
-    def examine(self, origin: Origin, target: Path) -> dict[str, str]:
-        """Let PostgreSQL's own tools judge a stopped cluster; return its tables."""
+    def examine(
+        self, origin: Origin, target: Path, databases: Sequence[str] = ("postgres",)
+    ) -> dict[str, str]:
+        """Let PostgreSQL's own tools judge a stopped cluster; return the tables of ``databases``."""
         self._run(origin, "pg_checksums", "--check", "-D", str(target))
         instance = self.start(origin, target)
         where = ["-h", str(instance.socket_dir), "-p", str(instance.port), "-U", "postgres"]
         if has_amcheck(instance):
             self._run(origin, "pg_amcheck", *AMCHECK, *where)
-        digests = table_digests(instance.dsn)
+        digests = table_digests(instance.dsn, databases)
         instance.stop()
         return digests
 

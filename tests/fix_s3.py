@@ -35,6 +35,8 @@ class S3Server:
     host: str = HOST
     # Words before the server's own, which must exec it.
     prefix: Sequence[str] = ()
+    # With it the server has users besides the root user, whom no policy binds.
+    has_users: bool = False
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -86,6 +88,12 @@ class S3Server:
         client.close()
         return name
 
+    def make_user(self, name: str, secret: str) -> None:
+        """Add a user whom nothing is allowed until a bucket's policy says so."""
+        words = ["admin", "-a", self.access_key, "-s", self.secret_key, "-er", self.endpoint, "create-user"]
+        words += ["--access", name, "--secret", secret, "--role", "user"]
+        subprocess.run([str(self.program), *words], check=True, capture_output=True, timeout=START_TIMEOUT_S)
+
     def start(self) -> None:
         """Start it and return once it answers.  Its objects are still there after a stop or a kill."""
         if self.is_running:
@@ -103,6 +111,9 @@ class S3Server:
             self.region_name,
             "--quiet",
         ]
+        if self.has_users:
+            (self.folder / "users").mkdir(exist_ok=True)
+            command += ["--iam-dir", str((self.folder / "users").absolute())]
         command += ["--keep-alive", "posix", "--versioning-dir", str(versions.absolute())]
         if not _has_attributes(root):
             (self.folder / "sidecar").mkdir(exist_ok=True)
@@ -171,6 +182,13 @@ def s3_server(s3_program: Path) -> Iterator[S3Server]:
 
 
 @pytest.fixture
+def s3_server_with_users(s3_program: Path) -> Iterator[S3Server]:
+    """A server of its own that has users, and so can deny something."""
+    with _Running(s3_program, has_users=True) as server:
+        yield server
+
+
+@pytest.fixture
 def own_s3_server(s3_program: Path) -> Iterator[S3Server]:
     """A server for one test alone, which may stop and kill it as it likes."""
     with _Running(s3_program) as server:
@@ -180,15 +198,16 @@ def own_s3_server(s3_program: Path) -> Iterator[S3Server]:
 class _Running:
     """The server of one fixture: found a port, started, and always ended."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, *, has_users: bool = False) -> None:
         self._program = program
+        self._has_users = has_users
         self._folder = Path(tempfile.mkdtemp(prefix="pitr-s3-"))
         self._server: S3Server | None = None
 
     def __enter__(self) -> S3Server:
         try:
             for attempt in range(1, _START_TRIES_MAX + 1):
-                self._server = S3Server(self._program, self._folder, free_port())
+                self._server = S3Server(self._program, self._folder, free_port(), has_users=self._has_users)
                 try:
                     self._server.start()
                     break

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from fix_tls import make_certificate
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
         answer = self.scripted.next_answer(self.command, self.path)
         if answer.until is not None:
             answer.until.wait(60)
-        self.send_response(answer.status)
+        if any(name == "Date" for name, _ in answer.headers):
+            self.send_response_only(answer.status)
+        else:
+            self.send_response(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
         if not any(name == "Content-Length" for name, _ in answer.headers):
@@ -83,13 +90,31 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted_s3() -> Iterator[ScriptedS3]:
+    with _serving(None) as scripted:
+        yield scripted
+
+
+@pytest.fixture
+def scripted_tls_s3(tmp_path: Path) -> Iterator[ScriptedS3]:
+    """One that speaks TLS; its certificate is ``tls.pem`` in ``tmp_path``."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_certificate(tmp_path))
+    with _serving(context) as scripted:
+        yield scripted
+
+
+@contextmanager
+def _serving(context: ssl.SSLContext | None) -> Iterator[ScriptedS3]:
     scripted = ScriptedS3()
     handler = type("Handler", (_Handler,), {"scripted": scripted})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.daemon_threads = True
+        if context is not None:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        scripted.endpoint = f"http://127.0.0.1:{server.server_port}"
+        scheme = "http" if context is None else "https"
+        scripted.endpoint = f"{scheme}://127.0.0.1:{server.server_port}"
         yield scripted
         server.shutdown()
         thread.join(10)

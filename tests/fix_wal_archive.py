@@ -117,6 +117,7 @@ class WalHouse:
         settings: ArchiveSettings | None = None,
         repository: Repository | None = None,
         judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
+        clock: Callable[[], datetime] = now,
     ) -> WalArchiver:
         repository = repository or self.repository
         return WalArchiver(
@@ -129,7 +130,7 @@ class WalHouse:
             events=told,
             settings=settings or quick_settings(),
             judge=judge,
-            clock=now,
+            clock=clock,
             random=os.urandom,
         )
 
@@ -209,6 +210,7 @@ def archiving(
     repository: Repository | None = None,
     spool: Spool | None = None,
     judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
+    clock: Callable[[], datetime] = now,
 ) -> Iterator[RunningArchiver]:
     """An archiver that streams; at the end it is stopped, in order unless the test failed."""
     own = None
@@ -216,7 +218,8 @@ def archiving(
         spool = own = DirectorySpool(spool_dir, bytes_max=1 << 30)
     told = Told()
     running = RunningArchiver(
-        house.archiver(dsn, spool, told, settings=settings, repository=repository, judge=judge), told
+        house.archiver(dsn, spool, told, settings=settings, repository=repository, judge=judge, clock=clock),
+        told,
     )
     running.start()
     try:

@@ -14,6 +14,7 @@ from structlog.testing import CapturingLogger
 
 from cli.watchdog_run import Watchdog
 from pitr.commit_release import ReleasePolicy
+from pitr.postgres.address import ConfiguredAddress, ServerAddress
 from pitr.protection import Protect
 from pitr.release_journal import ReleaseJournal, ReleaseStep
 
@@ -23,7 +24,7 @@ PRIMARY = ReleasePolicy(Protect.PRIMARY, 1.0, hold_s=2.0)
 class Watched:
     """A watchdog in a thread of its own, and what it has said and noted."""
 
-    def __init__(self, dsn: str, folder: Path, policy: ReleasePolicy) -> None:
+    def __init__(self, address: ServerAddress, folder: Path, policy: ReleasePolicy) -> None:
         self._lines = CapturingLogger()
         log = structlog.wrap_logger(
             self._lines, processors=[], wrapper_class=structlog.make_filtering_bound_logger(0)
@@ -31,7 +32,8 @@ class Watched:
         self.journal = ReleaseJournal(folder / "releases.jsonl")
         self._stopping = threading.Event()
         watchdog = Watchdog(
-            dsn,
+            address,
+            "pitr",
             policy,
             self.journal,
             log,
@@ -55,8 +57,9 @@ class Watched:
 
 
 @contextmanager
-def watching(dsn: str, folder: Path, policy: ReleasePolicy = PRIMARY) -> Iterator[Watched]:
-    watched = Watched(dsn, folder, policy)
+def watching(where: str | ServerAddress, folder: Path, policy: ReleasePolicy = PRIMARY) -> Iterator[Watched]:
+    address = ConfiguredAddress(where) if isinstance(where, str) else where
+    watched = Watched(address, folder, policy)
     try:
         yield watched
     finally:

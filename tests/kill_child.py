@@ -150,6 +150,7 @@ def restore_cluster(fields: dict[str, Any], count: KillCount) -> None:
         tablespace_mapping={name: Path(place) for name, place in fields["tablespaces"].items()},
         user=user,
         server_settings={"fsync": "off"},
+        is_delta=fields["is_delta"],
     )
     repository, data_keys = house.repository, house.data_keys
     count.watch_files(target.parent)

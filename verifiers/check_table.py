@@ -29,7 +29,9 @@ _TABLE: Final = (
     CheckSpec("C05", "completeness", "the WAL on the way was replayed without a gap", "pitr"),
     CheckSpec("C06", "integrity", "the control file names this cluster, cleanly shut down", "pg_controldata"),
     CheckSpec("C07", "integrity", "each data page has the right checksum", "pg_checksums"),
-    CheckSpec("C08", "integrity", "each table and index is consistent, with every row indexed", "pg_amcheck"),
+    CheckSpec(
+        "C08", "integrity", "each table and B-tree is consistent, with every row indexed", "pg_amcheck"
+    ),
     CheckSpec("C09", "target", "recovery ended exactly at the target", "pitr"),
     CheckSpec("C10", "target", "the last commit before the target is there, with its time", "pitr"),
     CheckSpec("C11", "completeness", "the tables equal those of the source at the same LSN", "pitr", False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ SELECT t.relkind::text, c.contype::text, c.conname, c.convalidated,
  WHERE c.contype IN ('f', 'c') AND c.conparentid = 0 AND NOT (c.contype = 'c' AND t.relkind = 'p')
    AND s.nspname !~ '^pg_' AND s.nspname <> 'information_schema'
  ORDER BY c.conrelid::regclass::text, c.conname"""
+_OTHER_INDEXES: Final = """
+SELECT m.amname, count(*) FROM pg_class c JOIN pg_am m ON m.oid = c.relam
+ WHERE c.relkind = 'i' AND m.amname <> 'btree' GROUP BY 1"""
 _NOT_NULL: Final = """
 SELECT c.oid::regclass::text, array_agg(quote_ident(a.attname) ORDER BY a.attnum)
   FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
@@ -77,6 +81,18 @@ def check_relations(server: ScratchServer, maker: CheckMaker) -> CheckResult:
         return passed(expected, "exit code 0", digest=run.sha256)
 
     return maker.run("C08", "pg_amcheck " + " ".join(options), judge, version=server.version)
+
+
+def unseen_indexes(server: ScratchServer) -> str | None:
+    """Say which indexes C08 says nothing of; None where there is none such.  Raises QueryFailed."""
+    counts: Counter[str] = Counter()
+    for database in server.databases():
+        with server.session(database) as session:
+            counts.update({str(kind): int(str(count)) for kind, count in session.rows(_OTHER_INDEXES)})
+    if not counts:
+        return None
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return f"C08 looks into tables and B-trees alone: indexes of other kinds were not looked into: {kinds}"
 
 
 def check_constraints(server: ScratchServer, maker: CheckMaker) -> CheckResult:

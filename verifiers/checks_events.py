@@ -31,11 +31,15 @@ _BAD_ROWS: Final = frozenset({RowState.TAMPERED, RowState.UNREADABLE, RowState.G
 
 @dataclass(frozen=True, slots=True)
 class EventsSeen:
-    """A plan of replay for the restored server; its last fence, None if it has none; what is wrong."""
+    """A plan of replay for the restored server; its last fence, None if it has none; what is wrong.
+
+    ``mirror`` says how a mirror was read, None where the cluster itself was.
+    """
 
     plan: ReplayPlan
     last: JudgedRow | None
     faults: Sequence[str] = ()
+    mirror: str | None = None
 
 
 class LookAtEvents(Protocol):
@@ -77,6 +81,8 @@ def judge_events(seen: EventsSeen, rows: Sequence[Reconciled]) -> Judgement:
         f" {tally.in_database} in the database, {tally.to_apply} to replay, {tally.lost_branch} lost by a"
         f" failover, {tally.unknown} unknown; {seen.plan.phantoms.count} phantoms"
     )
+    if seen.mirror is not None:
+        observed = f"{observed}; {seen.mirror}"
     gone = [f"{one.at} {one.result}" for one in rows if one.verdict is Verdict.MISSING]
     wrong = [*seen.faults, *gone]
     if last is not None and last.state in _BAD_ROWS and last.detail and last.detail not in seen.faults:

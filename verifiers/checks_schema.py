@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
+from pitr.postgres.scratch_session import ScratchSession
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
 from verifiers.scratch_server import ScratchServer
@@ -28,21 +30,32 @@ _DATABASE_COLLATION: Final = """
 SELECT 'database ' || datname, datcollversion, pg_database_collation_actual_version(oid)
   FROM pg_database WHERE datname = current_database() AND datcollversion IS NOT NULL
    AND datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid)"""
-_OWNERS: Final = """
-SELECT 'relation ' || c.oid::regclass FROM pg_class c
- WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = c.relowner)
-UNION ALL SELECT 'schema ' || nspname FROM pg_namespace n
- WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = n.nspowner)
-UNION ALL SELECT 'function ' || p.oid::regprocedure FROM pg_proc p
- WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.proowner)
-UNION ALL SELECT 'grant on ' || c.oid::regclass FROM pg_class c, aclexplode(c.relacl) a
- WHERE a.grantee <> 0 AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = a.grantee)
-UNION ALL SELECT 'database ' || datname FROM pg_database d
- WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = d.datdba)
-UNION ALL SELECT 'membership in role ' || roleid FROM pg_auth_members m
- WHERE NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = m.roleid)
-    OR NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = m.member)
- ORDER BY 1"""
+# Each column of PostgreSQL's own tables that names roles: as its list of foreign keys has it (owners, members
+# policies, user mappings, settings), and each with grants.  Not the grants that an extension came with, which
+# DROP ROLE forgot before 17, nor who granted a membership, which it forgot before 16.
+_ROLE_COLUMNS: Final = """
+SELECT c.relname, quote_ident(c.relname), quote_ident(a.attname), a.atttypid = 'aclitem[]'::regtype,
+       coalesce(k.is_array, false), coalesce(k.is_opt, false), c.relisshared,
+       (SELECT 'x.' || quote_ident(n.attname) FROM pg_attribute n
+         WHERE n.attrelid = c.oid AND n.attnum > 0 AND n.atttypid = 'name'::regtype ORDER BY n.attnum LIMIT 1)
+  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+  LEFT JOIN pg_get_catalog_foreign_keys() k
+         ON k.fktable = c.oid AND k.fkcols = ARRAY[a.attname::text] AND k.pktable = 'pg_authid'::regclass
+ WHERE c.relnamespace = 'pg_catalog'::regnamespace AND c.relkind = 'r' AND c.relname <> 'pg_init_privs'
+   AND (k.fktable IS NOT NULL OR a.atttypid = 'aclitem[]'::regtype)
+   AND NOT (c.relname = 'pg_auth_members' AND a.attname = 'grantor'
+            AND current_setting('server_version_num')::int < 160000)
+ ORDER BY 1, 3"""
+# What a row of them is called; of any other its name, or its place.
+_CALLED: Final = {
+    "pg_class": "x.oid::regclass",
+    "pg_proc": "x.oid::regprocedure",
+    "pg_attribute": "x.attrelid::regclass || '.' || quote_ident(x.attname)",
+    "pg_default_acl": "x.oid",
+    "pg_auth_members": "x.roleid",
+}
+_NO_ROLE: Final = "NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = {})"
+_DANGLING_MAX: Final = 1000
 _ROLES: Final = """
 SELECT r.rolname, r.rolsuper, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolbypassrls, r.rolcanlogin,
        coalesce((SELECT string_agg(g.rolname, ',' ORDER BY g.rolname) FROM pg_auth_members m
@@ -107,24 +120,65 @@ def check_versions(server: ScratchServer, maker: CheckMaker) -> CheckResult:
 
 
 def check_roles(server: ScratchServer, maker: CheckMaker) -> CheckResult:
-    """C18: nothing belongs to, or is granted to, a role that is not there; the roles are evidence."""
+    """C18: nothing belongs to, or is granted to or by, a role that is not there; the roles are evidence."""
 
     def judge() -> Judgement:
         faults: list[str] = []
         with server.session() as session:
             roles = session.rows(_ROLES)
+            columns = [_RoleColumn.of(row) for row in session.rows(_ROLE_COLUMNS)]
+            faults += _dangling(session, [one for one in columns if one.is_shared])
+        own = [one for one in columns if not one.is_shared]
         for database in server.databases():
             with server.session(database) as session:
-                faults += [f"{database}: {what}" for (what,) in session.rows(_OWNERS, rows_max=1000)]
+                faults += [f"{database}: {what}" for what in _dangling(session, own)]
         superusers = sum(bool(role[1]) for role in roles)
         expected = "every owner and grantee is a role"
-        observed = f"{len(roles)} roles, {superusers} of them superusers"
+        observed = f"{len(roles)} roles, {superusers} of them superusers; {len(columns)} columns name roles"
         evidence = "\n".join(repr(tuple(map(str, role))) for role in roles).encode()
         if faults:
             return failed(expected, f"{observed}, {len(faults)} dangling", _some(faults), evidence)
         return passed(expected, observed, evidence)
 
-    return maker.run("C18", _OWNERS + _ROLES, judge)
+    return maker.run("C18", _ROLE_COLUMNS + _ROLES, judge)
+
+
+@dataclass(frozen=True, slots=True)
+class _RoleColumn:
+    """A column that names roles; ``called`` is what says which row it is of."""
+
+    table: str
+    column: str
+    has_grants: bool
+    is_array: bool
+    may_be_none: bool
+    is_shared: bool
+    called: str
+
+    @classmethod
+    def of(cls, row: tuple[object, ...]) -> _RoleColumn:
+        name, table, column, has_grants, is_array, may_be_none, is_shared, named = row
+        called = _CALLED.get(str(name), str(named or "x.ctid"))
+        return cls(str(table), str(column), bool(has_grants), bool(is_array), bool(may_be_none),
+                   bool(is_shared), called)  # fmt: skip
+
+    def query(self) -> str:
+        """Return what finds the rows that name a role which is not there."""
+        said = f"SELECT '{self.table}.{self.column} of ' || {self.called}"
+        if self.has_grants:
+            grantee, grantor = _NO_ROLE.format("a.grantee"), _NO_ROLE.format("a.grantor")
+            source = f"pg_catalog.{self.table} x, aclexplode(x.{self.column}) a"
+            return f"{said} FROM {source} WHERE (a.grantee <> 0 AND {grantee}) OR {grantor}"
+        role, source = f"x.{self.column}", f"pg_catalog.{self.table} x"
+        if self.is_array:
+            role, source = "u.role", f"{source}, unnest(x.{self.column}) u(role)"
+        some = f"{role} <> 0 AND " if self.may_be_none else ""
+        return f"{said} FROM {source} WHERE {some}{_NO_ROLE.format(role)}"
+
+
+def _dangling(session: ScratchSession, columns: list[_RoleColumn]) -> list[str]:
+    statement = " UNION ALL ".join(one.query() for one in columns)
+    return [str(what) for (what,) in session.rows(f"{statement} ORDER BY 1", rows_max=_DANGLING_MAX)]
 
 
 def _some(faults: list[str]) -> str:

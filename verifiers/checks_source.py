@@ -31,8 +31,9 @@ def choose_comparison(
 ) -> Comparison | str:
     """Return the first fingerprint that the way leads to, else why there is none.
 
-    ``read`` gets a fingerprint, ``lead`` the plan to its LSN.  One of another timeline is of a server that
-    had left the way by then, as after a failover: its rows are others, and rightly so.
+    ``read`` gets a fingerprint, ``lead`` the plan to its LSN.  One of another timeline, or of another
+    epoch, is of a server that had left the way by then, as after a failover: its rows are others, and
+    rightly so.
     """
     why = "no fingerprint of the source was taken after the target (pitr fingerprint)"
     for lsn in lsns:
@@ -44,8 +45,10 @@ def choose_comparison(
         fingerprint = read(lsn)
         if _is_on_way(fingerprint, plan):
             return Comparison(fingerprint, plan)
+        of = "" if fingerprint.epoch is None else f" of writer epoch {fingerprint.epoch}"
         why = (
-            f"the fingerprint at {lsn} was taken on timeline {fingerprint.timeline}, which is not on the way"
+            f"the fingerprint at {lsn} was taken on timeline {fingerprint.timeline}{of},"
+            " which is not on the way"
         )
     return why
 
@@ -53,6 +56,7 @@ def choose_comparison(
 def _is_on_way(fingerprint: Fingerprint, plan: RestorePlan) -> bool:
     return any(
         span.timeline == fingerprint.timeline
+        and fingerprint.epoch in (None, span.archive.epoch)
         and span.start <= fingerprint.lsn
         and (span.end is None or fingerprint.lsn <= span.end)
         for span in plan.spans

@@ -9,12 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pitr.errors import PitrError
+from pitr.errors import MalformedValue, PitrError
 from pitr.recovery import instant_text
 from pitr.recovery_certificate import FORMAT
 from pitr.restore_plan import RestorePlan
+from pitr.restore_wal import archived_spans, recovery_timeline
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineHistory, TimelineId, history_file_name
 from pitr.wal.transactions import TransactionEnd
+from pitr.wal_sources import lay_path
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
 from verifiers.scratch_server import ScratchServer
@@ -23,6 +26,8 @@ _CERTIFICATE_BYTES_MAX: Final = 512 * 1024 * 1024
 MARKER_TIMEOUT_S: Final = 60.0
 _REPLAY: Final = """
 SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp()"""
+_TIMELINE: Final = "SELECT timeline_id FROM pg_control_checkpoint()"
+_HISTORY: Final = "SELECT pg_read_binary_file(%s, 0, 1048576, true)"
 # The next transaction's id has the epoch that 32 bits of a record's lack.
 _NEXT_XID: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _STATUS: Final = "SELECT pg_xact_status(%s::text::xid8)"
@@ -52,7 +57,7 @@ class Reached:
 
 
 def look_at_target(server: ScratchServer, plan: RestorePlan, replayed: LSN | None) -> Reached:
-    """Ask a server, mostly paused at the target; ``replayed`` is taken where it was opened by itself.
+    """Ask a server, mostly paused at the target; ``replayed`` (``left_at``) is of one that is open already.
 
     Raises QueryFailed.
     """
@@ -70,6 +75,23 @@ def look_at_target(server: ScratchServer, plan: RestorePlan, replayed: LSN | Non
             at.astimezone(UTC) if isinstance(at, datetime) else None,
             _status(session.value, after, next_xid),
         )
+
+
+def left_at(server: ScratchServer, plan: RestorePlan) -> LSN | None:
+    """Return where an open server's timeline left the one that was recovered along, by its history file.
+
+    For a server that opened by itself, which nobody saw paused.  None if there is no such file, or it does
+    not say.  Raises QueryFailed.
+    """
+    assert plan.stop is not None, "it was restored to it"
+    with server.session() as session:
+        timeline = TimelineId(int(str(session.value(_TIMELINE))))
+        body = session.value(_HISTORY, [f"pg_wal/{history_file_name(timeline)}"])
+    try:
+        history = TimelineHistory.parse(timeline, bytes(body) if isinstance(body, bytes) else b"")
+        return history.end_of(recovery_timeline(plan, plan.stop))
+    except MalformedValue:
+        return None
 
 
 def _status(ask: Any, end: TransactionEnd | None, next_xid: int) -> str | None:
@@ -163,7 +185,7 @@ def check_marker(
 
 
 def check_replayed_wal(certificate: Path, plan: RestorePlan, maker: CheckMaker) -> CheckResult:
-    """C05: by the restore's own notes of each segment that it delivered."""
+    """C05: the restore's own notes of each segment that it delivered, against the plan's way and objects."""
 
     def judge() -> Judgement:
         with certificate.open("rb") as file:
@@ -177,19 +199,37 @@ def check_replayed_wal(certificate: Path, plan: RestorePlan, maker: CheckMaker) 
     return maker.run("C05", "compare the recovery certificate with the plan", judge)
 
 
+def _hole_of(plan: RestorePlan) -> str | None:
+    """Return the first stretch of the way that no stored object of the plan holds, up to where it stops."""
+    assert plan.stop is not None, "it was resolved"
+    reached = plan.backup.wal_start
+    for link in plan.links:
+        if link.start > reached:
+            return f"{reached} to {link.start}"
+        reached = max(reached, link.until)
+    return f"{reached} to {plan.stop.read_end}" if reached < plan.stop.read_end else None
+
+
 def _judge_certificate(stated: Mapping[str, Any], plan: RestorePlan, evidence: bytes) -> Judgement:
     stop = plan.stop
     assert stop is not None
     wal = stated["wal"]
-    delivered = [one["segment"] for one in wal["delivered"]]
-    alone = wal["fetched_alone_after_a_crash"]
-    expected = f"{wal['segments']} segments delivered, replay up to {stop.replay_end}, no hole"
-    observed = f"{len(set(delivered))} segments delivered, replay up to {stated['replay']['end']}"
+    delivered = {str(one["segment"]) for one in wal["delivered"]}
+    alone = {str(one) for one in wal["fetched_alone_after_a_crash"]}
+    path = lay_path(archived_spans(plan, stop), (), segment_bytes=plan.backup.segment_bytes)
+    wanted = {str(name) for name in path.segment_names()}
+    expected = f"{len(wanted)} segments delivered, replay up to {stop.replay_end}, no hole"
+    observed = f"{len(delivered)} segments delivered, replay up to {stated['replay']['end']}"
     faults = []
     if stated["format"] != FORMAT or stated["backup"] != plan.backup.backup:
         faults.append("it is the certificate of another restore")
-    if stated["holes"] != "none" or len(set(delivered)) + len(alone) != wal["segments"]:
-        faults.append("segments on the way were not delivered")
+    hole = _hole_of(plan)
+    if hole is not None:
+        faults.append(f"the plan's WAL objects leave {hole} out")
+    if missing := sorted(wanted - delivered - alone):
+        faults.append(f"{len(missing)} segments on the way were not delivered: {missing[0]}")
+    if others := sorted((delivered | alone) - wanted):
+        faults.append(f"{len(others)} segments that are not on the way were delivered: {others[0]}")
     if alone:
         faults.append(f"{len(alone)} segments came without a note")
     if stated["replay"]["end"] != str(stop.replay_end):

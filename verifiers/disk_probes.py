@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from pitr.backup_checks import runs_here
 from pitr.disk_forecast import DropPolicy
 from pitr.errors import ServerRefused, ServerUnavailable
 from pitr.postgres.server import Server
@@ -45,18 +46,31 @@ class WalDisk:
 
 
 def probe_wal_disk(dsn: str, slot: str, policy: DropPolicy) -> list[Finding]:
-    """Look at the disk of ``pg_wal``, which must be this host's."""
+    """Look at the disk of ``pg_wal``; where the server runs on another host, that is said."""
     try:
         with Server.connect(dsn, statement_timeout_s=_STATEMENT_TIMEOUT_S) as server:
             seen = watch_slot(server, slot)
             limit_bytes, rate = slot_limit_bytes(server), wal_rate(server)
+            is_here = seen.data_directory is not None and runs_here(server, seen.data_directory)
     except (ServerRefused, ServerUnavailable) as error:
         return [Finding(_CHECK, Severity.WARN, "server", error.message, error.hint)]
-    space = None if seen.data_directory is None else wal_disk_space(seen.data_directory)
+    space = None if seen.data_directory is None or not is_here else wal_disk_space(seen.data_directory)
     if space is None:
         hint = "run pitr on the database host, as the user who owns the data directory"
         return [Finding(_CHECK, Severity.WARN, "server", "the disk of pg_wal is not seen from here", hint)]
     return [judge_wal_disk(WalDisk(space, seen.kept_bytes, limit_bytes, rate), policy)]
+
+
+def judge_unseen_disk(policy: DropPolicy) -> list[Finding]:
+    """Say that nothing is dropped for a disk that nobody looks at.  Pure."""
+    if not policy.drops:
+        return []
+    message = (
+        'when_disk_fills = "drop" has no effect: with [backup] source = "protocol" the disk of pg_wal is not'
+        " seen from here"
+    )
+    hint = "bound the slot at the server: ALTER SYSTEM SET max_slot_wal_keep_size"
+    return [Finding(_CHECK, Severity.WARN, "server", message, hint)]
 
 
 def judge_wal_disk(disk: WalDisk, policy: DropPolicy) -> Finding:

@@ -117,18 +117,30 @@ def draft_drill(facts: ReportFacts, found: Verified, drill: RestoreDrill) -> dic
         loss["method"] += "; the failure is what the age is counted to, and what all regions had then"
     said = [f"the failure was declared at {encode_time(drill.failure_at)}; nothing was done to the source"]
     if drill.is_latest:
-        said.append("what is lost is counted at the failure; the restore may have what was archived after it")
+        said.append(
+            "the restore is to what the regions had at the failure, without what was archived after it"
+        )
     else:
         said.append("what was committed after the target is given up, and is not counted as lost")
-    if drill.degradation is None:
-        said.append("no client ran: service degradation and errors were not measured")
-    elif drill.degradation["service_degradation"]["latency_us_before"] is None:
-        said.append("latency before the failure was not measured: no production server was asked")
-    else:
-        said.append("latency before the failure is that of SELECT 1 on the production server")
+    said += degradation_limits(drill.degradation, found.paused_ms)
     draft["result"]["limits"] += [*said, *drill.notes]
     draft["findings"] = findings_of(draft, facts.report_id, facts.care, facts.retests)
     return draft
+
+
+def degradation_limits(degradation: Mapping[str, Any] | None, paused_ms: int) -> list[str]:
+    """Say what the figures that clients measured do not tell, and what of them are our own checks."""
+    if degradation is None:
+        return ["no client ran: service degradation and errors were not measured"]
+    said = []
+    if paused_ms:
+        said.append(
+            f"service degradation and errors include {paused_ms} ms in which recovery stood still for checks"
+            " at the target; the recovery time does not"
+        )
+    if degradation["service_degradation"]["latency_us_before"] is None:
+        return [*said, "latency before the failure was not measured: no production server was asked"]
+    return [*said, "latency before the failure is that of SELECT 1 on the production server"]
 
 
 def draft_components(facts: ReportFacts, found: Verified) -> dict[str, Any]:

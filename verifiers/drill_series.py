@@ -10,6 +10,7 @@ from typing import Final
 
 from verifiers.log_entry import EntryKind, LogEntry
 from verifiers.statement import Predicate
+from verifiers.verify_schedule import last_scheduled_at
 
 METRICS: Final = ("recovery_time_ms", "data_loss_ms", "degradation_ms", "errors_permille")
 RUNS: Final = "RUNNING"
@@ -107,23 +108,27 @@ def _row(intent: LogEntry, end: LogEntry | None, by_id: Mapping[str, Predicate])
 
 
 def planned_drills(
-    entries: Sequence[LogEntry], every_s: Mapping[str, float | None], now: datetime
+    entries: Sequence[LogEntry],
+    every_s: Mapping[str, float | None],
+    now: datetime,
+    system_identifier: int | None,
 ) -> list[Planned]:
-    """Return the schedule; ``next_at`` is not before now, and None where a kind is held only when asked."""
-    rows = drill_rows(entries, ())
+    """Return a cluster's schedule; ``next_at`` is not before now, None where a kind is held when asked alone.
+
+    It goes by what the daemon goes by: a drill that was abandoned is due still.  ``system_identifier`` None:
+    of all clusters, where the newest drill of any counts.
+    """
+    named = {entry.text("system_identifier") for entry in entries} - {None}
+    systems = named if system_identifier is None else {str(system_identifier)}
+    mine = [one for one in entries if one.text("system_identifier") in systems]
+    rows = drill_rows([*mine, *(one for one in entries if one.kind == EntryKind.DRILL_ENDED)], ())
     found = []
     for drill, every in every_s.items():
         held = [one.at for one in rows if one.drill == drill and one.report_id is not None]
-        scheduled = [
-            datetime.fromisoformat(at)
-            for entry in entries
-            if entry.kind == EntryKind.DRILL_INTENDED
-            and entry.text("drill") == drill
-            and (at := entry.text("scheduled_at")) is not None
-        ]
         next_at = None
         if every is not None:
-            last = max(scheduled, default=None)
+            lasts = [last_scheduled_at(entries, int(str(one)), drill) for one in systems]
+            last = max((one for one in lasts if one is not None), default=None)
             next_at = now if last is None else max(now, last + timedelta(seconds=every))
         missed = sum(one.drill == drill and one.outcome == "MISSED" for one in rows)
         found.append(Planned(drill, every, max(held, default=None), next_at, missed))

@@ -23,11 +23,17 @@ from verifiers.table_digests import TABLES_MAX, ClusterDigests, TableDigest
 
 _KIND: Final = "fingerprint"
 _DATABASES_MAX: Final = 10_000
+# As in an archive's name (docs/format.md §3).
+_EPOCH_MAX: Final = 99_999_999
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a standby held when it had replayed up to ``lsn`` and nothing after it."""
+    """What a standby held when it had replayed up to ``lsn`` and nothing after it.
+
+    ``epoch``: the newest writer epoch of its cluster when it was taken; None in records of before 2026-12.
+    Two epochs may have other WAL at one LSN of one timeline.
+    """
 
     repository: str
     system_identifier: int
@@ -36,6 +42,7 @@ class Fingerprint:
     at: datetime
     server_version: int
     digests: ClusterDigests
+    epoch: int | None = None
 
     def to_payload(self) -> dict[str, object]:
         return {
@@ -46,6 +53,7 @@ class Fingerprint:
             "lsn": str(self.lsn),
             "at": encode_time(self.at),
             "server_version": self.server_version,
+            "epoch": self.epoch,
             "tables": [[one.table, one.rows, one.digest] for one in self.digests.tables],
             "schemas": dict(self.digests.schemas),
         }
@@ -71,6 +79,7 @@ class Fingerprint:
             fields.time("at"),
             fields.integer("server_version"),
             ClusterDigests(tuple(tables), fields.text_pairs("schemas", count_max=_DATABASES_MAX)),
+            fields.integer("epoch", least=1, most=_EPOCH_MAX) if fields.holds("epoch") else None,
         )
 
 

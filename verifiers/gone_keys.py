@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
-from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.expiry_record import ExpireRecord, NumberedKind
 from pitr.errors import MalformedValue, PitrError
-from pitr.layout import envelope_key, parse_wal_key, wal_index_range
+from pitr.layout import envelope_key, fences_sequence, parse_wal_key, syncs_sequence, wal_index_range
 from pitr.repository import Repository
 from storage.store import StoreError
 
@@ -49,11 +49,17 @@ class GoneKeys:
                 return any(begin <= first and last <= end for begin, end in pieces)
             case "envelopes":
                 return key in self._envelopes
+            case "fences":
+                return fences_sequence(key) < self.record.beside.first(NumberedKind.FENCES)
+            case "syncs":
+                return syncs_sequence(key) < self.record.beside.first(NumberedKind.SYNCS)
+            case "derived":
+                return self.record.beside.names_snapshot(name.split("/")[1] if "/" in name else "")
         return False
 
     @cached_property
     def _backups(self) -> frozenset[str]:
-        return frozenset(gone.backup for gone in self.record.backups)
+        return frozenset(self.record.deletions)
 
     @cached_property
     def _envelopes(self) -> frozenset[str]:

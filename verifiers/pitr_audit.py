@@ -19,32 +19,28 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 STATEMENT_MAX, ENVELOPE_MAX, HTML_MAX, LOG_MAX = 4 << 20, 6 << 20, 32 << 20, 256 << 20  # bytes
-FILES_MAX, FINDINGS_MAX, LIST_MAX, TREND_MAX, TOP = 500_000, 1000, 10_000, 53, 2**63
+FILES_MAX, FINDINGS_MAX, LIST_MAX, FACT_MAX, TREND_MAX, TOP = 500_000, 1000, 10_000, 4000, 53, 2**63
 IN_TOTO, OURS = "application/vnd.in-toto+json", "https://pitr.invalid/attestations/"
 STATEMENT, TEST_RESULT = "https://in-toto.io/Statement/v1", "https://in-toto.io/attestation/test-result/v0.1"
 VERIFICATION_1, VERIFICATION = OURS + "restore-verification/v1", OURS + "restore-verification/v2"
 CERTIFICATION, PERIOD = OURS + "report-certification/v1", OURS + "period-report/v1"
 INTENTS = {"verification-intended": "verification-ended", "drill-intended": "drill-ended"}
 # A test is late from its frequency and this part of it on; an intent that is younger may still be running.
-LATE_PART, RUNNING, ENDS = 7, timedelta(hours=24), ("-ended", "-missed")
+LATE_PART, RUNNING, TICK, ENDS = 7, timedelta(hours=24), timedelta(microseconds=1), ("-ended", "-missed")
 # The shape of a report: the same texts as in verifiers/report_shape.py, which says what they mean.
-TYPES_TEXT = r"""
-text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   sha256 64 [0-9a-f]{64}
+TYPES_TEXT = r"""text 8000 [^\x00-\x08\x0b-\x1f\x7f]* name 300 [^\x00-\x1f\x7f]+ sha256 64 [0-9a-f]{64}
 time 27 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z   repository_id 32 [0-9a-f]{32}
 uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}   timeline 8 [0-9A-F]{8}
 lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})   key_id 16 [0-9a-f]{16}
-check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?   system_identifier 20 [1-9][0-9]{0,19}
-"""
-REPORT_SHAPE = """
-subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline start_lsn,end_lsn:lsn
-  index_sha256?:sha256 } }
+check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?   system_identifier 20 [1-9][0-9]{0,19}"""
+REPORT_SHAPE = """subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline
+  start_lsn,end_lsn:lsn index_sha256?:sha256 } }
 identity{ report_id:uuid run_id:name schema_version:=2 series_seq:number previous_report_sha256?:sha256
   report_type:weekly_verification|monthly_drill|quarterly_drill|actual_recovery|scrub
   repository:repository_id created_at:time period_start,period_end?:time }
 scope{ org,system_name:text system_identifier:system_identifier pg_version,asset_id,criticality_tier?:text
-  databases,data_classes[]:name excluded[]{ item,reason:text } }
-policy{ policy_id:name sha256:sha256 required_frequency_ms,rto_ms,rpo_ms,retention_ms?:number
-  plan_document?{ id,version:text sha256:sha256 } }
+  databases,data_classes[]:name excluded[]{ item,reason:text } } policy{ policy_id:name sha256:sha256
+  required_frequency_ms,rto_ms,rpo_ms,retention_ms?:number plan_document?{ id,version:text sha256:sha256 } }
 trigger{ scheduled_at?:time started_at:time started_by,reason:text intent_log_index:count sampling{
   method:latest|given|random seed,seed_sha256?:sha256 } }
 source{ backup_id?:name kind?:full|incr chain[]:name taken_at?:time taken_by,region,store_checksum?:text
@@ -76,21 +72,15 @@ log{ log_origin:name leaf_index:count tree_size:number root_hash:sha256 inclusio
 mapping[]{ framework,control:name status:satisfied|partial|not-tested fields[]:name }
 trend[]{ series_seq:number report_type:name created_at:time overall:PASSED|WARNED|FAILED rto_ms,rpo_ms?:number
   recovery_time_ms,wal_replay_done_ms,data_loss_ms,bytes?:count } recoverability[]{ cause?:name
-  state:restorable|gap start_lsn,end_lsn:lsn timeline:timeline regions[]:name from_at,to_at?:time }
-"""
-CERTIFICATION_SHAPE = """
-report_id:uuid report_sha256:sha256 series_seq:number certified_at:time certified_by{ name,role,key:name }
-reviewed_by?{ name,role:name } statement:text corrective_actions[]:text
-"""
+  state:restorable|gap start_lsn,end_lsn:lsn timeline:timeline regions[]:name from_at,to_at?:time }"""
+CERTIFICATION_SHAPE = """report_id:uuid report_sha256:sha256 series_seq:number certified_at:time
+certified_by{ name,role,key:name } reviewed_by?{ name,role:name } statement:text corrective_actions[]:text"""
 TYPES = {kind: (int(most), text) for kind, most, text in zip(*[iter(TYPES_TEXT.split())] * 3, strict=True)}
 INTEGERS = {"count": (0, TOP), "number": (1, TOP), "integer": (-TOP, TOP), "=1": (1, 2), "=2": (2, 3)}
 
 
 class Refused(Exception):
     """Evidence that is not what it must be; the text says what is wrong."""
-
-
-TRIPS = (Refused, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def need(holds, text):
@@ -138,17 +128,13 @@ class Key:
 
     def verify(self, signature, message):
         scalar, total = int.from_bytes(signature[32:], "little"), (0, 1, 1, 0)
-        digest = hashlib.sha512(signature[:32] + self.raw + message).digest()
-        factor = int.from_bytes(digest, "little") % ORDER
-        for table, number in ((BASE.table, scalar % ORDER), (self.table, factor)):
+        k = int.from_bytes(hashlib.sha512(signature[:32] + self.raw + message).digest(), "little") % ORDER
+        for table, number in ((BASE.table, scalar % ORDER), (self.table, k)):
             for at, row in enumerate(table):
                 total = point_add(total, row[digit - 1]) if (digit := number >> 4 * at & 15) else total
         x, y, inverse = total[0], total[1], pow(total[2], -1, P)
         found = (y * inverse % P | (x * inverse % P & 1) << 255).to_bytes(32, "little")
         need(len(signature) == 64 and scalar < ORDER and found == signature[:32], "signature is wrong")
-
-
-BASE = Key((4 * pow(5, -1, P) % P).to_bytes(32, "little"), is_base=True)
 
 
 def read_file(path, bytes_max):
@@ -199,12 +185,18 @@ def check_shape(value, shape, where=""):
         path, one = f"{where}.{name}".lstrip("."), value[name]
         need(suffix != "[]" or (isinstance(one, list) and len(one) <= LIST_MAX), f"{path}: no list, or long")
         for inner in one if suffix == "[]" else [] if suffix == "?" and one is None else [one]:
-            if isinstance(kind, dict):
-                check_shape(inner, kind, path)
-            else:
-                need(fits(inner, kind), f"{path} is not {kind}: {str(inner)[:60]!r}")
+            is_such = check_shape(inner, kind, path) if isinstance(kind, dict) else fits(inner, kind)
+            need(is_such, f"{path} is not {kind}: {str(inner)[:60]!r}")
+    return True
 
 
+def instant(text):
+    need(fits(text, "time"), "a time is not as it must be")
+    return datetime.fromisoformat(text)
+
+
+TRIPS = (Refused, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+BASE = Key((4 * pow(5, -1, P) % P).to_bytes(32, "little"), is_base=True)
 LOGGED = """identity.series_seq identity.report_id identity.run_id result.overall scope.system_identifier
 people.executed_by.key_id identity.repository identity.previous_report_sha256"""
 TREND = """identity.series_seq identity.report_type identity.created_at policy.rto_ms policy.rpo_ms
@@ -213,13 +205,6 @@ SHAPES = {VERIFICATION: REPORT_SHAPE, CERTIFICATION: CERTIFICATION_SHAPE}
 SHAPES["entry"] = "log,kind,run_id:name sequence:count at:time facts:dict"
 SHAPES[VERIFICATION_1] = REPORT_SHAPE.partition("trend[]")[0].replace(":=2", ":=1")
 SHAPES = {name: parse_shape(iter(text.split())) for name, text in SHAPES.items()}
-
-
-def instant(text):
-    need(fits(text, "time"), "a time is not as it must be")
-    return datetime.fromisoformat(text)
-
-
 ACTIVE = re.compile(r"</?(script|iframe|object|embed|link|img|form|base)\b|\s(on\w+|src|href|action)\s*=")
 SHOWN = re.compile(r'<(\w+) data-f="([\w.]+)"(?: data-u="(\w+)")?[^<>]*>([^<]*)</\1>')
 EMBEDDED = re.compile(r'<pre id="([\w-]+)">([^<]*)</pre>')
@@ -241,9 +226,9 @@ class Audit:
             self.findings.append({"severity": severity, "subject": subject, "message": text})
 
     def attempt(self, subject, step, *arguments):
-        """Run a step; what it refuses, or trips over in hostile input, is a finding."""
+        """Run a step on a subject; what it refuses, or trips over in hostile input, is a finding."""
         try:
-            step(*arguments)
+            step(subject, *arguments)
         except TRIPS as error:
             self.find("error", subject, error if isinstance(error, Refused) else f"cannot be read: {error!r}")
 
@@ -264,7 +249,7 @@ class Audit:
         predicate, kind = statement.pop("predicate"), statement["predicateType"]
         if kind in SHAPES:
             check_shape(predicate, SHAPES[kind])
-        subject = [{"name": one, "digest": {"sha256": sha}} for one, sha in (of or self.subjects)(predicate)]
+        subject = [{"name": one, "digest": {"sha256": sha}} for one, sha in of or self.subjects(predicate)]
         expected = {"_type": STATEMENT, "subject": subject, "predicateType": kind}
         is_such = len(payload) <= STATEMENT_MAX and kind in types
         need(is_such and statement == expected, "is a statement of another type or subject")
@@ -287,7 +272,7 @@ class Audit:
             self.attempt("checkpoints.jsonl", self.check_checkpoints)
             self.attempt("log.jsonl", self.check_entries)
             for path in self.options.witness:
-                self.attempt(path, self.check_witness, path)
+                self.attempt(path, self.check_witness)
             for name in sorted(self.names - self.used):
                 severity = "error" if re.search(r"\.(json|jsonl|html)$", name) else "note"
                 self.find(severity, name, "is in the folder, and the log does not tell of it")
@@ -297,9 +282,9 @@ class Audit:
         need(lines and not rest, "has no line, or its last one is cut off")
         return lines
 
-    def read_log(self):
+    def read_log(self, name):
         full = []
-        for number, line in enumerate(self.read_lines("log.jsonl")):
+        for number, line in enumerate(self.read_lines(name)):
             check_shape(entry := parse_json(line), SHAPES["entry"])
             need(entry["sequence"] == number, f"line {number + 1} is not entry {number}")
             self.origin = self.origin or entry["log"]
@@ -308,7 +293,7 @@ class Audit:
             is_later = instant(entry["at"]) and (not number or self.entries[-1]["at"] <= entry["at"])
             need(is_later, f"entry {number} is older than the one before")
             # Small facts alone: an observation may hold a thousand digests that nobody asks for.
-            entry["facts"] = {name: one for name, one in entry["facts"].items() if len(str(one)) <= 400}
+            entry["facts"] = {name: one for name, one in entry["facts"].items() if len(str(one)) <= FACT_MAX}
             entry["leaf"] = root = hashlib.sha256(b"\x00" + line).digest()
             self.entries.append(entry)
             for _ in range((number + 1 & -number - 1).bit_length() - 1):
@@ -337,62 +322,63 @@ class Audit:
         need(is_same, f"the log is not the one that the checkpoint over {size} is of")
         return self.notes.setdefault(note, size)
 
-    def check_checkpoints(self):
-        sizes = [self.checkpoint(parse_json(line)) for line in self.read_lines("checkpoints.jsonl")]
+    def check_checkpoints(self, name):
+        sizes = [self.checkpoint(parse_json(line)) for line in self.read_lines(name)]
         need(sizes == sorted(set(sizes)), "its checkpoints are not in their order")
         need(sizes[-1:] == [len(self.entries)], "no checkpoint covers the newest entry of the log")
 
-    def check_entries(self):
+    def check_entries(self, name):
         """Every intent has an outcome, and every outcome an intent before it; the host's past stays."""
-        intents, ended, told, seen = {}, set(), {}, {}
+        runs, told, _ = state = {}, {}, {}
         for entry in self.entries:
-            subject, run, facts = f"log entry {entry['sequence']}", entry["run_id"], entry["facts"]
-            kind, report_id = entry["kind"], facts.get("report_id")
-            if kind in INTENTS:
-                need(run not in intents, f"run {run} was intended twice")
-                intents[run] = entry
-            elif kind in INTENTS.values():
-                is_intended = run in intents and INTENTS[intents[run]["kind"]] == kind
-                need(is_intended and run not in ended, f"run {run} ended twice, or was never intended")
-                ended.add(run)
-                if report_id is None:
-                    self.find("warning", subject, f"run {run} was abandoned: {facts.get('reason')}")
-                else:
-                    told[self.fact(entry, "report_id", "uuid")] = [entry]
-            elif kind == "report-certified":
-                need(report_id in told, f"report {report_id} was certified before it was made")
-                told[report_id].append(entry)
-            elif kind.endswith("-missed"):
-                self.find("warning", subject, f"a run was missed: {facts.get('reason')}")
-            elif kind == "period-report":
-                self.attempt(f"period-{report_id}.json", self.check_period, f"period-{report_id}", entry)
-            for name in [name for name in facts if kind == "observed" and name.endswith("_sequence")]:
-                now = (facts[name] or 0, facts.get(name.replace("_sequence", "_sha256")))
-                last = seen.setdefault((facts.get("archive"), name), now)
-                need(now[0] > last[0] or now == last, f"the host rewrote what {subject} saw: {name}")
-                seen[(facts.get("archive"), name)] = now
-        for run in sorted(intents.keys() - ended):
-            age = instant(self.entries[-1]["at"]) - instant(intents[run]["at"])
-            subject = f"log entry {intents[run]['sequence']}"
-            self.find("note" if age < RUNNING else "warning", subject, f"run {run} has no outcome")
+            self.attempt(f"log entry {entry['sequence']}", self.check_entry, entry, *state)
+        for entry in filter(None, runs.values()):
+            age = instant(self.entries[-1]["at"]) - instant(entry["at"])
+            severity, subject = "note" if age < RUNNING else "warning", f"log entry {entry['sequence']}"
+            self.find(severity, subject, f"run {entry['run_id']} has no outcome")
         for report_id, (entry, *certified) in told.items():
             stem = f"{self.fact(entry, 'series_seq', 'number'):08d}-{report_id}"
-            self.attempt(f"{stem}.json", self.check_report, stem, entry, certified)
+            self.attempt(f"{stem}.json", self.check_report, entry, certified)
         self.reports = len(told)
         if not told:
-            self.find("warning", "log.jsonl", f"tells of no report since it began: {self.entries[0]['at']}")
+            self.find("warning", name, f"tells of no report since it began: {self.entries[0]['at']}")
         for system, series in self.series.items():
             self.check_cadence(system, [place for place in series if place[4]])
 
-    def check_report(self, stem, entry, certified):
-        number, facts = self.fact(entry, "series_seq", "number"), entry["facts"]
-        digest_told = self.fact(entry, "report_sha256", "sha256")
+    def check_entry(self, subject, entry, runs, told, seen):
+        kind, run, facts = entry["kind"], entry["run_id"], entry["facts"]
+        report_id = facts.get("report_id")
+        if kind in INTENTS:
+            need(run not in runs, f"run {run} was intended twice")
+            runs[run] = entry
+        elif kind in INTENTS.values():
+            intent, runs[run] = runs.get(run), None
+            if report_id is None:
+                self.find("warning", subject, f"run {run} was abandoned: {facts.get('reason')}")
+            else:
+                told.setdefault(self.fact(entry, "report_id", "uuid"), [entry])
+            need(intent and INTENTS[intent["kind"]] == kind, f"run {run} ended twice, or was never intended")
+        elif kind == "report-certified":
+            need(report_id in told, f"report {report_id} was certified before it was made")
+            told[report_id].append(entry)
+        elif kind.endswith("-missed"):
+            self.find("warning", subject, f"a run was missed: {facts.get('reason')}")
+        elif kind == "period-report":
+            self.attempt(f"period-{report_id}.json", self.check_period, entry)
+        for name in [name for name in facts if kind == "observed" and name.endswith("_sequence")]:
+            now = (facts[name] or 0, facts.get(name.replace("_sequence", "_sha256")))
+            last, seen[place] = seen.get(place := (facts.get("archive"), name), now), now
+            need(now[0] > last[0] or now == last, f"the host rewrote what {subject} saw: {name}")
+
+    def check_report(self, name, entry, certified):
+        stem, number = name.removesuffix(".json"), self.fact(entry, "series_seq", "number")
+        facts, digest_told = entry["facts"], self.fact(entry, "report_sha256", "sha256")
         series = self.series.setdefault(self.fact(entry, "system_identifier", "system_identifier"), [])
         before = series[-1] if series else (0, None)
         # It takes its place also when it is bad: one bad report is not a finding for each later one.
         series.append((number, digest_told, None, None, None))
         need(number == before[0] + 1, f"is number {number}, and {before[0] + 1} comes next")
-        report, digest, envelope = self.open_statement(self.take(f"{stem}.json"), self.key)
+        report, digest, envelope = self.open_statement(self.take(name), self.key)
         overall, said = report["result"]["overall"], [self.value_at(report, one) for one in LOGGED.split()]
         told = [number, facts["report_id"], entry["run_id"], facts["outcome"], facts["system_identifier"]]
         told += [self.key.id, self.origin.split("/")[1], before[1], digest_told]
@@ -406,23 +392,24 @@ class Audit:
         told = [one for one in report.get("trend", known) if one["series_seq"] not in bad]
         if told != known:
             need(all(one in known for one in told), "its trend is not what the reports before it say")
-            self.find("warning", f"{stem}.json", "its trend leaves out reports, or is not in their order")
+            self.find("warning", name, "its trend leaves out reports, or is not in their order")
         if overall != "PASSED":
-            self.find("note", f"{stem}.json", f"the verification {overall}")
-        name, shown = f"{stem}.test-result.json", []
-        self.attempt(name, self.check_test_result, name, report, digest, entry)
-        for at, one in enumerate(certified):
-            name = f"{stem}.certification{f'-{at + 1}' if at else ''}.json"
-            self.attempt(name, self.check_certification, name, one, report, digest, shown)
+            self.find("note", name, f"the verification {overall}")
+        if report["result"]["rpo_met"] is not None and report["request"]["kind"] != "latest":
+            self.find("note", name, "its rpo_met is of a moment in the past, which measures no data loss")
         if not certified:
             severity = "warning" if self.options.require_certification else "note"
-            self.find(severity, f"{stem}.json", "no person has certified it")
-        name, page_told = f"{stem}.html", self.fact([entry, *certified][-1], "html_sha256", "sha256")
-        self.attempt(name, self.check_page, name, report, digest, envelope, shown, page_told)
+            self.find(severity, name, "no person has certified it")
+        self.attempt(f"{stem}.test-result.json", self.check_test_result, report, digest, entry)
+        shown = [("envelope", None, envelope)]
+        for at, one in enumerate(certified):
+            name = f"{stem}.certification{f'-{at + 1}' if at else ''}.json"
+            self.attempt(name, self.check_certification, one, report, digest, shown)
+        self.attempt(f"{stem}.html", self.check_page, report, digest, shown, [entry, *certified][-1])
 
-    def check_period(self, stem, entry):
+    def check_period(self, name, entry):
         """A period report is of all that the log told of its time and cluster, up to its checkpoint."""
-        report, digest, envelope = self.open_statement(self.take(f"{stem}.json"), self.key, None, [PERIOD])
+        report, digest, envelope = self.open_statement(self.take(name), self.key, None, [PERIOD])
         begin, end = report["identity"]["period_start"], report["identity"]["period_end"]
         log, system = report["log"], report["scope"]["system_identifier"]
         told, size = [entry["facts"]["report_sha256"], log["tree_size"]], self.checkpoint(log["checkpoint"])
@@ -433,7 +420,7 @@ class Audit:
         told = {one["sequence"]: one["facts"].get("report_sha256") for one in told}
         runs = {one["log_entry"]: one.get("report_sha256") for one in report["reports"] + report["not_run"]}
         need(runs == told, "does not list just the runs that the log tells of")
-        self.check_page(f"{stem}.html", report, digest, envelope, [], entry["facts"]["html_sha256"])
+        self.check_page(f"{name[:-4]}html", report, digest, [("envelope", None, envelope)], entry)
 
     def check_verdicts(self, report):
         said, checks, policy = report["result"], report["checks"], report["policy"]
@@ -481,12 +468,27 @@ class Audit:
         need(times == sorted(times), "its times are not in order: intended, started, made, logged")
         committed, seed = intent["facts"].get("seed_sha256"), sampling["seed"]
         found = None if seed is None else hashlib.sha256(bytes.fromhex(seed)).hexdigest()
-        is_random = (sampling["method"] == "random") == (seed is not None)
-        need(is_random and found == committed == sampling["seed_sha256"], "its seed is not the committed one")
+        is_told = (sampling["method"] == "random") == (seed is not None)
+        need(is_told and found == committed == sampling["seed_sha256"], "its seed is not the committed one")
+        facts, target = intent["facts"], report["request"]["value"] or report["request"]["kind"]
+        # Some intents of version 1 do not say what the moment was drawn from.
+        draws = seed is not None and ("stretches" in facts or report["identity"]["schema_version"] > 1)
+        wanted = self.drawn(seed, facts.get("stretches") or "") if draws else facts.get("target") or "latest"
+        need(target == wanted, f"recovered to {target}; {wanted} was intended, or drawn")
+
+    def drawn(self, seed, stretches):
+        """Return the moment that a seed draws from stretches of time: docs/verify.md, "A random moment"."""
+        spans = [[*map(instant, one.split("/"))] for one in stretches.split(";")]
+        number = hashlib.sha256(f"pitr/v1/random-target\0{seed}\0{stretches}".encode()).digest()[:8]
+        number = int.from_bytes(number, "big") % sum((end - start) // TICK + 1 for start, end in spans)
+        while (at := spans[0][0] + number * TICK) > spans[0][1]:
+            number -= (spans[0][1] - spans[0][0]) // TICK + 1
+            spans.pop(0)
+        return f"{at.replace(tzinfo=None).isoformat()}Z"
 
     def check_test_result(self, name, report, digest, entry):
         path, about = self.take(name), self.subjects(report)
-        predicate, _, envelope = self.open_statement(path, self.key, lambda _: about, [TEST_RESULT])
+        said, _, envelope = self.open_statement(path, self.key, about, [TEST_RESULT])
         is_told = hashlib.sha256(envelope).hexdigest() == self.fact(entry, "test_result_sha256", "sha256")
         need(is_told, "is not the test result that was logged")
         policy, checks, report_id = report["policy"], report["checks"], report["identity"]["report_id"]
@@ -495,7 +497,7 @@ class Audit:
         named = [("policy/" + policy["policy_id"], policy["sha256"]), ("report/" + report_id, digest)]
         expected["configuration"] = [{"name": one, "digest": {"sha256": sha256}} for one, sha256 in named]
         expected["result"] = report["result"]["overall"]
-        need(predicate == expected, "does not follow from the report")
+        need(said == expected, "does not follow from the report")
 
     def check_certification(self, name, entry, report, digest, shown):
         text, trusted = self.fact(entry, "key", "name"), [key.raw for key in self.options.certifiers]
@@ -503,16 +505,15 @@ class Audit:
         need(key.text == text and key.raw != self.key.raw, "is not signed by a person's own key")
         need(not trusted or key.raw in trusted, "is signed by a person who is not trusted here")
         about = [("report/" + report["identity"]["report_id"], digest)]
-        words, found, envelope = self.open_statement(self.take(name), key, lambda _: about, [CERTIFICATION])
-        by, identity, facts = words["certified_by"], report["identity"], entry["facts"]
+        words, found, envelope = self.open_statement(self.take(name), key, about, [CERTIFICATION])
+        by, of, facts = words["certified_by"], report["identity"], entry["facts"]
         said = [found, words["report_sha256"], words["report_id"], words["series_seq"], *by.values()]
-        told = [facts["certification_sha256"], facts["report_sha256"], identity["report_id"]]
-        told += [identity["series_seq"], *(facts[name] for name in by)]
+        told = [facts["certification_sha256"], digest, of["report_id"], of["series_seq"], *map(facts.get, by)]
         need(said == told and facts["report_sha256"] == digest, "is another one than was logged")
-        times = [identity["created_at"], words["certified_at"], entry["at"]]
+        times = [of["created_at"], words["certified_at"], entry["at"]]
         need(times == sorted(times), "its times are not in order: made, certified, logged")
         self.certifications += 1
-        shown.append((words, envelope))
+        shown.append((f"certification-{len(shown) - 1}", words, envelope))
 
     def shown_text(self, value, unit):
         if value is None or type(value) is bool:
@@ -525,20 +526,20 @@ class Audit:
             return re.sub(r"^0 h (0 min )?| 0\.000 s$|\.000(?= s$)", "", words.format(*parts))
         return f"{value:,}" if unit == "count" else str(value).replace("_", " " if unit == "words" else "_")
 
-    def check_page(self, name, report, digest, envelope, certified, digest_told):
+    def check_page(self, name, report, digest, embedded, entry):
         content = read_file(self.take(name), HTML_MAX)
-        need(hashlib.sha256(content).hexdigest() == digest_told, "is not the page that was logged")
+        is_told = hashlib.sha256(content).hexdigest() == self.fact(entry, "html_sha256", "sha256")
+        need(is_told, "is not the page that was logged")
         tags, shown = re.findall(r"<[^<>]*>", page := content.decode()), SHOWN.findall(page)
-        fields = {**report, "payload_sha256": digest, "certifications": [words for words, _ in certified]}
+        fields = {**report, "payload_sha256": digest, "certifications": [one[1] for one in embedded[1:]]}
         need(not any(ACTIVE.search(tag.lower()) for tag in tags), "has something active in it")
         need(len(shown) == sum("data-f" in tag for tag in tags), "shows a value in a way that it must not")
         for _, path, unit, text in shown:
             said, expected = html.unescape(text), self.shown_text(self.value_at(fields, path), unit)
             need(said == expected, f"shows {path} as {said[:80]!r}; the report says {expected[:80]!r}")
         need("result.overall" in [path for _, path, _, _ in shown], "does not show the verdict")
-        wanted = [("envelope", envelope)]
-        wanted += [(f"certification-{at}", one) for at, (_, one) in enumerate(certified)]
-        found = [(name, html.unescape(text).encode()) for name, text in EMBEDDED.findall(page)]
+        wanted = [(one, body) for one, _, body in embedded]
+        found = [(one, html.unescape(text).encode()) for one, text in EMBEDDED.findall(page)]
         need(found == wanted, "does not embed the signed report and its certifications")
 
     def check_cadence(self, system, series):
@@ -578,8 +579,7 @@ def main(words=None):
         key = Key.read(path := options.key)
         options.certifiers = [Key.read(path := one) for one in options.certifier]
         options.now = instant(options.now) if options.now else datetime.now(UTC)
-        audit = Audit(path := options.folder, key, options)
-        audit.run()
+        (audit := Audit(path := options.folder, key, options)).run()
     except TRIPS as error:
         sys.stderr.write(f"pitr-audit: {path}: {error}\n")
         return 2

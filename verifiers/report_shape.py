@@ -28,26 +28,22 @@ LIST_MAX: Final = 10_000
 TREND_MAX: Final = 53
 
 # What a text may be: its kind, its greatest length, and a pattern that the whole of it must match.
-TYPES_TEXT: Final = r"""
-text 8000 [^\x00-\x08\x0b-\x1f\x7f]*   name 300 [^\x00-\x1f\x7f]+   sha256 64 [0-9a-f]{64}
+TYPES_TEXT: Final = r"""text 8000 [^\x00-\x08\x0b-\x1f\x7f]* name 300 [^\x00-\x1f\x7f]+ sha256 64 [0-9a-f]{64}
 time 27 [0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z   repository_id 32 [0-9a-f]{32}
 uuid 36 [0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}   timeline 8 [0-9A-F]{8}
 lsn 17 (?:0|[1-9A-F][0-9A-F]{0,7})/(?:0|[1-9A-F][0-9A-F]{0,7})   key_id 16 [0-9a-f]{16}
-check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?   system_identifier 20 [1-9][0-9]{0,19}
-"""
+check 80 [A-Z][A-Z0-9]{0,3}[0-9]{2,4}(?:\.[a-z0-9_-]{1,64})?   system_identifier 20 [1-9][0-9]{0,19}"""
 
 # `name,name:type`; `name?` may be null; `name[]` is a list; `{ … }` an object; `a|b` one of them; `=2` is 2.
 # `count` is an integer from 0, `number` from 1, `integer` any of 64 bits.  Version 1 ends before `trend`.
-REPORT_SHAPE: Final = """
-subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline start_lsn,end_lsn:lsn
-  index_sha256?:sha256 } }
+REPORT_SHAPE: Final = """subject{ backups[]{ name:name manifest_sha256:sha256 } wal[]{ timeline:timeline
+  start_lsn,end_lsn:lsn index_sha256?:sha256 } }
 identity{ report_id:uuid run_id:name schema_version:=2 series_seq:number previous_report_sha256?:sha256
   report_type:weekly_verification|monthly_drill|quarterly_drill|actual_recovery|scrub
   repository:repository_id created_at:time period_start,period_end?:time }
 scope{ org,system_name:text system_identifier:system_identifier pg_version,asset_id,criticality_tier?:text
-  databases,data_classes[]:name excluded[]{ item,reason:text } }
-policy{ policy_id:name sha256:sha256 required_frequency_ms,rto_ms,rpo_ms,retention_ms?:number
-  plan_document?{ id,version:text sha256:sha256 } }
+  databases,data_classes[]:name excluded[]{ item,reason:text } } policy{ policy_id:name sha256:sha256
+  required_frequency_ms,rto_ms,rpo_ms,retention_ms?:number plan_document?{ id,version:text sha256:sha256 } }
 trigger{ scheduled_at?:time started_at:time started_by,reason:text intent_log_index:count sampling{
   method:latest|given|random seed,seed_sha256?:sha256 } }
 source{ backup_id?:name kind?:full|incr chain[]:name taken_at?:time taken_by,region,store_checksum?:text
@@ -79,13 +75,10 @@ log{ log_origin:name leaf_index:count tree_size:number root_hash:sha256 inclusio
 mapping[]{ framework,control:name status:satisfied|partial|not-tested fields[]:name }
 trend[]{ series_seq:number report_type:name created_at:time overall:PASSED|WARNED|FAILED rto_ms,rpo_ms?:number
   recovery_time_ms,wal_replay_done_ms,data_loss_ms,bytes?:count } recoverability[]{ cause?:name
-  state:restorable|gap start_lsn,end_lsn:lsn timeline:timeline regions[]:name from_at,to_at?:time }
-"""
+  state:restorable|gap start_lsn,end_lsn:lsn timeline:timeline regions[]:name from_at,to_at?:time }"""
 
-CERTIFICATION_SHAPE: Final = """
-report_id:uuid report_sha256:sha256 series_seq:number certified_at:time certified_by{ name,role,key:name }
-reviewed_by?{ name,role:name } statement:text corrective_actions[]:text
-"""
+CERTIFICATION_SHAPE: Final = """report_id:uuid report_sha256:sha256 series_seq:number certified_at:time
+certified_by{ name,role,key:name } reviewed_by?{ name,role:name } statement:text corrective_actions[]:text"""
 
 _WORDS: Final = TYPES_TEXT.split()
 TYPES: Final = {

@@ -11,7 +11,7 @@ from typing import Final
 
 from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.sync_names import SyncMethod, SyncNames
-from pitr.postgres.sync_standby import GRANTS, Rights, SyncSetting, SyncStandby, standby_name
+from pitr.postgres.sync_standby import GRANTS, CommitLevel, Rights, SyncSetting, SyncStandby, standby_name
 from pitr.protection import Protect
 from verifiers.base import Finding, Severity
 
@@ -19,6 +19,8 @@ _CHECK: Final = "server.synchronous"
 _PAGE: Final = "docs/synchronous.md"
 # With these a commit waits for nobody else.
 _ALONE: Final = frozenset({"off", "local"})
+# What a role or a database is told of; with the others it is a choice that it may make.
+_WORSE: Final = frozenset({"remote_write", "remote_apply"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class SyncProbe:
     rights: Rights
     sees_waits: bool
     role: str
+    levels: tuple[CommitLevel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ def probe_synchronous(dsn: str, duty: SyncDuty) -> list[Finding]:
                 session.rights(),
                 not session.waiting().is_hidden,
                 session.role(),
+                session.levels(),
             )
         finally:
             session.close()
@@ -75,22 +79,25 @@ def judge_synchronous(probe: SyncProbe, duty: SyncDuty) -> Iterator[Finding]:
         return
     others = [name for name in names.names if name.lower() != duty.application_name.lower()]
     is_needed = "*" in others or names.hang_without(duty.application_name, others)
-    yield from _judge_level(probe.setting, duty, is_needed=is_needed)
+    yield from _judge_level("server", probe.setting.commit, duty, is_needed=is_needed)
+    for level in probe.levels:
+        if level.commit in _WORSE:
+            yield from _judge_level(str(level), level.commit, duty, is_needed=is_needed)
     if probe.setting.commit not in _ALONE:
         yield _judge_names(probe.setting.names, names, duty, is_needed=is_needed)
     if duty.protect is Protect.PRIMARY:
         yield from _judge_release(probe, duty, is_needed=is_needed)
 
 
-def _judge_level(setting: SyncSetting, duty: SyncDuty, *, is_needed: bool) -> Iterator[Finding]:
-    check, level = "server.synchronous_commit", setting.commit
-    text = f"synchronous_commit = {level}"
+def _judge_level(subject: str, level: str, duty: SyncDuty, *, is_needed: bool) -> Iterator[Finding]:
+    check = "server.synchronous_commit"
+    text = f"synchronous_commit = {level}" + ("" if subject == "server" else f" of {subject}")
     if level == "remote_apply":
         severity = Severity.FAIL if is_needed else Severity.WARN
         yield Finding(
             check,
             severity,
-            "server",
+            subject,
             text
             + ": an archive applies nothing, so commits wait for "
             + ("ever" if is_needed else "the others"),
@@ -100,15 +107,15 @@ def _judge_level(setting: SyncSetting, duty: SyncDuty, *, is_needed: bool) -> It
         yield Finding(
             check,
             Severity.WARN,
-            "server",
+            subject,
             text + ": it is acknowledged from the memory of the host that the server runs on",
             "it is lost with that host: run the daemon elsewhere, or use synchronous_commit = on",
         )
     elif level == "remote_write":
         message = text + ": it is acknowledged from the memory of the daemon's host, before it is in a region"
-        yield Finding(check, Severity.OK, "server", message)
+        yield Finding(check, Severity.OK, subject, message)
     elif level in _ALONE:
-        yield Finding(check, Severity.OK, "server", text + ": commits wait for nobody unless they ask to")
+        yield Finding(check, Severity.OK, subject, text + ": commits wait for nobody unless they ask to")
 
 
 def _judge_names(value: str, names: SyncNames, duty: SyncDuty, *, is_needed: bool) -> Finding:

@@ -106,6 +106,6 @@ def differences(expected: ClusterDigests, found: ClusterDigests) -> list[str]:
 def _schema_sha256(session: ScratchSession) -> str:
     digest = hashlib.sha256()
     for statement in _SCHEMA:
-        for row in session.rows(statement):
+        for row in session.each_row(statement):
             digest.update("\0".join(str(value) for value in row).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()

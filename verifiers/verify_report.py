@@ -361,7 +361,8 @@ def _limits(facts: ReportFacts, found: Verified) -> list[str]:
         for check in found.checks
         if check.outcome is Outcome.SKIPPED
     ]
-    said.append(f"data was read from region {facts.region}; other regions' copies were not read")
+    here = f"region {facts.region}"
+    said.append(f"data was read from {here}, what it lacks from others; C01 to C03 read {here} alone")
     if found.failure is not None:
         said.append(clean(f"the run did not come to its end: {found.failure}"))
     loss = loss_limits(facts.plan, facts.archive_age_ms)

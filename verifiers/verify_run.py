@@ -23,12 +23,18 @@ from pitr.restore_directory import FilesDiffer
 from pitr.restore_files import FileProgress
 from pitr.restore_onward import Onward, go_on
 from pitr.restore_request import Progress, RestoreRequest, RestoreResult
+from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.store import StoreError
 from verifiers.check import CheckResult
 from verifiers.check_maker import CheckMaker, Judgement, passed
 from verifiers.check_table import CHECKS
-from verifiers.checks_data import check_assertions, check_constraints, check_relations
+from verifiers.checks_data import (
+    check_assertions,
+    check_constraints,
+    check_relations,
+    unseen_indexes,
+)
 from verifiers.checks_events import check_events
 from verifiers.checks_files import check_control, check_files, check_page_checksums
 from verifiers.checks_safety import check_isolation, check_signs, check_wiped, look_at_network
@@ -40,6 +46,7 @@ from verifiers.checks_target import (
     check_marker,
     check_reached,
     check_replayed_wal,
+    left_at,
     look_at_target,
 )
 from verifiers.rot_indicators import ransomware_fields
@@ -115,6 +122,7 @@ class _Verification:
         self._marks.note("checks_done")
         self._fill_gaps()
         self._found.marks = self._marks.found
+        self._found.paused_ms = round(self._paused_s * 1000)
         self._found.checks = [one for check in CHECKS for one in self._results[check]]
         return self._found
 
@@ -208,8 +216,8 @@ class _Verification:
 
     # -- checks of the server
 
-    def _look_at_target(self, instance: Instance) -> None:
-        """Look at the server that is paused at the target, or was opened there by itself."""
+    def _look_at_target(self, instance: Instance, replayed: LSN | None = None) -> None:
+        """Look at the server that is paused at the target; ``replayed`` is of one that was opened already."""
         self._marks.note("wal_replay_done")
         if self._request.service is not None:
             self._request.service.reached(self._server(instance).dsn)
@@ -218,7 +226,7 @@ class _Verification:
         plan, maker = self._request.plan, self._maker
         server = self._server(instance)
         assert plan.stop is not None, "it was restored to it"
-        self._found.reached = reached = look_at_target(server, plan, plan.stop.replay_end)
+        self._found.reached = reached = look_at_target(server, plan, replayed)
         self._add(check_reached(plan, reached, maker))
         self._add(check_last_commit(plan, reached, maker))
         if self._request.marker is not None:
@@ -239,7 +247,7 @@ class _Verification:
         assert instance is not None, "it was to be kept running"
         if self._found.reached is None:
             # Hot standby could not begin before the target, so it did not pause there.
-            self._look_at_target(instance)
+            self._look_at_target(instance, left_at(self._server(instance), plan))
         server = self._server(instance)
         if self._request.service is not None:
             self._request.service.opened(server)
@@ -252,6 +260,9 @@ class _Verification:
             self._add(check(server, maker))
         for one in check_assertions(server, self._request.assertions, maker):
             self._add(one)
+        unseen = unseen_indexes(server)
+        if unseen is not None:
+            self._found.limits.append(unseen)
         instance.stop("fast", timeout_s=STOP_TIMEOUT_S)
         self._check_time()
         self._add(check_control(server, plan.archive.system_identifier, self._opened_on, maker))

@@ -121,6 +121,8 @@ class Verified:
     closed: list[tuple[str, str]] = field(default_factory=list)
     failure: str | None = None
     recovery_time_ms: int | None = None
+    # How long recovery stood still for checks before the server was promoted: no part of that time.
+    paused_ms: int = 0
     certificate_sha256: str | None = None
     # What the region's own copies say of themselves; None: it could not be looked at.
     manifests_ok: bool | None = None

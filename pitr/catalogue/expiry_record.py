@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from pitr.catalogue.backup_record import check_backup_id
 from pitr.catalogue.fields import Fields
 from pitr.catalogue.records import Payload, archive_fields
 from pitr.errors import MalformedValue
-from pitr.layout import ArchiveId, PieceKey, SegmentKey
+from pitr.layout import ArchiveId, PieceKey, SegmentKey, check_snapshot
 from pitr.pipeline.sign import encode_time
 from pitr.wal.segment import SegmentName
 
@@ -62,11 +63,101 @@ class GoneEnvelope:
     delete_after: datetime
 
 
+class NumberedKind(StrEnum):
+    """What is kept beside an archive in numbered objects."""
+
+    FENCES = "fences"
+    SYNCS = "syncs"
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBelow:
+    """The objects of a kind whose sequence is less than ``below``."""
+
+    kind: NumberedKind
+    below: int
+    delete_after: datetime
+
+    def __post_init__(self) -> None:
+        if self.below < 2:
+            raise MalformedValue(f"no object of {self.kind} comes before {self.below}")
+
+
+@dataclass(frozen=True, slots=True)
+class GoneSnapshot:
+    """A snapshot of derived state that is none any more.  Its parts may be deleted from then on."""
+
+    snapshot: str
+    delete_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GoneBeside:
+    """What is gone of what is kept beside the WAL and the backups.  Records of before have none of it."""
+
+    below: tuple[GoneBelow, ...] = ()
+    snapshots: tuple[GoneSnapshot, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.below or self.snapshots)
+
+    def first(self, kind: NumberedKind) -> int:
+        """Return the first sequence of a kind that is not gone."""
+        return max((each.below for each in self.below if each.kind is kind), default=1)
+
+    def names_snapshot(self, snapshot: str) -> bool:
+        """Tell whether the snapshot is gone."""
+        return any(each.snapshot == snapshot for each in self.snapshots)
+
+    def to_payload(self) -> Payload:
+        """Return the fields, none where nothing is gone: a record of before has the same text."""
+        fields: dict[str, object] = {}
+        if self.below:
+            fields["below"] = [
+                {"kind": str(each.kind), "below": each.below, "delete_after": encode_time(each.delete_after)}
+                for each in self.below
+            ]
+        if self.snapshots:
+            fields["snapshots"] = [
+                {"snapshot": each.snapshot, "delete_after": encode_time(each.delete_after)}
+                for each in self.snapshots
+            ]
+        return fields
+
+    @classmethod
+    def read(cls, fields: Fields) -> GoneBeside:
+        """Read what ``to_payload`` wrote.  Raises MalformedValue."""
+        below = fields.objects("below", count_max=_NAMED_MAX) if fields.holds("below") else ()
+        snapshots = fields.objects("snapshots", count_max=_NAMED_MAX) if fields.holds("snapshots") else ()
+        return cls(
+            tuple(
+                GoneBelow(
+                    NumberedKind(item.choice("kind", list(NumberedKind))),
+                    item.integer("below", least=2),
+                    item.time("delete_after"),
+                )
+                for item in below
+            ),
+            tuple(
+                GoneSnapshot(check_snapshot(item.text("snapshot")), item.time("delete_after"))
+                for item in snapshots
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GoneAttempt:
+    """An attempt at a backup that nobody ended: its id, under which no manifest counts any more."""
+
+    backup: str
+    delete_after: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class ExpireRecord:
     """What is gone of one archive.  The newest record is the one that counts.
 
-    It repeats from the one before it all WAL, and of backups and envelopes what some region may still hold.
+    It repeats from the one before it all WAL, and of all else what some region may still hold.
     ``window_s`` and ``minimum_full_backups`` are the policy that it was decided by.
     """
 
@@ -80,14 +171,24 @@ class ExpireRecord:
     backups: tuple[GoneBackup, ...]
     wal: tuple[GoneWal, ...]
     envelopes: tuple[GoneEnvelope, ...]
+    beside: GoneBeside = GoneBeside()
+    attempts: tuple[GoneAttempt, ...] = ()
 
     def __post_init__(self) -> None:
         if self.sequence < 1 or (self.sequence == 1) != (self.previous is None):
             raise MalformedValue(f"expire record {self.sequence}: only the first one has no predecessor")
 
     def names_backup(self, backup: str) -> bool:
-        """Tell whether the backup is gone."""
-        return any(gone.backup == backup for gone in self.backups)
+        """Tell whether the backup is gone, or was an attempt at one that is."""
+        return backup in self.deletions
+
+    @property
+    def deletions(self) -> dict[str, datetime]:
+        """From when on what lies below an id may be deleted: a backup's, or an attempt's."""
+        return {
+            **{gone.backup: gone.delete_after for gone in self.backups},
+            **{gone.backup: gone.delete_after for gone in self.attempts},
+        }
 
     def names_wal(self, key: PieceKey | SegmentKey) -> bool:
         """Tell whether a WAL object is gone."""
@@ -131,7 +232,16 @@ class ExpireRecord:
                 {"key_id": gone.key_id.hex(), "delete_after": encode_time(gone.delete_after)}
                 for gone in self.envelopes
             ],
+            **self.beside.to_payload(),
+            **self._attempt_fields(),
         }
+
+    def _attempt_fields(self) -> Payload:
+        # A record of before 2026-11-30 is put again as it was, byte for byte.
+        named = [
+            {"backup": gone.backup, "delete_after": encode_time(gone.delete_after)} for gone in self.attempts
+        ]
+        return {"attempts": named} if named else {}
 
     @classmethod
     def from_payload(cls, payload: Mapping[str, object]) -> ExpireRecord:
@@ -158,7 +268,18 @@ class ExpireRecord:
                 GoneEnvelope(item.key_id("key_id"), item.time("delete_after"))
                 for item in fields.objects("envelopes", count_max=_NAMED_MAX)
             ),
+            beside=GoneBeside.read(fields),
+            attempts=_read_attempts(fields),
         )
+
+
+def _read_attempts(fields: Fields) -> tuple[GoneAttempt, ...]:
+    if not fields.holds("attempts"):
+        return ()
+    items = fields.objects("attempts", count_max=_NAMED_MAX)
+    return tuple(
+        GoneAttempt(check_backup_id(item.text("backup")), item.time("delete_after")) for item in items
+    )
 
 
 def _read_wal(fields: Fields) -> GoneWal:

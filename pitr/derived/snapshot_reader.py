@@ -40,11 +40,16 @@ class SnapshotListing:
 
 
 def list_snapshots(repository: Repository, archive: ArchiveId) -> SnapshotListing:
-    """Return the verified records.  Raises NotAuthentic after BAD_RECORDS_MAX bad ones, StoreError."""
-    prefix = derived_prefix(archive)
+    """Return the verified records of what has not expired.
+
+    Raises NotAuthentic after BAD_RECORDS_MAX bad ones, StoreError.
+    """
+    prefix, expired = derived_prefix(archive), repository.expiry.newest(archive)
     records: list[SnapshotRecord] = []
     refused: list[RefusedObject] = []
     for info in repository.store.list_objects(prefix):
+        if expired is not None and expired.record.beside.names_snapshot(info.key[len(prefix) :]):
+            continue
         try:
             records.append(get_snapshot(repository, archive, info.key[len(prefix) :]))
         except (NotAuthentic, MalformedValue, ObjectMissing) as cause:

@@ -80,6 +80,14 @@ class GroupState:
     offsets: Mapping[TopicPartition, int]
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterNow:
+    """What a cluster is just now: its id, and id and number of partitions of topics that it has."""
+
+    cluster_id: str
+    topics: Mapping[str, tuple[str, int]]
+
+
 class Broker(Protocol):
     """One Kafka cluster.  All raise BrokerUnavailable and BrokerRefused; reads change nothing."""
 

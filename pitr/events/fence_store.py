@@ -17,6 +17,7 @@ from pitr.events.fence_choice import Span, end_before, is_before_end_of, topic_o
 from pitr.events.fence_code import TEXT_BYTES_MAX, decode_fence, encode_fence
 from pitr.events.fence_record import COUNT_MAX, KIND, FencePlace, FencesHeader
 from pitr.events.partition import TopicPartition
+from pitr.judged_puts import HEADER_BYTES_MAX, Place, SignedKind
 from pitr.layout import ArchiveId, fences_key, fences_sequence
 from pitr.pipeline.headed import (
     ENVELOPE_BYTES_MAX,
@@ -62,6 +63,14 @@ class WrittenFence:
         return cls(FencePlace.of(fence), encode_fence(fence))
 
 
+def _place(payload: dict[str, object], _key: str) -> Place:
+    header = FencesHeader.from_payload(payload)
+    return Place(header.repository, fences_key(header.archive, header.sequence))
+
+
+_SIGNED: Final = SignedKind(KIND, _place, HEADER_BYTES_MAX, is_headed=True)
+
+
 class FenceWriter:
     """Puts fences of one archive in their order.  Not thread-safe.
 
@@ -96,7 +105,7 @@ class FenceWriter:
             self._waiting = self._sealed(_fitting(fences), now)
         header, body, count = self._waiting
         try:
-            self._repository.store.put(fences_key(self._archive, header.sequence), body)
+            self._repository.puts.put(fences_key(self._archive, header.sequence), body, kind=_SIGNED)
         except ObjectConflict:
             # Another object has the name: one of an earlier run that only a region had, or another writer's.
             self._waiting, self._knows_last = None, False

@@ -9,38 +9,42 @@ gives none.  Kafka is never asked while a transaction is open.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from functools import lru_cache
+from typing import Final, Protocol
 
 from pitr.errors import NotInitialised
-from pitr.events.broker import BrokerRefused, BrokerUnavailable, GroupState
+from pitr.events.broker import BrokerRefused, BrokerUnavailable, ClusterNow
 from pitr.events.fence import Fence, GroupFence, Identity, Mark, PartitionFence, TopicFence
-from pitr.events.fence_code import REASON_CHARS_MAX, encode_row
+from pitr.events.fence_code import REASON_CHARS_MAX, encode_fence
 from pitr.events.flows import FlowDeclaration
 from pitr.events.partition import TopicPartition
 from pitr.postgres.fence_mark import Marked, MarkFacts
 
 Offsets = Mapping[TopicPartition, int]
 Identities = Mapping[TopicPartition, tuple[int, Identity]]
+BEGINS_EVERY_S: Final = 60.0
+TOPICS_KEPT: Final = 1_000
 _BROKER_ERRORS = (BrokerUnavailable, BrokerRefused, NotInitialised)
 
 
 class OffsetSource(Protocol):
     """What a fence asks of a cluster; ``pitr.events.kafka.KafkaBroker`` is one.  Raises as ``Broker``."""
 
-    def cluster_id(self) -> str: ...
-
-    def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
-        """Return id and number of partitions of the topics that are there."""
+    def now(self, names: Iterable[str]) -> ClusterNow:
+        """Return the cluster's id, and id and number of partitions of the topics that are there."""
         ...
 
     def ends(self, partitions: Iterable[TopicPartition]) -> Offsets: ...
 
     def begins(self, partitions: Iterable[TopicPartition]) -> Offsets: ...
 
-    def group(self, name: str) -> GroupState: ...
+    def committed(self, groups: Iterable[str], partitions: Iterable[TopicPartition]) -> Mapping[str, Offsets]:
+        """Return the next offsets that groups have committed; none where none is."""
+        ...
 
 
 class Marker(Protocol):
@@ -68,6 +72,34 @@ class _Before:
     unknown: str | None = None
 
 
+class LogBegins:
+    """Where logs begin, asked anew each BEGINS_EVERY_S, and of topics that are new or have grown.
+
+    Nothing is decided by a fence's begins, and an old one is below the one of now.  Not thread-safe.
+    """
+
+    def __init__(self, source: OffsetSource, clock: Callable[[], float] = time.monotonic) -> None:
+        self._source: Final = source
+        self._clock: Final = clock
+        self._known: dict[str, tuple[tuple[str, int], Offsets]] = {}
+        self._asked_at = -BEGINS_EVERY_S
+
+    def of(self, topics: Mapping[str, tuple[str, int]]) -> Offsets:
+        """Return them for topics, which are given by id and number of partitions.  Raises as the source."""
+        at = self._clock()
+        if at - self._asked_at >= BEGINS_EVERY_S:
+            self._known, self._asked_at = {}, at
+        known = {name: one for name, one in self._known.items() if topics.get(name) == one[0]}
+        new = [name for name in topics if name not in known]
+        if new:
+            told = self._source.begins([at for name in new for at in partitions_of(name, topics[name][1])])
+            for name in new:
+                parts = partitions_of(name, topics[name][1])
+                known[name] = (topics[name], {at: told[at] for at in parts})
+        self._known = known
+        return {at: offset for _, begins in known.values() for at, offset in begins.items()}
+
+
 def take_fence(
     source: OffsetSource,
     marker: Marker,
@@ -76,13 +108,16 @@ def take_fence(
     now: Callable[[], datetime],
     broker_clock: Callable[[], datetime | None] = lambda: None,
     identify: Callable[[Offsets], Identities] | None = None,
+    begins: LogBegins | None = None,
 ) -> TakenFence:
     """Take a fence over the declared topics.  ``identify`` looks at the last records below offsets.
+
+    ``begins`` is for whoever takes many; without it they are asked for.
 
     Raises ServerUnavailable and ServerRefused if PostgreSQL does not take the mark: there is no fence then.
     """
     try:
-        before = _look(source, flows, broker_clock)
+        before = _look(source, flows, broker_clock, begins or LogBegins(source))
     except _BROKER_ERRORS as away:
         before = _Before(None, unknown=_reason(away))
     collector_at = now()
@@ -100,7 +135,7 @@ def take_fence(
                 before.unknown,
             )
         ]
-        return encode_row(taken[0])
+        return encode_fence(taken[0])  # it has nothing yet of what comes after the mark
 
     marked = marker.mark(write)
     fence = replace(taken[0], committed_by=marked.committed_by)
@@ -116,67 +151,68 @@ def _look(
     source: OffsetSource,
     flows: Sequence[FlowDeclaration],
     broker_clock: Callable[[], datetime | None],
+    log_begins: LogBegins,
 ) -> _Before:
     """Read what is known before the mark.
 
     A topic's id comes before its offsets: if it is recreated in between, the offsets of the new one stand
     under the old id, which no longer fits and is told as a gap.  The other way round they would be believed.
     """
-    cluster_id = source.cluster_id()
     names = sorted({flow.topic for flow in flows})
-    known = source.topic_ids(names)
-    groups = [
-        _group(source.group(name), names) for name in sorted({flow.group for flow in flows if flow.group})
-    ]
-    partitions = [
-        TopicPartition(name, number) for name, (_, count) in sorted(known.items()) for number in range(count)
-    ]
+    cluster = source.now(names)
+    known = dict(sorted(cluster.topics.items()))
+    partitions = [at for name, (_, count) in known.items() for at in partitions_of(name, count)]
+    groups = sorted({flow.group for flow in flows if flow.group})
+    committed = source.committed(groups, partitions)
     # The begin first: it only grows, so it is never above an end that is read after it.
-    begins, ends = source.begins(partitions), source.ends(partitions)
+    begins, ends = log_begins.of(known), source.ends(partitions)
     topics = tuple(
         TopicFence(
             name,
             topic_id,
             tuple(
-                PartitionFence(number, min(begins[at], ends[at]), ends[at])
-                for number in range(count)
-                for at in (TopicPartition(name, number),)
+                PartitionFence(at.partition, min(begins[at], ends[at]), ends[at])
+                for at in partitions_of(name, count)
             ),
         )
-        for name, (topic_id, count) in sorted(known.items())
+        for name, (topic_id, count) in known.items()
     )
     missing = tuple(name for name in names if name not in known)
     try:
         broker_at = broker_clock()
     except _BROKER_ERRORS:
         broker_at = None  # a clock decides nothing
-    return _Before(cluster_id, topics, tuple(groups), broker_at, missing)
+    stands = tuple(_group(name, committed[name], partitions) for name in groups)
+    return _Before(cluster.cluster_id, topics, stands, broker_at, missing)
 
 
-def _group(state: GroupState, names: Sequence[str]) -> GroupFence:
+def _group(name: str, committed: Offsets, ordered: Sequence[TopicPartition]) -> GroupFence:
     offsets: dict[str, dict[int, int]] = {}
-    for at, offset in sorted(state.offsets.items()):
-        if at.topic in names:
+    for at in ordered:
+        if (offset := committed.get(at)) is not None:
             offsets.setdefault(at.topic, {})[at.partition] = offset
-    return GroupFence(state.group, offsets)
+    return GroupFence(name, offsets)
 
 
 def _with_after(
     fence: Fence, source: OffsetSource, identify: Callable[[Offsets], Identities] | None
 ) -> Fence:
     before = {
-        TopicPartition(topic.name, one.number): one.before
+        at: one.before
         for topic in fence.topics
-        for one in topic.partitions
+        for at, one in zip(partitions_of(topic.name, len(topic.partitions)), topic.partitions, strict=True)
     }
     after = source.ends(before)
     last = identify(before) if identify is not None else {}
     topics = tuple(
-        replace(
-            topic,
-            partitions=tuple(
-                _partition_after(one, TopicPartition(topic.name, one.number), after, last)
-                for one in topic.partitions
+        TopicFence(
+            topic.name,
+            topic.topic_id,
+            tuple(
+                _partition_after(one, after[at], last.get(at))
+                for at, one in zip(
+                    partitions_of(topic.name, len(topic.partitions)), topic.partitions, strict=True
+                )
             ),
         )
         for topic in fence.topics
@@ -184,13 +220,17 @@ def _with_after(
     return replace(fence, topics=topics)
 
 
-def _partition_after(
-    one: PartitionFence, at: TopicPartition, after: Offsets, last: Identities
-) -> PartitionFence:
+def _partition_after(one: PartitionFence, after: int, last: tuple[int, Identity] | None) -> PartitionFence:
     # Below ``before`` only if the topic was recreated meanwhile: then nothing is known of it.
-    end = after[at] if after[at] >= one.before else None
-    offset, identity = last.get(at, (None, None))
-    return replace(one, after=end, last=identity, last_offset=offset)
+    end = after if after >= one.before else None
+    offset, identity = last or (None, None)
+    return PartitionFence(one.number, one.low, one.before, end, identity, offset)
+
+
+@lru_cache(TOPICS_KEPT)
+def partitions_of(topic: str, count: int) -> tuple[TopicPartition, ...]:
+    """Return a topic's partitions, in order; they are the same with each fence."""
+    return tuple(TopicPartition(topic, number) for number in range(count))
 
 
 def _mark(facts: MarkFacts) -> Mark:

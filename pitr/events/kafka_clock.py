@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pitr.events.broker import BrokerRefused, BrokerUnavailable
-from pitr.events.kafka import KafkaSettings
 from pitr.events.kafka_errors import is_refusal, reason_of
+from pitr.events.kafka_link import KafkaSettings
 
 KEY = b"pitr.clock"
 """One key, so that a compacted topic keeps one record."""

@@ -39,7 +39,7 @@ _REFUSALS = frozenset(
     }
 )
 # While leaders and coordinators change places, some hundred milliseconds, or a topic has just been made.
-_PASSING = frozenset({5, 6, 9, 14, 15, 16})
+_PASSING = frozenset({5, 6, 9, 14, 15, 16, 74, 75, 78})
 _REASON_MAX = 300
 
 

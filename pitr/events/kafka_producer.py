@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 
 from pitr.errors import NotInitialised
 from pitr.events.broker import Broker, BrokerRefused, BrokerUnavailable
-from pitr.events.kafka import KafkaSettings
 from pitr.events.kafka_errors import is_refusal, reason_of
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.partition import TopicPartition
 from pitr.events.sink_topic import GROUP_PREFIX, OutRecord
 

@@ -28,6 +28,7 @@ from pitr.events.sync_record import (
     journal_lines,
     whole_lines,
 )
+from pitr.judged_puts import HEADER_BYTES_MAX, Place, SignedKind
 from pitr.layout import ArchiveId, syncs_key, syncs_sequence
 from pitr.pipeline.headed import encode_headed, open_header, split_headed, verify_body
 from pitr.pipeline.keys import DataKey
@@ -49,6 +50,14 @@ class ListedSyncs:
 
     header: SyncsHeader
     payload_sha256: bytes
+
+
+def _place(payload: dict[str, object], _key: str) -> Place:
+    header = SyncsHeader.from_payload(payload)
+    return Place(header.repository, syncs_key(header.archive, header.sequence))
+
+
+_SIGNED: Final = SignedKind(KIND, _place, HEADER_BYTES_MAX, is_headed=True)
 
 
 class SyncWriter:
@@ -89,7 +98,7 @@ class SyncWriter:
             return 0
         header, body = self._waiting
         try:
-            self._repository.store.put(syncs_key(self._archive, header.sequence), body)
+            self._repository.puts.put(syncs_key(self._archive, header.sequence), body, kind=_SIGNED)
         except ObjectConflict:
             self._waiting, self._knows_last = None, False
             raise
@@ -165,6 +174,10 @@ class SyncReader:
         return newest_that_holds(
             (info.key for info in listed), lambda key: self._whole_object(syncs_sequence(key))[0], what
         )
+
+    def header(self, sequence: int) -> SyncsHeader:
+        """Return the header of one object.  Raises ObjectMissing, NotAuthentic, StoreError."""
+        return self._whole_object(sequence)[0].header
 
     def read(self, alias: str, data_keys: DataKeySource) -> StoredPairs:
         """Return the pairs of the mirror whose source is called ``alias``.

@@ -14,7 +14,7 @@ import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 import psycopg
@@ -58,15 +58,15 @@ class Archive:
 class BaseBackupStream(ReplicationConnection):
     """One base backup on a connection of its own.  ``cancelled`` is asked each second, and raises to stop."""
 
-    def upload_manifest(self, manifest: bytes, cancelled: Callable[[], None]) -> None:
+    def upload_manifest(self, manifest: IO[bytes], cancelled: Callable[[], None]) -> None:
         """Give the server the manifest of the backup to build on (17 and later).
 
-        Raises ServerRefused, ServerUnavailable.
+        Raises ServerRefused, ServerUnavailable, and what reading it raises.
         """
         self._ask(b"UPLOAD_MANIFEST")
         try:
-            for at in range(0, len(manifest), _UPLOAD_BYTES):
-                self._pg.put_copy_data(manifest[at : at + _UPLOAD_BYTES])
+            while piece := manifest.read(_UPLOAD_BYTES):
+                self._pg.put_copy_data(piece)
                 deadline = self._clock() + SILENCE_S_MAX
                 while self._pg.flush():
                     self._wait(deadline, cancelled, select.POLLIN | select.POLLOUT)
@@ -106,9 +106,11 @@ class BaseBackupStream(ReplicationConnection):
         lsn, timeline = _position(start)
         return StreamStart(lsn, timeline, tuple(found))
 
-    def messages(self, cancelled: Callable[[], None]) -> Iterator[Archive | bytes]:
-        """Yield each archive's beginning, then its bytes; the manifest is kept in ``manifest``."""
-        self.manifest = bytearray()
+    def messages(
+        self, cancelled: Callable[[], None], on_manifest: Callable[[bytes], None]
+    ) -> Iterator[Archive | bytes]:
+        """Yield each archive's beginning, then its bytes; ``on_manifest`` gets the manifest's."""
+        manifest_bytes = 0
         is_manifest = False
         while (message := self._copy_data(cancelled)) is not None:
             kind, content = bytes(message[:1]), message[1:]
@@ -119,9 +121,10 @@ class BaseBackupStream(ReplicationConnection):
             elif kind == b"m":
                 is_manifest = True
             elif kind == b"d" and is_manifest:
-                self.manifest += content
-                if len(self.manifest) > MANIFEST_BYTES_MAX:
+                manifest_bytes += len(content)
+                if manifest_bytes > MANIFEST_BYTES_MAX:
                     raise MalformedValue("the server's backup manifest is too long")
+                on_manifest(bytes(content))
             elif kind == b"d":
                 yield bytes(content)
             elif kind != b"p":

@@ -13,6 +13,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import psycopg
@@ -141,6 +142,17 @@ class ReplicationConnection:
         if match is None:
             raise MalformedValue(f"not a size: {text!r}")
         return check_segment_bytes(int(match[1]) * _UNITS[match[2]])
+
+    def data_directory(self) -> Path | None:
+        """Ask where the server's files are, on its host; None if the role may not know.
+
+        Nothing can be asked on this connection afterwards.
+        """
+        try:
+            content = self._row(b"SHOW data_directory", 1)[0]
+        except ServerRefused:
+            return None
+        return None if content is None else Path(content.decode())
 
     def is_standby(self) -> bool:
         """Say whether the server is in recovery, and so may not have all WAL yet."""

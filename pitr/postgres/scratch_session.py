@@ -6,7 +6,7 @@ unless said otherwise, and each statement has a time limit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 import psycopg
@@ -16,6 +16,7 @@ from pitr.errors import PitrError
 
 _CONNECT_TIMEOUT_S = 20
 ROWS_MAX = 100_000
+_FETCHED_ROWS = 1000
 # 16384: the first number that PostgreSQL gives to what is made after initdb (access/transam.h).
 _CLOSED = """
 SELECT datname, CASE WHEN datconnlimit = -2 THEN 'a DROP DATABASE of it was cut short'
@@ -89,13 +90,19 @@ class ScratchSession:
         self._session.close()
 
     def rows(
-        self, statement: str, params: Sequence[object] | None = None, *, rows_max: int = ROWS_MAX
+        self, statement: str, params: Sequence[object] | None = None, *, rows_max: int | None = None
     ) -> list[tuple[object, ...]]:
-        """Run a statement and return its rows, at most ``rows_max``; of several statements those of all.
+        """Run a statement and return its rows; of several statements those of all.
 
-        Raises QueryFailed.
+        At most ``rows_max``, if that is given; without it ROWS_MAX, and more are an error: who counts on all
+        of them must not judge by some.  Raises QueryFailed.
         """
-        found: list[tuple[object, ...]] = []
+        if rows_max is None:
+            found = self.rows(statement, params, rows_max=ROWS_MAX + 1)
+            if len(found) > ROWS_MAX:
+                raise QueryFailed(f"there are more than {ROWS_MAX} rows to look at", detail=statement[:500])
+            return found
+        found = []
         try:
             cursor = self._session.execute(statement.encode(), params)
             while True:
@@ -104,16 +111,29 @@ class ScratchSession:
                 if len(found) >= rows_max or not cursor.nextset():
                     return found
         except psycopg.Error as cause:
-            raise QueryFailed(
-                str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__,
-                detail=str(cause).strip(),
-                is_timeout=isinstance(cause, psycopg.errors.QueryCanceled),
-            ) from cause
+            raise _failed(cause) from cause
+
+    def each_row(self, statement: str) -> Iterator[tuple[object, ...]]:
+        """Run a query and yield its rows, however many, a few at a time.  Raises QueryFailed."""
+        try:
+            with self._session.transaction(), self._session.cursor("each_row") as cursor:
+                cursor.itersize = _FETCHED_ROWS
+                yield from cursor.execute(statement.encode())
+        except psycopg.Error as cause:
+            raise _failed(cause) from cause
 
     def value(self, statement: str, params: Sequence[object] | None = None) -> object:
         """Return the first column of the first row, None without one.  Raises QueryFailed."""
         found = self.rows(statement, params, rows_max=1)
         return found[0][0] if found else None
+
+
+def _failed(cause: psycopg.Error) -> QueryFailed:
+    said = str(cause).strip()
+    is_timeout = isinstance(cause, psycopg.errors.QueryCanceled)
+    return QueryFailed(
+        said.splitlines()[0] if said else type(cause).__name__, detail=said, is_timeout=is_timeout
+    )
 
 
 def databases_of(dsn: str, *, superuser: str | None, timeout_s: float) -> list[str]:

@@ -46,6 +46,12 @@ _SETTING: Final = (
     " (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit')"
     " FROM pg_settings s WHERE s.name = 'synchronous_standby_names'"
 )
+_LEVELS: Final = (
+    "SELECT r.rolname, d.datname, substr(c, length('synchronous_commit=') + 1)"
+    " FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) c"
+    " LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase"
+    " WHERE starts_with(c, 'synchronous_commit=') ORDER BY 1, 2 LIMIT 100"
+)
 _STANDBYS: Final = (
     "SELECT r.pid, r.application_name, r.state, r.sync_state, r.flush_lsn::text"
     " FROM pg_stat_replication r LIMIT 1000"
@@ -87,6 +93,19 @@ class SyncSetting:
     is_ours_to_change: bool
     stands_in: str
     commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLevel:
+    """What ``ALTER ROLE`` or ``ALTER DATABASE`` has set for others' sessions; None where it is for all."""
+
+    role: str | None
+    database: str | None
+    commit: str
+
+    def __str__(self) -> str:
+        whose = (("role", self.role), ("database", self.database))
+        return " in ".join(f'{kind} "{name}"' for kind, name in whose if name is not None) or "all roles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +205,15 @@ class SyncStandby:
             is_ours_to_change=file is not None and source == "configuration file",
             stands_in=stands_in,
             commit=str(commit),
+        )
+
+    def levels(self) -> tuple[CommitLevel, ...]:
+        """Return the ``synchronous_commit`` that roles and databases have of their own, 100 at most."""
+        return tuple(
+            CommitLevel(
+                None if role is None else str(role), None if database is None else str(database), str(level)
+            )
+            for role, database, level in self._server.rows(_LEVELS)
         )
 
     def standbys(self) -> tuple[Standby, ...]:

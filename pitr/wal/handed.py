@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pitr.errors import MalformedValue
-from pitr.wal.follow import ReceivedEnd, segment_start, timeline_after
+from pitr.wal.follow import HINT_FORK, ArchiveFork, ReceivedEnd, run_after, segment_start, timeline_after
 from pitr.wal.lsn import LSN
 from pitr.wal.pages import LONG_HEADER, LONG_HEADER_BYTES
 from pitr.wal.pieces import RunStart
@@ -170,6 +170,26 @@ def next_step(
     return Known(end)
 
 
+def step_on_fork(
+    name: HandedName, fork: ArchiveFork, since: LSN | None, end: LSN, *, segment_bytes: int
+) -> Step:
+    """Decide on a segment of a timeline that left the archive below its end, in a failover that lost WAL.
+
+    ``since`` is where the archive's WAL begins that has no hole up to its end, ``end`` the segment's end.
+    What is missing is no gap to begin anew after: PostgreSQL offers the timeline's first segment first.
+    """
+    assert name.segment is not None
+    start = LSN(name.segment.start_offset(segment_bytes))
+    run = run_after(fork, since, segment_bytes=segment_bytes)
+    if name.timeline != fork.following:
+        return Wait(f"WAL of timeline {fork.following} is missing")
+    if start < run.start:
+        return Refuse(f"timeline {name.timeline} begins at {fork.follows_at}")
+    if start > run.start:
+        return Wait(f"WAL from {fork.follows_at} to {start} is missing")
+    return Feed(run, end)
+
+
 def _on_same(received: ReceivedEnd, start: LSN, end: LSN) -> Step:
     if end <= received.end:
         return Known(end)
@@ -185,7 +205,9 @@ def _on_later(
     """Decide on a segment of a timeline that branched off the archive's."""
     timeline = history.timeline
     if left_at < received.end:
-        return Refuse(f"timeline {timeline} left the archive's at {left_at}, below its end {received.end}")
+        return Refuse(
+            f"timeline {timeline} left the archive's at {left_at}, below its end {received.end}: {HINT_FORK}"
+        )
     # The first segment of a timeline repeats the one before it up to the switch.
     first = segment_start(left_at, segment_bytes)
     following = timeline_after(history, received.timeline)

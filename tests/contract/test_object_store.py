@@ -17,6 +17,7 @@ from storage.digest import BodyDigest
 from storage.local import DirectoryStore
 from storage.memory import MemoryStore
 from storage.observed import ObservedStore
+from storage.past import CopyJudge, put_past
 from storage.regions import Region
 from storage.repair import RepairQueue
 from storage.replicated import ReplicatedStore
@@ -25,6 +26,7 @@ from storage.s3_dialects import PROFILES
 from storage.store import (
     OBJECT_BYTES_MAX,
     CopyDamaged,
+    CopyInTheWay,
     ObjectConflict,
     ObjectMissing,
     ObjectStore,
@@ -114,6 +116,24 @@ def test_equal_bytes_may_be_put_again(store: ObjectStore) -> None:
     store.put("k", b"body", sha256=hashlib.sha256(b"body").digest())
     store.put("k", b"body", after_all=True)
     assert keys(store) == ["k"]
+
+
+def test_what_lies_under_a_name_is_judged_and_changed_by_nobody(store: ObjectStore) -> None:
+    def put(key: str, body: bytes, bytes_max: int = 4) -> None:
+        put_past(store, key, body, CopyJudge(bytes_max, lambda start: start == b"ours"))
+
+    put("k", b"ours: 1")
+    put("k", b"ours: 1")
+    with pytest.raises(ObjectConflict):
+        put("k", b"ours: 2")
+    with pytest.raises(CopyInTheWay):
+        put("k", b"ours: 2", 0)
+    assert store.get("k") == b"ours: 1"
+    for number, junk in enumerate((b"junk", b"", b"our", bytes(1 << 20))):
+        store.put(f"junk/{number}", junk)
+        with pytest.raises(CopyInTheWay):
+            put(f"junk/{number}", b"ours: 1")
+        assert store.get(f"junk/{number}") == junk
 
 
 def test_other_bytes_are_a_conflict_and_change_nothing(store: ObjectStore) -> None:

@@ -424,6 +424,7 @@ def certified_too_soon(entries: list[dict[str, Any]]) -> None:
     entries.append({**ended, "sequence": 3})
 
 
+DAY = "2026-01-10"
 SKIPPED = {"result": "SKIPPED", "reason": "no time", "required": True}
 
 
@@ -568,6 +569,34 @@ LIES: dict[str, tuple[Forgery, str]] = {
             is_random=True,
         ),
         "seed",
+    ),
+    "another moment than was drawn": (
+        Forgery(predicate=put("request", "value", value="2026-01-10T12:00:00Z"), is_random=True),
+        "recovered to 2026-01-10T12:00:00Z",
+    ),
+    "the latest moment, and a random one was to be drawn": (
+        Forgery(predicate=lambda one: one["request"].update(kind="latest", value=None), is_random=True),
+        "recovered to latest",
+    ),
+    "a moment drawn from other stretches of time": (
+        Forgery(intent={"stretches": f"{DAY}T00:00:00.000000Z/{DAY}T01:00:00.000000Z"}, is_random=True),
+        "was intended, or drawn",
+    ),
+    "a moment drawn from what nobody knows": (
+        Forgery(intent={"stretches": None}, is_random=True),
+        "a time is not as it must be",
+    ),
+    "a moment drawn from no time": (
+        Forgery(intent={"stretches": f"{DAY}T00:00:00.000001Z/{DAY}T00:00:00.000000Z"}, is_random=True),
+        "cannot be read",
+    ),
+    "another target than was intended": (
+        Forgery(predicate=lambda one: one["request"].update(kind="lsn", value="lsn:0/3000148")),
+        "recovered to lsn:0/3000148; latest was intended",
+    ),
+    "a target, and another one was intended": (
+        Forgery(intent={"target": "2026-01-10T12:00:00Z"}),
+        "recovered to latest; 2026-01-10T12:00:00Z was intended",
     ),
     "a better test result": (
         Forgery(test_result=put("predicate", "passedTests", value=["C04", "C15.orders", "C16"])),

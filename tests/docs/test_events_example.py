@@ -24,7 +24,7 @@ _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def _script() -> str:
-    parts = ["set -euo pipefail"]
+    parts = ["set -eu", "if (set -o pipefail) 2> /dev/null; then set -o pipefail; fi"]
     for number, block in enumerate(_BLOCK.findall((EXAMPLE / "README.md").read_text()), 1):
         parts += [f"echo '--- block {number}' >&2", block]
     return "\n".join(parts)
@@ -62,7 +62,7 @@ def test_the_ransomware_story_can_be_followed(
     output, pid_file = server_tmp_path / "output", work / "restored" / "postmaster.pid"
     with output.open("w") as stream:
         shell = subprocess.Popen(
-            [*prefix, "bash", "-c", _script()],
+            [*prefix, "sh", "-c", _script()],
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,

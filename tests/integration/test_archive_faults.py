@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fix_wal_archive import (
     WalHouse,
     archiving,
     flush_lsn,
+    now,
     quick_settings,
     system_identifier,
     wait_until,
@@ -24,11 +26,11 @@ from pitr.archive_values import ArchiveEventKind
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import rebuild
 from pitr.datakeys import DataKeys
-from pitr.errors import ArchiveDiverged
+from pitr.errors import ArchiveDiverged, PitrError
 from pitr.foreign_wal import foreign_wal
 from pitr.layout import history_key, timeline_prefix
 from pitr.postgres.server_user import hand_over
-from pitr.spool import DirectorySpool, SpoolFull
+from pitr.spool import DirectorySpool, SpoolFailed, SpoolFull
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
@@ -146,18 +148,26 @@ def _commit(server: RunningPostgres) -> bool:
 
 
 class SmallSpool(DirectorySpool):
-    """A spool on a disk that is full until it is told otherwise."""
+    """A spool on a disk that is full, or broken, until it is told otherwise."""
 
-    is_full = False
+    trouble: PitrError | None = None
 
     def add(self, key: str, body: bytes, sha256: bytes) -> None:
-        if self.is_full:
-            raise SpoolFull("the disk is full")
+        if self.trouble is not None:
+            raise self.trouble
         super().add(key, body, sha256)
 
 
-def test_a_full_spool_holds_everything_back_and_says_so(
-    postgres_factory: PostgresFactory, tmp_path: Path
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(SpoolFull("the disk is full"), id="full"),
+        # As fsync(2) says it: nobody knows what of it is on disk.
+        pytest.param(SpoolFailed("the spool cannot be used: Input/output error"), id="broken"),
+    ],
+)
+def test_a_spool_without_room_or_that_fails_holds_everything_back_and_says_so(
+    postgres_factory: PostgresFactory, tmp_path: Path, trouble: PitrError
 ) -> None:
     server = postgres_factory(17, KEEP_WAL)
     house = WalHouse(MemoryStore(), system_identifier(server))
@@ -165,7 +175,7 @@ def test_a_full_spool_holds_everything_back_and_says_so(
     with archiving(house, server.dsn, tmp_path / "spool", spool=spool) as running:
         running.wait_streaming()
         running.wait_durable(flush_lsn(server))
-        spool.is_full = True
+        spool.trouble = trouble
         wait_until(lambda: running.told.has(ArchiveEventKind.SPOOL_FULL) or _commit(server), "a full spool")
         durable = running.archiver.status().durable
         for _ in range(20):
@@ -173,10 +183,32 @@ def test_a_full_spool_holds_everything_back_and_says_so(
         end = flush_lsn(server)
         assert running.archiver.status().durable == durable
         assert acknowledged(server) == durable
-        assert (running.archiver.status().last_error or "").endswith("the disk is full")
-        spool.is_full = False
+        assert (running.archiver.status().last_error or "").endswith(trouble.message)
+        spool.trouble = None
         running.wait_durable(end)
     assert house.wal(1).assert_equals_server(server.data_dir) > 0
+
+
+def test_a_clock_that_jumps_a_day_either_way_holds_nothing_up(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
+    server = postgres_factory(17, KEEP_WAL)
+    house = WalHouse(MemoryStore(), system_identifier(server))
+    shift = [timedelta(0)]
+    with archiving(house, server.dsn, tmp_path / "spool", clock=lambda: now() + shift[0]) as running:
+        running.wait_streaming()
+        for days in (0, -1, 1, 0):
+            shift[0] = timedelta(days=days)
+            _commit(server)
+            end, heads = flush_lsn(server), len(running.told.heads)
+            running.wait_durable(end)
+            wait_until(lambda: len(running.told.heads) > heads + 1, "heads go on")  # noqa: B023
+    assert house.wal(1).assert_equals_server(server.data_dir) > 0
+    head = house.repository.latest_head(house.archive)
+    assert head is not None
+    assert head.wal_end is not None
+    # The newest by its number, whatever its clock said.
+    assert head.wal_end >= LSN.parse(str(end))
 
 
 def test_a_stop_without_regions_says_what_is_not_durable(

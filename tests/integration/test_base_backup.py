@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from fix_backup import BackupHouse, fill, house_for, in_thread, threads_left
+from fix_increment import Chain
 from fix_ports import free_port
 from fix_postgres import PostgresFactory, RunningPostgres, server_settings, table_digests
 from fix_restore import AMCHECK, has_amcheck
@@ -170,10 +171,13 @@ def test_the_manifest_says_what_was_copied(postgres_factory: PostgresFactory) ->
 
 
 def test_the_control_file_is_read_last(
-    postgres_factory: PostgresFactory, monkeypatch: pytest.MonkeyPatch
+    postgres_factory: PostgresFactory,
+    server_tmp_path: Path,
+    server_user_or_none: ServerUser | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What it says of a standby's recovery must not be from before any other file (do_pg_backup_stop)."""
-    source = postgres_factory()
+    source = postgres_factory(settings={"wal_keep_size": "1GB"})
     fill(source, 1000)
     opened: list[str] = []
     open_file = os.open
@@ -183,10 +187,13 @@ def test_the_control_file_is_read_last(
         return open_file(path, *options, **named)
 
     monkeypatch.setattr(os, "open", note)
-    house_for(source).back_up(source.dsn)
-    read = [path for path in opened if path.startswith(f"{source.data_dir}/")]
-    assert read[-1] == f"{source.data_dir}/global/pg_control"
-    assert str(relation_path(source, "notes")) in read[:-1]
+    chain = Chain.below(server_tmp_path, source, server_user_or_none)
+    for kind in ("full", "incr"):
+        opened.clear()
+        assert chain.back_up().type == kind
+        read = [path for path in opened if path.startswith(f"{source.data_dir}/")]
+        assert read[-1] == f"{source.data_dir}/global/pg_control"
+        assert str(relation_path(source, "notes")) in read[:-1]
 
 
 def test_tablespaces_come_back(

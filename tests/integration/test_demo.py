@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -36,8 +37,11 @@ DEMO_TIMEOUT_S = 240.0
 
 def _is_left(folder: Path) -> bool:
     """Tell whether a process still names the folder on its command line."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True, timeout=30)
-    return any(str(folder) in line for line in listed.stdout.splitlines())
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.fsencode(folder) in entry.read_bytes():
+                return True
+    return False
 
 
 def _check(done: Done) -> None:
@@ -151,6 +155,8 @@ def _verdict(hospital: RunningPostgres, worked: tuple[Clerk, Moment], *statement
         hospital.execute(f"CREATE TABLE kept.{table} AS TABLE public.{table}")
     for table in ("appointments", "billing"):
         hospital.execute(f"DELETE FROM kept.{table} WHERE id > {moment.last.number}")
+    later = [1 + done.number * 7919 % PATIENTS_AT_FIRST for done in clerk.acknowledged[moment.count :]]
+    hospital.execute("UPDATE kept.patients SET note = repeat(md5(id::text), 8) WHERE id = ANY(%s)", later)
     for statement in statements:
         hospital.execute(statement)
     return judge(hospital.dsn + " options='-c search_path=kept'", clerk.acknowledged, moment)
@@ -171,6 +177,9 @@ def test_the_judge_accepts_exactly_what_was_acknowledged(
         ("INSERT INTO kept.appointments SELECT 10000000, 1, now(), 'ward 1'", "unexpected"),
         ("UPDATE kept.billing SET cents = 0 WHERE id = 3", "bills_differ"),
         ("DELETE FROM kept.billing WHERE id = 3", "bills_differ"),
+        # Visit 1 was of patient 7920: as if it had left no note, and a note of a visit that never was.
+        ("UPDATE kept.patients SET note = repeat(md5(id::text), 8) WHERE id = 7920", "notes_differ"),
+        ("UPDATE kept.patients SET note = md5(note) WHERE id = 1", "notes_differ"),
     ],
 )
 def test_the_judge_sees_one_wrong_row(
@@ -194,10 +203,16 @@ def test_the_moment_lies_between_two_commits(hospital: RunningPostgres, worked: 
     assert {row[0] for row in rows} == {done.number for done in clerk.acknowledged[: moment.count]}
 
 
-def test_a_bad_day_deletes_a_table_and_drops_another(postgres_factory: PostgresFactory) -> None:
+def test_a_bad_day_deletes_a_table_and_drops_another_amid_the_work(
+    postgres_factory: PostgresFactory, tmp_path: Path
+) -> None:
     server = postgres_factory()
     open_hospital(server.dsn)
-    end = break_things(server.dsn)
+    clerk = Clerk(server.dsn, tmp_path / "ledger.jsonl")
+    clerk.start()
+    wait_until(lambda: len(clerk.acknowledged) >= 5, "the clerk works")
+    end = break_things(server.dsn, clerk)
+    clerk.stop()
     assert server.value("SELECT to_regclass('billing') IS NULL") is True
     assert server.value("SELECT %s::pg_lsn <= pg_current_wal_flush_lsn()", str(end)) is True
 
@@ -205,7 +220,7 @@ def test_a_bad_day_deletes_a_table_and_drops_another(postgres_factory: PostgresF
 def test_the_report_shows_each_steps_time_and_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     at = datetime(2026, 11, 23, 13, 5, tzinfo=UTC)
     steps = (DemoStep("pitr daemon starts", 1.2, "2 of 3"), DemoStep("pitr restore", 61.0, "accepted"))
-    verdict = Verdict(70, 70, 0, 0, 0, PATIENTS_AT_FIRST)
+    verdict = Verdict(70, 70, 0, 0, 0, PATIENTS_AT_FIRST, 0)
     moment = Moment(at, Acknowledged(70, LSN(8), 0.0), 70)
     show_report(App(), DemoResult(steps, moment, verdict, 90, 0.5, 1.03, 61.0, {}), 75.0)
     shown = capsys.readouterr().out

@@ -28,6 +28,7 @@ from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker
 from verifiers.client_load import ClientLoad
 from verifiers.drill_components import check_findings, check_keys, check_piece, check_regions, choose_piece
+from verifiers.drill_report import degradation_limits
 from verifiers.drill_scenario import Action, DrillKind, Scenario, Step
 from verifiers.drill_steps import DrillSteps
 from verifiers.ransomware import first_alarming, last_clean, ransomware_group
@@ -96,6 +97,11 @@ def test_clients_are_served_by_the_restored_server_and_leave_nothing_in_it(
     assert service["latency_us_after"]["p50"] > 0
     assert service["window_ms"] >= results["restore"].duration_ms
     assert errors["requests"] - sum(classes.values()) > 0
+    # The checks of the target stood in the way of the first write, and are no part of the recovery.
+    assert 0 < found.paused_ms < service["window_ms"]
+    assert degradation_limits(degradation, found.paused_ms)[0].startswith(
+        f"service degradation and errors include {found.paused_ms} ms"
+    )
 
 
 def test_a_server_that_went_away_is_an_error_and_nothing_is_read_in_production(history: History) -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,63 @@ def test_a_lost_region_is_not_missed_and_clients_are_served_again(site: Site) ->
     assert [one["drill"] for one in told["planned"]] == ["components", "failover", "full", "disaster"]
     (row,) = [one for one in told["drills"] if one["report_id"] == done.data["report"]]
     assert row["metrics"]["recovery_time_ms"] == done.data["recovery_time_ms"] > 0
+
+
+FULL = """
+name = "late"
+kind = "full"
+
+[[step]]
+name = "declare"
+action = "mark-failure"
+
+[[step]]
+name = "notice"
+action = "wait"
+duration = "10s"
+
+[[step]]
+name = "restore"
+action = "restore"
+target = "latest"
+
+[[step]]
+name = "promote"
+action = "start-service"
+
+[[step]]
+name = "checks"
+action = "checks"
+"""
+
+
+@pytest.mark.timeout(900)
+def test_what_is_archived_after_the_failure_is_not_restored(site: Site) -> None:
+    """Production goes on, and is archived, while the drill waits: that saves nothing that was lost."""
+    scenario = site.folder / "late.toml"
+    scenario.write_text(FULL)
+    ends = threading.Event()
+
+    def go_on() -> None:
+        number = 10_000
+        while not ends.wait(0.2):
+            site.server.execute(f"INSERT INTO patients VALUES ({number}, 'after')")
+            number += 1
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        done = drill(site, "start", scenario)
+    finally:
+        ends.set()
+        writer.join()
+    said = site("report", "show", done.data["number"], "--json").data["predicate"]
+    (declared,) = [one for one in said["result"]["limits"] if one.startswith("the failure was declared at ")]
+    failure_at = declared.split()[5].rstrip(";")
+    assert said["request"]["kind"] == "latest"
+    assert said["data_loss"]["last_recovered"]["time"] <= failure_at
+    assert "D12" in results(done)
+    assert done.data["verdict"] == "PASSED"
 
 
 @pytest.mark.timeout(900)

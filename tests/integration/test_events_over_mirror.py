@@ -23,7 +23,8 @@ from cli.main import run_cli
 from pitr.events.fence import Fence
 from pitr.events.fence_take import take_fence
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.last_records import LastRecords
 from pitr.events.mirror_names import MirrorNames
 from pitr.events.partition import TopicPartition

@@ -20,7 +20,8 @@ from pitr.events.classify import EventClass
 from pitr.events.fence import Mark
 from pitr.events.fence_take import take_fence
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.plan_code import decode_plan
 from pitr.pipeline.keys import Identity, best_suite
 from pitr.postgres.fence_mark import FenceMarker

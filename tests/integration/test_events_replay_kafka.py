@@ -23,7 +23,8 @@ from pitr.events.broker import BrokerUnavailable
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.handlers import Handlers, SinkKind
 from pitr.events.history import FIRST_LSN, Branch
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.kafka_producer import KafkaProducer
 from pitr.events.partition import TopicPartition
 from pitr.events.phantoms import PhantomList

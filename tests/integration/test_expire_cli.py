@@ -24,6 +24,17 @@ def _take(site: Site, kind: str, number: int) -> str:
     return str(taken["backup"])
 
 
+def _leave_interrupted(site: Site) -> str:
+    """Leave in two regions what a backup of years ago has stored, of which nobody knows any more."""
+    backup = "20200101T000000Z-full-0badcafe"
+    for region in site.regions[:2]:
+        path = next(path for key, path in region.objects("backups/").items() if "/pack-" in key)
+        pack = path.parent.parent / backup / path.name
+        pack.parent.mkdir()
+        pack.write_bytes(b"of nobody")
+    return backup
+
+
 def test_a_shrunken_window_drops_a_chain_and_all_that_stays_is_restored(make_site: MakeSite) -> None:
     site = make_site(settings={"summarize_wal": "on"})
     server = site.server
@@ -36,8 +47,11 @@ def test_a_shrunken_window_drops_a_chain_and_all_that_stays_is_restored(make_sit
     site.wait_durable()
     kept_from = time.monotonic()
 
+    interrupted = _leave_interrupted(site)
     plan = _expire(site)
     assert plan["expired"] == []
+    (named,) = plan["interrupted"]  # type: ignore[misc]
+    assert named["backup"] == interrupted
     assert site("expire", "--json").data["is_confirmed"] is False
     site.set_option('pitr_window = "35d"', f'pitr_window = "{WINDOW_S}s"')
     site.set_option("minimum_backups = 2", "minimum_backups = 1")
@@ -53,6 +67,7 @@ def test_a_shrunken_window_drops_a_chain_and_all_that_stays_is_restored(make_sit
     refused = site("expire", "--confirm", "--identity", site.identity, exit_code=2)
     assert "must be confirmed" in refused.stderr
     shown = site("expire")
+    assert f"interrupted backup {interrupted}: EXPIRE" in shown.stdout
     assert all(f"EXPIRE   {name.rpartition('/')[2]}" in shown.stdout for name in old)
     before = {region.name: len(region.objects()) for region in site.regions}
     done = _expire(site, "--confirm", "--yes", "--grace", "1ms")

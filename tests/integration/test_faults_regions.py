@@ -7,6 +7,7 @@ import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -167,10 +168,25 @@ def test_one_region_alone_restores_to_its_last_signed_end(make_site: MakeSite) -
             ),
             "every region has the same heads",
         )
+        away_at = time.monotonic()
         lagging.take_away()
         ledger.wait_at_quorum(50)
+
+        def told_of(region: Region) -> dict[str, Any]:
+            """Return what the daemon says of a region."""
+            (found,) = [one for one in site("status", "--json").data["regions"] if one["name"] == region.name]
+            return dict(found)
+
+        # What it lacks gets older, and the others do without it.
+        wait_until(lambda: told_of(lagging)["rpo_s"] >= 3, "the region that is away falls behind")
+        told = told_of(lagging)
+        # What was on its way when it went is a little older.
+        assert told["rpo_s"] < time.monotonic() - away_at + 5
+        assert told["pending_repairs"] > 0
         ledger.stop()
         site.wait_durable()
+        assert told_of(good)["rpo_s"] < told_of(lagging)["rpo_s"]
+        assert site("status", "--json").data["rpo_s"] < told["rpo_s"]
         assert site.daemon.stop() == 0, site.daemon.tail()
         commits, at_quorum = ledger.commits, ledger.commits_at_quorum
     lagging.give_back()

@@ -18,12 +18,13 @@ from fix_ports import HOST, free_port
 from fix_postgres import PostgresFactory, RunningPostgres
 from psycopg.conninfo import make_conninfo
 
-from pitr.events.broker import GroupState
+from pitr.events.broker import ClusterNow
 from pitr.events.fence import Fence
 from pitr.events.fence_choice import RowState, judge_row
 from pitr.events.fence_take import OffsetSource, TakenFence, take_fence
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.partition import TopicPartition
 from pitr.postgres.fence_mark import FenceMarker, newest_rows
 from pitr.wal.lsn import LSN
@@ -159,17 +160,16 @@ class WritesBetween:
         self._inner, self._flow, self._calls = inner, flow, 0
         self._producer = producer
 
-    def cluster_id(self) -> str:
-        return self._inner.cluster_id()
-
-    def topic_ids(self, names: Iterable[str]) -> Mapping[str, tuple[str, int]]:
-        return self._inner.topic_ids(names)
+    def now(self, names: Iterable[str]) -> ClusterNow:
+        return self._inner.now(names)
 
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._inner.begins(partitions)
 
-    def group(self, name: str) -> GroupState:
-        return self._inner.group(name)
+    def committed(
+        self, groups: Iterable[str], partitions: Iterable[TopicPartition]
+    ) -> Mapping[str, Mapping[TopicPartition, int]]:
+        return self._inner.committed(groups, partitions)
 
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         self._calls += 1

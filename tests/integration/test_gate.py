@@ -29,14 +29,16 @@ from fix_wal_archive import (
 
 from pitr.archive import WalArchiver
 from pitr.archive_gate import Gate
-from pitr.archive_values import ArchiveEventKind
+from pitr.archive_values import ArchiveEventKind, ForkJudge, NoJudge
 from pitr.gate_folder import GateFolder
 from pitr.gate_script import archive_command
 from pitr.postgres.address import ConfiguredAddress
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import ServerUser
 from pitr.spool import DirectorySpool
+from pitr.wal.follow import ArchiveFork
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 
 SEGMENT_BYTES = 1 << 20
@@ -66,6 +68,7 @@ def gated(
     *,
     is_source: bool,
     gap_wait_s: float = 60.0,
+    judge: ForkJudge = NoJudge(),  # noqa: B008 - it has no state
 ) -> Iterator[RunningArchiver]:
     """An archiver with the gate; stopped in order at the end, unless the test failed."""
     spool, told = DirectorySpool(spool_dir, bytes_max=1 << 30), Told()
@@ -79,6 +82,7 @@ def gated(
         spool=spool,
         events=told,
         settings=quick_settings(),
+        judge=judge,
         gate=Gate(folder, is_source=is_source, gap_wait_s=gap_wait_s),
         clock=plain._clock,
         random=os.urandom,
@@ -277,6 +281,65 @@ def test_a_promotion_hands_over_history_partial_segment_and_the_new_timeline(
     assert history.switches[-1].lsn == old.end
     assert old.content()
     assert new.assert_equals_server(standby.data_dir, SEGMENT_BYTES) > 0
+
+
+class Person:
+    """Whoever said that it was a failover."""
+
+    def why_failover(self, fork: ArchiveFork) -> str | None:
+        return f"a person decided of timeline {fork.following}"
+
+
+def test_an_archive_ahead_of_the_new_primary_follows_it_once_somebody_decides(
+    postgres_factory: PostgresFactory, folder: GateFolder, tmp_path: Path
+) -> None:
+    primary = postgres_factory(17, archiving_settings(folder), initdb=INITDB)
+    house = WalHouse(MemoryStore(), system_identifier(primary))
+    standby = make_standby(postgres_factory, primary, archiving_settings(folder))
+    with gated(house, primary.dsn, tmp_path / "spool", folder, is_source=True):
+        wait_archived(primary, switch(primary))
+        primary.execute("CREATE TABLE both_have AS SELECT generate_series(1, 1000) AS n")
+        end = flush_lsn(primary)
+        wait_until(
+            lambda: LSN.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()"))) >= end, "the standby"
+        )
+        standby.stop()
+        # In the segment of the fork, and in one after it.
+        wait_archived(primary, switch(primary))
+        wait_archived(primary, switch(primary))
+        primary.kill()
+    ahead = house.wal(1).end
+    standby.start(archiving_settings(folder))
+    standby.execute("SELECT pg_promote()")
+    wait_until(lambda: not standby.value("SELECT pg_is_in_recovery()"), "the promotion")
+    standby.execute("CREATE TABLE after_promotion AS SELECT generate_series(1, 1000) AS n")
+    status = standby.data_dir / "pg_wal" / "archive_status"
+    with gated(house, standby.dsn, tmp_path / "spool2", folder, is_source=True) as running:
+        wait_until(lambda: running.told.has(ArchiveEventKind.HANDED_REFUSED), "the history to be refused")
+        assert not running.told.has(ArchiveEventKind.ORPHANED)
+        assert not house.repository.histories(house.archive)
+    with gated(house, standby.dsn, tmp_path / "spool3", folder, is_source=True, judge=Person()) as running:
+        last = switch(standby)
+        # PostgreSQL asks for what was refused thrice only a minute later.
+        wait_archived(standby, last)
+        [orphaned] = [one for one in running.told.events if one.kind is ArchiveEventKind.ORPHANED]
+        assert orphaned.fork is not None
+        assert orphaned.fork.end == ahead
+        assert not running.told.has(ArchiveEventKind.WAL_LOST)
+        assert not running.told.has(ArchiveEventKind.HANDED_REFUSED)
+    with gated(house, standby.dsn, tmp_path / "spool4", folder, is_source=True) as running:
+        # Decided once: the archive goes on from there, whoever is asked.
+        wait_archived(standby, switch(standby))
+        wait_until(lambda: not list(status.glob("*.ready")), "all to be archived")
+        assert not running.told.has(ArchiveEventKind.HANDED_REFUSED)
+    assert list(status.glob("*.partial.done"))
+    old, new = house.wal(1), house.wal(2)
+    [history] = house.repository.histories(house.archive)
+    assert history.switches[-1].lsn == orphaned.fork.left_at < old.end == ahead
+    assert new.assert_equals_server(standby.data_dir, SEGMENT_BYTES) > 0
+    head = house.repository.latest_head(house.archive)
+    assert head is not None
+    assert (head.timeline, head.wal_end) == (TimelineId(2), new.end)
 
 
 def test_a_standby_that_always_archives_hands_over_equal_bytes(

@@ -12,6 +12,7 @@ from fix_postgres import PostgresHouse
 
 from pitr.gate_script import archive_command
 from pitr.postgres.server_user import hand_over
+from pitr.wal.lsn import LSN
 
 
 def gated_site(make_site: MakeSite, house: PostgresHouse, major: int) -> Site:
@@ -145,6 +146,107 @@ def test_a_server_that_lets_nobody_replicate_is_set_up_archived_and_goes_on_afte
     assert restored["plan"]["archive"].endswith("00000002")
     with psycopg.connect(restored["dsn"]) as connection:
         assert connection.execute("SELECT count(*), min(n) FROM kept").fetchall() == [(5001, 0)]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow
+def test_what_archive_command_brought_is_the_past_of_restores_of_restores(
+    make_site: MakeSite, postgres_house: PostgresHouse
+) -> None:
+    """Each ends at a segment's boundary, so the server has nothing of the timeline that it left."""
+    site = gated_site(make_site, postgres_house, 17)
+    site("wal", "gate")
+    site.server.execute("CREATE TABLE kept (n int)")
+    for generation in (1, 2, 3):
+        site.daemon.start()
+        wait_until(lambda: len(site.backups()) == generation, "a base backup", timeout_s=240)  # noqa: B023
+        site.server.execute("INSERT INTO kept VALUES (%s)", generation)
+        wait_archived(site)
+        assert site.daemon.stop() == 0
+        # An orderly stop waits for an archiver that nobody answers.
+        site.server.kill()
+        shutil.rmtree(site.server.data_dir)
+        site.restore("latest", site.server.data_dir)
+        hand_over(site.server.data_dir, postgres_house.user)
+        site.start_server()
+        wait_until(lambda: not site.server.value("SELECT pg_is_in_recovery()"), "the promotion")
+        certificate = site.server.data_dir.with_name(f"{site.server.data_dir.name}.recovery-certificate.json")
+        kept = certificate.with_name("kept.json")
+        if generation == 2:
+            # Elsewhere: then it must be named.
+            certificate.rename(kept)
+        more = ["--certificate", kept] if generation == 2 else []
+        # On a new host: where the key is still there it goes on in the same archive, as after a failover.
+        (site.config.parent / "signing.key").unlink()
+        made = site("init", "--identity", site.identity, *more, "--json").data
+        assert made["is_new_epoch"] is True
+        parent = made["parent"]
+        assert (parent["epoch"], parent["timeline"]) == (generation, f"{generation:08X}")
+        assert LSN.parse(parent["lsn"]).offset % (16 << 20) == 0
+        assert site("timeline", "--json").data["is_whole"] is True
+    # Before its first backup: what is restored then comes by the way that was proven.
+    done = site.restore(f"lsn:{parent['lsn']}", site.folder / "again", "--start")
+    with psycopg.connect(done.data["dsn"]) as connection:
+        assert connection.execute("SELECT n FROM kept ORDER BY n").fetchall() == [(1,), (2,), (3,)]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow
+def test_a_failover_that_lost_what_was_handed_over_is_adopted(
+    make_site: MakeSite, postgres_house: PostgresHouse
+) -> None:
+    site = gated_site(make_site, postgres_house, 17)
+    site("wal", "gate")
+    site.daemon.start()
+    wait_until(lambda: site.backups(), "a base backup", timeout_s=120)
+    site.server.execute("CREATE TABLE kept (v text)")
+    site.server.execute("INSERT INTO kept VALUES ('1 both have')")
+    wait_archived(site)
+    site.server.stop()
+    # Nobody may replicate here, so a copy of the files stands for the standby that is promoted.
+    standby = site.server.data_dir.with_name("standby")
+    shutil.copytree(site.server.data_dir, standby, symlinks=True)
+    site.start_server()
+    site.server.execute("INSERT INTO kept VALUES ('2 only in the archive')")
+    wait_archived(site)
+    site.server.kill()
+    shutil.rmtree(site.server.data_dir)
+    standby.rename(site.server.data_dir)
+    (site.server.data_dir / "standby.signal").touch()
+    hand_over(site.server.data_dir, postgres_house.user)
+    site.start_server()
+    site.server.instance.promote()
+    wait_until(lambda: not site.server.value("SELECT pg_is_in_recovery()"), "the promotion")
+    site.server.execute("INSERT INTO kept VALUES ('3 after')")
+    wait_until(lambda: "00000002.history is not acknowledged" in site.daemon.tail(), "the refusal")
+    site.daemon.check_alive()
+    assert "pitr adopt --as failover" in site.daemon.tail()
+    assert site.daemon.stop() == 0
+
+    decided = site("adopt", "--as", "failover", "--confirm", "--json").data
+    assert (decided["timeline"], decided["following"]) == ("00000001", "00000002")
+    site.daemon.start()
+    name = str(site.server.value("SELECT pg_walfile_name(pg_switch_wal())"))
+    archived = "SELECT coalesce(last_archived_wal, '') >= %s FROM pg_stat_archiver"
+    # PostgreSQL asks for a file that was refused thrice only a minute later.
+    wait_until(lambda: site.server.value(archived, name), f"{name}\n{site.daemon.tail()}", timeout_s=240)
+    assert "the operator decided" in site.daemon.tail()
+    assert site.daemon.stop() == 0
+    orphaned = [one for one in site("wal", "list", "--json").data["stretches"] if one["kind"] == "orphaned"]
+    assert [(one["start"], one["end"]) for one in orphaned] == [
+        (decided["left_at"], decided["orphaned"]["end"])
+    ]
+    for number, (more, expected) in enumerate(
+        [
+            ([], ["1 both have", "3 after"]),
+            (["--timeline", "1"], ["1 both have", "2 only in the archive"]),
+        ]
+    ):
+        into = site.folder / f"restored{number}"
+        done = site.restore("latest", into, "--start", *more)
+        with psycopg.connect(done.data["dsn"]) as connection:
+            found = connection.execute("SELECT v FROM kept ORDER BY 1").fetchall()
+        assert [row[0] for row in found] == expected
 
 
 def wait_archived(site: Site) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,13 @@ from fix_increment import SUMMARIES, Chain
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres, table_digests
 from fix_restore import Judge
 
+from pitr.catalogue.backup_record import BackupManifest
 from pitr.postgres.installation import Installation
 from storage.local import DirectoryStore
 
 _ROWS = 60_000
 _UNLOGGED = "postgres.public.scratch"
+COPIED = "a database by copying files"
 # What happens before each backup; each line is a transaction of its own.
 SHAPES = {
     # The first look at new rows marks them, and with checksums that is logged as whole pages.
@@ -31,7 +35,7 @@ SHAPES = {
     "new files": ["VACUUM FULL wide", "CREATE INDEX wide_text ON wide (text)", "REINDEX TABLE small"],
     "drop and create": ["DROP TABLE small", "CREATE TABLE small AS SELECT 7 AS id, 'again'::text AS text"],
     "unlogged": ["CREATE UNLOGGED TABLE scratch AS SELECT generate_series(1, 20000) AS n", "CHECKPOINT"],
-    "a database by copying files": ["CREATE DATABASE twin TEMPLATE template1 STRATEGY FILE_COPY"],
+    COPIED: ["CREATE DATABASE twin TEMPLATE model STRATEGY FILE_COPY"],
     "a dropped database": ["DROP DATABASE twin"],
 }
 
@@ -43,6 +47,11 @@ def prepare(server: RunningPostgres) -> None:
     )
     server.execute("CREATE TABLE small (id int, text text)")
     server.execute("INSERT INTO small SELECT g, 'before' FROM generate_series(1, 5000) g")
+    server.execute("CREATE DATABASE model")
+    server.execute(
+        "CREATE TABLE rows AS SELECT g AS id, md5(g::text) AS text FROM generate_series(1, 5000) g",
+        dbname="model",
+    )
     server.execute("CHECKPOINT")
 
 
@@ -59,28 +68,54 @@ def test_a_chain_restores_every_shape_exactly(
     server = postgres_factory(pg_installation.major, settings=SUMMARIES, name="shapes")
     store = DirectoryStore.create(server_tmp_path / "store")
     chain = Chain(server, store, postgres_house.user, server_tmp_path / "notes", compare_pages)
+    back_up_and_restore_every_shape(chain, chain.back_up, server_tmp_path, judge)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("major", [17, 18])
+def test_a_chain_over_the_protocol_restores_every_shape_exactly(
+    postgres_factory: PostgresFactory,
+    postgres_house: PostgresHouse,
+    server_tmp_path: Path,
+    judge: Judge,
+    major: int,
+) -> None:
+    server = postgres_factory(major, settings=SUMMARIES, name="shapes")
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
+    back_up_and_restore_every_shape(chain, chain.back_up_remote, server_tmp_path, judge)
+
+
+def back_up_and_restore_every_shape(
+    chain: Chain, take: Callable[[], BackupManifest], folder: Path, judge: Judge
+) -> None:
+    server = chain.server
     prepare(server)
-    assert chain.back_up().type == "full"
+    model = table_digests(server.dsn, ["model"])
+    assert take().type == "full"
     for shape, statements in SHAPES.items():
         for statement in statements:
             server.execute(statement)
-        manifest = chain.back_up()
+        manifest = take()
         assert manifest.type == "incr", (shape, chain.house.progress[-1].notes)
-    full, nothing = chain.moments[0].backup, chain.moments[2].backup
+    full, hint_bits, nothing = (moment.backup for moment in chain.moments[:3])
     assert chain.stored_bytes(nothing) < chain.stored_bytes(full) / 10
-    # What the seventh holds of the earlier shapes the last one has no more.
-    for number in (6, len(chain.moments) - 1):
+    # Or nobody has set any, and the first shape is the second.
+    assert chain.stored_bytes(hint_bits) > chain.stored_bytes(nothing) * 10
+    # What these hold of the earlier shapes the last one has no more.
+    for shape in ("growth after truncation", COPIED, list(SHAPES)[-1]):
+        number = 1 + list(SHAPES).index(shape)
         moment = chain.moments[number]
         plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
         assert len(plan.parents) == number
-        target = server_tmp_path / f"restored-{number}"
+        target = folder / f"restored-{number}"
         chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
-        if number == 6:
-            restored = table_digests(judge.start(server, target).dsn)
-        else:
-            restored = judge.examine(server, target)
-        expected = dict(moment.tables)
+        expected = {**moment.tables, **model}
+        databases = ["postgres", "model"]
+        if shape == COPIED:
+            databases.append("twin")
+            expected |= {name.replace("model.", "twin.", 1): rows for name, rows in model.items()}
         if _UNLOGGED in expected:
             # A base backup has no unlogged rows, and neither has the server after a crash.
             expected[_UNLOGGED] = "0:0"
-        assert restored == expected, list(SHAPES)[number - 1]
+        assert judge.examine(server, target, databases) == expected, shape
+        shutil.rmtree(target)

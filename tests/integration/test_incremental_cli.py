@@ -115,6 +115,8 @@ def test_a_daemon_that_cannot_read_the_files_backs_up_over_the_protocol(make_sit
     )
     site.start_daemon()
     full = site("backup", "--type", "full", "--json").data["backup"]
+    assert "over the protocol it is one" in site("backup", "limit", "--workers", "2", exit_code=1).stderr
+    assert "no limit, by 1 thread at once" in site("backup", "limit").stdout
     server.execute("UPDATE kept SET text = 'changed' WHERE id = 7")
     taken = site("backup", "--json").data["backup"]
     assert (taken["type"], taken["parent"]) == ("incr", full["backup"])

@@ -144,7 +144,7 @@ def test_a_database_that_was_dropped_and_made_anew_under_its_number_is_the_new_o
     chain.restores.restore(
         chain.restores.request(chain.restores.plan(LATEST), target, server, verify_files=True)
     )
-    assert table_digests(judge.start(server, target).dsn, databases) == expected
+    assert judge.examine(server, target, databases) == expected
     assert expected["twin.public.who"] == expected["after.public.who"] != expected["before.public.who"]
 
 
@@ -174,6 +174,9 @@ def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
     server.execute("UPDATE wide SET text = 'after the promotion' WHERE id % 500 = 2")
     across = chain.back_up()
     assert (across.type, across.timeline) == ("incr", TimelineId(2)), notes_of(chain)
+    # Of the time since the parent too: only so it is seen that the server came from there.
+    before = chain.moments[-2].backup
+    assert chain.archiver.asked[-1] == (TimelineId(2), before.start_lsn, across.stop_lsn)
 
     # A parent of a timeline that this server does not come from.
     note = read_note(chain.notes_dir, across.backup)
@@ -216,7 +219,7 @@ def test_a_chain_goes_on_after_a_promotion_and_says_what_it_cannot_go_on_from(
         plan = chain.restores.plan(chain.target(moment), backup=moment.backup.backup)
         assert len(plan.parents) == 2
         chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
-        assert table_digests(judge.start(server, target).dsn) == moment.tables
+        assert judge.examine(server, target) == moment.tables
 
 
 @pytest.mark.mostly_17

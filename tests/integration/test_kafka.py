@@ -11,12 +11,16 @@ from datetime import UTC, datetime
 
 import pytest
 from fix_cli import CHECKOUT, wait_until
+from fix_fences import FENCE_AT, PlayedMarker
 from fix_kafka import KafkaNode, MakeKafka
 from fix_ports import HOST, free_port
 
-from pitr.events.broker import BrokerRefused, BrokerUnavailable, OffsetGone
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.broker import BrokerRefused, BrokerUnavailable, ClusterNow, OffsetGone
+from pitr.events.fence_take import LogBegins, take_fence
+from pitr.events.flows import Flow, FlowDeclaration
+from pitr.events.kafka import KafkaBroker
 from pitr.events.kafka_clock import KafkaClock
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.partition import TopicPartition
 
 
@@ -37,7 +41,8 @@ def test_a_topic_is_described_as_it_is_set(kafka_node: KafkaNode) -> None:
     assert (topic.partitions, topic.is_compacted, topic.is_deleted_by_age) == (3, True, True)
     assert (topic.retention_ms, topic.retention_bytes, topic.has_append_time) == (None, None, True)
     assert topic.delete_retention_ms == 86_400_000
-    assert broker.topic_ids([name, "is-not-there"]) == {name: (topic.topic_id, 3)}
+    now = broker.now([name, "is-not-there"])
+    assert now == ClusterNow(kafka_node.cluster_id, {name: (topic.topic_id, 3)})
     kafka_node.delete_topic(name)
     kafka_node.create_topic(name)
     assert broker.topics([name])[name].topic_id != topic.topic_id
@@ -65,6 +70,32 @@ def test_ends_are_last_stable_and_a_read_is_done_at_its_position(kafka_node: Kaf
     assert not records[0].is_append_time
     assert [one.offset for one in broker.read(at, 1, 2)] == [1]
     assert list(broker.read(at, 4, 4)) == []
+
+
+def test_a_fence_of_a_thousand_partitions_knows_each_of_them(kafka_node: KafkaNode) -> None:
+    topics = [kafka_node.new_topic(100) for _ in range(10)]
+    broker, group = broker_of(kafka_node, call_timeout_s=60.0), f"g-{uuid.uuid4().hex[:8]}"
+    kafka_node.produce(topics[3], [b"a"] * 5, partition=7)
+    open_one = kafka_node.producer(
+        **{"transactional.id": f"x-{uuid.uuid4()}", "transaction.timeout.ms": 600_000}
+    )
+    open_one.init_transactions(30)
+    open_one.begin_transaction()
+    open_one.produce(topics[3], b"open", partition=7)
+    open_one.flush(30)
+    moved = {TopicPartition(topics[3], 7): 4, TopicPartition(topics[9], 99): 0}
+    broker.set_group_offsets(group, moved)
+    flows = [FlowDeclaration(topic, Flow.SINK_GROUP, group=group) for topic in topics]
+    marker, begins = PlayedMarker([]), LogBegins(broker)
+    fence = take_fence(broker, marker, flows, now=lambda: FENCE_AT, begins=begins).fence
+    assert fence.unknown is None
+    found = {(one.name, part.number): part for one in fence.topics for part in one.partitions}
+    assert len(found) == 1_000
+    stable = found[topics[3], 7]
+    assert (stable.low, stable.before, stable.after) == (0, 5, 5), "not what is in an open transaction"
+    assert sum(one.before for one in found.values()) == 5
+    assert fence.groups[0].offsets == {one.topic: {one.partition: offset} for one, offset in moved.items()}
+    open_one.abort_transaction(60)
 
 
 def test_a_read_never_skips_what_was_deleted(kafka_node: KafkaNode) -> None:
@@ -178,7 +209,7 @@ def test_a_broker_that_hangs_is_unavailable_and_answers_when_it_goes_on(kafka_no
         broker.cluster_id,
         broker.names,
         lambda: broker.topics([name]),
-        lambda: broker.topic_ids([name]),
+        lambda: broker.now([name]),
         lambda: broker.ends([at]),
         lambda: broker.begins([at]),
         lambda: broker.offsets_at(datetime.now(UTC), [at]),
@@ -205,7 +236,8 @@ def test_a_group_is_asked_for_before_the_cluster_has_a_coordinator(make_kafka: M
     node = make_kafka().start()
     # In a process of its own: a client that is ended by the answer must not end the tests.
     words = f"""
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 found = KafkaBroker(KafkaSettings({node.bootstrap!r}, call_timeout_s=60.0)).group("never-seen")
 assert (found.is_empty, dict(found.offsets)) == (True, {{}}), found
 """

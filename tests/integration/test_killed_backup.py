@@ -274,10 +274,14 @@ def test_a_backup_killed_at_two_steps_on_each_major_harms_nothing(
         doomed.drop_old()
 
 
-# Each step of a backup by the daemon's own readers, of both kinds; of the server's own every fifth.
+# Each step of each kind, dealt out to five workers.
 EACH_STEP = [
     *(pytest.param(kind, n + 1, 4, id=f"{kind}-part{n}") for kind in ("full", "incr") for n in range(4)),
-    *(pytest.param(f"protocol {kind}", 5, 5, id=f"protocol-{kind}-part4") for kind in ("full", "incr")),
+    *(
+        pytest.param(f"protocol {kind}", n + 1, 5, id=f"protocol-{kind}-part{n}")
+        for kind in ("full", "incr")
+        for n in range(5)
+    ),
 ]
 
 

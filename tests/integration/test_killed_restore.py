@@ -1,4 +1,5 @@
-"""A restore that is killed at any step, of a full backup and of a chain: the same call again ends right.
+"""A restore that is killed at any step, of a full backup, of a chain, or over an old cluster (a delta): the
+same call again ends right.
 
 Where it was is in the steps; ``test_restore_killed.py`` has the named points of recovery.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +25,10 @@ from pitr.postgres.server_user import hand_over
 from pitr.recovery import RecoveryTarget
 from storage.local import DirectoryStore
 
-# The files are written where nobody looks, some thousand steps; what a kill leaves of them is thrown away.
+# The files are written where nobody looks, some thousand steps; what a kill leaves of them is thrown away, as
+# what was replaced is in the end.
 STAGED_EVERY = 60
+KINDS = ("full", "chain", "delta")
 
 
 @dataclass
@@ -38,7 +42,18 @@ class Restorable:
     def backup(self, kind: str) -> str:
         return self.chain.moments[0 if kind == "full" else -1].backup.backup
 
+    def put_old_cluster(self, folder: Path) -> None:
+        """Copy the server's own files, for it is stopped, to where a delta restore replaces them."""
+        origin, data, space = self.chain.server.data_dir, folder / "data", folder / "space"
+        for there, here in ((origin, data), (origin.parent / "space", space)):
+            subprocess.run(["cp", "-a", str(there), str(here)], check=True, timeout=120)
+        (link,) = (data / "pg_tblspc").iterdir()
+        link.unlink()
+        link.symlink_to(space)
+
     def restore_and_die(self, folder: Path, kind: str, kill_at: int, kill_on: str = "") -> Fate:
+        if kind == "delta":
+            self.put_old_cluster(folder)
         installation = self.chain.server.instance.installation
         assert isinstance(self.chain.store, DirectoryStore)
         fields: dict[str, object] = {
@@ -49,8 +64,9 @@ class Restorable:
             "target": str(folder / "data"),
             "backup": self.backup(kind),
             "tablespaces": {"fast": str(folder / "space")},
+            "is_delta": kind == "delta",
             "kill_on": kill_on,
-            "bulk": "partial/",
+            "bulk": "partial/|kept-gone",
             "bulk_every": STAGED_EVERY,
         }
         return run_child("restore", fields, kill_at)
@@ -64,6 +80,7 @@ class Restorable:
             server,
             tablespace_mapping={"fast": folder / "space"},
             keep_running=True,
+            is_delta=kind == "delta",
         )
         return judge.tables(restores.restore(request))
 
@@ -96,7 +113,9 @@ def restorable(
     server.switch_wal()
     server.execute("INSERT INTO spaced VALUES (0, 'last')")
     chain.archiver.ship()
-    return Restorable(chain, table_digests(server.dsn))
+    end = table_digests(server.dsn)
+    server.stop()
+    return Restorable(chain, end)
 
 
 def phase_of(folder: Path) -> str | None:
@@ -111,6 +130,11 @@ def kill_and_repeat(
     fate = restorable.restore_and_die(folder, kind, kill_at, kill_on)
     phase = phase_of(folder)
     print(kind, kill_at, phase, fate)
+    if kind == "delta":
+        # Whatever is there may be replaced: what the killed run had ended with, too.
+        assert restorable.restore(folder, kind, judge) == restorable.end
+        assert not [*folder.rglob("kept*"), *folder.rglob(".pitr-*")]
+        return fate
     if (folder / "data" / "PG_VERSION").exists():
         # A server starts on this: so nothing may be missing.
         assert (folder / "space").is_dir()
@@ -130,12 +154,12 @@ def kill_and_repeat(
 
 
 # One of each kind.
-@pytest.mark.few_seeds(2, times=0)
+@pytest.mark.few_seeds(len(KINDS), times=0)
 @ONLY_17
 def test_a_restore_killed_at_some_step_is_repeated(
     restorable: Restorable, server_tmp_path: Path, judge: Judge, seed: int
 ) -> None:
-    kind = "chain" if seed % 2 else "full"
+    kind = KINDS[seed % len(KINDS)]
     if kind not in restorable.totals:
         whole = server_tmp_path / "whole"
         whole.mkdir()
@@ -157,9 +181,10 @@ def test_a_restore_killed_where_it_hurts_is_repeated(
     assert kill_and_repeat(restorable, server_tmp_path, judge, "chain", 0, kill_on).was_killed
 
 
-# Each step with a chain; with a full backup alone, whose steps are of the same code, every fifth.
+# Each step of a chain, and over an old cluster; of a full backup alone, whose steps are of the same code,
+# every fifth.
 EACH_STEP = [
-    *(pytest.param("chain", n + 1, 4, id=f"chain-part{n}") for n in range(4)),
+    *(pytest.param(kind, n + 1, 4, id=f"{kind}-part{n}") for kind in ("chain", "delta") for n in range(4)),
     pytest.param("full", 5, 5, id="full-part4"),
 ]
 

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,29 @@ def test_a_backup_reads_no_faster_than_the_limit_until_the_limit_is_raised(
     assert time.monotonic() - raised_s < max(20.0, (size - 12 * MIB) / (2 * MIB))
 
 
-def test_the_copying_threads_have_a_lower_priority_and_nobody_else(postgres_factory: PostgresFactory) -> None:
+class MeetingPace(Pace):
+    """Lets nobody read before two are about to: where one waits for the other to end they never meet."""
+
+    def __init__(self, limits: PaceLimits) -> None:
+        super().__init__(limits)
+        self._barrier = threading.Barrier(2)
+        self.has_met = False
+
+    def spend(self, size_bytes: int, stop: threading.Event) -> None:
+        """Wait for the other reader, once, and then as any pace."""
+        if not self.has_met:
+            with suppress(threading.BrokenBarrierError):
+                self._barrier.wait(30)
+                self.has_met = True
+        super().spend(size_bytes, stop)
+
+
+def test_two_threads_copy_at_once_with_a_lower_priority_and_nobody_else_has_it(
+    postgres_factory: PostgresFactory,
+) -> None:
     source = postgres_factory()
     fill(source, 20_000)
-    house, pace = house_for(source), Pace(PaceLimits(1.0 * MIB, 2))
+    house, pace = house_for(source), MeetingPace(PaceLimits(1.0 * MIB, 2))
     cancel = threading.Event()
     outcome = in_thread(
         lambda: house.back_up(source.dsn, pace=pace, priority=Priority(15, "idle"), cancel=cancel)
@@ -75,6 +95,7 @@ def test_the_copying_threads_have_a_lower_priority_and_nobody_else(postgres_fact
 
     wait_until(lambda: list(nices().values()).count(15) == 2, "both threads have their priority")
     assert {name for name, nice in nices().items() if nice == 15} == {"backup-copy-1", "backup-copy-2"}
+    wait_until(lambda: pace.has_met, "both read at the same time", timeout_s=40)
     cancel.set()
     assert isinstance(outcome(), BackupFailed)
     assert threads_left() == []

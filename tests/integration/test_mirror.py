@@ -18,7 +18,8 @@ from fix_mirror import MakeMirror, MirrorPair
 
 from pitr.events.broker import OffsetGone
 from pitr.events.fence import Fence, PartitionFence, TopicFence
-from pitr.events.kafka import KafkaBroker, KafkaSettings
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.last_records import LastRecords
 from pitr.events.mirror_age import mirrored_until
 from pitr.events.mirror_broker import MirrorBroker

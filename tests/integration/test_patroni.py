@@ -107,10 +107,11 @@ def test_a_switchover_leaves_no_gap(make_patroni: MakePatroni, server_tmp_path: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("major", [17, 18], ids=lambda major: f"pg{major}")
 def test_five_failovers_in_a_row_under_load_leave_no_gap(
-    make_patroni: MakePatroni, server_tmp_path: Path
+    make_patroni: MakePatroni, server_tmp_path: Path, major: int
 ) -> None:
-    cluster = make_patroni()
+    cluster = make_patroni(major=major)
     cluster.start(3)
     with archived_cluster(cluster, server_tmp_path) as site:
         begin(cluster, site)

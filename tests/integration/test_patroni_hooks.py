@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -118,6 +119,61 @@ def test_what_could_not_follow_the_leader_is_not_made(
     assert not into.exists()
     missing = site.program("patroni-replica", f"--datadir={into}", "--role=replica", exit_code=2)
     assert "identity" in missing.stderr
+
+
+def test_a_cluster_is_restored_to_a_target_and_is_left_shut_down_for_patroni(make_site: MakeSite) -> None:
+    site = make_site(settings=SETTINGS)
+    source = site.server
+    source.execute("CREATE TABLE a (v text)")
+    source.execute("INSERT INTO a SELECT repeat(md5(g::text), 40) FROM generate_series(1, 5000) g")
+    site.start_daemon()
+    source.execute("INSERT INTO a VALUES ('good')")
+    good = table_digests(source.dsn)
+    target = str(source.value("SELECT pg_current_wal_flush_lsn()"))
+    source.execute("INSERT INTO a VALUES ('bad')")
+    site.wait_durable()
+    into = site.folder / "bootstrapped"
+    done = site.program(
+        "patroni-bootstrap",
+        *sources(site),
+        "--to",
+        f"lsn:{target}",
+        "--json",
+        "--scope=hospital",
+        f"--datadir={into}",
+        "--weight=3",
+        timeout_s=180,
+    )
+    assert "--weight=3" in done.stderr
+    assert not (into / "postmaster.pid").exists()
+    assert not (into / "recovery.signal").exists()
+    certificate = json.loads(into.with_name(f"{into.name}.recovery-certificate.json").read_text())
+    assert certificate["holes"] == "none"
+    assert certificate["promoted"]["timeline"] == "00000002"
+    own = source.instance
+    instance = Instance(
+        own.installation,
+        into,
+        user=own.user,
+        socket_dir=site.folder / "bs",
+        port=free_port(),
+        log_path=site.folder / "bootstrapped.log",
+    )
+    # As Patroni starts what its method has made: nothing is to be recovered any more.
+    instance.start({}, timeout_s=90)
+    restored = RunningPostgres(instance)
+    try:
+        assert not restored.value("SELECT pg_is_in_recovery()")
+        assert table_digests(restored.dsn) == good
+        assert "database system was shut down" in instance.log_path.read_text()
+    finally:
+        restored.kill()
+    # A cluster that is there is never touched.
+    again = site.program(
+        "patroni-bootstrap", *sources(site), "--scope=hospital", f"--datadir={into}", exit_code=None
+    )
+    assert again.exit_code not in (0, None)
+    assert (into / "PG_VERSION").exists()
 
 
 def hook(site: Site, cluster: PatroniCluster, name: str, *more: str) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -90,6 +91,23 @@ def test_all_segments_are_delivered_in_order_within_the_bound(plan: Path, shelf:
             assert len([entry for entry in spool.iterdir() if entry.suffix == ""]) <= 4
         assert feeding.fetched_bytes == (LAST - FIRST) * SEGMENT_BYTES + 900
     assert len(shelf.reads) == LAST - FIRST + 1
+
+
+def test_several_segments_are_fetched_at_once(plan: Path, shelf: WalShelf) -> None:
+    """Two reads that wait for each other: one after the other neither would come back."""
+    meeting, met = threading.Barrier(2), threading.Semaphore(2)
+
+    def read(key: WalKey) -> bytes:
+        if met.acquire(blocking=False):
+            meeting.wait(20)
+        return shelf.read(key)
+
+    data_dir = plan.parents[1] / "data"
+    with Prefetcher(plan, read, data_dir=data_dir, user=None, patience_s=0.05) as feeding:
+        for number in (FIRST, FIRST + 1):
+            assert ask(plan, str(segment_name(number, 2))) == 0
+            assert delivered(plan) == content(number)
+        assert feeding.doubts == ()
 
 
 def test_a_segment_is_delivered_as_often_as_it_is_asked_for_and_after_any_jump(

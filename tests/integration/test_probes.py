@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fix_ports import free_port
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_s3 import S3Server
-from fix_s3_script import ScriptedS3, error
+from fix_s3_script import Answer, ScriptedS3, error
 
-from cli.doctor import probe_clock
+from cli.doctor_clock import probe_clock
 from pitr.catalogue.records import EpochRecord, RepositoryRecord
 from pitr.layout import ArchiveId
 from pitr.pipeline.keys import Identity, best_suite
@@ -114,6 +115,30 @@ def test_the_clock_of_an_s3_region_is_compared_though_it_refuses(
     (found,) = probe_clock("eu", url, now=lambda: _now() - timedelta(seconds=behind_s))
     assert (found.id, found.severity) == ("region.eu.clock", severity)
     assert list(probe_clock("eu", "file:///srv/eu", now=_now)) == []
+
+
+@pytest.mark.parametrize("answer", [Answer(headers=(("Date", "yesterday"),)), None])
+def test_a_clock_that_cannot_be_compared_is_a_warning(scripted_s3: ScriptedS3, answer: Answer | None) -> None:
+    endpoint = scripted_s3.endpoint
+    if answer is None:
+        endpoint = f"http://127.0.0.1:{free_port()}"
+    else:
+        scripted_s3.script(answer)
+    (found,) = probe_clock("eu", f"s3://bucket?endpoint={endpoint}&region=us-east-1", now=_now)
+    assert (found.id, found.severity) == ("region.eu.clock", Severity.WARN)
+    assert "could not be compared" in found.message
+
+
+def test_the_clock_behind_a_private_authority_is_compared(
+    scripted_tls_s3: ScriptedS3, tmp_path: Path
+) -> None:
+    scripted_tls_s3.script(error(403, "AccessDenied"))
+    url = f"s3://bucket?endpoint={scripted_tls_s3.endpoint}&region=us-east-1"
+    (found,) = probe_clock("eu", f"{url}&ca={tmp_path / 'tls.pem'}", now=_now)
+    assert (found.id, found.severity) == ("region.eu.clock", Severity.OK)
+    (found,) = probe_clock("eu", url, now=_now)
+    assert found.severity is Severity.WARN
+    assert "certificate" in found.message
 
 
 def test_a_server_without_wal_for_us_fails(postgres_factory: PostgresFactory) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fix_cli import CHECKOUT, wait_until
 from fix_ports import HOST
 from fix_redis import MakeRedis, RedisCluster, RedisSite, TlsFront
+from fix_tls import make_certificate
 
 NAMESPACES = """
 [[redis.namespace]]
@@ -311,18 +312,7 @@ def test_tls_is_spoken_and_a_stranger_refused(
 ) -> None:
     server = make_redis()
     server.client().set("cache:a", "1")
-    certificate, key = tmp_path / "tls.pem", tmp_path / "tls.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-            *("-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=redis"),
-            *("-addext", f"subjectAltName=IP:{HOST}"),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    front = TlsFront(server, certificate, key)
+    front = TlsFront(server, *make_certificate(tmp_path, HOST))
     try:
         redis_site.declare([f"{HOST}:{front.port}"], NAMESPACES, 'tls = true\nca_file = "tls.pem"')
         assert namespaces(redis_site.redis("plan"))["cache:"]["keys"] == 1

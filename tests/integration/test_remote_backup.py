@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fix_cli import wait_until
 from fix_increment import SUMMARIES, Chain
 from fix_postgres import PostgresFactory, PostgresHouse
 from fix_restore import Judge
 
+from pitr.backup_pace import Pace, PaceLimits
 from pitr.errors import ServerRefused
 from pitr.layout import ArchiveId
 from pitr.postgres.installation import Installation
 from pitr.postgres.server_user import as_user, hand_over
 from pitr.rot_signals import is_alarming, rot_signals
+from pitr.wal.timeline import TimelineId
 
 
 def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
@@ -49,6 +54,8 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
         newest = chain.back_up_remote()
         assert (newest.type, newest.parent) == ("incr", full.backup), chain.house.progress[-1].notes
         assert chain.stored_bytes(newest) < chain.stored_bytes(full)
+        # Of the time since the parent too: only so it is seen that the server came from there.
+        assert chain.archiver.asked[-1] == (newest.timeline, full.start_lsn, newest.stop_lsn)
     moment = chain.moments[-1]
     plan = chain.restores.plan(chain.target(moment), backup=newest.backup)
     target, moved = server_tmp_path / "restored", server_tmp_path / "moved"
@@ -56,6 +63,32 @@ def test_full_and_incremental_backups_over_the_protocol_restore_exactly(
     chain.restores.restore(
         chain.restores.request(plan, target, server, verify_files=True, tablespace_mapping={oid: moved})
     )
+    assert judge.examine(server, target) == moment.tables
+
+
+def test_an_increment_over_the_protocol_goes_on_after_a_promotion(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path, judge: Judge
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="promoted")
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
+    server.execute(
+        "CREATE TABLE wide AS SELECT g AS id, repeat('x', 300) AS t FROM generate_series(1, 9000) g"
+    )
+    full = chain.back_up_remote()
+    server.execute("UPDATE wide SET t = 'before the promotion' WHERE id % 500 = 1")
+    server.stop()
+    (server.data_dir / "standby.signal").touch()
+    hand_over(server.data_dir / "standby.signal", postgres_house.user)
+    server.start(SUMMARIES)
+    server.instance.promote()
+    chain.archiver.follow(TimelineId(2))
+    server.execute("UPDATE wide SET t = 'after the promotion' WHERE id % 500 = 2")
+    across = chain.back_up_remote()
+    assert (across.type, across.timeline) == ("incr", TimelineId(2)), chain.house.progress[-1].notes
+    assert chain.archiver.asked[-1] == (TimelineId(2), full.start_lsn, across.stop_lsn)
+    moment, target = chain.moments[-1], server_tmp_path / "restored"
+    plan = chain.restores.plan(chain.target(moment), backup=across.backup)
+    chain.restores.restore(chain.restores.request(plan, target, server, verify_files=True))
     assert judge.examine(server, target) == moment.tables
 
 
@@ -68,6 +101,23 @@ def test_without_the_servers_manifest_of_the_parent_the_backup_is_full(
     shutil.rmtree(chain.notes_dir)
     assert chain.back_up_remote().type == "full"
     assert any("no incremental one" in note for note in chain.house.progress[-1].notes)
+
+
+def test_what_the_server_sends_is_taken_at_a_rate_that_can_be_changed_meanwhile(
+    postgres_factory: PostgresFactory, postgres_house: PostgresHouse, server_tmp_path: Path
+) -> None:
+    server = postgres_factory(17, settings=SUMMARIES, name="slow")
+    chain = Chain.below(server_tmp_path, server, postgres_house.user)
+    pace = Pace(PaceLimits(64 << 10, 1))
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(chain.take_remote, None, None, pace)
+        wait_until(lambda: any(seen.phase == "copying" for seen in chain.house.progress), "it copies")
+        # Of some 30 MiB, which take a second at full speed.
+        time.sleep(3)
+        assert not running.done()
+        assert chain.house.progress[-1].bytes_done < 1 << 20
+        pace.change(PaceLimits(None, 1))
+        assert running.result(120).size_bytes > 20 << 20
 
 
 def test_another_cluster_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fix_cli import MakeSite
 from fix_postgres import table_digests
 
+from pitr.postgres.server_user import hand_over
 from pitr.restore_journal import Journal, WorkDirectory
 
 
@@ -52,6 +53,11 @@ def test_the_plan_says_what_is_kept_and_the_restore_keeps_it(make_site: MakeSite
 
 def test_a_run_that_was_killed_when_it_had_its_files_goes_on_whatever_lies_there(make_site: MakeSite) -> None:
     site = make_site()
+    space, moved, wal = (site.folder / name for name in ("space", "moved", "wal"))
+    space.mkdir(mode=0o700)
+    hand_over(space, site.server.instance.user)
+    site.server.execute(f"CREATE TABLESPACE fast LOCATION '{space}'")
+    site.server.execute("CREATE TABLE spaced TABLESPACE fast AS SELECT 1 AS n")
     site.start_daemon()
     site("backup", "--json")
     target = f"lsn:{site.server.value('SELECT pg_current_wal_flush_lsn()')}"
@@ -59,9 +65,13 @@ def test_a_run_that_was_killed_when_it_had_its_files_goes_on_whatever_lies_there
     site.server.execute("CREATE TABLE later ()")
     site.wait_durable()
     into = site.folder / "restored"
-    done = site.restore(target, into, "--delta", "--action", "none").data
+    places = ("--tablespace-map", f"fast={moved}", "--wal-dir", wal)
+    done = site.restore(target, into, "--delta", "--action", "none", *places).data
+    assert [link.readlink() for link in (into / "pg_tblspc").iterdir()] == [moved]
+    assert any(path.is_file() for path in moved.rglob("*"))
+    assert (into / "pg_wal").readlink() == wal
     # The daemon goes on taking backups, and from another one it would be another plan.
-    words = ("--delta", "--dry-run", "--backup", done["plan"]["backup"])
+    words = ("--delta", "--dry-run", "--backup", done["plan"]["backup"], *places)
     work = WorkDirectory.of(into)
     journal = work.read()
     assert journal is not None

@@ -15,6 +15,7 @@ from storage.s3_dialects import PROFILES
 from storage.store import (
     OBJECT_BYTES_MAX,
     CopyDamaged,
+    ObjectConflict,
     ObjectMissing,
     StoreError,
     StoreRefused,
@@ -175,6 +176,15 @@ def test_no_more_than_an_objects_bytes_are_read(scripted_s3: ScriptedS3, store: 
     scripted_s3.script(Answer(206, bytes(100), (("Content-Range", "bytes 0-99/100"),)))
     with pytest.raises(CopyDamaged, match="more than 10 bytes"):
         store.get_range("k", 0, 10)
+
+
+def test_of_other_bytes_no_more_is_read_than_ours_have(scripted_s3: ScriptedS3, store: S3Store) -> None:
+    # A read of more would meet the cut, and be an outage.
+    huge = Answer(200, b"b", (("Content-Length", str(OBJECT_BYTES_MAX)),), cut_after=1)
+    scripted_s3.script(EXISTS, huge)
+    with pytest.raises(ObjectConflict):
+        store.put("k", b"body")
+    assert len(scripted_s3.requests) == 2
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(scripted_s3: ScriptedS3, store: S3Store) -> None:

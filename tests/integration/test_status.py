@@ -15,6 +15,7 @@ from cli.config_template import NewConfig, NewRegion, render_config
 from cli.control import ControlRequest
 from cli.control_server import ControlServer
 from cli.snapshot import BackupSnapshot, DaemonSnapshot, ProtectionSnapshot, RegionSnapshot, WalDiskSnapshot
+from pitr.catalogue.backup_record import PageFinding
 from pitr.pipeline.keys import Identity
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -94,6 +95,47 @@ def test_the_last_error_is_told_once(pitr: PitrProgram, daemon: Answering) -> No
     assert pitr("status", "--json").object["warnings"] == [ERROR]
     daemon.snapshot = replace(SNAPSHOT, last_error=None)
     assert pitr("status").stderr == ""
+
+
+def test_bad_pages_of_the_server_are_a_warning(pitr: PitrProgram, daemon: Answering) -> None:
+    clean = replace(SNAPSHOT, last_error=None)
+    named = PageFinding("app.public.patients", "base/5/16384", "main", 11, "checksum")
+    daemon.snapshot = replace(clean, backup=replace(clean.backup, bad_pages=1, bad_pages_named=(named,)))
+    done = pitr("status")
+    assert "warning: 1 page of the server is bad: app.public.patients main block 11; in which" in done.stderr
+    (told,) = pitr("status", "--json").data["backup"]["bad_pages_named"]
+    assert (told["relation"], told["fork"], told["block"]) == ("app.public.patients", "main", 11)
+    stray = replace(named, relation=None)
+    daemon.snapshot = replace(clean, backup=replace(clean.backup, bad_pages=7, bad_pages_named=(stray,)))
+    assert "7 pages of the server are bad: base/5/16384 main block 11, …; in which" in pitr("status").stderr
+
+
+@pytest.mark.parametrize(("rpo_s", "exit_code"), [(59.0, 0), (60.0, 0), (61.0, 5)])
+def test_as_a_probe_it_fails_with_5_if_more_would_be_lost_than_allowed(
+    pitr: PitrProgram, daemon: Answering, rpo_s: float, exit_code: int
+) -> None:
+    sick = RegionSnapshot("us", False, rpo_s, 3, 0, "it is away", None, 0, ())
+    daemon.snapshot = replace(SNAPSHOT, last_error=None, rpo_s=rpo_s, regions=(*SNAPSHOT.regions, sick))
+    done = pitr("status", "--check-rpo", "60s", "--json", exit_code=exit_code)
+    assert done.data["rpo_s"] == rpo_s
+    if exit_code:
+        assert done.error["code"] == "PITR-5001"
+        assert "more than 60s" in done.error["message"]
+        assert done.error["why"] == "regions that fail: us"
+
+
+def test_what_commits_are_worth_and_what_their_puts_cost_is_told(
+    pitr: PitrProgram, daemon: Answering
+) -> None:
+    daemon.snapshot = replace(SNAPSHOT, last_error=None)
+    assert "puts " not in pitr("status").stdout
+    waits = ProtectionSnapshot(True, 0, "durable in the quorum of regions", None, 0, 1.5, 58.3201)
+    daemon.snapshot = replace(SNAPSHOT, last_error=None, protection=waits)
+    told = pitr("status").stdout
+    assert "commits  acknowledged ones are durable in the quorum of regions" in told
+    assert "puts     1.50 objects/s: about 58.32 a month in all regions" in told
+    fields = pitr("status", "--json").data["protection"]
+    assert (fields["puts_per_s"], fields["puts_cost_per_month"]) == (1.5, 58.32)
 
 
 def test_how_long_the_disk_lasts_is_told(pitr: PitrProgram, daemon: Answering) -> None:

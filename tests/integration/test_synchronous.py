@@ -8,6 +8,7 @@ import time
 import psycopg
 import pytest
 from fix_cli import MakeSite, Site, wait_until
+from fix_postgres import majors
 
 from pitr.protection import Level
 from pitr.wal.lsn import LSN
@@ -62,7 +63,10 @@ class Commit:
         self._thread.join(10)
 
 
-def test_a_commit_returns_when_its_wal_is_in_the_quorum_and_at_once(site: Site) -> None:
+@pytest.mark.parametrize("major", majors(slow=[18]), ids=lambda major: f"pg{major}")
+def test_a_commit_returns_when_its_wal_is_in_the_quorum_and_at_once(make_site: MakeSite, major: int) -> None:
+    site = make_site(major)
+    site.server.execute("CREATE TABLE t (i int)")
     # So old a piece would be sent only after a minute: commits must not wait for it.
     site.set_option("piece_age_s = 1.0", "piece_age_s = 60.0")
     site.start_daemon()

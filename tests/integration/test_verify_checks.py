@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from fix_postgres import PostgresFactory, PostgresHouse, RunningPostgres
-from fix_restore import HISTORY_SETTINGS, History, make_history, restore_to
+from fix_restore import HISTORY_SETTINGS, History, Judge, make_history, restore_to
 from fix_stores import FaultyStore
 from fix_verify import facts_of, outcome_of, put_head, run_verification
 
@@ -21,11 +21,13 @@ from pitr.errors import NotAuthentic
 from pitr.layout import ArchiveId, head_key, manifest_key
 from pitr.pipeline.keys import DataKey
 from pitr.postgres.cut_off import why_not_cut_off
+from pitr.postgres.scratch_session import ROWS_MAX, QueryFailed
 from pitr.recovery import RecoveryTarget
 from pitr.repository import Repository
 from pitr.restore_directory import FilesDiffer, verify_directory
 from pitr.restore_plan import CommitsAround, RestorePlan
 from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 from verifiers.check import CheckResult, Outcome
@@ -36,6 +38,7 @@ from verifiers.checks_data import (
     check_constraints,
     check_relations,
     read_assertions,
+    unseen_indexes,
 )
 from verifiers.checks_files import check_control, check_files, check_page_checksums
 from verifiers.checks_safety import (
@@ -54,9 +57,11 @@ from verifiers.checks_target import (
     check_marker,
     check_reached,
     check_replayed_wal,
+    left_at,
     look_at_target,
 )
 from verifiers.scratch_server import ScratchServer
+from verifiers.table_digests import cluster_digests
 from verifiers.verify_report import draft_report
 from verifiers.verify_values import DeadlinePassed
 
@@ -67,6 +72,9 @@ CUT_OFF = Isolation(True, "a namespace of its own")
 @pytest.fixture(scope="module")
 def history(module_postgres_factory: PostgresFactory, postgres_house: PostgresHouse) -> History:
     server = module_postgres_factory(17, settings=HISTORY_SETTINGS, name="checked")
+    # C08 knows nothing of it, and the report says so.
+    server.execute("CREATE TABLE hashed (n int)")
+    server.execute("CREATE INDEX ON hashed USING hash (n)")
     history = make_history(server, postgres_house.user, MemoryStore())
     put_head(history)
     return history
@@ -212,8 +220,14 @@ def test_wal_that_is_on_its_way_is_in_the_limits_of_the_report(
     alone = Repository(store, house.repository.repository_id, house.repository.root)
     found = run_verification(history, server_tmp_path, alone=alone)
     assert outcome_of(found, "C02").outcome is Outcome.PASSED
-    (said,) = [one for one in draft_report(facts_of(history), found)["result"]["limits"] if "yet" in one]
+    limits = draft_report(facts_of(history), found)["result"]["limits"]
+    (said,) = [one for one in limits if "yet" in one]
     assert said.startswith("1 WAL objects of the last minutes were not in region eu yet")
+    (unseen,) = [one for one in limits if one.startswith("C08 looks into tables and B-trees alone")]
+    assert unseen.endswith(": 1 hash")
+    assert (
+        "data was read from region eu, what it lacks from others; C01 to C03 read region eu alone" in limits
+    )
 
 
 @pytest.mark.parametrize("objects", [0, 1])
@@ -273,12 +287,16 @@ def certificate_of(history: History, folder: Path) -> tuple[RestorePlan, Path]:
     plan = history.restores.plan(RecoveryTarget("latest"))
     assert plan.stop is not None
     file = folder / "certificate.json"
+    size = plan.backup.segment_bytes
+    numbers = range(plan.backup.wal_start.offset // size, plan.stop.read_end.last_segment_number(size) + 1)
+    names = [str(SegmentName.of(TimelineId(1), number, size)) for number in numbers]
+    assert len(names) > 2
     stated = {
         "format": "pitr-recovery-certificate/1",
         "backup": plan.backup.backup,
         "wal": {
-            "segments": 2,
-            "delivered": [{"segment": "000000010000000000000002"}, {"segment": "000000010000000000000003"}],
+            "segments": len(names),
+            "delivered": [{"segment": name} for name in names],
             "fetched_alone_after_a_crash": [],
         },
         "holes": "none",
@@ -288,7 +306,9 @@ def certificate_of(history: History, folder: Path) -> tuple[RestorePlan, Path]:
     return plan, file
 
 
-@pytest.mark.parametrize("fault", ["segment", "end", "backup", "unnoted", "cut"])
+@pytest.mark.parametrize(
+    "fault", ["segment", "segment and count", "another's", "end", "backup", "unnoted", "cut"]
+)
 def test_c05_fails_for_a_certificate_that_lacks_something(
     history: History, tmp_path: Path, fault: str
 ) -> None:
@@ -297,6 +317,12 @@ def test_c05_fails_for_a_certificate_that_lacks_something(
     stated = json.loads(file.read_text())
     if fault == "segment":
         del stated["wal"]["delivered"][0]
+    elif fault == "segment and count":
+        # What says of itself that it is whole is compared with the way that was planned.
+        del stated["wal"]["delivered"][1]
+        stated["wal"]["segments"] -= 1
+    elif fault == "another's":
+        stated["wal"]["delivered"][1]["segment"] = "0000000200000000000000FF"
     elif fault == "end":
         stated["replay"]["end"] = "0/1"
     elif fault == "backup":
@@ -306,6 +332,13 @@ def test_c05_fails_for_a_certificate_that_lacks_something(
     text = json.dumps(stated)
     file.write_text(text[:-20] if fault == "cut" else text)
     assert check_replayed_wal(file, plan, MAKER).outcome is Outcome.FAILED
+
+
+def test_c05_fails_for_a_plan_whose_objects_leave_a_hole(history: History, tmp_path: Path) -> None:
+    plan, file = certificate_of(history, tmp_path)
+    assert len(plan.links) > 2
+    for links in ((*plan.links[:1], *plan.links[2:]), plan.links[:-1], plan.links[1:]):
+        assert_failed(check_replayed_wal(file, replace(plan, links=links), MAKER), "leave", "out")
 
 
 # -- C06 to C08: the data directory
@@ -359,6 +392,18 @@ def test_c08_fails_for_an_index_that_lacks_a_row(server: ScratchServer, database
     assert_failed(check_relations(server, MAKER), "lacks matching index tuple")
 
 
+def test_indexes_that_pg_amcheck_does_not_know_are_counted(server: ScratchServer, database: Database) -> None:
+    assert str(unseen_indexes(server)).endswith("kinds were not looked into: 1 hash")
+    database.execute(
+        "CREATE TABLE t (n int, a int[])",
+        "CREATE INDEX tree ON t (n)",
+        "CREATE INDEX ON t USING hash (n)",
+        "CREATE INDEX ON t USING gin (a)",
+        "CREATE INDEX ON t USING gin (a) WHERE n > 0",
+    )
+    assert str(unseen_indexes(server)).endswith(": 2 gin, 2 hash")
+
+
 # -- C09 and C10: the target
 
 
@@ -385,6 +430,30 @@ def test_c09_fails_at_another_lsn_where_no_commit_tells(history: History) -> Non
     plan = history.restores.plan(RecoveryTarget("latest"))
     reached = look_at_target(scratch(history.server), plan, LSN(1))
     assert_failed(check_reached(plan, reached, MAKER), "elsewhere")
+
+
+def test_c09_of_a_server_that_opened_by_itself_goes_by_where_its_timeline_left_the_old_one(
+    history: History, server_tmp_path: Path, judge: Judge
+) -> None:
+    plan = history.restores.plan(RecoveryTarget("latest"))
+    assert plan.stop is not None
+    restore_to(history, RecoveryTarget("latest"), server_tmp_path, action="promote")
+    instance = judge.start(history, server_tmp_path / "data")
+    opened = ScratchServer(instance, "postgres", lambda: 120.0)
+    try:
+        found = left_at(opened, plan)
+        assert found == plan.stop.replay_end
+        assert_passed(check_reached(plan, look_at_target(opened, plan, found), MAKER))
+        history_file = server_tmp_path / "data" / "pg_wal" / "00000002.history"
+        history_file.write_text("1\t0/2000028\tnobody knows\n")
+        elsewhere = look_at_target(opened, plan, left_at(opened, plan))
+        assert_failed(check_reached(plan, elsewhere, MAKER), "elsewhere", "0/2000028")
+        history_file.unlink()
+        assert left_at(opened, plan) is None
+    finally:
+        instance.stop("immediate")
+    # A server that is still what it was never left its timeline.
+    assert left_at(scratch(history.server), plan) is None
 
 
 def test_c10_fails_where_the_wal_was_not_searched_and_passes_where_nothing_was_committed(
@@ -450,6 +519,21 @@ def test_c12_has_one_digest_for_one_schema_and_another_for_another(
     assert check_schema(server, MAKER).evidence_sha256 != with_key.evidence_sha256
 
 
+def test_a_schema_is_compared_to_its_last_column(server: ScratchServer, database: Database) -> None:
+    """Once only the first 100,000 were, without a word."""
+    columns = ", ".join(f"c{number} int" for number in range(1599))
+    database.execute(*(f"CREATE TABLE t{number:02} ({columns})" for number in range(63)))
+    with server.session("broken") as session:
+        count = session.value("SELECT count(*) FROM pg_attribute WHERE attname ~ '^c[0-9]+$'")
+        assert int(str(count)) > ROWS_MAX
+        with pytest.raises(QueryFailed, match=f"more than {ROWS_MAX} rows"):
+            session.rows("SELECT attname FROM pg_attribute")
+    before = cluster_digests(["broken"], server.session).schemas
+    assert cluster_digests(["broken"], server.session).schemas == before
+    database.execute("ALTER TABLE t62 ALTER c1598 SET NOT NULL")
+    assert cluster_digests(["broken"], server.session).schemas != before
+
+
 def test_c13_fails_for_an_extension_that_is_not_installed(server: ScratchServer, database: Database) -> None:
     assert_passed(check_versions(server, MAKER))
     database.execute(
@@ -481,14 +565,77 @@ def test_c18_fails_for_an_owner_who_is_no_role(server: ScratchServer, database: 
     database.server.execute("CREATE ROLE owner")
     database.execute("CREATE TABLE t ()", "ALTER TABLE t OWNER TO owner")
     database.server.execute("DELETE FROM pg_authid WHERE rolname = 'owner'")
-    assert_failed(check_roles(server, MAKER), "relation public.t")
+    assert_failed(check_roles(server, MAKER), "pg_class.relowner of public.t")
 
 
 def test_c18_fails_for_a_grant_to_who_is_no_role(server: ScratchServer, database: Database) -> None:
     database.server.execute("CREATE ROLE reader")
     database.execute("CREATE TABLE t ()", "GRANT SELECT ON t TO reader")
     database.server.execute("DELETE FROM pg_authid WHERE rolname = 'reader'")
-    assert_failed(check_roles(server, MAKER), "grant on public.t")
+    assert_failed(check_roles(server, MAKER), "pg_class.relacl of public.t")
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("GRANT USAGE ON SCHEMA s TO gone", "pg_namespace.nspacl of s"),
+        ("ALTER SCHEMA s OWNER TO gone", "pg_namespace.nspowner of s"),
+        ("GRANT EXECUTE ON FUNCTION f() TO gone", "pg_proc.proacl of public.f()"),
+        ("ALTER FUNCTION f() OWNER TO gone", "pg_proc.proowner of public.f()"),
+        ("GRANT CONNECT ON DATABASE broken TO gone", "pg_database.datacl of broken"),
+        ("ALTER DATABASE broken OWNER TO gone", "pg_database.datdba of broken"),
+        ("GRANT USAGE ON TYPE d TO gone", "pg_type.typacl of d"),
+        ("ALTER TYPE d OWNER TO gone", "pg_type.typowner of d"),
+        ("GRANT SELECT (n) ON t TO gone", "pg_attribute.attacl of public.t.n"),
+        ("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO gone", "pg_default_acl.defaclacl of"),
+        ("ALTER DEFAULT PRIVILEGES FOR ROLE gone REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC", "defaclrole of"),
+        ("GRANT USAGE ON LANGUAGE plpgsql TO gone", "pg_language.lanacl of plpgsql"),
+        ("GRANT SET ON PARAMETER work_mem TO gone", "pg_parameter_acl.paracl of"),
+        ("CREATE POLICY p ON t TO gone", "pg_policy.polroles of p"),
+        ("ALTER ROLE gone SET work_mem = '1MB'", "pg_db_role_setting.setrole of"),
+        ("GRANT pg_monitor TO gone", "pg_auth_members.member of"),
+        ("SELECT lo_create(4711); ALTER LARGE OBJECT 4711 OWNER TO gone", "pg_largeobject_metadata.lomowner"),
+    ],
+)
+def test_c18_fails_wherever_a_role_that_is_gone_is_named(
+    server: ScratchServer, database: Database, statement: str, told: str
+) -> None:
+    database.server.execute("CREATE ROLE gone")
+    number = database.server.value("SELECT oid FROM pg_authid WHERE rolname = 'gone'")
+    database.execute(
+        "CREATE SCHEMA s",
+        "CREATE TABLE t (n int)",
+        "CREATE DOMAIN d AS int",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1",
+        *statement.split("; "),
+    )
+    assert_passed(check_roles(server, MAKER))
+    database.server.execute("DELETE FROM pg_authid WHERE rolname = 'gone'")
+    try:
+        assert_failed(check_roles(server, MAKER), told)
+    finally:
+        # What the cluster shares outlives the test's database.
+        for table, column in (
+            ("pg_db_role_setting", "setrole"),
+            ("pg_auth_members", "member"),
+        ):
+            database.server.execute(f"DELETE FROM {table} WHERE {column} = {number}")
+        database.server.execute("DELETE FROM pg_parameter_acl WHERE parname = 'work_mem'")
+        database.execute("UPDATE pg_language SET lanacl = NULL WHERE lanname = 'plpgsql'")
+
+
+def test_c18_knows_what_names_no_role(server: ScratchServer, database: Database) -> None:
+    """PUBLIC is no role, nor is whoever a setting of a whole database is for."""
+    database.execute(
+        "CREATE TABLE t (n int)",
+        "GRANT SELECT ON t TO PUBLIC",
+        "CREATE POLICY p ON t TO PUBLIC",
+        "ALTER DATABASE broken SET work_mem = '1MB'",
+        "CREATE FOREIGN DATA WRAPPER w",
+        "CREATE SERVER far FOREIGN DATA WRAPPER w",
+        "CREATE USER MAPPING FOR PUBLIC SERVER far",
+    )
+    assert_passed(check_roles(server, MAKER))
 
 
 # -- C14 and C15: the rows

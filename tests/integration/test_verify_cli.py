@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from fix_verify_site import (
 )
 
 from pitr.pipeline.sign import payload_of
+from pitr.postgres.processes import is_alive
 from verifiers.verify_target import parse_stretches, random_moment, seed_sha256
 
 
@@ -188,11 +188,6 @@ def test_a_run_that_is_killed_is_found_wiped_and_logged(site: Site, how: signal.
     kinds = [(e["kind"], e["facts"].get("outcome")) for e in log_of(site) if e["run_id"] == run]
     assert kinds == [("verification-intended", None), ("verification-ended", "ABANDONED")]
     assert done.data["verdict"] == "PASSED"
-
-
-def is_alive(pid: int) -> bool:
-    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return found.stdout.strip()[:1] not in ("", "Z")
 
 
 @pytest.mark.timeout(900)

@@ -283,7 +283,12 @@ def test_fingerprints_are_found_by_their_lsn_and_only_as_they_were_signed(histor
     public = signer.public
     assert next_fingerprints(store, public, 7, LSN(0x301)) == []
     assert next_fingerprints(store, public, 7, LSN(0x300)) == [LSN(0x300)]
-    put_fingerprint(store, replace(made, lsn=LSN(0x400)), signer)
+    of_epoch = replace(made, lsn=LSN(0x400), epoch=3)
+    put_fingerprint(store, of_epoch, signer)
+    assert get_fingerprint(store, public, "0" * 32, 7, LSN(0x400)) == of_epoch
+    # Records of before 2026-12 name no epoch.
+    old = {name: value for name, value in made.to_payload().items() if name != "epoch"}
+    assert Fingerprint.from_payload(old) == made
     assert next_fingerprints(store, public, 7, LSN(0x1)) == [LSN(0x300)]
     assert next_fingerprints(store, public, 7, LSN(0x1), count_max=9) == [LSN(0x300), LSN(0x400)]
     assert get_fingerprint(store, public, "0" * 32, 7, LSN(0x300)) == made
@@ -328,6 +333,11 @@ def test_the_first_fingerprint_on_the_way_is_compared_with_and_none_of_another_t
     for right in ((0x1000, old), (0x2000, old), (0x2000, new)):
         assert isinstance(choose(right), Comparison)
     assert "no fingerprint of the source" in str(choose())
+    mine = replace(taken_at(span.timeline, LSN(span.start.offset + 0x1000)), epoch=span.archive.epoch)
+    other = replace(mine, epoch=span.archive.epoch + 1)
+    assert isinstance(choose_comparison([left], lambda _lsn: mine, lambda _lsn: way), Comparison)
+    said = choose_comparison([left], lambda _lsn: other, lambda _lsn: way)
+    assert f"of writer epoch {other.epoch}, which is not on the way" in str(said)
 
     def refuse(lsn: LSN) -> RestorePlan:
         raise TargetRefused(f"{lsn} is not archived")
@@ -335,6 +345,10 @@ def test_the_first_fingerprint_on_the_way_is_compared_with_and_none_of_another_t
     assert "no way leads to the fingerprint" in str(
         choose_comparison([left], lambda _lsn: taken_nowhere(), refuse)
     )
+
+
+def taken_at(timeline: TimelineId, lsn: LSN) -> Fingerprint:
+    return Fingerprint("0" * 32, 7, timeline, lsn, datetime.now(UTC), 170000, ClusterDigests((), ()))
 
 
 def taken_nowhere() -> Fingerprint:

@@ -41,7 +41,7 @@ class Host:
 
     def heads(self) -> HeadWriter:
         newest = self.house.repository.find_head(self.house.archive).newest
-        return HeadWriter(self.writer, self.store, self.spool, newest)
+        return HeadWriter(self.writer, self.house.repository.puts, self.spool, newest)
 
     def head_bytes(self, sequence: int) -> bytes:
         return self.store.inner.get(head_key(self.house.archive, sequence))
@@ -68,7 +68,7 @@ def test_each_head_names_the_one_before_it(host: Host) -> None:
 
 def test_a_head_says_the_quorum_and_one_of_before_it_did_is_read(host: Host) -> None:
     quorum = WriteQuorum(3, 2)
-    writer = HeadWriter(host.writer, host.store, host.spool, None, quorum=quorum)
+    writer = HeadWriter(host.writer, host.house.repository.puts, host.spool, None, quorum=quorum)
     head = writer.write(end_at(1), [], now()).head
     stored = host.house.repository.get_head(host.house.archive, 1).head
     assert stored == head
@@ -140,7 +140,7 @@ def entry(host: Host, sequence: int, key_id: bytes) -> IndexedHeader:
 
 
 def test_an_index_is_written_when_the_data_key_changes_and_names_the_one_before_it(host: Host) -> None:
-    index = IndexWriter(host.writer, host.store, None)
+    index = IndexWriter(host.writer, host.house.repository.puts, None)
     for sequence in (1, 2, 3):
         index.add_piece(entry(host, sequence, b"a" * 16))
     index.put_pending()

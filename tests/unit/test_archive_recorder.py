@@ -19,6 +19,7 @@ from pitr.archive_pipeline import Parts
 from pitr.archive_recorder import Recorder
 from pitr.archive_retry import Retry
 from pitr.archive_seal import PieceSealer, Writer
+from pitr.archive_values import ArchiveSettings
 from pitr.datakeys import HostKeys
 from pitr.pipeline.keys import DataKey, content_key
 from pitr.spool import DirectorySpool
@@ -51,14 +52,14 @@ class Desk:
         writer = Writer(REPOSITORY_ID, house.archive, MIB, house.signer, key, os.urandom)
         keys = HostKeys(house.repository, house.archive, house.signer, [house.recipient], random=os.urandom)
         retry = Retry(self.told.on_event, random=os.urandom, pause_s_max=0.1)
-        parts = Parts(self.store, self.spool, keys, retry, self.told.on_event, now, time.monotonic)
+        parts = Parts(house.repository.puts, self.spool, keys, retry, self.told.on_event, now, time.monotonic)
         self.intake = Intake(writer, PieceSealer(writer, last_sequence=0, last_sha256=None), None)
         self.recorder = Recorder(
             parts,
             self.flow,
             self.told,
-            heads=HeadWriter(writer, self.store, self.spool, None),
-            index=IndexWriter(writer, self.store, None),
+            heads=HeadWriter(writer, house.repository.puts, self.spool, None),
+            index=IndexWriter(writer, house.repository.puts, None),
             backups=BackupList(list),
             head_interval_s=settings.head_interval_s,
         )
@@ -77,6 +78,12 @@ class Desk:
         assert piece is not None
         self.store.put(str(piece.key), piece.body, sha256=piece.sha256)
         self.flow.finish_piece(piece)
+
+    def keys(self) -> list[str]:
+        return [info.key for info in self.store.list_objects("")]
+
+    def heads(self) -> set[str]:
+        return {key for key in self.keys() if key.startswith("heads/")}
 
     def close(self) -> None:
         for store in self.faulty.values():
@@ -112,3 +119,20 @@ def test_what_is_durable_is_recorded_while_a_head_must_wait(desk: Desk) -> None:
     for gate in lacking.values():
         gate.release()
     wait_until(lambda: desk.told.heads[-1].piece_sequence == 3, "a head that names them")
+
+
+def test_the_end_is_signed_anew_while_nothing_is_written_and_nothing_else_is_put(desk: Desk) -> None:
+    desk.archive()
+    wait_until(lambda: desk.told.heads and desk.told.heads[-1].piece_sequence == 1, "a head that names it")
+    before, wal = len(desk.told.heads), set(desk.keys()) - desk.heads()
+    wait_until(lambda: len(desk.told.heads) >= before + 3, "three more heads")
+    idle = desk.told.heads[before - 1 : before + 3]
+    assert len({(head.wal_end, head.piece_sequence) for head in idle}) == 1
+    assert [head.sequence for head in idle] == list(range(idle[0].sequence, idle[0].sequence + 4))
+    # A freeze is seen by the time, so each says its own.
+    assert sorted({head.at for head in idle}) == [head.at for head in idle]
+    assert set(desk.keys()) - desk.heads() == wal
+
+
+def test_the_end_is_signed_every_half_minute() -> None:
+    assert ArchiveSettings("pitr").head_interval_s == 30.0

@@ -10,15 +10,15 @@ import pytest
 from fix_stores import FaultyStore
 from fix_wal_archive import REPOSITORY_ID, WalHouse, now
 
-from pitr.archive_heads import HeadWriter
+from pitr.archive_heads import HeadWriter, IndexWriter
 from pitr.archive_intake import Intake
 from pitr.archive_resume import Resumed, find_end, put_spooled
 from pitr.archive_seal import PieceSealer, SealedPiece, Writer
 from pitr.archive_values import DurableEnd
 from pitr.catalogue.records import HistoryRecord
-from pitr.catalogue.wal_records import PieceHeader
-from pitr.errors import ArchiveDiverged
-from pitr.layout import head_key
+from pitr.catalogue.wal_records import PieceHeader, indexed
+from pitr.errors import ArchiveDiverged, NameTaken
+from pitr.layout import head_key, wal_index_key
 from pitr.pipeline.keys import DataKey, content_key
 from pitr.pipeline.sign import Signer
 from pitr.spool import DirectorySpool
@@ -26,6 +26,9 @@ from pitr.wal.lsn import LSN
 from pitr.wal.pieces import PieceCutter, RunStart
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
+from storage.regions import Region
+from storage.repair import RepairQueue
+from storage.replicated import ReplicatedStore
 from storage.store import StoreUnavailable
 
 MIB = 1 << 20
@@ -38,7 +41,9 @@ IN_FLIGHT = 3
 class Host:
     """The writing half without threads: it seals what it is given, and the test decides what is put."""
 
-    def __init__(self, store: MemoryStore | FaultyStore, signer: Signer | None = None) -> None:
+    def __init__(
+        self, store: MemoryStore | FaultyStore | ReplicatedStore, signer: Signer | None = None
+    ) -> None:
         self.house = WalHouse(store, SYSTEM)
         self.store = store
         signer = signer or self.house.signer
@@ -93,7 +98,7 @@ class Host:
         """Write a head that ends with a piece."""
         resumed = self.find()
         end = _end_of(piece.header, piece.header_sha256, start)
-        HeadWriter(self.writer, self.store, spool, resumed.head).write(end, [], now())
+        HeadWriter(self.writer, self.house.repository.puts, spool, resumed.head).write(end, [], now())
         return end
 
 
@@ -243,6 +248,67 @@ def test_a_spooled_head_that_another_writer_has_overtaken_stops_the_daemon(tmp_p
         put_spooled(host.house.repository, spool, print)
     spool.close()
     other.close()
+
+
+def test_what_lies_under_a_spooled_name_and_nobody_signed_is_told_as_that(tmp_path: Path) -> None:
+    host, spool = Host(MemoryStore()), DirectorySpool(tmp_path, bytes_max=MIB)
+    (piece,) = host.seal(host.intake(), BEGIN, content(1000), 1000)
+    spool.add(str(piece.key), piece.body, piece.sha256)
+    host.store.put(str(piece.key), piece.body[:-1])
+    with pytest.raises(NameTaken, match="too few regions can take wal/"):
+        put_spooled(host.house.repository, spool, print)
+    host.store.delete(str(piece.key))
+    put_spooled(host.house.repository, spool, print)
+    assert host.store.get(str(piece.key)) == piece.body
+    spool.close()
+
+
+class Regions:
+    """Three regions at a quorum of two, as a daemon has them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stores = {name: FaultyStore(MemoryStore()) for name in "abc"}
+        self.queue = RepairQueue(folder / "repair")
+        regions = [Region(name, store) for name, store in self.stores.items()]
+        self.store = ReplicatedStore(regions, quorum=2, queue=self.queue)
+
+    def __enter__(self) -> Regions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+        self.queue.close()
+
+
+def test_a_bit_that_flipped_in_one_region_is_not_put_into_the_others(tmp_path: Path) -> None:
+    """A start puts the last pieces again: what it puts is what was signed, whoever is read from first."""
+    with Regions(tmp_path) as regions:
+        host = Host(regions.store)
+        (piece,) = host.seal(host.intake(), BEGIN, content(1000), 1000)
+        key, damaged = str(piece.key), piece.body[:-1] + bytes([piece.body[-1] ^ 1])
+        regions.stores["a"].inner.put(key, damaged)
+        regions.stores["b"].inner.put(key, piece.body)
+        assert host.find().end == _end_of(piece.header, piece.header_sha256, START)
+        assert regions.stores["a"].inner.get(key) == damaged
+        assert [regions.stores[name].inner.get(key) for name in "bc"] == [piece.body, piece.body]
+
+
+def test_indexes_that_nobody_signed_keep_no_daemon_from_starting(tmp_path: Path) -> None:
+    host = Host(MemoryStore())
+    pieces = host.seal(host.intake(), BEGIN, content(3000), 1000)
+    host.put(*pieces)
+    index = IndexWriter(host.writer, host.house.repository.puts, None)
+    for piece in pieces[:2]:
+        index.add_piece(indexed(piece.key, piece.header, piece.header_sha256))
+    index.close()
+    index.put_pending()
+    signed = host.find().index_sha256
+    assert signed is not None
+    for number in range(100):
+        # Beyond the end, and of a range that the end allows.
+        host.store.put(wal_index_key(host.house.archive, 10, 10 + number), b"junk")
+    host.store.put(wal_index_key(host.house.archive, 2, 3), b"junk")
+    assert host.find().index_sha256 == signed
 
 
 def test_wal_that_comes_again_is_compared_and_goes_on(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pitr.backup_parent import NOTES_KEPT, NoteWriter, keep_server_manifest, read_note, read_server_manifest
+from pitr.backup_parent import NOTES_KEPT, NoteWriter, ServerManifestFile, open_server_manifest, read_note
 from pitr.errors import MalformedValue
 
 ONE, TWO = "20261123T130500Z-full-0a0b0c0d", "20261123T140500Z-incr-0a0b0c0e"
@@ -100,12 +100,42 @@ def test_a_clock_that_was_set_back_does_not_cost_the_note_that_was_just_written(
     assert len(list(tmp_path.iterdir())) == NOTES_KEPT
 
 
+def keep_server_manifest(folder: Path, backup: str, *pieces: bytes) -> None:
+    file = ServerManifestFile(folder, backup)
+    for piece in pieces:
+        file.add(piece)
+    file.keep()
+    file.discard()
+
+
 def test_nor_the_servers_manifest(tmp_path: Path) -> None:
     for hour in (20, 21, 22):
         keep_server_manifest(tmp_path, f"20261123T{hour}0500Z-full-0a0b0c0d", b"later")
-    keep_server_manifest(tmp_path, ONE, b"now")
-    assert read_server_manifest(tmp_path, ONE) == b"now"
+    keep_server_manifest(tmp_path, ONE, b"now", b" and then")
+    with open_server_manifest(tmp_path, ONE) as file:
+        assert file.read() == b"now and then"
     assert len(list(tmp_path.iterdir())) == NOTES_KEPT
+
+
+def test_the_servers_manifest_of_a_backup_that_failed_leaves_nothing(tmp_path: Path) -> None:
+    keep_server_manifest(tmp_path, ONE, b"good")
+    file = ServerManifestFile(tmp_path, TWO)
+    file.add(b"half")
+    file.discard()
+    file.discard()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{ONE}.server-manifest"]
+
+
+def test_a_servers_manifest_that_cannot_be_written_is_told_at_the_end(tmp_path: Path) -> None:
+    """The backup is good without it; the next one will be full."""
+    (tmp_path / "notes").write_text("no directory")
+    file = ServerManifestFile(tmp_path / "notes", ONE)
+    file.add(b"one")
+    file.add(b"two")
+    with pytest.raises(OSError, match="notes"):
+        file.keep()
+    with pytest.raises(OSError, match="sent no manifest"):
+        ServerManifestFile(tmp_path, ONE).keep()
 
 
 def test_a_note_is_for_its_owner_only(tmp_path: Path) -> None:

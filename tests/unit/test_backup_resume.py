@@ -209,6 +209,22 @@ def test_a_journal_that_is_of_no_use_is_dropped_and_said(
     assert any(reason in note for note in it.notes), it.notes
 
 
+@pytest.mark.parametrize(("days", "is_resumed"), [(9, True), (11, False)])
+def test_an_attempt_that_was_begun_a_month_ago_is_begun_anew(
+    it: Attempts, days: int, is_resumed: bool
+) -> None:
+    """However lately it stored its last pack: an expiry may take it soon."""
+
+    def pass_time() -> None:
+        it.now += timedelta(days=days)
+
+    it.store.on_pack = pass_time
+    it.fail(3)
+    it.store.on_pack = None
+    assert bool(resumed(finish(it))) == is_resumed
+    assert any("begun more than 30 days ago" in note for note in it.notes) != is_resumed, it.notes
+
+
 @pytest.mark.parametrize("harm", [cut, flip, drop_a_line, repeat_a_line])
 def test_a_journal_counts_up_to_its_first_bad_line(
     it: Attempts, harm: Callable[[Path, Attempts], None]

@@ -77,6 +77,12 @@ def test_a_signed_fence_and_events_that_can_be_read_pass_and_stand_in_the_report
     }
 
 
+def test_what_was_read_from_a_mirror_is_said() -> None:
+    outcome, said, _ = _check(EventsSeen(_plan(), SIGNED, mirror="read from the mirror, 1 of 1 places exact"))
+    assert outcome is Outcome.PASSED
+    assert said.endswith("; read from the mirror, 1 of 1 places exact")
+
+
 @pytest.mark.parametrize(
     ("seen", "outcome", "said"),
     [

@@ -9,9 +9,11 @@ import pytest
 
 from cli.config_schema import check_tables
 from cli.errors import ConfigRefused
+from cli.events_cluster import verified_over_mirror
 from cli.events_settings import EventsSettings
 from cli.kafka_client import open_kafka, read_client_file
 from cli.settings import Settings
+from pitr.errors import NotInitialised
 from pitr.events.flows import EventFormat, Flow, FlowDeclaration
 from pitr.pipeline.keys import Identity
 from pitr.pipeline.sign import Signer
@@ -80,6 +82,30 @@ def test_each_flow_says_what_it_needs() -> None:
     assert found.flows["d"].max_lag_s == 120
     assert found.mirror is not None
     assert found.mirror.syncs_topic == "mm2-offset-syncs.east.internal"
+    assert not found.mirror.verify
+
+
+def test_a_verification_asks_the_mirror_where_that_is_said_or_typed() -> None:
+    said = settings_of(mirror={"bootstrap": "m:9092", "source_alias": "east", "verify": True})
+    assert said.mirror is not None
+    assert said.mirror.verify
+    for mirror, words in (
+        ({"bootstrap": "m:9092", "source_alias": "east"}, None),
+        (None, "no \\[events.mirror\\]"),
+    ):
+        whole = check({"bootstrap": "k1:9092", "topic": [ORDERS], **({"mirror": mirror} if mirror else {})})
+        assert isinstance(whole, Settings)
+        if words is not None:
+            with pytest.raises(NotInitialised, match=words):
+                verified_over_mirror(whole)
+            continue
+        typed = verified_over_mirror(whole).events
+        assert typed is not None
+        assert typed.mirror == said.mirror
+    none = check(None)
+    assert isinstance(none, Settings)
+    with pytest.raises(NotInitialised, match="no \\[events\\]"):
+        verified_over_mirror(none)
 
 
 @pytest.mark.parametrize(

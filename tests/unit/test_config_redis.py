@@ -87,6 +87,7 @@ def test_without_the_table_there_is_no_redis() -> None:
         ({"addresses": ["h:0"]}, "port"),
         ({"addresses": ["h:1"], "password": "x"}, "no such setting"),
         ({"addresses": ["h:1"], "ca_file": "x"}, "tls is not true"),
+        ({"addresses": ["h:1"], "snapshot_every": "59s"}, "at least 60 s"),
         ({"addresses": ["h:1"], "tls": True, "key_file": "x"}, "certificate_file"),
         ({"addresses": ["h:1"], "namespace": [{"prefix": "a", "policy": "flush"}]}, "policy"),
         ({"addresses": ["h:1"], "namespace": [{"prefix": "a", "policy": "drop"}] * 2}, "given twice"),

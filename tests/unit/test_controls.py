@@ -201,10 +201,30 @@ def test_a_failed_run_is_never_evidence_that_all_is_well() -> None:
         for number, said in enumerate((good, bad))
         for row in said["mapping"]
     }
-    touched = [one for one in CONTROLS if "C04" in (*one.core, *one.more)]
-    assert touched
-    assert "satisfied" not in {statuses[one.control, 1] for one in touched}
+    untouched = [one for one in CONTROLS if "C04" not in (*one.core, *one.more)]
+    assert "satisfied" in {statuses[one.control, 0] for one in untouched}
+    assert "satisfied" not in {statuses[one.control, 1] for one in CONTROLS}
     assert statuses["12(2)", 1] == "partial"
+    for one in period_mapping([bad], dict.fromkeys(PERIOD_NEEDS, True)):
+        assert one.status is not Status.SATISFIED, one.control.control
+
+
+def test_an_rpo_that_was_met_by_a_moment_in_the_past_is_no_evidence() -> None:
+    """Older reports have it so: a moment that is there tells nothing of what a failure would lose."""
+    found = predicate("C02", "C09")
+    assert held("result.rpo_met", found) is Held.YES
+    found["request"] = {**found["request"], "kind": "time"}
+    assert held("result.rpo_met", found) is Held.ABSENT
+    (objectives,) = (one for one in CONTROLS if one.control == "12(6)")
+    (told,) = (
+        one for one in period_mapping([found], dict.fromkeys(PERIOD_NEEDS, True)) if one.control is objectives
+    )
+    assert told.status is Status.PARTIAL
+
+
+def test_a_report_that_does_not_say_that_its_run_came_to_its_end_is_partial() -> None:
+    named = [one.control for one in CONTROLS if "C21" in one.more]
+    assert named == ["164.308(a)(7)(ii)(B)", "A1.3", "A.8.13", "CP-9(2)", "CP-10", "12(2)"]
 
 
 def test_a_report_has_the_mapping_that_follows_from_it_and_no_other() -> None:

@@ -35,10 +35,19 @@ class Log:
     def warning(self, text: str, **more: object) -> None:
         self.lines.put(("warning", text, more.get("reason")))
 
+    def error(self, text: str, **more: object) -> None:
+        self.lines.put(("error", text, more.get("reason")))
+
+    def next_error(self) -> tuple[str, object]:
+        return self._next("error")
+
     def next_warning(self) -> tuple[str, object]:
+        return self._next("warning")
+
+    def _next(self, wanted: str) -> tuple[str, object]:
         while True:
             level, text, reason = self.lines.get(timeout=WAIT_S)
-            if level == "warning":
+            if level == wanted:
                 return text, reason
 
 
@@ -64,7 +73,7 @@ def log(tmp_path: Path, store: MemoryStore) -> Iterator[Log]:
         regions,
         repairs,
         cast(Any, SimpleNamespace(slot_retained_bytes=None)),
-        cast(Any, SimpleNamespace(record=lambda _record: None)),
+        cast(Any, SimpleNamespace(record=lambda _record: 1 // 0)),
         cast(Any, log),
         cast(Any, SimpleNamespace(session=lambda: settings.cluster.dsn)),
     )
@@ -79,3 +88,11 @@ def test_a_strange_key_among_the_epochs_is_told_and_ends_nothing(log: Log) -> No
     text, reason = log.next_warning()
     assert text == "names among the epochs that are none"
     assert reason == "epochs/strange"
+
+
+def test_what_nobody_foresaw_ends_one_look_and_the_next_ones_are_taken(log: Log) -> None:
+    text, reason = log.next_error()
+    assert text == "the record of regions failed, and is tried again"
+    assert str(reason).startswith("ZeroDivisionError")
+    # What comes after it in the same round.
+    assert log.next_warning()[0] == "names among the epochs that are none"

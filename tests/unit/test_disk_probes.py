@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pitr.disk_forecast import DropPolicy
 from pitr.postgres.slot_watch import DiskSpace
 from verifiers.base import Severity
-from verifiers.disk_probes import WalDisk, judge_wal_disk
+from verifiers.disk_probes import WalDisk, judge_unseen_disk, judge_wal_disk
 
 GIB = 1 << 30
 KEEP, DROP = DropPolicy(), DropPolicy(drops=True)
@@ -41,6 +41,13 @@ def test_the_slots_bound_is_judged_by_the_disk(
     found = judge_wal_disk(disk, policy)
     assert found.severity is severity
     assert says in f"{found.message} {found.hint}"
+
+
+def test_a_policy_for_a_disk_that_is_not_seen_is_warned_of() -> None:
+    assert judge_unseen_disk(KEEP) == []
+    (found,) = judge_unseen_disk(DROP)
+    assert found.severity is Severity.WARN
+    assert "has no effect" in found.message
 
 
 def test_without_a_rate_nothing_is_said_of_time() -> None:

@@ -90,13 +90,21 @@ def test_what_is_due_follows_the_schedule_and_never_lies_in_the_past() -> None:
     log = held(0, "a", "components", START, "r1")
     now = START + timedelta(hours=1)
     every = {"components": 86_400.0, "failover": 30 * 86_400.0, "full": None}
-    planned = {one.drill: one for one in planned_drills(log, every, now)}
+    planned = {one.drill: one for one in planned_drills(log, every, now, 7)}
     assert planned["components"].next_at == START + DAY
     assert planned["components"].last_at == START
     assert (planned["failover"].next_at, planned["failover"].last_at) == (now, None)
     assert planned["full"].next_at is None
-    late = {one.drill: one for one in planned_drills(log, every, START + 5 * DAY)}
+    late = {one.drill: one for one in planned_drills(log, every, START + 5 * DAY, 7)}
     assert late["components"].next_at == START + 5 * DAY
+    # What the daemon goes by: an abandoned one is due still, and another cluster's is none of ours.
+    log += held(2, "b", "components", START + DAY, None)
+    (again,) = [one for one in planned_drills(log, every, now, 7) if one.drill == "components"]
+    assert (again.next_at, again.last_at) == (START + DAY, START)
+    (other,) = [one for one in planned_drills(log, every, now, 8) if one.drill == "components"]
+    assert (other.next_at, other.last_at, other.missed) == (now, None, 0)
+    (both,) = [one for one in planned_drills(log, every, now, None) if one.drill == "components"]
+    assert (both.next_at, both.last_at) == (START + DAY, START)
 
 
 @pytest.mark.parametrize(

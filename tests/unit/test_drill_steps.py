@@ -6,14 +6,18 @@ import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import fix_archive as fix
 import pytest
 
 from cli.drill_failure import AtFailure
+from cli.planning import Looked
+from pitr.catalogue_rebuild import RebuildResult
 from pitr.restore_plan import RestorableMoment
+from pitr.survey import ArchiveEnd, ArchiveSurvey
 from pitr.wal.lsn import LSN
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker
-from verifiers.drill_report import Lost, check_cut, check_lost
+from verifiers.drill_report import Lost, check_cut, check_lost, degradation_limits
 from verifiers.drill_scenario import Action, DrillKind, Scenario, Step
 from verifiers.drill_steps import DrillCancelled, DrillSteps
 from verifiers.verify_values import Mark, Verified
@@ -142,13 +146,27 @@ def test_a_region_that_is_cut_off_before_the_failure_is_not_looked_at_after_the_
     assert seen == [START]
 
 
+def looked(said: str) -> Looked:
+    end = ArchiveEnd(None, True, said)
+    survey = ArchiveSurvey(fix.archive_of(1), (), {}, (), (), end)
+    return Looked(fix.archive_of(1), (), survey, {}, RebuildResult((), 0, 0, ()))
+
+
+def test_a_restore_is_planned_from_what_was_there_at_the_failure() -> None:
+    seen = AtFailure(Lost(None, None), looked("before"), None)
+    anew = looked("after")
+    bound = seen.bound(anew)
+    assert bound.survey.end.detail == "before"
+    assert bound.read is anew.read
+
+
 def test_a_head_that_is_signed_after_the_failure_is_not_what_was_there_at_it() -> None:
     """What was seen at the failure counts, whatever is archived before the restore is planned."""
-    seen = AtFailure(Lost(moment("0/3000", 10), moment("0/2000", 4)), START)
+    seen = AtFailure(Lost(moment("0/3000", 10), moment("0/2000", 4)), looked("before"), START)
     failure_at = START + timedelta(seconds=12)
     assert seen.age_ms(failure_at) == 12_000
     assert seen.lost.lost_ms == 6_000
-    assert AtFailure(seen.lost, None).age_ms(failure_at) is None
+    assert AtFailure(seen.lost, seen.left, None).age_ms(failure_at) is None
 
 
 def test_the_step_where_it_broke_fails_and_what_comes_after_was_not_reached() -> None:
@@ -209,3 +227,13 @@ def test_a_target_before_the_failure_gives_up_what_came_after_it() -> None:
 )
 def test_a_region_that_was_sent_a_request_was_not_cut_off(asked: dict[str, int], outcome: Outcome) -> None:
     assert check_cut("eu", asked, CheckMaker("test")).outcome is outcome
+
+
+def test_what_clients_saw_of_the_checks_at_the_target_is_told() -> None:
+    seen = {"service_degradation": {"latency_us_before": None}}
+    assert "include 1234 ms" in degradation_limits(seen, 1234)[0]
+    assert "latency before the failure was not measured" in degradation_limits(seen, 1234)[1]
+    assert len(degradation_limits(seen, 0)) == 1
+    assert degradation_limits(None, 1234) == [
+        "no client ran: service degradation and errors were not measured"
+    ]

@@ -85,6 +85,28 @@ def test_events_are_put_in_order_and_chained(host: Host) -> None:
     assert page.events[0].record.happening.fact("end") == "0/6000000"
 
 
+def test_a_conflict_that_each_restart_finds_again_is_signed_once(host: Host) -> None:
+    for number in range(4):
+        log = host.log()
+        log.start()
+        at = fix.BEGIN + timedelta(seconds=number)
+        log.note(Happening.of(at, EventKind.WRITERS_CONFLICT, "it left at 0/3000000"))
+        assert log.stop(DEADLINE_S)
+        # Each was found, and an alert asks whether more were.
+        assert log.tally(EventKind.WRITERS_CONFLICT) == Tally(number + 1, at)
+    assert host.messages() == ["it left at 0/3000000"]
+    log = host.log()
+    log.start()
+    for number, text in enumerate(("another", "another", "it left at 0/3000000"), start=4):
+        log.note(Happening.of(fix.BEGIN + timedelta(seconds=number), EventKind.WRITERS_CONFLICT, text))
+    log.note(happening(8))
+    log.note(happening(9))
+    assert log.stop(DEADLINE_S)
+    assert host.messages() == [
+        "loss 9", "loss 8", "it left at 0/3000000", "another", "it left at 0/3000000"
+    ]  # fmt: skip
+
+
 def test_what_is_noted_while_the_store_is_away_is_put_by_the_next_run(host: Host) -> None:
     host.faulty.go_down()
     log = host.log()

@@ -15,9 +15,9 @@ from cli.errors import (
     ExitCode,
     UsageRefused,
     describe,
-    exit_code_table,
     rule_for,
 )
+from cli.exit_code_page import exit_code_table
 from cli.output import Output
 from pitr import errors as domain
 from storage import store

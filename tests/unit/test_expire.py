@@ -7,19 +7,21 @@ from datetime import timedelta
 
 import fix_archive as fix
 import pytest
-from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
+from fix_expiry import DEADLINE, SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
-from pitr.catalogue.backup_record import BackupManifest
+from pitr.abandoned import ABANDONED_MAX, abandoned, abandoned_before
+from pitr.catalogue.backup_record import BackupManifest, PageFinding
 from pitr.catalogue.backup_signs import BackupSigns
 from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.lease_record import Holder, LeaseRecord
 from pitr.catalogue_rebuild import check
 from pitr.errors import AlreadyRunning, NotAuthentic
 from pitr.expire import carry_out, put_record
 from pitr.expire_check import freezing_signals, missing_copies
 from pitr.expire_record import used_keys
-from pitr.layout import expiry_key, pack_key
-from pitr.pipeline.sign import Signer
+from pitr.layout import ArchiveId, backup_lease, expiry_key, lease_key, manifest_key, pack_key
+from pitr.pipeline.sign import Signer, sign_record
 from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget
 from pitr.region_heads import compare_heads
@@ -147,7 +149,7 @@ def test_until_the_grace_has_passed_only_manifests_go() -> None:
 def test_a_backup_that_is_being_taken_is_never_touched() -> None:
     """It has packs, index parts and an envelope, and no manifest yet."""
     house = ExpiryHouse(HOURS)
-    running = "20260101T000000Z-full-0badcafe"
+    running = f"{house.now - timedelta(days=30):%Y%m%dT%H%M%SZ}-full-0badcafe"
     key = house.house.keys.backup_key(house.now)
     taken = {pack_key(house.archive, running, 0, number, "0badcafe") for number in range(3)}
     envelope = f"envelopes/{house.archive}/{key.key_id.hex()}"
@@ -158,6 +160,86 @@ def test_a_backup_that_is_being_taken_is_never_touched() -> None:
     house.expire(1.0)
     for region in house.stores:
         assert taken | {envelope} <= house.keys(region)
+
+
+def interrupted(house: ExpiryHouse, backup: str, *names: str) -> set[str]:
+    """Leave what an interrupted attempt has put in these regions; in all if none is named."""
+    keys = {pack_key(house.archive, backup, 0, number, "0badcafe") for number in range(3)}
+    for name in names or house.stores:
+        for key in keys:
+            house.stores[name].put(key, b"x")
+    return keys
+
+
+def test_an_attempt_that_nobody_goes_on_with_goes_and_a_younger_one_stays() -> None:
+    house = ExpiryHouse(HOURS)
+    before = abandoned_before(house.now, DEADLINE)
+    old = f"{before - timedelta(seconds=1):%Y%m%dT%H%M%SZ}-full-0badcafe"
+    young = f"{before + timedelta(hours=3):%Y%m%dT%H%M%SZ}-incr-0badcafe"
+    gone, stay = interrupted(house, old, "eu", "us"), interrupted(house, young)
+    strange = f"backups/{house.archive}/0-nobody-knows/pack"
+    house.stores["eu"].put(strange, b"?")
+    assert [each.backup for each in house.abandoned()] == [old]
+    done = house.expire(24 * 365, grace_h=1)
+    assert done.plan.expired == ()
+    assert done.record is not None
+    assert ExpireRecord.from_payload(done.record.to_payload()) == done.record
+    assert gone <= house.keys("eu")
+    assert house.abandoned() == ()
+    # Whoever ended it now would have a backup of which packs are about to go.
+    house.stores["ap"].put(manifest_key(house.archive, old), b"x")
+    assert house.repository().manifests(house.archive).refused == ()
+    house.now += timedelta(hours=2)
+    house.expire(24 * 365)
+    for region in house.stores:
+        assert not gone & house.keys(region)
+        assert stay <= house.keys(region)
+        assert manifest_key(house.archive, old) not in house.keys(region)
+    assert strange in house.keys("eu")
+    check_all_reads(house)
+    # What no region holds any more the next record names no longer.
+    record = house.expire(1.0).record
+    assert record is not None
+    assert record.attempts == ()
+
+
+def test_what_one_region_has_a_manifest_of_is_no_attempt() -> None:
+    house = ExpiryHouse(HOURS)
+    old = f"{abandoned_before(house.now, DEADLINE) - timedelta(days=1):%Y%m%dT%H%M%SZ}-full-0badcafe"
+    interrupted(house, old)
+    house.stores["eu"].put(manifest_key(house.archive, old), b"?")
+    assert house.abandoned() == ()
+    # One that does not answer may have it too: then the signed record says that it is no backup.
+    assert [each.backup for each in house.abandoned("us", "ap")] == [old]
+
+
+def test_no_attempt_goes_while_a_backup_is_taken() -> None:
+    """It may go on with what an older version of ours, or a clock that is wrong, left a month ago."""
+    house = ExpiryHouse(HOURS)
+    old = f"{abandoned_before(house.now, DEADLINE) - timedelta(days=1):%Y%m%dT%H%M%SZ}-full-0badcafe"
+    interrupted(house, old)
+    name, length = backup_lease(house.archive), timedelta(minutes=10)
+    for number, is_released in ((1, False), (2, True)):
+        until = house.now if is_released else house.now + length
+        record = LeaseRecord(
+            fix.REPOSITORY,
+            house.archive,
+            name,
+            number,
+            Holder("db1", 1, "0" * 16),
+            taken_at=house.now,
+            until_at=until,
+            is_released=is_released,
+        )
+        for store in house.stores.values():
+            store.put(lease_key(name, number), sign_record(record.to_payload(), house.house.host))
+        assert [each.backup for each in house.abandoned()] == ([old] if is_released else [])
+
+
+def test_only_so_many_attempts_go_at_once() -> None:
+    ids = [f"20200101T{n // 3600:02}{n // 60 % 60:02}{n % 60:02}Z-full-0badcafe" for n in range(1500)]
+    found = abandoned(ArchiveId(7, 1), ids, set(ids[:2]), fix.at_second(0))
+    assert [each.backup for each in found] == ids[2 : ABANDONED_MAX + 2]
 
 
 def test_one_region_alone_accepts_a_head_from_before_the_expiry() -> None:
@@ -264,8 +346,6 @@ def test_only_the_root_may_say_what_is_gone() -> None:
     record = ExpireRecord(fix.REPOSITORY, house.archive, 1, None, house.now, 60, 1, (), (), ())
     with pytest.raises(NotAuthentic, match="only the root"):
         house.repository().expiry.sign(record, house.house.host)
-    from pitr.pipeline.sign import sign_record
-
     forged = sign_record(record.to_payload(), Signer.generate(house.house.random))
     for store in house.stores.values():
         store.put(expiry_key(house.archive, 1), forged)
@@ -336,6 +416,35 @@ def test_signs_of_trouble_freeze_expiry() -> None:
     attacked = [replace(each, signs=notes) if each is newest else each for each in survey.backups]
     (rot,) = freezing_signals(replace(survey, backups=attacked), now=house.now, backup_age_max=day)
     assert "signs of rot" in rot
+
+
+def test_signs_of_rot_freeze_until_a_full_backup_has_none() -> None:
+    """An incremental backup reads what changed: it says nothing of what was found before."""
+    house = ExpiryHouse(HOURS)
+    survey, _, _ = house.survey()
+    full, first, second = house.backups[-3:]
+    bad = PageFinding("app.public.patients", "base/5/16384", "main", 7, "checksum")
+
+    def signals(*backups: BackupManifest) -> tuple[str, ...]:
+        changed = {each.backup: each for each in backups}
+        taken = {each.backup: each for each in survey.backups} | changed
+        with_them = replace(survey, backups=tuple(taken.values()))
+        return freezing_signals(with_them, now=house.now, backup_age_max=None)
+
+    attacked = replace(full, findings=(bad,) * 20)
+    damaged, rotten = signals(attacked)
+    assert damaged == f"backup {full.backup} has 20 damaged pages"
+    assert rotten == f"backup {full.backup} has signs of rot: see `pitr backups show {full.backup}`"
+    notes = BackupSigns(("base/5/README_TO_PAY.txt",), 1, ())
+    (between,) = signals(replace(first, signs=notes))
+    assert between.startswith(f"backup {first.backup} has signs of rot")
+    # One that was made of the chain has read no page; one from the server has read them all.
+    made = replace(
+        second, backup="20261123T230000Z-full-0badcafe", type="full", parent=None, packs=(), indexes=()
+    )
+    made = replace(made, stopped_at=second.stopped_at + timedelta(hours=1))
+    assert len(signals(attacked, replace(made, stands_for=second.backup))) == 2
+    assert signals(attacked, made) == ()
 
 
 def test_a_hole_inside_the_window_keeps_everything_on_its_way() -> None:

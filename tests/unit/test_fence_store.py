@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.datakeys import DataKeys, HostKeys
-from pitr.errors import NotAuthentic
+from pitr.errors import NameTaken, NotAuthentic
 from pitr.events.fence import Fence
 from pitr.events.fence_choice import RowState, Span, judge_row, last_in, missing_rows, spans_of
 from pitr.events.fence_code import encode_row
@@ -96,6 +96,20 @@ def test_a_name_that_is_taken_is_not_overwritten() -> None:
         first.put([WrittenFence.of(fence_of(3))], FENCE_AT)
     place.put(first, fence_of(3))
     assert [place.read(number) for number in (1, 2, 3)] == [[1], [2], [3]]
+
+
+def test_what_no_writer_put_under_the_next_name_is_no_second_writers() -> None:
+    place = Place()
+    writer = place.writer()
+    place.put(writer, fence_of(1))
+    name = fences_key(place.archive, 2)
+    # Its own first object, renamed: genuine, and not of this name.
+    place.store.put(name, place.store.get(fences_key(place.archive, 1)))
+    with pytest.raises(NameTaken):
+        writer.put([WrittenFence.of(fence_of(2))], FENCE_AT)
+    place.store.delete(name)
+    place.put(writer, fence_of(2))
+    assert place.read(2) == [2]
 
 
 def test_an_object_under_another_name_or_of_another_host_is_refused() -> None:

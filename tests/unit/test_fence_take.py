@@ -9,7 +9,7 @@ from pitr.errors import ServerUnavailable
 from pitr.events.broker import BrokerRefused, BrokerUnavailable
 from pitr.events.fence import Identity
 from pitr.events.fence_code import before_mark, decode_fence
-from pitr.events.fence_take import TakenFence, take_fence
+from pitr.events.fence_take import LogBegins, TakenFence, take_fence
 from pitr.events.flows import Flow, FlowDeclaration
 from pitr.events.partition import TopicPartition
 
@@ -25,30 +25,33 @@ def taken(cluster: PlayedCluster, marker: PlayedMarker) -> TakenFence:
 
 
 def test_offsets_come_before_the_mark_and_ends_again_after_it() -> None:
-    cluster = PlayedCluster({ORDERS: 10}, low=2, committed={ORDERS: 8, TopicPartition("other", 0): 1})
+    cluster = PlayedCluster({ORDERS: 10}, low=2, stands={ORDERS: 8, TopicPartition("other", 0): 1})
     marker = PlayedMarker(cluster.asked, during=lambda: cluster.ends_now.update({ORDERS: 14}))
     found = taken(cluster, marker)
     asked = cluster.asked
-    assert asked.index("topic_ids") < asked.index("begins"), "a recreated topic would be believed"
+    assert asked.index("now") < min(asked.index(one) for one in ("committed", "begins", "ends")), (
+        "a recreated topic would be believed"
+    )
     assert asked[-2:] == ["mark", "ends"]
-    assert {"group", "ends", "begins"} <= set(asked[: asked.index("mark")])
+    assert {"committed", "ends", "begins"} <= set(asked[: asked.index("mark")])
     (topic,) = found.fence.topics
     (part,) = topic.partitions
     assert (part.low, part.before, part.after) == (2, 10, 14)
     assert [(one.group, one.offsets) for one in found.fence.groups] == [("sink", {"orders": {0: 8}})]
     assert found.missing == ("gone",)
     assert found.trouble is None
+    assert asked.index("committed") < asked.index("ends"), "a group is never past an end that was read"
     # The row says what was known then, and not what came after.
     assert decode_fence(marker.payloads[0]) == before_mark(found.fence)
     assert found.fence.committed_by is not None
 
 
-@pytest.mark.parametrize("call", ["cluster_id", "topic_ids", "group", "begins", "ends"])
+@pytest.mark.parametrize("call", ["now", "committed", "begins", "ends"])
 @pytest.mark.parametrize("error", [BrokerUnavailable, BrokerRefused])
 def test_kafka_away_gives_a_mark_that_says_unknown(
     call: str, error: type[BrokerUnavailable] | type[BrokerRefused]
 ) -> None:
-    cluster = PlayedCluster({ORDERS: 10}, committed={ORDERS: 8}, fails={})
+    cluster = PlayedCluster({ORDERS: 10}, stands={ORDERS: 8}, fails={})
     cluster.fails[call] = error("no answer", detail="broker\x1b[31m is away" + "x" * 1000)
     marker = PlayedMarker(cluster.asked)
     found = taken(cluster, marker)
@@ -110,3 +113,35 @@ def test_a_brokers_time_is_kept_and_none_of_it_decides() -> None:
 
     found = take_fence(cluster, marker, FLOWS, now=lambda: FENCE_AT, broker_clock=away)
     assert (found.fence.broker_at, found.fence.unknown, found.trouble) == (None, None, None)
+
+
+def test_begins_are_asked_for_each_minute_and_of_what_is_new() -> None:
+    """They decide nothing; all else is asked for with each fence."""
+    cluster, clock = PlayedCluster({ORDERS: 10}, low=2), [0.0]
+    marker, begins = PlayedMarker(cluster.asked), LogBegins(cluster, lambda: clock[0])
+
+    def lows() -> list[int]:
+        cluster.asked.clear()
+        found = take_fence(cluster, marker, FLOWS, now=lambda: FENCE_AT, begins=begins).fence
+        assert found.unknown is None
+        return [one.low for topic in found.topics for one in topic.partitions]
+
+    assert lows() == [2]
+    cluster.low, clock[0] = 5, 59.0
+    assert lows() == [2]
+    assert cluster.asked == ["now", "committed", "ends", "mark", "ends"]
+    cluster.ends_now[TopicPartition("orders", 1)] = 9
+    assert lows() == [5, 5], "a topic that has grown"
+    cluster.low, cluster.ids["orders"] = 0, "id-2"
+    assert lows() == [0, 0], "one that was made anew"
+    cluster.low, clock[0] = 7, 60.0
+    assert lows() == [7, 7]
+    cluster.low, clock[0], cluster.ends_now[ORDERS] = 9, 121.0, 8
+    assert lows() == [8, 9], "never above the end"
+    cluster.fails["begins"], clock[0] = BrokerUnavailable("no answer"), 200.0
+    assert (
+        take_fence(cluster, marker, FLOWS, now=lambda: FENCE_AT, begins=begins).fence.unknown == "no answer"
+    )
+    cluster.fails.clear()
+    assert lows() == [8, 9]
+    assert "begins" in cluster.asked, "what was not told is asked for again"

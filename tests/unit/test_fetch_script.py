@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fix_shells import shell_params, shell_words
 
 from pitr.fetch_desk import Desk, fetch_script, script_command
 
 NAME = "00000002000000010000002A"
 CONTENT = b"a whole segment"
 DOUBT = 200
-
-
-def found_shells() -> list[str]:
-    """Return the shells of this machine that could be somebody's /bin/sh; that one always is."""
-    others = {"dash": "dash", "bash": "bash --posix", "busybox": "busybox sh"}
-    return ["sh", *(words for name, words in others.items() if shutil.which(name))]
 
 
 @dataclass
@@ -80,15 +75,13 @@ class Script:
         ).returncode
 
 
-@pytest.fixture(params=found_shells())
+@pytest.fixture(params=shell_params())
 def script(request: pytest.FixtureRequest, tmp_path: Path) -> Script:
     folder = tmp_path / 'it\'s 10% "$mine" \\ .pitr'
     desk = Desk(folder)
     for part in (desk.spool, desk.ask, desk.answers, tmp_path / "data dir" / "pg_wal"):
         part.mkdir(parents=True)
-    program, *rest = request.param.split()
-    shell = [shutil.which(program) or program, *rest]
-    made = Script(desk, tmp_path / "data dir", shell, tmp_path / "record")
+    made = Script(desk, tmp_path / "data dir", shell_words(request.param), tmp_path / "record")
     made.write("sys.exit(200)")
     return made
 

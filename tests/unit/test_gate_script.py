@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -12,15 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fix_shells import shell_params, shell_words
 
 from pitr.gate_folder import ACKED_MAX, ASIDE_MAX, GateFolder
 from pitr.gate_script import AHEAD_MAX, HANDED_NAME, archive_command, gate_script
 
-SHELLS = [
-    pytest.param(shell, id=shell[0])
-    for shell in (["dash"], ["bash", "--posix"], ["busybox", "sh"])
-    if shell[0] != "busybox" or shutil.which("busybox")
-]
 NAME = "0000000100000000000000A1"
 GOOD_NAMES = (NAME, f"{NAME}.partial", "0000000B.history", f"{NAME}.00000028.backup")
 BAD_NAMES = ("", "../x", "0000000100000000000000a1", f"{NAME}.tmp", "0000000100000000000000A", "x.history")
@@ -65,9 +60,9 @@ class Desk:
         return sorted(path.name for path in (self.folder.root / HANDED_NAME).iterdir())
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(params=shell_params())
 def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
-    return Desk(tmp_path, request.param)
+    return Desk(tmp_path, shell_words(request.param))
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
@@ -197,7 +192,7 @@ def test_a_full_disk_leaves_nothing_half(desk: Desk) -> None:
     path = desk.write(NAME, b"x" * 3_000_000)
     words = "ulimit -f 2048; trap '' XFSZ; exec " + " ".join(desk.shell) + ' "$@"'
     done = subprocess.run(
-        ["bash", "-c", words, "-", str(desk.folder.root / "gate"), NAME, path],
+        ["sh", "-c", words, "-", str(desk.folder.root / "gate"), NAME, path],
         cwd=desk.data, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)

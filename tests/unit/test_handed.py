@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from pitr.wal.follow import ReceivedEnd
+from pitr.wal.follow import ArchiveFork, ReceivedEnd
 from pitr.wal.handed import (
     Feed,
     HandedKind,
@@ -18,6 +18,7 @@ from pitr.wal.handed import (
     first_page_fault,
     next_step,
     parse_handed_name,
+    step_on_fork,
 )
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import RunStart
@@ -118,6 +119,28 @@ def test_what_left_the_archive_below_its_end_is_refused() -> None:
     found = step(named(2, 5), (ONE, 5.75), TO_TWO)
     assert isinstance(found, Refuse)
     assert "below its end" in found.reason
+    assert "pitr adopt --as restore" in found.reason
+
+
+# The archive had more of timeline 1 than the new primary, and a person said that it was a failover.
+FORK = ArchiveFork(ONE, at(5.5), ONE, at(7), TWO, at(5.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "since", "expected"),
+    [
+        (named(2, 5), 3, Feed(run(TWO, 5, None), at(6))),
+        # What is whole before the fork begins after it: the new timeline begins a stretch of its own.
+        (named(2, 5), 6, Feed(run(TWO, 5, None, follows=False), at(6))),
+        (named(2, 6), 3, Wait("WAL from 0/580000 to 0/600000 is missing")),
+        (named(2, 4), 3, Refuse("timeline 00000002 begins at 0/580000")),
+        (named(3, 8), 3, Wait("WAL of timeline 00000002 is missing")),
+    ],
+)
+def test_after_a_failover_that_lost_wal(name: HandedName, since: float, expected: Step) -> None:
+    assert name.segment is not None
+    end = name.segment.end(MIB)
+    assert step_on_fork(name, FORK, at(since), end, segment_bytes=MIB) == expected
 
 
 def test_a_timeline_between_is_waited_for_and_an_unknown_one_too() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import fix_archive as fix
 
-from pitr.catalogue.backup_record import BackupManifest, PageFinding
-from pitr.page_history import page_histories
+from pitr.catalogue.backup_record import FINDINGS_MAX, BackupManifest, PageFinding
+from pitr.page_history import page_histories, still_bad
 from pitr.wal.lsn import LSN
 
 BAD = PageFinding("app.public.patients", "base/5/16384", "main", 7, "checksum")
@@ -47,3 +47,26 @@ def test_a_page_that_was_mended_and_went_bad_again_is_clean_in_between() -> None
     chain = [backup(1, bad=True), backup(2), backup(3, bad=True)]
     (history,) = page_histories(chain[2], chain)
     assert (history.last_clean, history.first_bad) == (chain[1], chain[2])
+
+
+def test_a_page_stays_bad_until_a_full_backup_has_read_it_clean() -> None:
+    found, other = backup(1, bad=True), replace(BAD, block=8)
+    silent = backup(2, parent=found)
+    worse = replace(backup(3, parent=silent), findings=(other,))
+    assert still_bad([worse, silent, found]) == (BAD, other)
+    assert still_bad([worse], still_bad([silent], still_bad([found]))) == (BAD, other)
+    made = replace(backup(4), stands_for=worse.backup)
+    unsure = replace(backup(4), page_checksums=False)
+    assert still_bad([made], [BAD]) == still_bad([unsure], [BAD]) == (BAD,)
+    assert still_bad([found, worse, backup(5)]) == ()
+    assert still_bad([found, backup(5, bad=True)]) == (BAD,)
+
+
+def test_a_backup_that_could_not_name_all_its_bad_pages_is_no_witness_of_the_others() -> None:
+    other = replace(BAD, block=8)
+    full = replace(backup(2), findings=(other,) * FINDINGS_MAX)
+    (history,) = page_histories(backup(3, bad=True), [backup(1), full])
+    assert history.last_clean == backup(1)
+    nearly = replace(full, findings=full.findings[1:])
+    (history,) = page_histories(backup(3, bad=True), [backup(1), nearly])
+    assert history.last_clean == nearly

@@ -14,10 +14,12 @@ import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import fix_reports as fix
 import pytest
-from fix_audit import TOOL, audit
+from fix_apt import AptProgram
+from fix_audit import TOOL, Forgery, audit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,6 +292,36 @@ def test_what_is_honest_and_not_as_it_should_be_is_a_finding(
     assert told in found.texts("error", "warning")
 
 
+def test_a_run_that_ended_twice_is_a_finding_and_all_else_is_checked(tmp_path: Path) -> None:
+    """As logs of before 2026-11-30 may have it: given up by a run beside it, and then it had its report."""
+
+    def given_up(entries: list[dict[str, Any]]) -> None:
+        facts = {"outcome": "ABANDONED", "reason": "the run was killed", "report_id": None}
+        entries.insert(2, {**entries[2], "facts": facts})
+        entries[3]["sequence"] = 3
+
+    key = Forgery(entries=given_up).write(tmp_path / "reports")
+    found = audit(tmp_path / "reports", key)
+    assert (found.code, found.result["reports"]) == (1, 1)
+    assert found.texts("error") == "log entry 3: run run-1 ended twice, or was never intended"
+    assert "was abandoned: the run was killed" in found.texts("warning")
+
+
+def test_an_rpo_that_was_met_by_a_moment_in_the_past_is_told(tmp_path: Path) -> None:
+    """As reports of before 2026-11-30 have it: it is well signed, and nothing was measured."""
+
+    def claims(report: dict[str, Any]) -> None:
+        report["data_loss"]["data_loss_ms"] = 0
+        report["result"]["rpo_met"] = True
+
+    key = Forgery(predicate=claims, is_random=True).write(tmp_path / "reports")
+    found = audit(tmp_path / "reports", key)
+    assert (found.code, found.texts("error", "warning")) == (0, "")
+    assert "its rpo_met is of a moment in the past, which measures no data loss" in found.texts("note")
+    key = Forgery(is_random=True).write(tmp_path / "others")
+    assert "rpo_met" not in audit(tmp_path / "others", key).texts("note")
+
+
 def test_a_run_that_still_goes_on_is_no_finding(tmp_path: Path) -> None:
     log = new_log()
     fix.run_week(log, 1)
@@ -332,6 +364,8 @@ def test_a_kept_report_or_checkpoint_is_a_witness(house: fix.ReportHouse, tmp_pa
     assert audit(house.folder, house.key, *words, now=encode_time(house.now)).code == 0
 
 
+@pytest.mark.needs_apt
+@pytest.mark.usefixtures("openssl")
 def test_openssl_says_the_same_by_hand(house: fix.ReportHouse, tmp_path: Path) -> None:
     """The steps of docs/audit.md, as an auditor types them."""
     page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
@@ -350,6 +384,8 @@ def test_openssl_says_the_same_by_hand(house: fix.ReportHouse, tmp_path: Path) -
     assert "Verified Successfully" not in done.stdout
 
 
+@pytest.mark.needs_apt
+@pytest.mark.usefixtures("openssl")
 def test_the_commands_on_a_page_check_its_report(house: fix.ReportHouse, tmp_path: Path) -> None:
     page = next(house.folder.glob("00000002-*.html")).read_text()
     (commands,) = re.findall(r'<pre class="type">([^<]*)</pre>', page)
@@ -363,10 +399,11 @@ def test_the_commands_on_a_page_check_its_report(house: fix.ReportHouse, tmp_pat
     assert done.stdout.split()[-1] == shown
 
 
-def test_openssl_reads_our_public_keys(tmp_path: Path) -> None:
+@pytest.mark.needs_apt
+def test_openssl_reads_our_public_keys(tmp_path: Path, openssl: AptProgram) -> None:
     path = tmp_path / "key.pem"
     path.write_text(to_pem(fix.VERIFIER.public))
-    words = ["openssl", "pkey", "-pubin", "-in", str(path), "-outform", "DER"]
+    words = [openssl.path, "pkey", "-pubin", "-in", str(path), "-outform", "DER"]
     raw = subprocess.run(words, capture_output=True, check=True).stdout
     assert raw[-32:] == fix.VERIFIER.public.public_key
     assert from_pem(path.read_text()) == Verifier.parse(str(fix.VERIFIER.public)) == fix.VERIFIER.public

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -310,3 +311,23 @@ def test_commits_that_wait_on_the_last_step_are_released_again(tmp_path: Path) -
     world.names, world.waiting = "pitr", 1
     kept.run(AFTER_S - 2)
     assert world.names == "pitr"
+
+
+def test_what_nobody_foresaw_does_not_end_the_ladder(kept: Kept) -> None:
+    """Its thread is the only one that lets commits go where the regions are away."""
+    tripped, went_on = threading.Event(), threading.Event()
+
+    def look() -> SyncLook:
+        if not tripped.is_set():
+            tripped.set()
+            raise ZeroDivisionError("nobody foresaw it")
+        went_on.set()
+        return SyncLook(is_synchronous=True, commits_waiting=0, can_release=True)
+
+    kept.world.look = look  # type: ignore[method-assign]
+    kept.keeper.start()
+    try:
+        assert went_on.wait(30.0)
+    finally:
+        kept.keeper.stop()
+    assert any("failed, and is tried again" in str(call) for call in kept.lines.calls)

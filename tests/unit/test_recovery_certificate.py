@@ -72,9 +72,9 @@ def test_what_was_delivered_is_stated_before_promotion_and_the_new_timeline_afte
     sums = [one["sha256"] for one in stated["wal"]["delivered"]]
     assert sums == [f"{number:064x}" for number in range(FIRST, LAST + 1)]
     assert stated["wal"]["objects"] == {"whole": 4, "pieces": 8}
-    maker.promoted(Promoted(TimelineId(3), END))
+    maker.promoted(Promoted(TimelineId(3), END, "ab" * 32))
     again = json.loads(file.read_text())
-    assert again["promoted"] == {"timeline": "00000003", "left_at": str(END)}
+    assert again["promoted"] == {"timeline": "00000003", "left_at": str(END), "begin_sha256": "ab" * 32}
     assert {**again, "promoted": None} == stated
 
 

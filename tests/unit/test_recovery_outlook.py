@@ -44,7 +44,7 @@ class Host:
         made = fix.backup_of(WAL_START, WAL_START + 10, stopped_at=fix.at_second(60))
         self.last = replace(made, size_bytes=4_000_000_000)
         self.runner = BackupRunner(self._take)
-        self.runner.remember(self.last)
+        self.runner.remember([self.last])
         self.outlook = RecoveryOutlook(
             self.store,
             SYSTEM,

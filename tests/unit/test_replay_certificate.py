@@ -63,6 +63,7 @@ def test_a_certificate_says_what_was_reached_at_each_step() -> None:
         (["--replay"], "--replay goes with --start only"),
         (["--start", "--handlers", "h.toml"], "go with --replay only"),
         (["--start", "--accept-gap", "orders[0]"], "go with --replay only"),
+        (["--start", "--mirror"], "--mirror goes with --replay only"),
     ],
 )
 def test_options_of_a_replay_go_with_it_only(

@@ -70,7 +70,7 @@ def page_of(weeks: int = 3, *, fails: bool = False, certified: bool = False) -> 
 
 
 def test_markup_in_every_text_stays_text_and_the_auditors_tool_agrees(tmp_path: Path) -> None:
-    key = Forgery(draft=hostile_draft).write(tmp_path / "folder")
+    key = Forgery(draft=hostile_draft, intent={"target": HOSTILE}).write(tmp_path / "folder")
     (path,) = (tmp_path / "folder").glob("*.html")
     seen = Seen(path.read_bytes())
     assert not seen.tags & {"script", "img", "iframe", "a", "link"}

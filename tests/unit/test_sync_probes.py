@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pitr.postgres.sync_names import SyncNames
-from pitr.postgres.sync_standby import Rights, SyncSetting
+from pitr.postgres.sync_standby import CommitLevel, Rights, SyncSetting
 from pitr.protection import Protect
 from verifiers.base import Severity
 from verifiers.sync_probes import SyncDuty, SyncProbe, judge_synchronous
@@ -54,6 +54,26 @@ def test_what_a_commit_is_worth_is_said(
     found = judged(names, commit)
     assert found[check][0] is severity
     assert says in found[check][1]
+
+
+def test_what_a_role_or_a_database_has_of_its_own_is_judged_too() -> None:
+    levels = (
+        CommitLevel("app", None, "remote_apply"),
+        CommitLevel("app", "shop", "remote_write"),
+        CommitLevel(None, "log", "local"),
+    )
+    setting = SyncSetting("pitr", True, True, "postgresql.conf", "on")
+    probe = SyncProbe(setting, SyncNames.parse("pitr"), ALL, True, "keeper", levels)
+    found = [
+        one
+        for one in judge_synchronous(probe, SyncDuty("pitr", Protect.DATA, True, True))
+        if one.id == "server.synchronous_commit"
+    ]
+    assert [(one.severity, one.subject) for one in found] == [
+        (FAIL, 'role "app"'),
+        (WARN, 'role "app" in database "shop"'),
+    ]
+    assert "wait for ever" in found[0].message
 
 
 def test_memory_of_another_host_is_worth_something() -> None:

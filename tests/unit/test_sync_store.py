@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.datakeys import DataKeys, HostKeys
-from pitr.errors import MalformedValue
+from pitr.errors import MalformedValue, NameTaken
 from pitr.events.partition import TopicPartition
 from pitr.events.sync_book import Position, SyncBook
 from pitr.events.sync_pairs import KnownPairs, Sync, SyncPair
@@ -92,6 +92,20 @@ def test_what_is_read_from_the_store_is_what_the_book_has(place: Place) -> None:
     assert place.writer().ship(place.book, FENCE_AT) == 4
     assert place.is_alike()
     assert place.read().partitions() == (ORDERS,)
+
+
+def test_what_no_writer_put_under_the_next_name_is_no_second_writers(place: Place) -> None:
+    writer = place.writer()
+    place.add((0, 0))
+    writer.ship(place.book, FENCE_AT)
+    name = syncs_key(place.archive, 2)
+    place.store.put(name, b"junk")
+    place.add((1, 1))
+    with pytest.raises(NameTaken):
+        writer.ship(place.book, FENCE_AT)
+    place.store.delete(name)
+    assert writer.ship(place.book, FENCE_AT) == 2
+    assert place.is_alike()
 
 
 def test_pairs_wait_while_the_store_is_away_and_are_put_once(place: Place) -> None:

@@ -15,7 +15,7 @@ from pitr.catalogue.wal_records import WalUnit
 from pitr.errors import TargetRefused
 from pitr.layout import SegmentKey
 from pitr.survey import ArchiveEnd, ArchiveSurvey
-from pitr.timeline_causes import damaged_wal, expired_wal
+from pitr.timeline_causes import damaged_wal, expired_wal, unproven_past
 from pitr.timeline_map import MapSources, TimelineMap, map_timelines
 from pitr.timeline_spans import Cause, KnownCause, Lack
 from pitr.verified import RefusedObject
@@ -231,3 +231,34 @@ def test_why_a_region_does_not_suffice_is_told() -> None:
     ]
     without = made_of(units[:1], [backup_in(2)], holders={backup_in(2).backup: eu})
     assert [(one.region, one.lack) for one in without.spans[-1].lacking] == [("us", Lack.NO_BACKUP)]
+
+
+def test_a_past_that_is_not_proven_is_told_from_missing_wal() -> None:
+    """Epoch 2 left epoch 1 on timeline 1, for of timeline 2, whose WAL epoch 1 has, nothing was proven."""
+    two, three = TimelineId(2), TimelineId(3)
+    first = EpochRecord(fix.REPOSITORY, fix.archive_of(1), fix.BEGIN, "ed25519:x")
+    parent = EpochParent(1, TimelineId(1), seg(3))
+    epochs = (first, EpochRecord(fix.REPOSITORY, fix.archive_of(2), fix.at_second(49), "ed25519:y", parent))
+    to_two = TimelineSwitch(TimelineId(1), seg(3))
+    history = TimelineHistory(three, (to_two, TimelineSwitch(two, seg(5))))
+    histories = {fix.archive_of(1): [TimelineHistory(two, (to_two,))], fix.archive_of(2): [history]}
+    units = [
+        *(whole(n) for n in (2, 3)),
+        *(whole(n, timeline=2) for n in (3, 4)),
+        *(whole(n, epoch=2, timeline=3) for n in (5, 6)),
+    ]
+    known = tuple(unproven_past(epochs, histories, units))
+    assert [(one.archive, one.timeline, one.start, one.end) for one in known] == [
+        (fix.archive_of(2), two, seg(3), seg(5))
+    ]
+    made = made_of(units, [backup_in(2)], known=known, epochs=epochs, histories=histories, archive=2)
+    assert [(gap.start, gap.end) for gap in made.gaps if gap.cause is Cause.PAST_UNPROVEN] == [
+        (seg(3), seg(5))
+    ]
+    assert Cause.WAL_MISSING not in {gap.cause for gap in made.gaps}
+    # Where the parent is all that the server has, nothing is unproven.
+    whole_parent = replace(epochs[1], parent=EpochParent(1, two, seg(5)))
+    assert not tuple(unproven_past((first, whole_parent), histories, units))
+    # A hole in what the epoch wrote itself stays one.
+    later = [one for one in units if one.archive == fix.archive_of(1)] + [whole(7, epoch=2, timeline=3)]
+    assert {one.timeline for one in unproven_past(epochs, histories, later)} == {two}
