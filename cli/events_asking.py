@@ -71,7 +71,9 @@ def of_reader(
         database = RestoredDatabase(server)
         facts = database.facts
         if facts.is_promoted:
-            output.warn("the server is promoted: the plan is right only if nobody has written to it since")
+            output.warn(
+                "the server is promoted: the plan is right only if no client has worked with it since"
+            )
         cursors = {
             one.topic: database.cursor(one.cursor_sql)
             for one in choice.declarations

@@ -28,6 +28,7 @@ from pitr.events.flows import Flow, FlowDeclaration
 from pitr.events.history import Branch, XactStatus
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
+from pitr.wal.xids import nearest_xid
 
 
 class EventClass(StrEnum):
@@ -83,10 +84,7 @@ class Lineage:
             return facts.xid
         if self.fork_xid is None:
             return None
-        # Half a round either way: PostgreSQL itself cannot tell ids apart that lie further from each other.
-        distance = (facts.xid - self.fork_xid + (1 << 31)) % (1 << 32) - (1 << 31)
-        widened = self.fork_xid + distance
-        return widened if widened >= 0 else widened + (1 << 32)
+        return nearest_xid(facts.xid, self.fork_xid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +237,9 @@ def _by_xid(xid: int | None, lineage: Lineage, statuses: Mapping[int, XactStatus
     status = statuses.get(xid)
     if status is None or status is XactStatus.TOO_OLD:
         return None
+    if status is XactStatus.PREPARED:
+        # The event says that it was committed; here somebody has still to decide it.
+        return EventClass.UNKNOWN
     is_in = status is XactStatus.COMMITTED
     return EventClass.IN_DATABASE if is_in else EventClass.NOT_IN_DATABASE
 

@@ -21,9 +21,25 @@ class XactStatus(StrEnum):
     COMMITTED = "committed"
     ABORTED = "aborted"
     IN_PROGRESS = "in progress"
-    """In flight where recovery stopped: it is not in the restored database, and never will be."""
+    """In flight where recovery stopped: it is not in the restored database, and never will be.
+
+    While recovery is paused also one that was prepared: PostgreSQL does not tell them apart then.
+    """
+    PREPARED = "prepared"
+    """Prepared where recovery stopped, and still so: it is not decided whether the database will have it."""
     TOO_OLD = "too old"
     """Before the commit log's horizon: PostgreSQL no longer knows."""
+
+
+def status_of(text: str | None, *, is_promoted: bool) -> XactStatus:
+    """Return what ``pg_xact_status`` says of a transaction below ``fork_xid``.
+
+    The promotion aborts all that were in flight, but not those that were prepared.
+    """
+    if text is None:
+        return XactStatus.TOO_OLD
+    status = XactStatus(text)
+    return XactStatus.PREPARED if is_promoted and status is XactStatus.IN_PROGRESS else status
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +82,7 @@ class RestoredHistory(Protocol):
 
     @property
     def fork_xid(self) -> int:
-        """The first transaction id that is not in it (``pg_snapshot_xmax``)."""
+        """The first transaction id that is not in it."""
         ...
 
     @property

@@ -27,7 +27,7 @@ from pitr.events.event_facts import EventFacts
 from pitr.events.flows import Flow
 from pitr.events.gaps import GapsFound
 from pitr.events.handlers import Handlers
-from pitr.events.history import XactStatus
+from pitr.events.history import XactStatus, status_of
 from pitr.events.partition import TopicPartition
 from pitr.events.plan import PartitionPlan, ReplayPlan, TopicPlan
 from pitr.events.quarantine import KEYS_STOPPED_MAX
@@ -104,11 +104,14 @@ class Ports:
 
 
 def statuses_of(session: ReplaySession) -> Statuses:
-    """Return what the restored database says of transactions below the plan's ``fork_xid``."""
+    """Return what the restored database says of transactions below the plan's ``fork_xid``.
+
+    It is promoted, or nothing could be replayed into it.
+    """
 
     def ask(xids: Sequence[int]) -> Mapping[int, XactStatus]:
         found = session.xact_statuses(xids)
-        return {xid: XactStatus.TOO_OLD if said is None else XactStatus(said) for xid, said in found.items()}
+        return {xid: status_of(said, is_promoted=True) for xid, said in found.items()}
 
     return ask
 

@@ -9,7 +9,7 @@ from pitr.errors import MalformedValue
 from pitr.events.fence import Fence
 from pitr.events.fence_code import decode_fence
 from pitr.events.forks import branches_of
-from pitr.events.history import Branch, XactStatus
+from pitr.events.history import Branch, XactStatus, status_of
 from pitr.postgres.restored_history import RestoredFacts, RestoredServer
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -18,7 +18,6 @@ from pitr.wal.timeline import TimelineId
 _ASKED_MAX: Final = 10_000
 _ROWS: Final = 100
 NUMBER_MAX: Final = (1 << 63) - 1
-_STATUSES: Final = {one.value: one for one in XactStatus}
 
 
 class RestoredDatabase:
@@ -51,7 +50,7 @@ class RestoredDatabase:
         found: dict[int, XactStatus] = {}
         for at in range(0, len(xids), _ASKED_MAX):
             for xid, text in self._server.statuses(xids[at : at + _ASKED_MAX]).items():
-                found[xid] = XactStatus.TOO_OLD if text is None else _STATUSES[text]
+                found[xid] = status_of(text, is_promoted=self.facts.is_promoted)
         return found
 
     def cursor(self, statement: str) -> Mapping[int, int]:

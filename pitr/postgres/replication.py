@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -209,6 +209,13 @@ class ReplicationConnection:
     def read_wal(self, start: LSN, end: LSN, timeline: TimelineId) -> bytes:
         """Return WAL that the server has; nothing can be asked on this connection afterwards.
 
+        Raises as ``iter_wal``.
+        """
+        return b"".join(content for _, content in self.iter_wal(start, end, timeline))
+
+    def iter_wal(self, start: LSN, end: LSN, timeline: TimelineId) -> Iterator[tuple[LSN, bytes]]:
+        """Yield WAL that the server has, as it comes; nothing can be asked on this connection afterwards.
+
         Raises WalRemoved if the server has it no longer, or left the timeline before ``end``.
         """
         command = b"START_REPLICATION PHYSICAL %b TIMELINE %d" % (str(start).encode(), timeline.number)
@@ -216,8 +223,8 @@ class ReplicationConnection:
         if not results or results[-1].status != pq.ExecStatus.COPY_BOTH:
             raise WalRemoved(f"timeline {timeline} ends before {start}")
         deadline = self._clock() + COMMAND_TIMEOUT_S
-        stream, content = Contiguous(start), bytearray()
-        while len(content) < end - start:
+        stream = Contiguous(start)
+        while stream.next < end:
             message = self.receive()
             if isinstance(message, StreamEnd):
                 raise WalRemoved(f"timeline {timeline} ends before {end}")
@@ -225,7 +232,7 @@ class ReplicationConnection:
                 decoded = decode_message(message)
                 if isinstance(decoded, WalMessage):
                     stream.accept(decoded)
-                    content += decoded.content
+                    yield decoded.start, bytes(decoded.content[: end - decoded.start])
                 continue
             left_s = deadline - self._clock()
             if left_s <= 0:
@@ -234,7 +241,6 @@ class ReplicationConnection:
             poll.register(self._pg.socket, select.POLLIN)
             if poll.poll(left_s * 1000):
                 self._take_in()
-        return bytes(content[: end - start])
 
     def receive(self) -> memoryview | StreamEnd | None:
         """Return the next message if all of it is here, without waiting; None if not."""

@@ -1,7 +1,8 @@
-"""What a restored server says of its past, before anybody writes to it.
+"""What a restored server says of its past.
 
-Ask while recovery is paused at its target, or at once after the promotion: the first transaction id that is
-not in the database is known only until somebody takes it.  Read-only; every statement has a deadline.
+Ask while recovery is paused at its target, or soon after the promotion: the first transaction id that is not
+in the database is known until somebody takes it, and then from the WAL since the fork, as long as the server
+has that.  Changes no data; every statement has a deadline.
 
 Timelines come over the replication protocol: the control file has that of the last checkpoint, which can be
 an old one.  Reference: PostgreSQL manual, "Transaction ID and Snapshot Information Functions", "Recovery
@@ -10,23 +11,31 @@ Control Functions", "Streaming Replication Protocol"; 15 to 18.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
 import psycopg
 
-from pitr.errors import MalformedValue, ServerRefused
+from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
 from pitr.postgres.replication import ReplicationConnection
+from pitr.postgres.replication_errors import WalRemoved
 from pitr.postgres.sql_errors import mapped_errors
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId
+from pitr.wal.xids import RunningIds, first_xid_since, nearest_xid, page_start, written_end
 
 _CONNECT_TIMEOUT_S: Final = 10
 _STATEMENT_TIMEOUT_MS: Final = 60_000
-# What a server writes by itself in its first minute; a write of somebody's is more, or follows soon.
-WRITTEN_BYTES_MAX: Final = 1 << 20
+# WAL since the fork that is read: a second's work.  A server's own housekeeping stays far below it.
+WRITTEN_BYTES_MAX: Final = 64 << 20
+# Pages of hints wait for the snapshot that the background writer logs every 15 s, 25 s at worst, unless it
+# can be asked for.
+_FLUSH_TIMEOUT_S: Final = 60.0
+_POLL_S: Final = 0.2
 CURSOR_ROWS_MAX: Final = 100_000
 PAYLOAD_BYTES_MAX: Final = 8 << 20
 _OPTIONS: Final = " ".join(
@@ -45,8 +54,21 @@ _LOOK: Final = """
            (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
                  ELSE pg_current_wal_insert_lsn() END)::text,
            pg_snapshot_xmax(pg_current_snapshot())::text::bigint"""
+# Ids of prepared transactions have 32 bits.
+_IDS: Final = """
+    SELECT pg_snapshot_xmax(seen)::text::bigint,
+           ARRAY(SELECT xid::text::bigint FROM pg_snapshot_xip(seen) AS xid),
+           ARRAY(SELECT transaction::text::bigint FROM pg_prepared_xacts)
+    FROM (SELECT pg_current_snapshot() AS seen) AS snapshot"""
+_INSERTED: Final = "SELECT pg_current_wal_insert_lsn()::text"
+_FLUSHED: Final = "SELECT pg_current_wal_flush_lsn()::text"
 _STATUSES: Final = """
     SELECT xid, pg_xact_status(xid::text::xid8) FROM unnest(%s::bigint[]) AS asked(xid)"""
+# Since 16; owners and whom they allow.
+_MAY_HASTEN: Final = """
+    SELECT has_function_privilege(to_regprocedure('pg_log_standby_snapshot()')::oid, 'EXECUTE')"""
+_HASTEN: Final = "SELECT pg_log_standby_snapshot()::text"
+_AGAIN: Final = "restore again, and ask while recovery is paused at its target"
 _HAS_FENCES: Final = "SELECT to_regclass('pitr.fence') IS NOT NULL"
 _FENCES: Final = """
     SELECT id, CASE WHEN octet_length(payload) <= %s THEN payload END
@@ -57,8 +79,8 @@ _FENCES: Final = """
 class RestoredFacts:
     """Where recovery stopped: at ``end`` of ``timeline``, whose ancestors ``history`` names.
 
-    ``fork_xid`` is the first 64-bit transaction id that is not in the database.  ``is_promoted``: it is so
-    only if nobody has committed anything since.
+    ``fork_xid`` is the first 64-bit transaction id that was not in the database then.  ``is_promoted``: it
+    went on from there, and others may have taken ids since.
     """
 
     system_identifier: int
@@ -95,19 +117,17 @@ class RestoredServer:
     def facts(self) -> RestoredFacts:
         """Return where recovery stopped.
 
-        Raises ServerRefused for a server that was not restored, is still in recovery, or was written to.
+        Raises ServerRefused for a server that was not restored, is still in recovery, or has written more
+        since than is read, or than it still has; ServerUnavailable; MalformedValue for damaged WAL.
         """
         is_in_recovery, pause, position, xmax = self._rows(_LOOK)[0]
-        connection = ReplicationConnection.connect(self._dsn)
-        try:
+        with closing(ReplicationConnection.connect(self._dsn)) as connection:
             identity = connection.identify()
             current = identity.timeline
             content = connection.timeline_history(current) if current.number > 1 else b""
-        finally:
-            connection.close()
-        history = TimelineHistory.parse(current, content)
-        if not is_in_recovery:
-            return self._promoted(identity.system_identifier, history, LSN.parse(position), int(xmax))
+            history = TimelineHistory.parse(current, content)
+            if not is_in_recovery:
+                return self._promoted(connection, identity.system_identifier, history)
         if pause != "paused":
             raise ServerRefused(
                 "the restored server is still in recovery",
@@ -118,24 +138,61 @@ class RestoredServer:
             identity.system_identifier, current, LSN.parse(position), int(xmax), history, is_promoted=False
         )
 
-    def _promoted(self, system: int, history: TimelineHistory, position: LSN, xmax: int) -> RestoredFacts:
+    def _promoted(
+        self, connection: ReplicationConnection, system: int, history: TimelineHistory
+    ) -> RestoredFacts:
         if not history.switches:
             raise ServerRefused(
                 "the server was not restored: it is on its first timeline",
                 hint="name the restored server, not the one that was lost",
             )
         last = history.switches[-1]
-        written = position - last.lsn
+        # The snapshot first: what it calls ended is in the WAL before the end that is asked then.
+        xmax, running, prepared = self._rows(_IDS)[0]
+        ids = RunningIds(
+            int(xmax), frozenset(running), frozenset(nearest_xid(one, int(xmax)) for one in prepared)
+        )
+        segment_bytes = connection.segment_bytes()
+        end = written_end(LSN.parse(self._rows(_INSERTED)[0][0]), segment_bytes)
+        written = end - last.lsn
         if written > WRITTEN_BYTES_MAX:
             raise ServerRefused(
-                "somebody has written to the restored server",
-                detail=f"{written} bytes of WAL since it left timeline {last.timeline} at {last.lsn}: which"
-                " transaction ids were not in it then is no longer known",
-                hint="restore again, and ask while recovery is paused at its target",
+                "too much was written to the restored server to tell what is new in it",
+                detail=f"{written} bytes of WAL since it left timeline {last.timeline} at {last.lsn}, and at"
+                f" most {WRITTEN_BYTES_MAX} are read",
+                hint=_AGAIN,
             )
+        self._wait_flushed(end)
+        try:
+            wal = connection.iter_wal(page_start(last.lsn), end, history.timeline)
+            fork_xid = first_xid_since(wal, last.lsn, end, ids, segment_bytes=segment_bytes)
+        except WalRemoved as cause:
+            raise ServerRefused(
+                "the restored server no longer has the WAL since its promotion",
+                detail=f"without it nobody can tell what is new in it: {cause}",
+                hint=_AGAIN,
+            ) from cause
         return RestoredFacts(
-            system, last.timeline, last.lsn, xmax, history.up_to(last.timeline), is_promoted=True
+            system, last.timeline, last.lsn, fork_xid, history.up_to(last.timeline), is_promoted=True
         )
+
+    def _wait_flushed(self, end: LSN) -> None:
+        """Wait until WAL can be read up to ``end``: a transaction that wrote nothing does not wait itself."""
+        if self._flushed() < end and self._rows(_MAY_HASTEN)[0][0]:
+            # What the server would do by itself a little later; it flushes all before.
+            self._rows(_HASTEN)
+        deadline = time.monotonic() + _FLUSH_TIMEOUT_S
+        while (flushed := self._flushed()) < end:
+            if time.monotonic() >= deadline:
+                raise ServerUnavailable(
+                    f"the restored server did not flush its WAL within {_FLUSH_TIMEOUT_S:g} s",
+                    detail=f"up to {flushed}, and {end} is needed to tell what is new in it",
+                    hint="end its clients' open transactions, and ask again",
+                )
+            time.sleep(_POLL_S)
+
+    def _flushed(self) -> LSN:
+        return LSN.parse(self._rows(_FLUSHED)[0][0])
 
     def statuses(self, xids: Sequence[int]) -> dict[int, str | None]:
         """Return ``pg_xact_status`` of each, None where the server no longer knows; all below ``fork_xid``.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,19 +12,17 @@ import pytest
 from fix_kafka import KafkaNode
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_standby import caught_up, make_standby
+from fix_written import WORK, Written, classes_of, pause_replay, row_ids, write_row, write_rows
 
 from cli.main import run_cli
 from pitr.errors import MalformedValue, ServerRefused
-from pitr.events.classify import EventClass, Lineage, classify, xids_to_ask
-from pitr.events.event_facts import EventFacts
+from pitr.events.classify import EventClass
 from pitr.events.fence import Mark
 from pitr.events.fence_take import take_fence
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.forks import narrow
 from pitr.events.kafka import KafkaBroker
 from pitr.events.kafka_link import KafkaSettings
 from pitr.events.plan_code import decode_plan
-from pitr.events.restored import RestoredDatabase
 from pitr.pipeline.keys import Identity, best_suite
 from pitr.postgres.fence_mark import FenceMarker
 from pitr.postgres.restored_history import WRITTEN_BYTES_MAX, RestoredServer
@@ -34,59 +30,6 @@ from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
 ONE, TWO = TimelineId(1), TimelineId(2)
-_WRITE = """
-    INSERT INTO work DEFAULT VALUES RETURNING id, pg_current_xact_id()::text,
-    substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), pg_current_wal_insert_lsn()::text"""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A row, and what its transaction said of itself, as an application would put it into headers."""
-
-    id: int
-    facts: EventFacts
-
-    def headers(self) -> list[tuple[str, bytes]]:
-        facts = self.facts
-        return [
-            ("event-id", b"%d" % self.id),
-            ("pg-xid", b"%d" % (facts.xid or 0)),
-            ("pg-tl", str(facts.timeline).encode()),
-            ("pg-lsn", str(facts.lsn).encode()),
-        ]
-
-
-def _write(session: psycopg.Connection[tuple[object, ...]]) -> Written:
-    row = session.execute(_WRITE).fetchone()
-    assert row is not None
-    number, xid, timeline, lsn = row
-    facts = EventFacts(xid=int(str(xid)), timeline=TimelineId.parse(str(timeline)), lsn=LSN.parse(str(lsn)))
-    return Written(int(str(number)), facts)
-
-
-def _rows(server: RunningPostgres, count: int) -> list[Written]:
-    with psycopg.connect(server.dsn, autocommit=True) as session:
-        return [_write(session) for _ in range(count)]
-
-
-def _pause(standby: RunningPostgres) -> None:
-    """Stop a standby as a restore stops at its target: no more WAL, and replay paused."""
-    standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
-    standby.execute("SELECT pg_reload_conf()")
-    for _ in range(600):
-        if not standby.execute("SELECT 1 FROM pg_stat_wal_receiver"):
-            break
-        threading.Event().wait(0.1)
-    standby.execute("SELECT pg_wal_replay_pause()")
-    for _ in range(600):
-        if standby.value("SELECT pg_get_wal_replay_pause_state()") == "paused":
-            return
-        threading.Event().wait(0.1)
-    raise AssertionError("replay does not pause")
-
-
-def _ids(server: RunningPostgres) -> set[object]:
-    return {row[0] for row in server.execute("SELECT id FROM work")}
 
 
 def _mark(server: RunningPostgres) -> Mark:
@@ -95,22 +38,10 @@ def _mark(server: RunningPostgres) -> Mark:
     return Mark(**{field.name: getattr(facts, field.name) for field in fields(Mark)})
 
 
-def _classes(
-    server: RunningPostgres, written: list[Written], marks: Sequence[Mark] = ()
-) -> dict[int, EventClass]:
-    with RestoredServer(server.dsn) as session:
-        database = RestoredDatabase(session)
-        branches = narrow(tuple(database.branches), marks)
-        lineage = Lineage(branches, database.end, database.fork_xid)
-        asked = xids_to_ask([one.facts for one in written], lineage)
-        statuses = database.statuses(asked)
-        return {one.id: classify(one.facts, lineage, statuses) for one in written}
-
-
 @pytest.fixture
 def primary(postgres_factory: PostgresFactory) -> RunningPostgres:
     server = postgres_factory(name="primary")
-    server.execute("CREATE TABLE work (id bigserial PRIMARY KEY)")
+    server.execute(WORK)
     return server
 
 
@@ -119,20 +50,20 @@ def test_transactions_are_known_in_a_restored_server_and_over_a_failover_that_us
 ) -> None:
     standby = make_standby(postgres_factory, primary, {})
     with psycopg.connect(primary.dsn) as open_session, psycopg.connect(primary.dsn) as failing:
-        in_flight, aborted = _write(open_session), _write(failing)
+        in_flight, aborted = write_row(open_session), write_row(failing)
         failing.rollback()
-        kept = _rows(primary, 10)
+        kept = write_rows(primary, 10)
         before = _mark(primary)
         caught_up(primary, standby)
-        _pause(standby)
+        pause_replay(standby)
         open_session.commit()
-    tail = _rows(primary, 10)
+    tail = write_rows(primary, 10)
     with RestoredServer(standby.dsn) as session:
         facts = session.facts()
     assert (facts.timeline, facts.is_promoted) == (ONE, False)
     assert facts.end == LSN.parse(str(standby.value("SELECT pg_last_wal_replay_lsn()")))
-    classes = _classes(standby, [in_flight, aborted, *kept, *tail])
-    in_it = _ids(standby)
+    classes = classes_of(standby, [in_flight, aborted, *kept, *tail])
+    in_it = row_ids(standby)
     assert len(in_it) == 10
     assert {number for number, one in classes.items() if one is EventClass.IN_DATABASE} == in_it
     assert EventClass.UNKNOWN not in classes.values()
@@ -145,29 +76,29 @@ def test_transactions_are_known_in_a_restored_server_and_over_a_failover_that_us
     with RestoredServer(standby.dsn) as session:
         promoted = session.facts()
     assert (promoted.timeline, promoted.end, promoted.is_promoted) == (ONE, facts.end, True)
-    assert _classes(standby, [in_flight, aborted, *kept, *tail]) == classes
+    assert classes_of(standby, [in_flight, aborted, *kept, *tail]) == classes
 
     behind = _mark(standby)
-    after = _rows(standby, 15)
+    after = write_rows(standby, 15)
     assert {one.facts.xid for one in tail} & {one.facts.xid for one in after}
     again = make_standby(postgres_factory, standby, {})
     caught_up(standby, again)
-    _pause(again)
+    pause_replay(again)
     with RestoredServer(again.dsn) as session:
         assert session.facts().timeline == TWO
     written = [in_flight, *kept, *tail, *after]
-    classes = _classes(again, written, [before, behind])
+    classes = classes_of(again, written, [before, behind])
     lost = {in_flight.id, *(one.id for one in tail)}
     assert {number for number, one in classes.items() if one is EventClass.LOST_BRANCH} == lost
-    assert {number for number, one in classes.items() if one is EventClass.IN_DATABASE} == _ids(again)
+    assert {number for number, one in classes.items() if one is EventClass.IN_DATABASE} == row_ids(again)
     # Without fences nobody knows where the ids of the first timeline end: then nothing is called wrong.
-    vague = _classes(again, written)
+    vague = classes_of(again, written)
     known = {number: one for number, one in vague.items() if one is not EventClass.UNKNOWN}
     assert known.items() <= classes.items()
     assert {one.id for one in after} <= known.keys()
 
 
-def test_a_server_that_was_not_restored_or_was_written_to_is_refused(
+def test_a_server_that_was_not_restored_or_no_longer_tells_what_is_new_is_refused(
     primary: RunningPostgres, postgres_factory: PostgresFactory
 ) -> None:
     with RestoredServer(primary.dsn) as session, pytest.raises(ServerRefused, match="not restored"):
@@ -177,9 +108,13 @@ def test_a_server_that_was_not_restored_or_was_written_to_is_refused(
     with RestoredServer(standby.dsn) as session, pytest.raises(ServerRefused, match="still in recovery"):
         session.facts()
     standby.instance.promote()
-    standby.execute("CREATE TABLE big AS SELECT repeat(md5(n::text), 30) FROM generate_series(1, 5000) n")
+    _switch(standby, 2)
+    standby.checkpoint()
     with RestoredServer(standby.dsn) as session:
-        with pytest.raises(ServerRefused, match=r"written to") as refused:
+        with pytest.raises(ServerRefused, match="no longer has the WAL since its promotion"):
+            session.facts()
+        _switch(standby, 4)
+        with pytest.raises(ServerRefused, match="too much was written") as refused:
             session.facts()
         assert int(str(refused.value.detail).split(" ", 1)[0]) > WRITTEN_BYTES_MAX
         assert session.cursor("SELECT 3, 70::bigint") == {3: 70}
@@ -188,6 +123,12 @@ def test_a_server_that_was_not_restored_or_was_written_to_is_refused(
                 session.cursor(bad)
         with pytest.raises(ServerRefused, match="read-only"):
             session.cursor("CREATE TABLE owned ()")
+
+
+def _switch(server: RunningPostgres, segments: int) -> None:
+    for number in range(segments):
+        server.execute("SELECT pg_create_restore_point(%s)", f"point {number}")
+        server.switch_wal()
 
 
 def _config(folder: Path, server: RunningPostgres, kafka: KafkaNode, topic: str) -> Path:
@@ -232,7 +173,7 @@ def test_the_command_plans_exits_with_a_gap_and_names_events_that_the_database_l
         for one in written:
             kafka_node.produce(topic, [b"%d" % one.id], headers=one.headers())
 
-    publish(_rows(primary, 5))
+    publish(write_rows(primary, 5))
     with FenceMarker(lambda: primary.dsn) as marker:
         take_fence(
             broker,
@@ -240,10 +181,10 @@ def test_the_command_plans_exits_with_a_gap_and_names_events_that_the_database_l
             (FlowDeclaration(topic, Flow.DB_FIRST),),
             now=lambda: datetime.now(UTC),
         )
-    publish(_rows(primary, 4))
+    publish(write_rows(primary, 4))
     caught_up(primary, standby)
-    _pause(standby)
-    tail = _rows(primary, 3)
+    pause_replay(standby)
+    tail = write_rows(primary, 3)
     publish(tail)
     config, out, page = (
         _config(tmp_path, primary, kafka_node, topic),

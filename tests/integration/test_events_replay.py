@@ -426,7 +426,7 @@ def test_what_the_server_says_of_transactions_decides_on_the_overlap(house: Hous
     assert found == {
         committed: XactStatus.COMMITTED,
         aborted: XactStatus.ABORTED,
-        running: XactStatus.IN_PROGRESS,
+        running: XactStatus.PREPARED,
     }
 
 
