@@ -29,8 +29,10 @@ from pitr.postgres.instance import readable_installation, server_user
 from pitr.postgres.replay import ReplayMonitor
 from pitr.prefetch import Prefetcher
 from pitr.recovery import RecoveryTarget
+from pitr.recovery_certificate import BEGIN_BYTES
 from pitr.restore_plan import RestorePlan
 from pitr.restore_request import RestoreResult
+from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from pitr.wal_fetch import WalFetchRequest, fetch_wal
 from pitr.wal_plan_file import read_header
@@ -100,7 +102,15 @@ def check_certificate(result: RestoreResult, plan: RestorePlan, server: RunningP
     stated = json.loads(result.certificate.read_text())
     assert stated["holes"] == "none"
     assert stated["replay"] == {"planned_end": str(plan.stop.replay_end), "end": str(result.replay_end)}
-    assert stated["promoted"] == {"timeline": "00000002", "left_at": str(result.replay_end)}
+    left_at, segment_bytes = result.replay_end, plan.backup.segment_bytes
+    assert left_at is not None
+    name = str(SegmentName.of(TimelineId(2), left_at.offset // segment_bytes, segment_bytes))
+    begin = (result.target / "pg_wal" / name).read_bytes()[left_at.offset % segment_bytes :][:BEGIN_BYTES]
+    assert stated["promoted"] == {
+        "timeline": "00000002",
+        "left_at": str(left_at),
+        "begin_sha256": hashlib.sha256(begin).hexdigest(),
+    }
     last = plan.stop.last_commit
     assert (stated["last_commit"] is None) == (last is None)
     if last is not None:
