@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from fix_cli import wait_until
 from fix_kafka import KafkaNode
 from fix_postgres import PostgresFactory, RunningPostgres
 from fix_standby import caught_up, make_standby
@@ -108,8 +109,14 @@ def test_a_server_that_was_not_restored_or_no_longer_tells_what_is_new_is_refuse
     with RestoredServer(standby.dsn) as session, pytest.raises(ServerRefused, match="still in recovery"):
         session.facts()
     standby.instance.promote()
+    first = standby.data_dir / "pg_wal" / str(standby.value("SELECT pg_walfile_name(pg_current_wal_lsn())"))
     _switch(standby, 2)
-    standby.checkpoint()
+
+    def is_gone() -> bool:
+        standby.checkpoint()  # which leaves what is not summarized yet
+        return not first.exists()
+
+    wait_until(is_gone, "the WAL since the promotion is recycled")
     with RestoredServer(standby.dsn) as session:
         with pytest.raises(ServerRefused, match="no longer has the WAL since its promotion"):
             session.facts()
