@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import events_replay
+from benchmarks import events_mirror, events_replay
 from benchmarks.cluster import bench_cluster, missing_major
 from benchmarks.harness import Row, compare
 from benchmarks.kafka_node import KafkaNode
@@ -39,7 +39,7 @@ def run_all(work: Path, quick: bool) -> list[Row]:
         node.crash()
     folder = work / "replay"
     folder.mkdir(mode=0o755)
-    return rows + events_replay.run_all(folder, quick)
+    return rows + events_replay.run_all(folder, quick) + events_mirror.run_all(folder, quick)
 
 
 def fence(node: KafkaNode, dsn: str, count: int) -> list[Row]:

@@ -92,7 +92,7 @@ def run_all(_work: Path, quick: bool) -> list[Row]:
         reads.append(target.read_count)
     return [
         Row(
-            "a mirror's offset: records read, most",
+            "events: an offset over a mirror: records read, most",
             "records",
             float(max(reads)),
             f"median {statistics.median(reads):.0f}, {exact} of {tried} exact",
