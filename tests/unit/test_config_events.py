@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fix_config import BASE, least_tables
 
 from cli.config_schema import check_tables
 from cli.errors import ConfigRefused
@@ -15,26 +16,12 @@ from cli.kafka_client import open_kafka, read_client_file
 from cli.settings import Settings
 from pitr.errors import NotInitialised
 from pitr.events.flows import EventFormat, Flow, FlowDeclaration
-from pitr.pipeline.keys import Identity
-from pitr.pipeline.sign import Signer
 
-BASE = Path("/etc/pitr")
 ORDERS = {"name": "orders", "flow": "db-first"}
 
 
 def check(events: dict[str, Any] | None) -> Settings | list[str]:
-    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
-    tables: dict[str, Any] = {
-        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
-        "repository": {"id": "0" * 32, "quorum": 1},
-        "region": [{"name": "eu", "url": "file:///srv/eu"}],
-        "keys": {
-            "signing_key_file": "host.key",
-            "root": str(Signer(bytes(32)).public),
-            "recipients": [str(recipient)],
-        },
-        "daemon": {"state_dir": "state"},
-    }
+    tables = least_tables()
     found = check_tables(
         tables if events is None else {**tables, "events": events}, base=BASE, path=BASE / "pitr.toml"
     )

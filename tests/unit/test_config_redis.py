@@ -6,31 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fix_config import BASE, least_tables
 
 from cli.config_redis import RedisSettings
 from cli.config_schema import check_tables
 from cli.settings import Settings
 from pitr.derived.policy import Namespace, Policy
-from pitr.pipeline.keys import Identity
-from pitr.pipeline.sign import Signer
-
-BASE = Path("/etc/pitr")
 
 
 def checked(*sites: dict[str, Any]) -> Settings | str:
-    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
-    tables: dict[str, Any] = {
-        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
-        "repository": {"id": "0" * 32, "quorum": 1},
-        "region": [{"name": "eu", "url": "file:///srv/eu"}],
-        "keys": {
-            "signing_key_file": "host.key",
-            "root": str(Signer(bytes(32)).public),
-            "recipients": [str(recipient)],
-        },
-        "daemon": {"state_dir": "state"},
-        "redis": list(sites),
-    }
+    tables = least_tables(redis=list(sites))
     found = check_tables(tables, base=BASE, path=BASE / "pitr.toml")
     if isinstance(found, Settings):
         return found

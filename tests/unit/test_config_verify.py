@@ -6,29 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fix_config import BASE, least_tables
 
 from cli.config_schema import check_tables
 from cli.settings import Settings
 from cli.verify_settings import default_verify
-from pitr.pipeline.keys import Identity
-from pitr.pipeline.sign import Signer
-
-BASE = Path("/etc/pitr")
 
 
 def tables(verify: dict[str, Any] | None) -> dict[str, Any]:
-    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
-    found: dict[str, Any] = {
-        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
-        "repository": {"id": "0" * 32, "quorum": 1},
-        "region": [{"name": "eu", "url": "file:///srv/eu"}],
-        "keys": {
-            "signing_key_file": "host.key",
-            "root": str(Signer(bytes(32)).public),
-            "recipients": [str(recipient)],
-        },
-        "daemon": {"state_dir": "state"},
-    }
+    found = least_tables()
     return found if verify is None else {**found, "verify": verify}
 
 

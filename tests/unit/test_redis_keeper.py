@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from fix_config import BASE, least_tables
 from fix_ports import HOST, free_port
 
 from cli.config_redis import RedisSettings
@@ -20,11 +21,8 @@ from cli.redis_keeper import RedisKeeper
 from cli.settings import Settings
 from pitr.derived.policy import Namespace, Policy
 from pitr.errors import PitrError
-from pitr.pipeline.keys import Identity
-from pitr.pipeline.sign import Signer
 from verifiers.base import Severity
 
-BASE = Path("/etc/pitr")
 # Says what it was asked for, and what it is told to.
 PROGRAM = """
 import json, pathlib, sys
@@ -36,19 +34,7 @@ raise SystemExit(0 if answer["ok"] else 3)
 
 
 def keeper_of(folder: Path, answer: dict[str, Any], *sites: dict[str, Any]) -> RedisKeeper:
-    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
-    tables: dict[str, Any] = {
-        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
-        "repository": {"id": "0" * 32, "quorum": 1},
-        "region": [{"name": "eu", "url": "file:///srv/eu"}],
-        "keys": {
-            "signing_key_file": "host.key",
-            "root": str(Signer(bytes(32)).public),
-            "recipients": [str(recipient)],
-        },
-        "daemon": {"state_dir": "state"},
-        "redis": list(sites),
-    }
+    tables = least_tables(redis=list(sites))
     settings = check_tables(tables, base=BASE, path=BASE / "pitr.toml")
     assert isinstance(settings, Settings), settings
     command = (sys.executable, "-c", PROGRAM, str(folder / "asked"), json.dumps(answer))

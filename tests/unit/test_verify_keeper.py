@@ -11,16 +11,12 @@ from typing import Any
 
 import pytest
 import structlog
+from fix_config import BASE, least_tables
 
 from cli.config_schema import check_tables
 from cli.settings import Settings
 from cli.verify_keeper import VerifyKeeper
 from pitr.errors import PitrError
-from pitr.pipeline.keys import Identity
-from pitr.pipeline.sign import Signer
-
-BASE = Path("/etc/pitr")
-
 
 # Notes when it begins and ends, and says that nothing was due.
 PROGRAM = """
@@ -34,18 +30,7 @@ print('{"data": {"is_not_due": true}}')
 
 
 def keeper_of(verify: dict[str, Any] | None, command: Sequence[str] | None = None) -> VerifyKeeper:
-    recipient = Identity.generate(lambda count: bytes(range(count))).recipient()
-    tables: dict[str, Any] = {
-        "cluster": {"name": "clinic", "dsn": "host=/run/postgresql"},
-        "repository": {"id": "0" * 32, "quorum": 1},
-        "region": [{"name": "eu", "url": "file:///srv/eu"}],
-        "keys": {
-            "signing_key_file": "host.key",
-            "root": str(Signer(bytes(32)).public),
-            "recipients": [str(recipient)],
-        },
-        "daemon": {"state_dir": "state"},
-    }
+    tables = least_tables()
     if verify is not None:
         tables["verify"] = {"identity_file": "identity.toml", **verify}
     settings = check_tables(tables, base=BASE, path=BASE / "pitr.toml")
