@@ -239,7 +239,10 @@ def _prepare(
         ]
     if reasons:
         return reasons, []
-    keys = {archive: used_keys(reader.repository, archive, plan) for archive in look.archives}
+    keys = {
+        archive: used_keys(reader.repository, archive, plan, previous)
+        for archive, previous in zip(look.archives, pending, strict=True)
+    }
     answering = _answering(reader, look)
     missing = missing_copies(
         what_stays(look.survey, plan), {name: used.of_kept for name, used in keys.items()}, answering

@@ -6,7 +6,7 @@ with it, under its id; one that is old enough is only bytes.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -20,6 +20,9 @@ from pitr.layout import ArchiveId
 RESUMED_MAX: Final = timedelta(days=30)
 # For clocks, and for what is on its way.
 _MARGIN: Final = timedelta(days=1)
+# What stands in an id between its time and its attempt; a consolidated backup has the time of the one that it
+# stands for (docs/format.md §8.2).
+_FULL, _INCR = "-full-", "-incr-"
 # At once; the next run finds the others.
 ABANDONED_MAX: Final = 1000
 
@@ -50,16 +53,22 @@ def abandoned_before(now: datetime, deadline: timedelta) -> datetime:
 
 
 def abandoned(
-    archive: ArchiveId, ids: Iterable[str], known: Container[str], before: datetime
+    archive: ArchiveId, ids: Iterable[str], known: Collection[str], before: datetime
 ) -> tuple[AbandonedAttempt, ...]:
     """Return which of ``ids`` are abandoned, the oldest first; ``known`` have a manifest, or are gone.
 
-    What is no backup's id is nobody's, and stays.
+    What is no backup's id is nobody's, and stays.  So does a full one of the time of a known incremental one:
+    somebody may be making it of that one's chain just now, who holds no lease.
     """
+    consolidated_as = {backup.partition(_INCR)[0] + _FULL for backup in known if _INCR in backup}
     found = []
     for backup in sorted(ids):
         try:
-            if backup not in known and begun_at(backup) < before:
+            if (
+                backup not in known
+                and backup[: backup.rfind("-") + 1] not in consolidated_as
+                and begun_at(backup) < before
+            ):
                 found.append(AbandonedAttempt(archive, backup))
         except MalformedValue:
             continue

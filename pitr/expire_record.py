@@ -73,10 +73,13 @@ class BesidePlan:
         return not self.first and not self.snapshots
 
 
-def used_keys(repository: Repository, archive: ArchiveId, plan: ExpiryPlan) -> UsedKeys:
+def used_keys(
+    repository: Repository, archive: ArchiveId, plan: ExpiryPlan, previous: ListedExpiry | None
+) -> UsedKeys:
     """Return which data keys are used, from WAL indexes and, where none speaks of an object, its header.
 
-    Raises NotAuthentic, StoreError.
+    ``previous`` is the newest expire record: what it names uses no key, though an index still repeats it or a
+    region still holds it.  Raises NotAuthentic, StoreError.
     """
     gone_wal = [wal for wal in plan.wal if wal.archive == archive]
     of_gone = {key for each in plan.expired if each.archive == archive for key in each.key_ids}
@@ -84,8 +87,12 @@ def used_keys(repository: Repository, archive: ArchiveId, plan: ExpiryPlan) -> U
     indexed_pieces: list[tuple[int, int]] = []
     indexed_segments: set[str] = set()
 
+    def was_gone(key: PieceKey | SegmentKey) -> bool:
+        return previous is not None and previous.record.names_wal(key)
+
     def note(entry: IndexedHeader) -> None:
-        (of_gone if _is_gone(entry.key, gone_wal) else of_kept).add(entry.header.key_id)
+        if not was_gone(entry.key):
+            (of_gone if _is_gone(entry.key, gone_wal) else of_kept).add(entry.header.key_id)
 
     for record in repository.wal.indexes(archive):
         indexed_pieces.append((record.first, record.last))
@@ -98,7 +105,7 @@ def used_keys(repository: Repository, archive: ArchiveId, plan: ExpiryPlan) -> U
                 is_indexed = any(first <= key.sequence <= last for first, last in indexed_pieces)
             else:
                 is_indexed = str(key) in indexed_segments
-            if not is_indexed:
+            if not is_indexed and not was_gone(key):
                 note(repository.wal.header(key))
     return UsedKeys(frozenset(of_gone), frozenset(of_kept))
 

@@ -94,6 +94,9 @@ class Expired:
 class ExpiryHouse:
     """A day of WAL, an hour each segment, with a chain every eight hours: full, incremental, incremental."""
 
+    # So many hours of WAL are in one index.
+    indexed_hours = 4
+
     def __init__(self, hours: int = 24) -> None:
         origin = MemoryStore()
         self.house = RepositoryHouse(origin)
@@ -103,8 +106,8 @@ class ExpiryHouse:
             if hour % 8 in (0, 2, 5):
                 self.add_backup(hour, origin)
             self.add_wal(hour)
-            if hour % 4 == 3:
-                self.house.wal_index(self.house.sequence - 15, self.house.sequence)
+            if (hour + 1) % self.indexed_hours == 0:
+                self.house.wal_index(self.house.sequence - 4 * self.indexed_hours + 1, self.house.sequence)
         self.head(self.house.backups)
         self.stores = {name: MemoryStore() for name in ("eu", "us", "ap")}
         self.begin_again()
@@ -227,7 +230,7 @@ class ExpiryHouse:
             previous,
             plan,
             {each.manifest.backup: each.object_sha256 for each in catalogue.backups(self.archive)},
-            used_keys(repository, self.archive, plan),
+            used_keys(repository, self.archive, plan, previous),
             regions,
             policy=ExpiryPolicy(window, minimum, timedelta(hours=grace_h)),
             now=self.now,

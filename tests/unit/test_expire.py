@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import fix_archive as fix
 import pytest
-from fix_expiry import DEADLINE, SEG, ExpiryHouse, FaultPoint, Killed
+from fix_expiry import DEADLINE, HOUR_S, QUARTER, SEG, ExpiryHouse, FaultPoint, Killed
 from fix_stores import FaultyStore
 
 from pitr.abandoned import ABANDONED_MAX, abandoned, abandoned_before
@@ -20,12 +20,13 @@ from pitr.errors import AlreadyRunning, NotAuthentic
 from pitr.expire import carry_out, put_record
 from pitr.expire_check import freezing_signals, missing_copies
 from pitr.expire_record import used_keys
-from pitr.layout import ArchiveId, backup_lease, expiry_key, lease_key, manifest_key, pack_key
+from pitr.layout import ArchiveId, backup_lease, envelope_key, expiry_key, lease_key, manifest_key, pack_key
 from pitr.pipeline.sign import Signer, sign_record
 from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget
 from pitr.region_heads import compare_heads
 from pitr.retention import what_stays
+from pitr.wal.lsn import LSN
 from storage.regions import Region
 from storage.store import StoreRefused, StoreUnavailable
 from verifiers.base import Severity
@@ -122,6 +123,32 @@ def test_a_run_that_is_killed_anywhere_is_finished_by_the_next_and_breaks_nothin
         check_all_reads(house)
         house.expire(4.0)
         assert {region: house.keys(region) for region in house.stores} == expected, kinds[kill_at]
+
+
+class ThreeHourKeys(ExpiryHouse):
+    """WAL of which three segments are sealed with one data key, and in one index: both go in two runs."""
+
+    indexed_hours = 3
+
+    def add_wal(self, hour: int) -> None:
+        for number in range(4):
+            begin = LSN((hour + 1) * SEG) + number * QUARTER
+            at = fix.times(hour * HOUR_S + 600 * number + 700)
+            self.house.piece(begin, begin + QUARTER, at, hour=hour // 3 * 3)
+
+
+def test_a_data_key_whose_wal_goes_in_two_runs_goes_with_the_second() -> None:
+    """Else one envelope would stay for each run, and whoever has the identity could open its WAL for ever."""
+    house = ThreeHourKeys(HOURS)
+    for _ in range(3):
+        house.expire(WINDOW_H)
+        house.now += timedelta(hours=4)
+    repository = house.repository()
+    used = {key for each in repository.manifests(house.archive).backups for key in each.manifest.key_ids}
+    for timeline in repository.wal.timelines(house.archive):
+        for key in repository.wal_objects(house.archive, timeline):
+            used.add(repository.wal.header(key).header.key_id)
+    assert house.keys(prefix="envelopes/") == {envelope_key(house.archive, key) for key in used}
 
 
 def test_until_the_grace_has_passed_only_manifests_go() -> None:
@@ -234,6 +261,20 @@ def test_no_attempt_goes_while_a_backup_is_taken() -> None:
         for store in house.stores.values():
             store.put(lease_key(name, number), sign_record(record.to_payload(), house.house.host))
         assert [each.backup for each in house.abandoned()] == ([old] if is_released else [])
+
+
+def test_what_is_being_made_of_an_old_chain_is_no_abandoned_attempt() -> None:
+    """A consolidation holds no lease, and its id has the time of the old backup that it will stand for."""
+    house = ExpiryHouse(HOURS)
+    house.now += timedelta(days=40)
+    chain_end = house.backups[1]
+    made = chain_end.backup.partition("-")[0] + "-full-0badcafe"
+    interrupted(house, made)
+    assert house.abandoned() == ()
+    # Once the backup is gone that it was to stand for, nobody can end it.
+    for store in house.stores.values():
+        store.delete(manifest_key(house.archive, chain_end.backup))
+    assert made in [each.backup for each in house.abandoned()]
 
 
 def test_only_so_many_attempts_go_at_once() -> None:
@@ -394,7 +435,7 @@ def test_a_missing_copy_of_what_stays_is_found_and_one_of_what_goes_is_not() -> 
     house.stores["us"].delete(pack)
     house.stores["ap"].delete(envelope)
     house.stores["ap"].delete(house.backups[0].packs[0].key)
-    keys = {house.archive: used_keys(house.repository(), house.archive, done_plan).of_kept}
+    keys = {house.archive: used_keys(house.repository(), house.archive, done_plan, None).of_kept}
     found = missing_copies(what_stays(survey, done_plan), keys, house.regions(), wait_s=0)
     assert {(copy.region, copy.key) for copy in found} == {("us", pack), ("ap", envelope)}
 
@@ -476,6 +517,6 @@ def test_keys_of_interrupted_attempts_go_and_stay_with_the_backup_that_resumed_t
         expired=(resumed(gone, of_gone), *plan.expired[1:]),
         kept=(*plan.kept[:-1], replace(kept, backup=resumed(kept.backup, of_kept))),
     )
-    keys = used_keys(house.repository(), house.archive, plan)
+    keys = used_keys(house.repository(), house.archive, plan, None)
     assert {of_gone, gone.key_id} <= keys.of_gone - keys.of_kept
     assert {of_kept, kept.backup.key_id} <= keys.of_kept
