@@ -33,6 +33,10 @@ from storage.store import ObjectConflict, ObjectMissing
 # in pieces.  One piece per second for four minutes.
 KNOWN_PIECES_MAX: Final = 256
 _READERS: Final = 8
+# Of a cluster's segments, the usual one first; the others are powers of two.
+_SEGMENT_SIZES: Final = tuple(
+    sorted((1 << bit for bit in range(20, 31)), key=lambda size_bytes: (size_bytes != 16 << 20, size_bytes))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +157,33 @@ def _keys_from(repository: Repository, archive: ArchiveId, end: DurableEnd | Non
 
 
 def _first_segment(repository: Repository, archive: ArchiveId, end: DurableEnd) -> SegmentName | None:
-    """Return the segment that holds the last archived byte; its size is in any header of the timeline."""
-    first = next(repository.wal.objects(archive, end.timeline), None)
-    if first is None or end.end is None:
+    """Return the segment that holds the last archived byte; how large segments are its last piece says.
+
+    That is looked for by its name, in a segment of each size.  Any other object may be damaged,
+    or nobody's: it must not keep the daemon from starting.
+    """
+    if end.end is None:
         return None
-    segment_bytes = repository.wal.header(first).header.segment_bytes
-    return SegmentName.of(end.timeline, end.end.last_segment_number(segment_bytes), segment_bytes)
+    for segment_bytes in _SEGMENT_SIZES:
+        number = end.end.last_segment_number(segment_bytes)
+        segment = SegmentName.of(end.timeline, number, segment_bytes)
+        last = (
+            key
+            for key in _pieces_in(repository, archive, segment)
+            if (key.sequence, key.end) == (end.piece_sequence, end.end)
+        )
+        if any(entry.header_sha256 == end.piece_sha256 for entry in _readable(repository, last)):
+            return segment
+    return None
+
+
+def _pieces_in(repository: Repository, archive: ArchiveId, segment: SegmentName) -> Iterator[PieceKey]:
+    """Yield the names of the pieces in a segment."""
+    for key in repository.wal.objects(archive, segment.timeline, from_segment=segment):
+        if key.segment != segment:
+            return
+        if isinstance(key, PieceKey):
+            yield key
 
 
 def _after(repository: Repository, end: DurableEnd | None, entry: IndexedHeader) -> DurableEnd:
@@ -201,12 +226,7 @@ def _known_wal(repository: Repository, archive: ArchiveId, end: DurableEnd) -> K
     segment = _first_segment(repository, archive, end)
     if segment is None:
         return None
-    keys = []
-    for key in repository.wal.objects(archive, end.timeline, from_segment=segment):
-        if key.segment != segment:
-            break
-        if isinstance(key, PieceKey) and key.sequence <= end.piece_sequence:
-            keys.append(key)
+    keys = [key for key in _pieces_in(repository, archive, segment) if key.sequence <= end.piece_sequence]
     keys.sort(key=lambda key: key.sequence)
     with ThreadPoolExecutor(_READERS, "wal-header") as readers:
         entries = list(

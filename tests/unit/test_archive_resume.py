@@ -22,6 +22,7 @@ from pitr.layout import head_key, wal_index_key
 from pitr.pipeline.keys import DataKey, content_key
 from pitr.pipeline.sign import Signer
 from pitr.spool import DirectorySpool
+from pitr.verified import BAD_MAX
 from pitr.wal.lsn import LSN
 from pitr.wal.pieces import PieceCutter, RunStart
 from pitr.wal.timeline import TimelineId
@@ -309,6 +310,19 @@ def test_indexes_that_nobody_signed_keep_no_daemon_from_starting(tmp_path: Path)
         host.store.put(wal_index_key(host.house.archive, 10, 10 + number), b"junk")
     host.store.put(wal_index_key(host.house.archive, 2, 3), b"junk")
     assert host.find().index_sha256 == signed
+
+
+def test_wal_that_nobody_signed_keeps_no_daemon_from_starting() -> None:
+    """The timeline's first object tells how large segments are; one region alone may list any before it."""
+    host = Host(MemoryStore())
+    pieces = host.seal(host.intake(), BEGIN, content(5000), 1000)
+    host.put(*pieces)
+    for number in range(BAD_MAX):
+        host.store.put(f"wal/{host.house.archive}/00000001/000000010000000000000001/s-{number:08x}", b"junk")
+    found = host.find()
+    assert found.end == _end_of(pieces[-1].header, pieces[-1].header_sha256, START)
+    assert found.known is not None
+    assert [piece.sequence for piece in found.known.pieces] == [1, 2, 3, 4, 5]
 
 
 def test_wal_that_comes_again_is_compared_and_goes_on(tmp_path: Path) -> None:
