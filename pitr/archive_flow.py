@@ -57,7 +57,7 @@ class Flow:
         # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
         self._left: dict[TimelineId, LSN] = {}
         self._run: RunStart | None = None
-        self._is_accepted = False
+        self._is_accepted, self._is_compared = False, True
         self._durable = end
         self._window = AcknowledgeWindow(
             settings.puts_in_flight_max, 1 if end is None else end.piece_sequence + 1
@@ -86,7 +86,7 @@ class Flow:
             self._cutter.begin(run)
             if self._received is not None and self._received.timeline != run.timeline:
                 self._left[self._received.timeline] = self._received.end
-            self._run = run
+            self._run, self._is_compared = run, False
             if run.known_to is None:
                 self._accept()
             self._received = ReceivedEnd(run.timeline, run.known_to or run.start)
@@ -108,7 +108,7 @@ class Flow:
                 self._cut_changed.notify()
 
     def _accept(self) -> None:
-        self._is_accepted = self._wants_record = True
+        self._is_accepted = self._is_compared = self._wants_record = True
         self._record_changed.notify()
 
     def close_run(self) -> None:
@@ -310,7 +310,8 @@ class Flow:
     def flushed(self) -> ReceivedEnd | None:
         """What the server may be told is flushed; it does not go back when only the quorum counts again."""
         with self._lock:
-            return self._flushed.end
+            # Until it has sent again what its run repeats, it may have other WAL there.
+            return self._flushed.end if self._is_compared else None
 
     def drain(self) -> None:
         """Cut and ship what has arrived; nothing is added from now on."""

@@ -1,7 +1,8 @@
 """Reception: one stream of one timeline, message by message, and what the server is told of it.
 
 Write is what has been received, flush what is at quorum, apply nothing.  The server hears of each
-change at once, so that commits that wait for us wait no longer than the put.
+change at once, so that commits that wait for us wait no longer than the put; but of WAL from before this
+connection only once it was seen that the server has the same.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ class Reception:
 
     def _written(self) -> LSN:
         known_to = self._run.known_to
-        return self._contiguous.next if known_to is None else max(known_to, self._contiguous.next)
+        if known_to is None or self._flow.flushed is None:
+            return self._contiguous.next
+        return max(known_to, self._contiguous.next)
 
     def _flushed(self) -> LSN | None:
         """Return what counts as flushed; None while that is before this run, or nothing has come yet.
