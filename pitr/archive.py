@@ -274,7 +274,7 @@ class WalArchiver:
     def _resume(self) -> Resumed:
         self._repository.check_signer(self._archive, self._signer)
         put_spooled(self._repository, self._spool, self._resent.append)
-        return find_end(self._repository, self._archive, puts_in_flight=self._settings.puts_in_flight_max)
+        return find_end(self._repository, self._archive)
 
     def _record_resumed(self, resumed: Resumed) -> None:
         """Tell what an earlier run left for this one to bring to quorum; it may be told twice."""

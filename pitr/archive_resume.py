@@ -25,6 +25,7 @@ from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
 from pitr.verified import BAD_MAX, get_verified, newest_that_holds
 from pitr.wal.follow import ReceivedEnd, find_fork
+from pitr.wal.pacing import PUTS_MAX
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory
 from storage.store import ObjectConflict, ObjectMissing
@@ -70,14 +71,14 @@ def put_spooled(repository: Repository, spool: Spool, on_put: Callable[[str], No
         spool.remove(held.key)
 
 
-def find_end(repository: Repository, archive: ArchiveId, *, puts_in_flight: int) -> Resumed:
+def find_end(repository: Repository, archive: ArchiveId) -> Resumed:
     """Return where the archive ends; the last pieces are at quorum then.
 
     Raises NotAuthentic if the newest heads are all bad, StoreError.
     """
     head, found, end = _find(repository, archive)
-    # No more than these were in flight, so only they may be short of their quorum.
-    for entry in found[-puts_in_flight:]:
+    # No more than these were in flight, however that daemon was set: only they may be short of their quorum.
+    for entry in found[-PUTS_MAX:]:
         # Verified in full: what one region made of it must not be put into the others.
         repository.puts.put(str(entry.key), repository.wal.whole(entry.key))
     known = None if end is None else _known_wal(repository, archive, end)

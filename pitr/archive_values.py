@@ -14,6 +14,7 @@ from pitr.layout import PieceKey, SegmentKey
 from pitr.quorum import WriteQuorum
 from pitr.wal.follow import ArchiveFork
 from pitr.wal.lsn import LSN
+from pitr.wal.pacing import PUTS_MAX
 from pitr.wal.pieces import RunStart
 from pitr.wal.timeline import TimelineId
 
@@ -53,7 +54,7 @@ class ArchiveSettings:
         largest_bytes = self.piece_bytes if self.piece_bytes_max is None else self.piece_bytes_max
         is_sized = 8192 <= self.piece_bytes <= largest_bytes <= PIECE_BYTES_MAX
         puts = (self.puts_in_flight, self.sync_puts_in_flight)
-        if not is_sized or not 1 <= min(puts) <= max(puts) <= 16:
+        if not is_sized or not 1 <= min(puts) <= max(puts) <= PUTS_MAX:
             raise MalformedValue("pieces have 8 KiB to 16 MiB, and 1 to 16 of them are put at a time")
         if self.backlog_bytes_max < 2 * self.piece_bytes:
             raise MalformedValue("the backlog must have room for two pieces")

@@ -53,7 +53,7 @@ def test_a_stray_file_in_a_region_stops_neither_daemon_nor_catalogue(tmp_path: P
     assert list(repository.wal.objects(archive, TimelineId(1))) == keys
     assert list(repository.wal.indexes(archive)) == [index]
     assert len(EventReader(repository).page(archive, limit=5).events) == 1
-    resumed = find_end(repository, archive, puts_in_flight=1)
+    resumed = find_end(repository, archive)
     assert resumed.end is not None
     assert resumed.end.end == LSN(3 * SEG)
     result = rebuild(repository, Catalogue(":memory:"))
