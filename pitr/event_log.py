@@ -310,6 +310,8 @@ class EventLog:
             self._say("an event's name is taken; the newest is looked up again")
             return False
         except (StoreError, PitrError) as failure:
+            # It may have been put, and only not be forgotten: then it is found there, and not put once more.
+            self._knows_last = False
             self._say(str(failure))
             return False
         self._told = None

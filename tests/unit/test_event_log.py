@@ -138,6 +138,22 @@ def test_a_crash_between_put_and_forgetting_puts_nothing_twice(host: Host) -> No
     assert host.messages() == ["loss 2", "loss 1"]
 
 
+def test_a_note_that_cannot_be_forgotten_is_not_put_again_and_again(host: Host) -> None:
+    """On a full disk the store would be filled with one event, every half minute one more."""
+    log = host.log()
+    log.note(happening(1))
+    in_the_way = host.path.with_name(f"{host.path.name}.new")
+    in_the_way.mkdir()
+    log.start()
+    deadline = time.monotonic() + DEADLINE_S
+    while sum(operation == "put" for operation, _ in host.faulty.calls) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    in_the_way.rmdir()
+    assert log.stop(DEADLINE_S) or log.waiting == 1
+    assert host.messages() == ["loss 1"]
+
+
 def test_notes_have_a_limit_and_damaged_ones_are_counted(host: Host, tmp_path: Path) -> None:
     path = tmp_path / "some"
     notes = NotesFile(path)
