@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pitr.abandoned import AbandonedAttempt
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
-    from pitr.expire_record import BesidePlan, ExpiryPolicy
+    from pitr.expire_record import BesidePlan, ExpiryPolicy, UsedKeys
     from pitr.expiry_reader import ListedExpiry
     from pitr.layout import ArchiveId
     from pitr.retention import ExpiryPlan
@@ -119,7 +119,7 @@ def expire(
         beside = _plan_beside(reader, look, plan, pending)
         show_beside(app.output, beside)
         fields["beside"] = beside_fields(beside)
-        reasons, records = _prepare(app, reader, look, plan, pending, policy, now, beside)
+        reasons, keys = _prepare(app, reader, look, plan, pending, now)
         if reasons:
             _refuse(reasons)
         if not confirm:
@@ -127,6 +127,9 @@ def expire(
             app.output.finish(fields)
             return
         _confirm(app, settings)
+        # From now on restores have the grace, however long somebody thought about it.
+        now = datetime.now(UTC)
+        records = _records(reader, look, plan, pending, keys, policy, now, beside)
         outcomes = _carry_out(reader, look, pending, records, now)
     _tell(app, outcomes, records, look.silent, fields)
 
@@ -213,13 +216,11 @@ def _prepare(
     look: _Look,
     plan: ExpiryPlan,
     pending: Sequence[ListedExpiry | None],
-    policy: ExpiryPolicy,
     now: datetime,
-    beside: Mapping[ArchiveId, BesidePlan],
-) -> tuple[list[str], list[ExpireRecord]]:
-    """Prove the plan and look for what freezes expiry; return the reasons and the records to sign."""
+) -> tuple[list[str], dict[ArchiveId, UsedKeys]]:
+    """Prove the plan and look for what freezes expiry; return the reasons and the data keys in use."""
     from pitr.expire_check import freezing_signals, missing_copies
-    from pitr.expire_record import next_record, used_keys
+    from pitr.expire_record import used_keys
     from pitr.retention import what_stays
     from pitr.retention_proof import prove_plan
     from verifiers.base import Severity
@@ -238,7 +239,7 @@ def _prepare(
             if finding.severity is Severity.FAIL
         ]
     if reasons:
-        return reasons, []
+        return reasons, {}
     keys = {
         archive: used_keys(reader.repository, archive, plan, previous)
         for archive, previous in zip(look.archives, pending, strict=True)
@@ -249,7 +250,23 @@ def _prepare(
     )
     if missing:
         named = ", ".join(f"{copy.key} in {copy.region}" for copy in missing[:_COPIES_TOLD_MAX])
-        return [f"{len(missing)} copies of what stays are missing: {named}; next: pitr repair"], []
+        reasons.append(f"{len(missing)} copies of what stays are missing: {named}; next: pitr repair")
+    return reasons, keys
+
+
+def _records(
+    reader: Reader,
+    look: _Look,
+    plan: ExpiryPlan,
+    pending: Sequence[ListedExpiry | None],
+    keys: Mapping[ArchiveId, UsedKeys],
+    policy: ExpiryPolicy,
+    now: datetime,
+    beside: Mapping[ArchiveId, BesidePlan],
+) -> list[ExpireRecord]:
+    """Return the records to sign; what they name may be deleted when the policy's grace has passed."""
+    from pitr.expire_record import next_record
+
     records = [
         next_record(
             reader.repository,
@@ -265,7 +282,7 @@ def _prepare(
         )
         for archive, previous in zip(look.archives, pending, strict=True)
     ]
-    return [], [record for record in records if record is not None]
+    return [record for record in records if record is not None]
 
 
 def _backup_age_max(settings: Settings) -> timedelta | None:
