@@ -127,7 +127,6 @@ def expire(
             app.output.finish(fields)
             return
         _confirm(app, settings)
-        # From now on restores have the grace, however long somebody thought about it.
         now = datetime.now(UTC)
         records = _records(reader, look, plan, pending, keys, policy, now, beside)
         outcomes = _carry_out(reader, look, pending, records, now)
@@ -264,7 +263,10 @@ def _records(
     now: datetime,
     beside: Mapping[ArchiveId, BesidePlan],
 ) -> list[ExpireRecord]:
-    """Return the records to sign; what they name may be deleted when the policy's grace has passed."""
+    """Return the records to sign; what they name may be deleted when the policy's grace has passed.
+
+    ``now`` is when they are signed: restores have the grace however long somebody thought about the plan.
+    """
     from pitr.expire_record import next_record
 
     records = [
