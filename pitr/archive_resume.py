@@ -7,7 +7,6 @@ store alone is asked.  Reference: docs/format.md §6.4, §7.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from pitr.archive_intake import KnownWal
 from pitr.archive_seal import ArchivedPiece
 from pitr.archive_values import DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader
-from pitr.errors import ArchiveDiverged, NotAuthentic
+from pitr.errors import ArchiveDiverged, MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, wal_index_range
-from pitr.listed import named_objects
 from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
-from pitr.verified import BAD_MAX, get_verified, newest_that_holds
+from pitr.verified import VerifiedSearch, get_verified
 from pitr.wal.follow import ReceivedEnd, find_fork
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory
@@ -229,21 +227,21 @@ def _last_index(repository: Repository, archive: ArchiveId, end_sequence: int) -
 
     One that a region alone lists, and that nobody signed, must not keep the daemon from starting.
     """
-    # Of names that speak of pieces after the end none is ours, however many a region lists.
-    newest: deque[str] = deque(maxlen=BAD_MAX)
-    listing = repository.store.list_objects(f"walindex/{archive}/")
-    for info, (_, last) in named_objects(listing, wal_index_range):
-        if last <= end_sequence:
-            newest.append(info.key)
+    search = VerifiedSearch(repository.store, f"walindex/{archive}/", f"WAL indexes of archive {archive}")
     verifier = repository.verifier(archive)
+
+    def is_wanted(key: str) -> bool:
+        # Of names that speak of pieces after the end none is ours, however many a region lists.
+        try:
+            return wal_index_range(key)[1] <= end_sequence
+        except MalformedValue:
+            return False
 
     def read(body: bytes) -> bytes:
         open_record(body, verifier, "wal-index")
         return payload_sha256(body)
 
-    return newest_that_holds(
-        reversed(newest), lambda key: get_verified(repository.store, key, read), "WAL indexes"
-    )
+    return search.last(lambda key: get_verified(repository.store, key, read), is_wanted)
 
 
 def two_writers(key: str) -> ArchiveDiverged:

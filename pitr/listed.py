@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
-from pitr.errors import MalformedValue
-from pitr.verified import RefusedObject
-from storage.store import ObjectInfo
+from pitr.errors import MalformedValue, NotInitialised
+from pitr.layout import ArchiveId
+from pitr.verified import RefusedObject, VerifiedSearch
+from storage.store import ObjectInfo, ObjectStore
 
 # Enough to act on.
 REFUSED_NAMES_MAX: Final = 1000
@@ -41,3 +42,37 @@ def named_objects(
                 refused.append(RefusedObject(info.key, cause.message))
             continue
         yield info, value
+
+
+def listed_archives(
+    store: ObjectStore, read_epoch: Callable[[ArchiveId], object], refused: Strays
+) -> list[ArchiveId]:
+    """Return the archives whose epoch record holds; see ``Repository.archives``.
+
+    ``read_epoch`` raises NotAuthentic for one that must not be used, NotInitialised if there is none.
+    """
+    # Of real ones each is good in some region, so one that is not is enough to leave out who lists it.
+    search = VerifiedSearch(store, "epochs/", "epoch records", bad_max=1, is_lenient=True)
+
+    def read(key: str) -> ArchiveId | RefusedObject:
+        try:
+            archive = ArchiveId.parse(key.removeprefix("epochs/"))
+        except MalformedValue as cause:
+            return RefusedObject(key, cause.message)
+        try:
+            read_epoch(archive)
+        except NotInitialised as cause:
+            raise MalformedValue(cause.message) from cause
+        return archive
+
+    archives: list[ArchiveId] = []
+    strays: list[RefusedObject] = []
+    for found in search.each(read):
+        if isinstance(found, ArchiveId):
+            archives.append(found)
+        elif len(strays) < REFUSED_NAMES_MAX:
+            strays.append(found)
+    if refused is not None:
+        refused += [*strays, *search.passed]
+    archives += [ArchiveId.parse(one.key.removeprefix("epochs/")) for one in search.kept]
+    return sorted(archives, key=lambda one: (one.system_identifier, one.epoch))
