@@ -33,7 +33,7 @@ from pitr.layout import (
     manifest_key,
     wal_index_key,
 )
-from pitr.listed import Strays, listed_archives, read_names
+from pitr.listed import ListedHistories, Strays, listed_archives, listed_histories, read_names
 from pitr.pipeline.envelope import EnvelopeRecord
 from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, record_key_id, sign_record
 from pitr.repository_record import read_repository_record
@@ -227,8 +227,20 @@ class Repository:
         return record
 
     def history_records(self, archive: ArchiveId, refused: Strays = None) -> list[HistoryRecord]:
-        """Return all timeline history files of an archive, ascending by number; timeline 1 has none."""
-        return [self.get_history(archive, timeline) for timeline in self.history_timelines(archive, refused)]
+        """Return all timeline history files of an archive, ascending by number; timeline 1 has none.
+
+        One that cannot be used is told in ``refused`` if no quorum can have it; else raises as
+        ``get_history``.
+        """
+        found = self.listed_histories(archive)
+        if refused is not None:
+            refused += found.passed
+        return found.with_unread(lambda one: self.get_history(archive, one))
+
+    def listed_histories(self, archive: ArchiveId, timeline: TimelineId | None = None) -> ListedHistories:
+        """Return the history files that hold, or that of one timeline, and what else is listed."""
+        prefix = f"history/{archive}/" if timeline is None else history_key(archive, timeline)
+        return listed_histories(self.store, prefix, lambda one: self.get_history(archive, one))
 
     def history_timelines(self, archive: ArchiveId, refused: Strays = None) -> list[TimelineId]:
         """Return the timelines whose history files are listed in an archive; unverified."""
@@ -266,25 +278,20 @@ class Repository:
 
         What the newest expire record names is no backup, wherever its manifest still lies.
         """
-        gone = self.expiry.newest(archive)
-        prefix = f"manifests/{archive}/"
+        gone, prefix = self.expiry.newest(archive), f"manifests/{archive}/"
+
+        def is_gone(key: str) -> bool:
+            return gone is not None and gone.record.names_backup(key[len(prefix) :])
 
         def read(key: str) -> ListedBackup | None:
-            name = key[len(prefix) :]
-            if gone is not None and gone.record.names_backup(name):
-                return None
-            return self.get_manifest(archive, name)
+            return None if is_gone(key) else self.get_manifest(archive, key[len(prefix) :])
 
         search = VerifiedSearch(self.store, prefix, f"backups of archive {archive}", is_lenient=True)
         backups = tuple(listed for listed in search.each(read) if listed is not None)
-        refused = search.refused
-        if refused:
-            # Deleted since it was listed; the record of that came before.
+        if search.refused:
+            # Perhaps deleted since it was listed; the record of that came before.
             gone = self.expiry.newest(archive)
-            refused = [
-                one for one in refused if gone is None or not gone.record.names_backup(one.key[len(prefix) :])
-            ]
-        return ManifestListing(backups, tuple(refused))
+        return ManifestListing(backups, tuple(one for one in search.refused if not is_gone(one.key)))
 
     def put_head(self, head: HeadRecord, signer: Signer) -> bytes:
         """Put a signed end of the archive after all that it speaks of; return its payload's SHA-256.
