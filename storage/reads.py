@@ -117,16 +117,10 @@ class RegionReader:
             return self._merged(self._warm(answers_min), prefix, start_after, {}, answers_min)
         return self._merged(self._regions, prefix, start_after, unreached, answers_min)
 
-    def search(
-        self, prefix: str, *, answers_min: int, regions_min: int, bad_max: int, is_lenient: bool
-    ) -> Search:
-        """Begin a search, which leaves regions out while ``regions_min`` are left; see ``Search``.
-
-        The listing itself needs ``answers_min`` regions, as ``list_copies`` does.
-        """
+    def search(self, prefix: str, start_after: str | None, terms: SearchTerms, *, answers_min: int) -> Search:
+        """Begin a search; the listing itself needs ``answers_min`` regions, as ``list_copies`` does."""
         asked, errors = self._warm(answers_min), dict[str, StoreError]()
-        copies = self._merged(asked, prefix, None, errors, answers_min)
-        terms = SearchTerms(len(self._regions), regions_min, bad_max, is_lenient)
+        copies = self._merged(asked, prefix, start_after, errors, answers_min)
         return Search([region.name for region, _ in asked], copies, errors, terms)
 
     def _warm(self, answers_min: int) -> Sequence[tuple[Region, RegionHealth]]:

@@ -36,7 +36,7 @@ from storage.regions import (
 )
 from storage.repair import Repair, RepairCounts, RepairQueue
 from storage.repairer import Repairer
-from storage.search import Search
+from storage.search import Search, SearchTerms
 from storage.store import (
     CopyCheck,
     ObjectInfo,
@@ -208,19 +208,17 @@ class ReplicatedStore:
         copies = self._reader.list_copies(prefix, start_after, answers_min=self._answers_min)
         return (ObjectInfo(copy.key, copy.size_bytes) for copy in copies)
 
-    def search(self, prefix: str, *, bad_max: int, is_lenient: bool = False) -> Search:
+    def search(
+        self, prefix: str, *, bad_max: int, is_lenient: bool = False, start_after: str | None = None
+    ) -> Search:
         """See ``Searches.search``.  A region is left out while N - W + 1 others answer.
 
         Where only a part of the regions is asked, the one may be all that has an object: none is left out.
         """
         check_prefix(prefix)
-        return self._reader.search(
-            prefix,
-            answers_min=self._answers_min,
-            regions_min=len(self._regions) if self._is_part else self._answers_min,
-            bad_max=bad_max,
-            is_lenient=is_lenient,
-        )
+        regions_min = len(self._regions) if self._is_part else self._answers_min
+        terms = SearchTerms(len(self._regions), regions_min, bad_max, is_lenient)
+        return self._reader.search(prefix, start_after, terms, answers_min=self._answers_min)
 
     def list_held(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield what a quorum of regions holds with one size, in key order: as if it had been put just now.

@@ -131,17 +131,27 @@ class Search:
 class Searches(Protocol):
     """A store of several regions that can leave one of them out."""
 
-    def search(self, prefix: str, *, bad_max: int, is_lenient: bool = False) -> Search:
+    def search(
+        self, prefix: str, *, bad_max: int, is_lenient: bool = False, start_after: str | None = None
+    ) -> Search:
         """Return a search of what is below ``prefix``; see ``search``."""
         ...
 
 
-def search(store: ObjectStore, prefix: str, *, bad_max: int, is_lenient: bool = False) -> Search:
+def search(
+    store: ObjectStore,
+    prefix: str,
+    *,
+    bad_max: int,
+    is_lenient: bool = False,
+    start_after: str | None = None,
+) -> Search:
     """Begin to search any store.  In one that is a single copy ``bad_max`` bad objects are the end of it.
 
     ``is_lenient`` is for whoever wants each good object and stops at none: bad ones never end the search.
     """
     if isinstance(store, Searches):
-        return store.search(prefix, bad_max=bad_max, is_lenient=is_lenient)
-    listing = (CopyInfo(info.key, (info.size_bytes,)) for info in store.list_objects(prefix))
+        return store.search(prefix, bad_max=bad_max, is_lenient=is_lenient, start_after=start_after)
+    found = store.list_objects(prefix, start_after=start_after)
+    listing = (CopyInfo(info.key, (info.size_bytes,)) for info in found)
     return Search(("",), listing, {}, SearchTerms(1, 1, bad_max, is_lenient))

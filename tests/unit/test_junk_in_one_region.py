@@ -20,6 +20,7 @@ from pitr.events.fence_store import FenceReader
 from pitr.events.sync_store import SyncReader
 from pitr.layout import (
     ArchiveId,
+    PieceKey,
     backup_lease,
     derived_key,
     epoch_key,
@@ -36,6 +37,8 @@ from pitr.lease import newest_record
 from pitr.repository import Repository
 from pitr.verified import BAD_MAX
 from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
 from storage.regions import Region
 from storage.repair import RepairQueue
@@ -115,6 +118,37 @@ def test_so_many_indexes_of_nobody_do_not_keep_the_daemon_from_beginning(site: S
     assert (
         resumed.index_sha256 == find_end(site.house.repository, site.archive, puts_in_flight=2).index_sha256
     )
+
+
+@pytest.mark.parametrize("region", "abc")
+@pytest.mark.parametrize("gives", [True, False])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_a_daemon_begins_though_a_region_lists_pieces_that_nobody_sealed(
+    site: Site, region: str, gives: bool, has_head: bool
+) -> None:
+    """Below the first segment, among the last pieces, and after the end, where the next one would be."""
+    first = LSN(8192)
+    end = FIRST + 3 * MIB
+
+    def piece(number: int, start: LSN, stop: LSN) -> str:
+        segment = SegmentName.holding(TimelineId(1), start, fix.SEGMENT_BYTES)
+        return str(PieceKey(site.archive, segment, start, stop, number, f"{number:08x}"))
+
+    for number in range(1, JUNK):
+        site.stores[region].put(piece(number, first, first + number * 8192), b"junk")
+        site.stores[region].put(piece(4, end, end + number * 8192), b"junk")
+    site.stores[region].put(piece(3, FIRST + 2 * MIB, end), b"junk")
+    if not gives:
+        site.faulty[region].fail(StoreUnavailable("slow down"), "get")
+    if not has_head:
+        for store in site.stores.values():
+            store.delete(head_key(site.archive, 1))
+    resumed = find_end(site.repository, site.archive, puts_in_flight=2)
+    assert resumed.end is not None
+    assert (resumed.end.end, resumed.end.piece_sequence) == (end, 3)
+    assert resumed.known is not None
+    if not has_head:  # the head of this fixture names another piece
+        assert [one.sequence for one in resumed.known.pieces] == [3]
 
 
 @pytest.mark.parametrize("region", "abc")
