@@ -126,11 +126,7 @@ def expire(
         show_beside(app.output, beside)
         fields["beside"] = beside_fields(beside)
         regions, records = _prepare(app, reader, look, plan, pending, policy, now, beside)
-        fields["set_aside"] = [{"region": one.region, "reason": one.reason} for one in regions.aside]
-        if regions.reasons:
-            _refuse(regions.reasons)
-        for one in regions.aside:
-            app.output.warn(f"region {one.region} is set aside, nothing is deleted there: {one.reason}")
+        _tell_aside(app, regions, fields)
         if not confirm:
             app.output.line("nothing was deleted; with --confirm it is")
             app.output.finish(fields)
@@ -296,6 +292,15 @@ def _backup_age_max(settings: Settings) -> timedelta | None:
 
 def _answering(reader: Reader, look: _Look) -> list[Region]:
     return [region for region in reader.store.regions if region.name not in look.silent]
+
+
+def _tell_aside(app: App, regions: SoundRegions, fields: dict[str, object]) -> None:
+    """Say in which regions nothing is deleted; end here if that is so in all."""
+    fields["set_aside"] = [{"region": one.region, "reason": one.reason} for one in regions.aside]
+    if regions.reasons:
+        _refuse(regions.reasons)
+    for one in regions.aside:
+        app.output.warn(f"region {one.region} is set aside, nothing is deleted there: {one.reason}")
 
 
 def _refuse(reasons: Sequence[str]) -> NoReturn:
