@@ -21,28 +21,33 @@ if TYPE_CHECKING:
     from pitr.abandoned import AbandonedAttempt
     from pitr.catalogue.expiry_record import ExpireRecord
     from pitr.expire import RegionDeletion
+    from pitr.expire_check import SetAside, SoundRegions
     from pitr.expire_record import BesidePlan, ExpiryPolicy, UsedKeys
     from pitr.expiry_reader import ListedExpiry
     from pitr.layout import ArchiveId
+    from pitr.region_heads import NamedStore
     from pitr.retention import ExpiryPlan
     from pitr.survey import ArchiveSurvey
+    from pitr.verified import RefusedObject
     from storage.regions import Region
 
 _INSTANTS = 64
-_COPIES_TOLD_MAX = 3
+_SILENT = "the region does not answer"
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What was read of the regions; ``manifests`` gives the digest of each manifest's object.
 
-    ``doubts`` are forks between the regions and objects that cannot be used: each freezes expiry.
+    ``forks`` are between the regions, and freeze expiry.  ``refused`` objects do so where they are not the
+    trouble of a region that can be set aside.
     """
 
     survey: ArchiveSurvey
     manifests: dict[str, bytes]
     silent: tuple[str, ...]
-    doubts: tuple[str, ...]
+    forks: tuple[str, ...]
+    refused: tuple[RefusedObject, ...]
 
     @property
     def archives(self) -> tuple[ArchiveId, ...]:
@@ -85,6 +90,7 @@ def expire(
     from cli.reading import choose_archive
     from cli.wiring import open_reader
     from pitr.errors import MalformedValue
+    from pitr.expire_check import SetAside
     from pitr.expire_record import ExpiryPolicy
     from pitr.retention import plan_expiry
 
@@ -119,9 +125,8 @@ def expire(
         beside = _plan_beside(reader, look, plan, pending)
         show_beside(app.output, beside)
         fields["beside"] = beside_fields(beside)
-        reasons, keys = _prepare(app, reader, look, plan, pending, now)
-        if reasons:
-            _refuse(reasons)
+        regions, keys = _prepare(app, reader, look, plan, pending, now)
+        _tell_aside(app, regions, fields)
         if not confirm:
             app.output.line("nothing was deleted; with --confirm it is")
             app.output.finish(fields)
@@ -129,8 +134,8 @@ def expire(
         _confirm(app, settings)
         now = datetime.now(UTC)
         records = _records(reader, look, plan, pending, keys, policy, now, beside)
-        outcomes = _carry_out(reader, look, pending, records, now)
-    _tell(app, outcomes, records, look.silent, fields)
+        outcomes = _carry_out(reader, regions.sound, pending, records, now)
+    _tell(app, outcomes, records, [*(SetAside(one, _SILENT) for one in look.silent), *regions.aside], fields)
 
 
 def _with_credentials(settings: Settings, credentials: Sequence[str]) -> Settings:
@@ -169,9 +174,7 @@ def _look(app: App, reader: Reader, archive: ArchiveId) -> _Look:
         }
     finally:
         catalogue.close()
-    refused = tuple(f"{one.key} cannot be used: {one.reason}" for one in result.refused)
-    doubts = (*(str(fork) for fork in forks), *refused)
-    return _Look(survey, manifests, result.unseen, doubts)
+    return _Look(survey, manifests, result.unseen, tuple(str(fork) for fork in forks), result.refused)
 
 
 def _plan_beside(
@@ -196,17 +199,21 @@ def _plan_beside(
 
 
 def _abandoned(app: App, reader: Reader, look: _Look, now: datetime) -> tuple[AbandonedAttempt, ...]:
-    """Return the attempts at backups that nobody goes on with any more.  Raises StoreError."""
+    """Return the attempts at backups that nobody goes on with any more."""
     from pitr.abandoned import abandoned_before
     from pitr.expire_attempts import find_abandoned
+    from storage.store import StoreError
 
     before = abandoned_before(now, timedelta(seconds=app.settings().backup.deadline_s))
     regions = _answering(reader, look)
-    return tuple(
-        attempt
-        for archive in look.archives
-        for attempt in find_abandoned(reader.repository, archive, regions, before=before, now=now)
-    )
+    found: list[AbandonedAttempt] = []
+    for archive in look.archives:
+        try:
+            found += find_abandoned(reader.repository, archive, regions, before=before, now=now)
+        except StoreError as error:
+            # Each region that answers is asked who has a manifest: without one of them nobody can say.
+            app.output.warn(f"interrupted backups of archive {archive} stay: {error}")
+    return tuple(found)
 
 
 def _prepare(
@@ -216,41 +223,32 @@ def _prepare(
     plan: ExpiryPlan,
     pending: Sequence[ListedExpiry | None],
     now: datetime,
-) -> tuple[list[str], dict[ArchiveId, UsedKeys]]:
-    """Prove the plan and look for what freezes expiry; return the reasons and the data keys in use."""
-    from pitr.expire_check import freezing_signals, missing_copies
+) -> tuple[SoundRegions, dict[ArchiveId, UsedKeys]]:
+    """Prove the plan and look for what freezes expiry; return where it may act, and the data keys in use."""
+    from pitr.expire_check import freezing_signals, regions_needed, without_doubtful, without_lacking
     from pitr.expire_record import used_keys
     from pitr.retention import what_stays
     from pitr.retention_proof import prove_plan
-    from verifiers.base import Severity
-    from verifiers.chain import check_chain
 
-    reasons = list(look.doubts)
+    reasons = list(look.forks)
     reasons += freezing_signals(look.survey, now=now, backup_age_max=_backup_age_max(app.settings()))
     window = (now - plan.since).total_seconds()
     instants = [plan.since + timedelta(seconds=random.uniform(0, window)) for _ in range(_INSTANTS)]
     proven = prove_plan(look.survey, plan, now=now, instants=instants)
     app.output.note(f"proved: {proven.targets} targets lead to the same restores without what would go")
-    for archive in look.archives:
-        reasons += [
-            f"{finding.subject}: {finding.message}"
-            for finding in check_chain(reader.repository, archive)
-            if finding.severity is Severity.FAIL
-        ]
-    if reasons:
-        return reasons, {}
+    doubts, faults = _doubts(reader, look)
+    reasons += faults
+    needed = regions_needed(len(reader.store.regions), reader.store.quorum)
+    regions = without_doubtful(doubts, _answering(reader, look), needed)
+    regions = replace(regions, reasons=(*reasons, *regions.reasons))
+    if regions.reasons:
+        return regions, {}
     keys = {
         archive: used_keys(reader.repository, archive, plan, previous)
         for archive, previous in zip(look.archives, pending, strict=True)
     }
-    answering = _answering(reader, look)
-    missing = missing_copies(
-        what_stays(look.survey, plan), {name: used.of_kept for name, used in keys.items()}, answering
-    )
-    if missing:
-        named = ", ".join(f"{copy.key} in {copy.region}" for copy in missing[:_COPIES_TOLD_MAX])
-        reasons.append(f"{len(missing)} copies of what stays are missing: {named}; next: pitr repair")
-    return reasons, keys
+    kept = {name: used.of_kept for name, used in keys.items()}
+    return without_lacking(what_stays(look.survey, plan), kept, regions, needed), keys
 
 
 def _records(
@@ -287,6 +285,24 @@ def _records(
     return [record for record in records if record is not None]
 
 
+def _doubts(reader: Reader, look: _Look) -> tuple[list[RefusedObject], list[str]]:
+    """Return the objects that cannot be used, and what else is wrong with the chains."""
+    from pitr.verified import RefusedObject
+    from verifiers.base import Severity
+    from verifiers.chain import check_chain
+
+    doubts, faults = {one.key: one for one in look.refused}, []
+    for archive in look.archives:
+        for finding in check_chain(reader.repository, archive):
+            if finding.severity is not Severity.FAIL:
+                continue
+            if finding.subject.startswith(("wal/", "heads/")):
+                doubts[finding.subject] = RefusedObject(finding.subject, finding.message)
+            else:
+                faults.append(f"{finding.subject}: {finding.message}")
+    return list(doubts.values()), faults
+
+
 def _backup_age_max(settings: Settings) -> timedelta | None:
     """Return how old the newest backup may be: one that was missed, and one that takes its time."""
     every_s = settings.backup.every_s
@@ -295,6 +311,15 @@ def _backup_age_max(settings: Settings) -> timedelta | None:
 
 def _answering(reader: Reader, look: _Look) -> list[Region]:
     return [region for region in reader.store.regions if region.name not in look.silent]
+
+
+def _tell_aside(app: App, regions: SoundRegions, fields: dict[str, object]) -> None:
+    """Say in which regions nothing is deleted; end here if that is so in all."""
+    fields["set_aside"] = [{"region": one.region, "reason": one.reason} for one in regions.aside]
+    if regions.reasons:
+        _refuse(regions.reasons)
+    for one in regions.aside:
+        app.output.warn(f"region {one.region} is set aside, nothing is deleted there: {one.reason}")
 
 
 def _refuse(reasons: Sequence[str]) -> NoReturn:
@@ -324,12 +349,12 @@ def _confirm(app: App, settings: Settings) -> None:
 
 def _carry_out(
     reader: Reader,
-    look: _Look,
+    sound: Sequence[NamedStore],
     pending: Sequence[ListedExpiry | None],
     records: Sequence[ExpireRecord],
     now: datetime,
 ) -> list[RegionDeletion]:
-    """Sign and put every record, then delete what the newest of each archive names."""
+    """Sign and put every record in all regions, then delete in those that are sound what it names."""
     from pitr.expire import carry_out, put_record
 
     assert reader.identity is not None, "the command asks for an identity first"
@@ -337,12 +362,13 @@ def _carry_out(
     newest = {one.record.archive: one.record for one in pending if one is not None}
     regions, quorum = reader.store.regions, reader.store.quorum
     for record in records:
-        put_record(record, reader.repository.expiry.sign(record, signer), regions, quorum=quorum)
+        body = reader.repository.expiry.sign(record, signer)
+        put_record(record, body, regions, root=signer.public, quorum=quorum)
         newest[record.archive] = record
     outcomes: list[RegionDeletion] = []
     for record in newest.values():
         body = reader.repository.expiry.sign(record, signer)
-        outcomes += carry_out(record, body, _answering(reader, look), now=now)
+        outcomes += carry_out(record, body, sound, now=now)
     return outcomes
 
 
@@ -350,19 +376,20 @@ def _tell(
     app: App,
     outcomes: Sequence[RegionDeletion],
     records: Sequence[ExpireRecord],
-    silent: Sequence[str],
+    aside: Sequence[SetAside],
     fields: dict[str, object],
 ) -> None:
     from cli.expire_view import outcome_fields, show_outcomes
 
     show_outcomes(app.output, outcomes, records)
     fields |= outcome_fields(outcomes, records)
-    missed = [*silent, *(one.region for one in outcomes if one.refused or one.is_left)]
+    missed = [*(one.region for one in aside), *(one.region for one in outcomes if one.refused or one.is_left)]
     if missed:
-        first = next((one.first_refusal for one in outcomes if one.first_refusal), None)
+        whys = [*(one.first_refusal for one in outcomes), *(one.reason for one in aside)]
+        first = next((why for why in whys if why), None)
         raise RegionsMissed(
             f"not deleted everywhere: {', '.join(dict.fromkeys(missed))}",
-            detail=first or "the region does not answer",
+            detail=first or _SILENT,
             hint="what is gone is signed; the next run tries again, with --credentials that may delete",
         )
     app.output.finish(fields)

@@ -307,6 +307,11 @@ class Flow:
         self.waker.wake()
 
     @property
+    def is_synchronous(self) -> bool:
+        """Whether commits wait for us."""
+        return self._cutting.is_synchronous
+
+    @property
     def flushed(self) -> ReceivedEnd | None:
         """What the server may be told is flushed; it does not go back when only the quorum counts again."""
         with self._lock:
@@ -353,19 +358,16 @@ class Flow:
             durable = self._durable
             if self._is_stopped or durable is None or durable.start is None or durable.end is None:
                 return self._is_stopped
+            why: str | None = None
             if start < durable.start:
-                raise WalMissing(
-                    f"WAL from {start} to {end} will never be complete in the archive",
-                    detail=f"After a hole the archive begins at {durable.start}.",
-                    hint="Take a new base backup.",
+                why = f"After a hole the archive begins at {durable.start}."
+            elif (left_at := self._left.get(timeline)) is not None and left_at < end:
+                why = f"The archive left it at {left_at}, with a server that took over."
+            if why is not None:
+                text = (
+                    f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive"
                 )
-            left_at = self._left.get(timeline)
-            if left_at is not None and left_at < end:
-                raise WalMissing(
-                    f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive",
-                    detail=f"The archive left it at {left_at}, with a server that took over.",
-                    hint="Take a new base backup.",
-                )
+                raise WalMissing(text, detail=why, hint="Take a new base backup.")
             return end <= durable.end and timeline <= durable.timeline
 
         with self._lock:

@@ -40,7 +40,7 @@ from pitr.wal.lsn import LSN
 from pitr.wal.pages import LONG_HEADER_BYTES
 from pitr.wal.pieces import RunStart
 from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineHistory, TimelineId
-from storage.store import ObjectConflict, ObjectMissing
+from storage.store import ObjectConflict
 
 _FED_MAX: Final = 4096
 _HISTORIES_AGE_S: Final = 5.0
@@ -286,10 +286,12 @@ class Handover:
             os.close(descriptor)
 
     def _archived_history(self, timeline: TimelineId) -> HistoryRecord | None:
-        try:
-            return self._repository.get_history(self._writer.archive, timeline)
-        except ObjectMissing:
-            return None
+        """Return what is archived, None if nothing that anybody signed is.
+
+        It is asked for by listing: one region that is away, or holds something else, must not say for all
+        that the file may be there.
+        """
+        return next(iter(self._repository.listed_histories(self._writer.archive, timeline).records), None)
 
     def _put_history(self, record: HistoryRecord) -> HistoryRecord | None:
         """Put a history file; return the one that is archived then."""
@@ -352,8 +354,9 @@ class Handover:
         ):
             return
         self._histories_at_s = now_s
-        for history in self._repository.histories(self._writer.archive):
-            self._histories[history.timeline] = history
+        # What cannot be used explains nothing: WAL of such a timeline waits, and all other goes on.
+        for record in self._repository.listed_histories(self._writer.archive).records:
+            self._histories[record.timeline] = record.history()
 
     # The outcomes.
 

@@ -3,6 +3,13 @@
 Write is what has been received, flush what is at quorum, apply nothing.  The server hears of each
 change at once, so that commits that wait for us wait no longer than the put; but of WAL from before this
 connection only once it was seen that the server has the same.
+
+While commits wait it also hears from us often when nothing has changed, for some of its own steps wait for
+that.  A walsender that was not caught up yet, or whose name was not among the synchronous ones, drops what
+a message would have released, and does it with the next one (``SyncRepReleaseWaiters``).  And since
+PostgreSQL 16 one can miss that WAL was flushed: between its look for more and its
+``ConditionVariablePrepareToSleep`` nobody wakes it (``WalSndWait``); it then sends that WAL when something
+comes from us, or after ``wal_sender_timeout`` / 2.
 """
 
 from __future__ import annotations
@@ -80,7 +87,7 @@ class Reception:
         if is_over:
             self._connection.end_streaming()
             return StreamEnd(None, None)
-        wait_s = _STOPPING_WAIT_S if is_stopping else self._settings.status_interval_s
+        wait_s = _STOPPING_WAIT_S if is_stopping else self._status_interval_s()
         if self._connection.wait(wait_s, wake_fd=self._flow.waker.fd, is_reading=may_read):
             self._flow.waker.clear()
         return None
@@ -109,11 +116,15 @@ class Reception:
         if silent_s > settings.silence_s_max:
             raise ServerUnavailable(f"the server was silent for {silent_s:.0f} s")
         asks = silent_s > settings.silence_s_max * _ASK_SHARE
-        interval_s = min(settings.status_interval_s, settings.silence_s_max * _ASK_SHARE)
+        interval_s = min(self._status_interval_s(), settings.silence_s_max * _ASK_SHARE)
         positions = (self._written(), self._flushed())
         if self._owes_reply or now_s - self._told_s >= interval_s or self._is_worth_telling(*positions):
             self._connection.send(encode_status(*positions, now=self._clock(), wants_reply=asks))
             self._told, self._told_s, self._owes_reply = positions, now_s, False
+
+    def _status_interval_s(self) -> float:
+        is_synchronous, settings = self._flow.is_synchronous, self._settings
+        return settings.sync_status_interval_s if is_synchronous else settings.status_interval_s
 
     def _is_worth_telling(self, written: LSN, flushed: LSN | None) -> bool:
         """Say whether the server should hear of a change now.

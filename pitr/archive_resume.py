@@ -7,7 +7,6 @@ store alone is asked.  Reference: docs/format.md §6.4, §7.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,18 +16,19 @@ from pitr.archive_intake import KnownWal
 from pitr.archive_seal import ArchivedPiece
 from pitr.archive_values import DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader
-from pitr.errors import ArchiveDiverged, NotAuthentic
-from pitr.layout import ArchiveId, PieceKey, wal_index_range
-from pitr.listed import named_objects
+from pitr.errors import ArchiveDiverged, MalformedValue, NotAuthentic
+from pitr.layout import ArchiveId, PieceKey, parse_wal_key, timeline_prefix, wal_index_range
+from pitr.listed import read_names
 from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
-from pitr.verified import BAD_MAX, get_verified, newest_that_holds
+from pitr.verified import BAD_MAX, VerifiedSearch, get_verified
 from pitr.wal.follow import ReceivedEnd, find_fork
 from pitr.wal.pacing import PUTS_MAX
 from pitr.wal.segment import SegmentName
-from pitr.wal.timeline import TimelineHistory
-from storage.store import ObjectConflict, ObjectMissing
+from pitr.wal.timeline import TimelineHistory, TimelineId
+from storage.search import Search, search
+from storage.store import CopyDamaged, ObjectConflict, ObjectMissing, StoreError
 
 # Headers of so many pieces are read to know the segment that is being written; with more, it is left
 # in pieces.  One piece per second for four minutes.
@@ -117,15 +117,15 @@ def _pieces_after(
     """Yield the pieces that go on the chain after ``end``, read and verified one after the other."""
     sequence = 0 if end is None else end.piece_sequence
     previous = None if end is None else end.piece_sha256
-    by_sequence: dict[int, list[PieceKey]] = {}
-    for key in _keys_from(repository, archive, end):
-        if key.sequence > sequence:
-            by_sequence.setdefault(key.sequence, []).append(key)
+    by_sequence: dict[int, list[_Listed]] = {}
+    for listed in _listed_after(repository, archive, end):
+        if listed.key.sequence > sequence:
+            by_sequence.setdefault(listed.key.sequence, []).append(listed)
     while True:
         sequence += 1
         # Of two with one predecessor, one was sealed after a crash that lost the spool; the longer
         # one says more.  Readers follow the chain, so the other one is ignored by all.
-        candidates = sorted(by_sequence.get(sequence, ()), key=lambda key: key.end, reverse=True)
+        candidates = sorted(by_sequence.get(sequence, ()), key=lambda one: one.key.end, reverse=True)
         readable = _readable(repository, candidates)
         entry = next((one for one in readable if _piece(one).previous == previous), None)
         if entry is None:
@@ -134,16 +134,44 @@ def _pieces_after(
         yield entry
 
 
-def _readable(repository: Repository, keys: Iterable[PieceKey]) -> Iterator[IndexedHeader]:
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The name of a piece, and which regions list it: what those do not give, or nobody signed, is theirs."""
+
+    key: PieceKey
+    search: Search
+    holders: tuple[str, ...]
+
+    def refuse(self, error: NotAuthentic | StoreError) -> None:
+        """Pass over the piece; raise the store's error if a quorum could have it."""
+        damaged = CopyDamaged(str(error)) if isinstance(error, NotAuthentic) else error
+        self.search.refuse(damaged, self.holders)
+
+
+def _listed_pieces(
+    repository: Repository, archive: ArchiveId, timeline: TimelineId, segment: SegmentName | None
+) -> Iterator[_Listed]:
+    """Yield the pieces of a timeline from ``segment`` on, by name; a name that is none is passed over."""
+    prefix = timeline_prefix(archive, timeline)
+    start_after = None if segment is None else f"{prefix}{segment}"
+    found = search(repository.store, prefix, bad_max=BAD_MAX, is_lenient=True, start_after=start_after)
+    for key in read_names(found, parse_wal_key):
+        if isinstance(key, PieceKey):
+            yield _Listed(key, found, found.holders)
+
+
+def _readable(repository: Repository, listed: Iterable[_Listed]) -> Iterator[IndexedHeader]:
     """Yield the headers that are this host's; another's are no part of the chain."""
-    for key in keys:
-        try:
-            yield repository.wal.header(key)
-        except (NotAuthentic, ObjectMissing):
+    for one in listed:
+        if not one.search.counts(one.holders):
             continue
+        try:
+            yield repository.wal.header(one.key)
+        except (NotAuthentic, StoreError) as cause:
+            one.refuse(cause)
 
 
-def _keys_from(repository: Repository, archive: ArchiveId, end: DurableEnd | None) -> Iterator[PieceKey]:
+def _listed_after(repository: Repository, archive: ArchiveId, end: DurableEnd | None) -> Iterator[_Listed]:
     """Yield the names of pieces that may come after ``end``."""
     for timeline in repository.wal.timelines(archive):
         segment: SegmentName | None = None
@@ -152,9 +180,7 @@ def _keys_from(repository: Repository, archive: ArchiveId, end: DurableEnd | Non
                 continue  # a later timeline has a greater number: a server takes one that is free
             if timeline == end.timeline:
                 segment = _first_segment(repository, archive, end)
-        for key in repository.wal.objects(archive, timeline, from_segment=segment):
-            if isinstance(key, PieceKey):
-                yield key
+        yield from _listed_pieces(repository, archive, timeline, segment)
 
 
 def _first_segment(repository: Repository, archive: ArchiveId, end: DurableEnd) -> SegmentName | None:
@@ -169,22 +195,21 @@ def _first_segment(repository: Repository, archive: ArchiveId, end: DurableEnd) 
         number = end.end.last_segment_number(segment_bytes)
         segment = SegmentName.of(end.timeline, number, segment_bytes)
         last = (
-            key
-            for key in _pieces_in(repository, archive, segment)
-            if (key.sequence, key.end) == (end.piece_sequence, end.end)
+            one
+            for one in _pieces_in(repository, archive, segment)
+            if (one.key.sequence, one.key.end) == (end.piece_sequence, end.end)
         )
         if any(entry.header_sha256 == end.piece_sha256 for entry in _readable(repository, last)):
             return segment
     return None
 
 
-def _pieces_in(repository: Repository, archive: ArchiveId, segment: SegmentName) -> Iterator[PieceKey]:
+def _pieces_in(repository: Repository, archive: ArchiveId, segment: SegmentName) -> Iterator[_Listed]:
     """Yield the names of the pieces in a segment."""
-    for key in repository.wal.objects(archive, segment.timeline, from_segment=segment):
-        if key.segment != segment:
+    for one in _listed_pieces(repository, archive, segment.timeline, segment):
+        if one.key.segment != segment:
             return
-        if isinstance(key, PieceKey):
-            yield key
+        yield one
 
 
 def _after(repository: Repository, end: DurableEnd | None, entry: IndexedHeader) -> DurableEnd:
@@ -227,13 +252,25 @@ def _known_wal(repository: Repository, archive: ArchiveId, end: DurableEnd) -> K
     segment = _first_segment(repository, archive, end)
     if segment is None:
         return None
-    keys = [key for key in _pieces_in(repository, archive, segment) if key.sequence <= end.piece_sequence]
-    keys.sort(key=lambda key: key.sequence)
+    listed = [
+        one for one in _pieces_in(repository, archive, segment) if one.key.sequence <= end.piece_sequence
+    ]
+    listed = sorted(listed, key=lambda one: one.key.sequence)[-KNOWN_PIECES_MAX:]
+
+    def read(one: _Listed) -> IndexedHeader | NotAuthentic | StoreError:
+        try:
+            return repository.wal.header(one.key)
+        except (NotAuthentic, StoreError) as error:
+            return error
+
+    entries: list[IndexedHeader] = []
     with ThreadPoolExecutor(_READERS, "wal-header") as readers:
-        entries = list(
-            readers.map(lambda key: next(_readable(repository, [key]), None), keys[-KNOWN_PIECES_MAX:])
-        )
-    by_digest = {entry.header_sha256: entry for entry in entries if entry is not None}
+        for one, found in zip(listed, readers.map(read, listed), strict=True):
+            if isinstance(found, IndexedHeader):
+                entries.append(found)
+            elif one.search.counts(one.holders):
+                one.refuse(found)
+    by_digest = {entry.header_sha256: entry for entry in entries}
     pieces: list[ArchivedPiece] = []
     wanted = end.piece_sha256
     while wanted is not None and (entry := by_digest.get(wanted)) is not None:
@@ -250,21 +287,21 @@ def _last_index(repository: Repository, archive: ArchiveId, end_sequence: int) -
 
     One that a region alone lists, and that nobody signed, must not keep the daemon from starting.
     """
-    # Of names that speak of pieces after the end none is ours, however many a region lists.
-    newest: deque[str] = deque(maxlen=BAD_MAX)
-    listing = repository.store.list_objects(f"walindex/{archive}/")
-    for info, (_, last) in named_objects(listing, wal_index_range):
-        if last <= end_sequence:
-            newest.append(info.key)
+    search = VerifiedSearch(repository.store, f"walindex/{archive}/", f"WAL indexes of archive {archive}")
     verifier = repository.verifier(archive)
+
+    def is_wanted(key: str) -> bool:
+        # Of names that speak of pieces after the end none is ours, however many a region lists.
+        try:
+            return wal_index_range(key)[1] <= end_sequence
+        except MalformedValue:
+            return False
 
     def read(body: bytes) -> bytes:
         open_record(body, verifier, "wal-index")
         return payload_sha256(body)
 
-    return newest_that_holds(
-        reversed(newest), lambda key: get_verified(repository.store, key, read), "WAL indexes"
-    )
+    return search.last(lambda key: get_verified(repository.store, key, read), is_wanted)
 
 
 def two_writers(key: str) -> ArchiveDiverged:

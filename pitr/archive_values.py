@@ -28,7 +28,8 @@ class ArchiveSettings:
 
     While more waits than that, a piece takes it along up to ``piece_bytes_max`` (None: ``piece_bytes``):
     each piece costs a signature, files or requests in each region, and a row, whatever its size.
-    While commits wait, ``sync_puts_in_flight`` are put at a time, ``sync_spacing_s`` apart at least.
+    While commits wait, ``sync_puts_in_flight`` are put at a time, ``sync_spacing_s`` apart at least, and the
+    server hears from us every ``sync_status_interval_s``, else every ``status_interval_s``.
     ``quorum`` is what heads say of the regions, None for a store that is one place; see ``Acknowledgement``.
     ``backlog_bytes_max`` bounds what is received and not yet at quorum: at that point the socket is
     no longer read, and the slot keeps the WAL.  ``silence_s_max``: a server that says nothing for so
@@ -45,6 +46,7 @@ class ArchiveSettings:
     backlog_bytes_max: int = 64 * MIB
     head_interval_s: float = 30.0
     status_interval_s: float = 10.0
+    sync_status_interval_s: float = 0.5
     silence_s_max: float = 60.0
     retry_pause_s_max: float = 5.0
     quorum: WriteQuorum | None = None
@@ -58,7 +60,8 @@ class ArchiveSettings:
             raise MalformedValue("pieces have 8 KiB to 16 MiB, and 1 to 16 of them are put at a time")
         if self.backlog_bytes_max < 2 * self.piece_bytes:
             raise MalformedValue("the backlog must have room for two pieces")
-        times = (self.head_interval_s, self.status_interval_s, self.silence_s_max, self.retry_pause_s_max)
+        statuses = (self.status_interval_s, self.sync_status_interval_s)
+        times = (self.head_interval_s, *statuses, self.silence_s_max, self.retry_pause_s_max)
         if min(self.piece_age_s, self.sync_spacing_s) < 0 or min(times) <= 0:
             raise MalformedValue("intervals must be positive")
 

@@ -5,21 +5,16 @@ Reference: docs/format.md §6.7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pitr.catalogue.event_record import EventRecord
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, event_key, event_sequence
-from pitr.listed import read_names
 from pitr.pipeline.sign import open_record, payload_sha256
 from pitr.repository import Repository
-from pitr.verified import check_place, get_verified
-from storage.store import ObjectMissing
-
-# As with heads: so many that are bad are no rot but an attack, and a reader stops.
-BAD_EVENTS_MAX: Final = 16
+from pitr.verified import VerifiedSearch, check_place, get_verified
+from storage.store import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +59,31 @@ class EventReader:
     def page(self, archive: ArchiveId, *, limit: int) -> EventPage:
         """Return the newest ``limit`` events; a gap or a bad one among them is told, and hides no other.
 
-        Raises NotAuthentic after BAD_EVENTS_MAX bad ones, StoreError.
+        Raises NotAuthentic if they are all bad (``VerifiedSearch``), StoreError.
         """
         events: list[ListedEvent] = []
         faults: list[str] = []
-        for sequence in self._sequences(archive):
-            if len(events) == limit:
-                break
+        search = VerifiedSearch(self._repository.store, f"events/{archive}/", f"events of archive {archive}")
+
+        def read(key: str) -> ListedEvent | None:
             try:
-                event = self.get(archive, sequence)
-            except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
+                sequence = event_sequence(key)
+            except MalformedValue:
+                return None
+            try:
+                return self.get(archive, sequence)
+            except (NotAuthentic, MalformedValue, StoreError) as cause:
                 faults.append(f"event {sequence} cannot be used: {cause}")
-                if len(faults) >= BAD_EVENTS_MAX:
-                    raise NotAuthentic(
-                        f"{len(faults)} of the newest events of archive {archive} are bad",
-                        detail=str(cause),
-                        hint="look at the other regions one by one with `--region`",
-                    ) from cause
+                raise
+
+        for event in search.each(read):
+            if event is None:
                 continue
             faults += _broken(events[-1] if events else None, event)
             events.append(event)
+            if len(events) == limit:
+                break
         return EventPage(tuple(events), tuple(faults))
-
-    def _sequences(self, archive: ArchiveId) -> Iterator[int]:
-        yield from read_names(self._repository.store.list_objects(f"events/{archive}/"), event_sequence)
 
 
 def _broken(newer: ListedEvent | None, older: ListedEvent) -> list[str]:

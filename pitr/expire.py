@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Final
 
 from pitr.catalogue.expiry_record import ExpireRecord, NumberedKind
-from pitr.errors import AlreadyRunning
+from pitr.errors import AlreadyRunning, MalformedValue, NotAuthentic
 from pitr.layout import (
     ArchiveId,
     backup_prefix,
@@ -36,9 +36,11 @@ from pitr.layout import (
     wal_index_range,
 )
 from pitr.listed import named_objects
+from pitr.pipeline.sign import Verifier, open_record
 from pitr.region_heads import NamedStore
 from pitr.wal.segment import SegmentName
-from storage.store import ObjectConflict, ObjectInfo, StoreError, StoreUnavailable
+from storage.past import CopyJudge, judged
+from storage.store import OBJECT_BYTES_MAX, ObjectConflict, ObjectInfo, StoreError, StoreUnavailable
 
 _WORKERS: Final = 8
 _BATCH: Final = 256
@@ -74,8 +76,13 @@ class RegionDeletion:
         self.is_left, self.first_refusal = True, self.first_refusal or reason
 
 
-def put_record(record: ExpireRecord, body: bytes, regions: Sequence[NamedStore], *, quorum: int) -> None:
+def put_record(
+    record: ExpireRecord, body: bytes, regions: Sequence[NamedStore], *, root: Verifier, quorum: int
+) -> None:
     """Put a signed record in every region; return when ``quorum`` of them have it.  May be repeated.
+
+    A region that holds what ``root`` did not sign for this name, or says so, counts as one that does not
+    take it.
 
     Raises AlreadyRunning if another record has this number, StoreUnavailable if too few take it: in either
     case nothing has been deleted.
@@ -86,7 +93,11 @@ def put_record(record: ExpireRecord, body: bytes, regions: Sequence[NamedStore],
     for region in sorted(regions, key=lambda one: one.name):
         try:
             region.store.put(key, body)
-        except ObjectConflict as cause:
+        except ObjectConflict as conflict:
+            cause = judged(region.store, key, _rival_of(record, root), conflict)
+            if cause is not conflict:
+                errors.append(f"{region.name}: {cause}")
+                continue
             raise AlreadyRunning(
                 "another expire has just signed a record of this number",
                 detail=f"region {region.name} holds another {key}",
@@ -98,6 +109,21 @@ def put_record(record: ExpireRecord, body: bytes, regions: Sequence[NamedStore],
         raise StoreUnavailable(
             f"the expire record is not in {quorum} regions, and nothing was deleted; {'; '.join(errors)}"
         )
+
+
+def _rival_of(record: ExpireRecord, root: Verifier) -> CopyJudge:
+    """Return who tells another run's record from what is only in the way: by the root's signature."""
+
+    def is_rival(start: bytes) -> bool:
+        try:
+            payload = open_record(start, root, "expire")
+        except NotAuthentic:
+            return False
+        except MalformedValue:
+            return True
+        return payload != record.to_payload()
+
+    return CopyJudge(OBJECT_BYTES_MAX, is_rival)
 
 
 def carry_out(

@@ -1,14 +1,19 @@
 """What freezes expiry: signs that what would be kept is not what it should be.
 
-Every reason is collected, none is raised: whoever looks wants all of them.  Reference: docs/format.md §6.6.
+Every reason is collected, none is raised: whoever looks wants all of them.  What is the trouble of one
+region alone sets that region aside, and freezes nothing while enough others are sound: it is told, nothing is
+deleted there, and a later run does it.  Reference: docs/format.md §6.6, docs/expire.md.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
 from typing import Final
 
 from pitr.catalogue.backup_record import BackupManifest
@@ -17,6 +22,7 @@ from pitr.recovery import instant_text
 from pitr.region_heads import NamedStore
 from pitr.rot_signals import is_alarming, rot_signals
 from pitr.survey import ArchiveSurvey
+from pitr.verified import RefusedObject
 from storage.store import StoreError
 
 # With every put the last region is a moment behind.
@@ -24,6 +30,8 @@ LAG_WAIT_S: Final = 10.0
 _LAG_POLL_S: Final = 0.25
 _LAGGING_MAX: Final = 1000
 _KINDS: Final = ("manifests", "envelopes", "history")
+_COPIES_TOLD_MAX: Final = 3
+_WORKERS: Final = 8
 _CLOCKS_APART: Final = timedelta(minutes=10)
 
 
@@ -33,6 +41,96 @@ class MissingCopy:
 
     region: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A region in which this run deletes nothing, and why."""
+
+    region: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SoundRegions:
+    """The regions in which something may be deleted; with any ``reasons`` nothing may be, anywhere."""
+
+    sound: tuple[NamedStore, ...]
+    aside: tuple[SetAside, ...]
+    reasons: tuple[str, ...] = ()
+
+
+def regions_needed(regions: int, quorum: int) -> int:
+    """Return how many regions must be sound: enough to hold what stays, and to know all at quorum."""
+    return max(quorum, regions - quorum + 1)
+
+
+def without_doubtful(
+    doubts: Sequence[RefusedObject], regions: Sequence[NamedStore], needed: int
+) -> SoundRegions:
+    """Set aside the regions that hold objects which cannot be used; ``regions`` are those that answer.
+
+    Where too few are left, or nobody holds such an object any more, the doubts are reasons.
+    """
+    aside: dict[str, str] = {}
+    found: set[str] = set()
+    for region in regions:
+        try:
+            with ThreadPoolExecutor(_WORKERS, thread_name_prefix="expire-check") as pool:
+                listed = list(pool.map(partial(_lists, region), (each.key for each in doubts)))
+        except StoreError as error:
+            aside[region.name] = f"it does not answer: {error}"
+            continue
+        held = [each for each, is_there in zip(doubts, listed, strict=True) if is_there]
+        found |= {each.key for each in held}
+        if held:
+            more = f", and {len(held) - 1} more" if len(held) > 1 else ""
+            aside[region.name] = f"{held[0].key} there cannot be used: {held[0].reason}{more}"
+    sound = [region for region in regions if region.name not in aside]
+    reasons = [
+        f"{each.key} cannot be used: {each.reason}"
+        for each in doubts
+        if len(sound) < needed or each.key not in found
+    ]
+    if len(sound) < needed and not reasons:
+        reasons = [f"too few regions are sound: {name}: {why}" for name, why in aside.items()]
+    return SoundRegions(tuple(sound), _set_aside(aside), tuple(reasons))
+
+
+def without_lacking(
+    stays: ArchiveSurvey,
+    keys: Mapping[ArchiveId, frozenset[bytes]],
+    regions: SoundRegions,
+    needed: int,
+    *,
+    wait_s: float = LAG_WAIT_S,
+) -> SoundRegions:
+    """Set aside the regions that lack what stays as well; where too few are left, that is a reason."""
+    aside: dict[str, str] = {}
+    for region in regions.sound:
+        try:
+            missing = missing_copies(stays, keys, [region], wait_s=wait_s)
+        except StoreError as error:
+            aside[region.name] = f"it does not answer: {error}"
+            continue
+        if missing:
+            named = ", ".join(copy.key for copy in missing[:_COPIES_TOLD_MAX])
+            aside[region.name] = (
+                f"{len(missing)} copies of what stays are missing there: {named}; next: pitr repair"
+            )
+    sound = tuple(region for region in regions.sound if region.name not in aside)
+    reasons = regions.reasons
+    if len(sound) < needed:
+        reasons += tuple(f"region {name}: {why}" for name, why in aside.items())
+    return SoundRegions(sound, (*regions.aside, *_set_aside(aside)), reasons)
+
+
+def _set_aside(reasons: Mapping[str, str]) -> tuple[SetAside, ...]:
+    return tuple(SetAside(name, why) for name, why in reasons.items())
+
+
+def _lists(region: NamedStore, key: str) -> bool:
+    return any(info.key == key for info in islice(region.store.list_objects(key), 1))
 
 
 def freezing_signals(

@@ -13,11 +13,8 @@ from pitr.catalogue.expiry_record import ExpireRecord
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, expiry_key, expiry_sequence
 from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, sign_record
-from pitr.verified import check_place, get_verified
+from pitr.verified import VerifiedSearch, check_place, get_verified
 from storage.store import ObjectStore
-
-# Only the root signs them; more bad ones than this is an attack, and a reader stops.
-BAD_RECORDS_MAX: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +36,15 @@ class ExpiryReader:
     def newest(self, archive: ArchiveId) -> ListedExpiry | None:
         """Return the newest record whose signature holds, None if there is none: it alone says what is gone.
 
-        A bad record hides no older one.  Raises NotAuthentic after BAD_RECORDS_MAX bad ones, StoreError.
+        A bad record hides no older one.  Raises NotAuthentic if they are all bad (``VerifiedSearch``);
+        StoreError.
         """
         return next(self.all(archive), None)
 
     def all(self, archive: ArchiveId) -> Iterator[ListedExpiry]:
         """Yield the records, the newest first.  Raises as ``newest``."""
-        bad = 0
-        for info in self._store.list_objects(f"expired/{archive}/"):
-            try:
-                yield self.get(archive, expiry_sequence(info.key))
-            except (NotAuthentic, MalformedValue) as cause:
-                bad += 1
-                if bad >= BAD_RECORDS_MAX:
-                    raise NotAuthentic(
-                        f"{bad} expire records of archive {archive} are bad",
-                        detail=cause.detail or cause.message,
-                        hint="look at the other regions one by one with `--region`",
-                    ) from cause
+        search = VerifiedSearch(self._store, f"expired/{archive}/", f"expire records of archive {archive}")
+        return search.each(lambda key: self.get(archive, expiry_sequence(key)))
 
     def get(self, archive: ArchiveId, sequence: int) -> ListedExpiry:
         """Return one verified record.  Raises ObjectMissing, NotAuthentic, StoreError."""

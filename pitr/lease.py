@@ -14,14 +14,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pitr.catalogue.lease_record import Holder, LeaseRecord
-from pitr.errors import AlreadyRunning, BackupFailed, MalformedValue, NotAuthentic
+from pitr.errors import AlreadyRunning, BackupFailed, NotAuthentic
 from pitr.layout import ArchiveId, lease_key, lease_number, lease_prefix
 from pitr.lease_terms import LeaseTerms, held_until
 from pitr.patience import with_patience
 from pitr.pipeline.sign import Signer, open_record, sign_record
 from pitr.repository import Repository
-from pitr.verified import check_place, get_verified
-from storage.store import ObjectConflict, ObjectMissing, StoreError
+from pitr.verified import VerifiedSearch, check_place, get_verified
+from storage.store import ObjectConflict, StoreError
 
 # As with heads: so many newer ones that are bad are no rot but an attack.
 BAD_RECORDS_MAX: Final = 16
@@ -34,19 +34,10 @@ _LAST_PATIENCE_S: Final = 2.0
 def newest_record(repository: Repository, archive: ArchiveId, name: str) -> LeaseRecord | None:
     """Read the newest record that can be used; of a listing only its first lines.
 
-    Raises NotAuthentic after BAD_RECORDS_MAX bad ones, StoreError.
+    Raises NotAuthentic if they are all bad (``VerifiedSearch``), StoreError.
     """
-    bad = 0
-    for info in repository.store.list_objects(lease_prefix(name)):
-        try:
-            return _read(repository, archive, name, lease_number(info.key))
-        except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
-            bad += 1
-            if bad >= BAD_RECORDS_MAX:
-                raise NotAuthentic(
-                    f"the newest {BAD_RECORDS_MAX} records of lease {name} are all bad", detail=str(cause)
-                ) from cause
-    return None
+    search = VerifiedSearch(repository.store, lease_prefix(name), f"records of lease {name}")
+    return search.first(lambda key: _read(repository, archive, name, lease_number(key)))
 
 
 def _read(repository: Repository, archive: ArchiveId, name: str, number: int) -> LeaseRecord:

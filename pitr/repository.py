@@ -33,18 +33,16 @@ from pitr.layout import (
     manifest_key,
     wal_index_key,
 )
-from pitr.listed import Strays, read_names
+from pitr.listed import ListedHistories, Strays, listed_archives, listed_histories, read_names
 from pitr.pipeline.envelope import EnvelopeRecord
 from pitr.pipeline.sign import Signer, Verifier, open_record, payload_sha256, record_key_id, sign_record
 from pitr.repository_record import read_repository_record
-from pitr.verified import RefusedObject, check_place, get_verified
+from pitr.verified import RefusedObject, VerifiedSearch, check_place, get_verified
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from pitr.wal_reader import DataKeySource, WalReader
 from storage.store import ObjectMissing, ObjectStore
 
-# Heads come every 30 s; more bad ones than this in a row is no rot but an attack, and a reader stops.
-BAD_HEADS_MAX: Final = 16
 # What a reader may make of what is stored, and then signs with the root key: it has no host's.
 _BY_ROOT_TOO: Final = frozenset({"backup", "envelope"})
 
@@ -138,9 +136,12 @@ class Repository:
         return read_repository_record(self.store, self.root)
 
     def archives(self, refused: Strays = None) -> list[ArchiveId]:
-        """Return the archives that have an epoch record, by system identifier and epoch; unverified."""
-        listing = self.store.list_objects("epochs/")
-        return list(read_names(listing, lambda key: ArchiveId.parse(key.removeprefix("epochs/")), refused))
+        """Return the archives that have an epoch record, by system identifier and epoch.
+
+        One that cannot be used is told in ``refused`` if its regions can be left out, and else returned: it
+        may be an archive, and whoever reads it is told what is wrong.  Raises StoreError.
+        """
+        return listed_archives(self.store, self.epoch, refused)
 
     def epoch(self, archive: ArchiveId) -> EpochRecord:
         """Return who may write ``archive``, signed by root; read once.
@@ -226,8 +227,20 @@ class Repository:
         return record
 
     def history_records(self, archive: ArchiveId, refused: Strays = None) -> list[HistoryRecord]:
-        """Return all timeline history files of an archive, ascending by number; timeline 1 has none."""
-        return [self.get_history(archive, timeline) for timeline in self.history_timelines(archive, refused)]
+        """Return all timeline history files of an archive, ascending by number; timeline 1 has none.
+
+        One that cannot be used is told in ``refused`` if no quorum can have it; else raises as
+        ``get_history``.
+        """
+        found = self.listed_histories(archive)
+        if refused is not None:
+            refused += found.passed
+        return found.with_unread(lambda one: self.get_history(archive, one))
+
+    def listed_histories(self, archive: ArchiveId, timeline: TimelineId | None = None) -> ListedHistories:
+        """Return the history files that hold, or that of one timeline, and what else is listed."""
+        prefix = f"history/{archive}/" if timeline is None else history_key(archive, timeline)
+        return listed_histories(self.store, prefix, lambda one: self.get_history(archive, one))
 
     def history_timelines(self, archive: ArchiveId, refused: Strays = None) -> list[TimelineId]:
         """Return the timelines whose history files are listed in an archive; unverified."""
@@ -265,24 +278,20 @@ class Repository:
 
         What the newest expire record names is no backup, wherever its manifest still lies.
         """
-        prefix = f"manifests/{archive}/"
-        backups: list[ListedBackup] = []
-        refused: list[RefusedObject] = []
-        gone = self.expiry.newest(archive)
-        for info in self.store.list_objects(prefix):
-            name = info.key[len(prefix) :]
-            if gone is not None and gone.record.names_backup(name):
-                continue
-            try:
-                backups.append(self.get_manifest(archive, name))
-            except (NotAuthentic, MalformedValue) as cause:
-                refused.append(RefusedObject(info.key, cause.detail or cause.message))
-            except ObjectMissing:
-                # Deleted since it was listed; the record of that came before.
-                gone = self.expiry.newest(archive)
-                if gone is None or not gone.record.names_backup(name):
-                    raise
-        return ManifestListing(tuple(backups), tuple(refused))
+        gone, prefix = self.expiry.newest(archive), f"manifests/{archive}/"
+
+        def is_gone(key: str) -> bool:
+            return gone is not None and gone.record.names_backup(key[len(prefix) :])
+
+        def read(key: str) -> ListedBackup | None:
+            return None if is_gone(key) else self.get_manifest(archive, key[len(prefix) :])
+
+        search = VerifiedSearch(self.store, prefix, f"backups of archive {archive}", is_lenient=True)
+        backups = tuple(listed for listed in search.each(read) if listed is not None)
+        if search.refused:
+            # Perhaps deleted since it was listed; the record of that came before.
+            gone = self.expiry.newest(archive)
+        return ManifestListing(backups, tuple(one for one in search.refused if not is_gone(one.key)))
 
     def put_head(self, head: HeadRecord, signer: Signer) -> bytes:
         """Put a signed end of the archive after all that it speaks of; return its payload's SHA-256.
@@ -297,21 +306,11 @@ class Repository:
     def find_head(self, archive: ArchiveId) -> HeadSearch:
         """Look for the newest head whose signature holds; refused ones before it are reported.
 
-        Raises NotAuthentic after BAD_HEADS_MAX bad ones, StoreError.
+        Raises NotAuthentic if they are all bad (``VerifiedSearch``), StoreError.
         """
-        refused: list[RefusedObject] = []
-        for info in self.store.list_objects(f"heads/{archive}/"):
-            try:
-                return HeadSearch(self.get_head(archive, head_sequence(info.key)), tuple(refused))
-            except (NotAuthentic, MalformedValue) as cause:
-                refused.append(RefusedObject(info.key, cause.detail or cause.message))
-            if len(refused) >= BAD_HEADS_MAX:
-                raise NotAuthentic(
-                    f"the newest {BAD_HEADS_MAX} heads of archive {archive} are all bad",
-                    detail=refused[0].reason,
-                    hint="look at the other regions one by one with `--region`",
-                )
-        return HeadSearch(None, tuple(refused))
+        search = VerifiedSearch(self.store, f"heads/{archive}/", f"heads of archive {archive}")
+        newest = search.first(lambda key: self.get_head(archive, head_sequence(key)))
+        return HeadSearch(newest, tuple(search.refused))
 
     def latest_head(self, archive: ArchiveId) -> HeadRecord | None:
         """Return the newest head whose signature holds, None if there is none; see ``find_head``."""

@@ -6,12 +6,14 @@ is verified inside the store's own fallback (``CopyCheck``), never only the firs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from pitr.errors import MalformedValue, NoGoodCopy, NotAuthentic, PitrError
-from storage.store import CopyCheck, CopyDamaged, ObjectMissing, ObjectStore
+from storage.search import AllBad, search
+from storage.store import CopyCheck, CopyDamaged, ObjectStore, StoreError
 
 _T = TypeVar("_T")
 BAD_MAX: Final = 16
@@ -76,22 +78,83 @@ def check_place(key: str, expected: str, repository: str, own_repository: str) -
         raise NotAuthentic(f"{key} holds what belongs under {expected}")
 
 
-def newest_that_holds(keys: Iterable[str], read: Callable[[str], _T], what: str) -> _T | None:
-    """Return what ``read`` makes of the first of ``keys``, newest first, that holds; None if none does.
+class VerifiedSearch:
+    """The objects below a prefix that hold, in key order: newest first, where numbers count down in names.
 
-    ``read`` raises NotAuthentic, MalformedValue or ObjectMissing for one that must not be used.  BAD_MAX
-    bad ones in a row are no rot but an attack: raises NotAuthentic then, and StoreError.
+    BAD_MAX bad ones of one region are no rot but an attack: it is left out where enough others are left
+    (``storage.search``), and else the search ends.  One that ``is_lenient`` never ends for that: whoever
+    wants each good object is not helped by losing them all.
     """
-    bad: list[str] = []
-    for key in keys:
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        what: str,
+        *,
+        bad_max: int = BAD_MAX,
+        is_lenient: bool = False,
+    ) -> None:
+        self._what: Final = what
+        self._bad_max: Final = bad_max
+        self._found: Final = search(store, prefix, bad_max=bad_max, is_lenient=is_lenient)
+        # What could not be used among what was looked at: in regions that were left out since, and in others.
+        self.passed: Final[list[RefusedObject]] = []
+        self.kept: Final[list[RefusedObject]] = []
+
+    @property
+    def refused(self) -> list[RefusedObject]:
+        """All that could not be used, in the order of the names."""
+        return sorted(self.passed + self.kept, key=lambda one: one.key)
+
+    def each(self, read: Callable[[str], _T]) -> Iterator[_T]:
+        """Yield what ``read`` makes of each object that holds; once.
+
+        ``read`` raises NotAuthentic or MalformedValue for one that must not be used, and StoreError.
+        Raises NotAuthentic after ``bad_max`` bad ones, StoreError.
+        """
+        for info in self._found:
+            yield from self._read(info.key, read, self._found.holders)
+
+    def first(self, read: Callable[[str], _T]) -> _T | None:
+        """Return the first of them, None if none holds.  Raises as ``each``."""
+        return next(self.each(read), None)
+
+    def last(self, read: Callable[[str], _T], is_wanted: Callable[[str], bool]) -> _T | None:
+        """Return the last one of the names that are wanted, None if none holds.  Raises as ``each``.
+
+        Of each region's names only the last ``bad_max`` are looked at.
+        """
+        newest: dict[str, deque[str]] = {}
+        for info in self._found:
+            if is_wanted(info.key):
+                for region in self._found.holders:
+                    newest.setdefault(region, deque(maxlen=self._bad_max)).append(info.key)
+        for key in sorted({key for keys in newest.values() for key in keys}, reverse=True):
+            holders = [region for region, keys in newest.items() if key in keys]
+            if not self._found.counts(holders):
+                continue
+            for value in self._read(key, read, holders):
+                return value
+        return None
+
+    def _read(self, key: str, read: Callable[[str], _T], holders: Sequence[str]) -> tuple[_T, ...]:
+        """Return what ``read`` makes of one object; nothing if it is refused."""
+        error: StoreError
         try:
-            return read(key)
-        except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
-            bad.append(f"{key}: {cause}")
-        if len(bad) >= BAD_MAX:
+            return (read(key),)
+        except (NotAuthentic, MalformedValue) as cause:
+            reason, error = cause.detail or cause.message, CopyDamaged(str(cause))
+        except StoreError as cause:
+            reason, error = str(cause), cause
+        try:
+            self._found.refuse(error, holders)
+        except AllBad as cause:
             raise NotAuthentic(
-                f"the newest {BAD_MAX} {what} are all bad",
-                detail=bad[0],
+                f"the newest {self._bad_max} {self._what} are all bad",
+                detail=(self.refused or [RefusedObject(key, reason)])[0].reason,
                 hint="look at the other regions one by one with `--region`",
-            )
-    return None
+            ) from cause
+        where = self.kept if self._found.counts(holders) else self.passed
+        where.append(RefusedObject(key, reason))
+        return ()

@@ -13,6 +13,7 @@ from storage.checks import RequestRefused
 from storage.copy_faults import CopyFault, CopyFaults, FaultKind
 from storage.listing import CopyInfo, merge_listings
 from storage.regions import Region, RegionHealth, StoreEvent, StoreEventKind
+from storage.search import Search, SearchTerms
 from storage.store import (
     CopyDamaged,
     ObjectInfo,
@@ -112,13 +113,36 @@ class RegionReader:
 
         Raises StoreUnavailable as soon as fewer than ``answers_min`` regions can answer to the end.
         """
+        if unreached is None:
+            return self._merged(self._warm(answers_min), prefix, start_after, {}, answers_min)
+        return self._merged(self._regions, prefix, start_after, unreached, answers_min)
+
+    def search(self, prefix: str, start_after: str | None, terms: SearchTerms, *, answers_min: int) -> Search:
+        """Begin a search; the listing itself needs ``answers_min`` regions, as ``list_copies`` does."""
+        asked, errors = self._warm(answers_min), dict[str, StoreError]()
+        copies = self._merged(asked, prefix, start_after, errors, answers_min)
+        return Search([region.name for region, _ in asked], copies, errors, terms)
+
+    def _warm(self, answers_min: int) -> Sequence[tuple[Region, RegionHealth]]:
         warm = [pair for pair in self._regions if not pair[1].is_cooling]
-        asked = warm if unreached is None and len(warm) >= answers_min else self._regions
-        errors: dict[str, StoreError] = {} if unreached is None else unreached
+        return warm if len(warm) >= answers_min else self._regions
+
+    def _merged(
+        self,
+        asked: Sequence[tuple[Region, RegionHealth]],
+        prefix: str,
+        start_after: str | None,
+        errors: dict[str, StoreError],
+        answers_min: int,
+    ) -> Iterator[CopyInfo]:
+        """Merge the listings of the regions ``asked``; one that is in ``errors``, or comes into it, ends."""
 
         def listing(region: Region, health: RegionHealth) -> Iterator[ObjectInfo]:
             try:
-                yield from region.store.list_objects(prefix, start_after=start_after)
+                for info in region.store.list_objects(prefix, start_after=start_after):
+                    yield info
+                    if region.name in errors:
+                        return
             except (StoreUnavailable, StoreRefused) as error:
                 if isinstance(error, RequestRefused):
                     raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from storage.listing import CopyInfo
 from storage.repair import Repair
+from storage.store import ObjectInfo
 
 # Missing copies recorded in one transaction, so that a large comparison does not sync for each.
 RECONCILE_BATCH = 500
@@ -53,3 +54,32 @@ def queue_missing(
     for start in range(0, len(late), RECONCILE_BATCH):
         queue(late[start : start + RECONCILE_BATCH])
     return objects, missing
+
+
+def with_repairs(
+    copies: Iterable[CopyInfo],
+    regions: Sequence[str],
+    quorum: int,
+    queue: Callable[[Sequence[Repair]], None],
+) -> Iterator[ObjectInfo]:
+    """Yield what a quorum of ``regions`` holds with one size, once what the others lack of it is queued."""
+    batch: list[tuple[ObjectInfo, list[Repair]]] = []
+
+    def queued() -> Iterator[ObjectInfo]:
+        queue([repair for _, lacking in batch for repair in lacking])
+        return (info for info, _ in batch)
+
+    for copy in copies:
+        sizes = [size for size in copy.sizes_bytes if size is not None]
+        if len(sizes) < quorum or len(set(sizes)) > 1:
+            continue
+        lacking = [
+            Repair(region, 0, copy.key, copy.size_bytes, None, after_all=False)
+            for region, size in zip(regions, copy.sizes_bytes, strict=True)
+            if size is None
+        ]
+        batch.append((ObjectInfo(copy.key, copy.size_bytes), lacking))
+        if len(batch) >= RECONCILE_BATCH:
+            yield from queued()
+            batch = []
+    yield from queued()

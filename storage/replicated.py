@@ -24,7 +24,7 @@ from storage.lanes import Lanes
 from storage.locks import ObjectLock, lock_of
 from storage.past import CopyJudge
 from storage.reads import GoodCopy, RegionReader
-from storage.reconcile import RECONCILE_BATCH, Reconciliation, queue_missing
+from storage.reconcile import Reconciliation, queue_missing, with_repairs
 from storage.regions import (
     BAD_COPIES_NAMED_MAX,
     COOLDOWN_S,
@@ -36,6 +36,7 @@ from storage.regions import (
 )
 from storage.repair import Repair, RepairCounts, RepairQueue
 from storage.repairer import Repairer
+from storage.search import Search, SearchTerms
 from storage.store import (
     CopyCheck,
     ObjectInfo,
@@ -86,6 +87,7 @@ class ReplicatedStore:
         self._regions = tuple(regions)
         self._quorum = quorum
         self._answers_min = read_only_regions_minimum or len(names) - quorum + 1
+        self._is_part = read_only_regions_minimum is not None
         self._after_all_prefixes = tuple(after_all_prefixes)
         self._repair_reads = repair_reads
         self._put_timeout_s = put_timeout_s
@@ -206,6 +208,18 @@ class ReplicatedStore:
         copies = self._reader.list_copies(prefix, start_after, answers_min=self._answers_min)
         return (ObjectInfo(copy.key, copy.size_bytes) for copy in copies)
 
+    def search(
+        self, prefix: str, *, bad_max: int, is_lenient: bool = False, start_after: str | None = None
+    ) -> Search:
+        """See ``Searches.search``.  A region is left out while N - W + 1 others answer.
+
+        Where only a part of the regions is asked, the one may be all that has an object: none is left out.
+        """
+        check_prefix(prefix)
+        regions_min = len(self._regions) if self._is_part else self._answers_min
+        terms = SearchTerms(len(self._regions), regions_min, bad_max, is_lenient)
+        return self._reader.search(prefix, start_after, terms, answers_min=self._answers_min)
+
     def list_held(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield what a quorum of regions holds with one size, in key order: as if it had been put just now.
 
@@ -215,25 +229,8 @@ class ReplicatedStore:
         check_prefix(prefix)
         unreached: dict[str, StoreError] = {}
         copies = self._reader.list_copies(prefix, None, answers_min=self._quorum, unreached=unreached)
-        batch: list[tuple[ObjectInfo, list[Repair]]] = []
-        for copy in copies:
-            sizes = [size for size in copy.sizes_bytes if size is not None]
-            if len(sizes) < self._quorum or len(set(sizes)) > 1:
-                continue
-            lacking = [
-                Repair(region.name, 0, copy.key, copy.size_bytes, None, after_all=False)
-                for region, size in zip(self._regions, copy.sizes_bytes, strict=True)
-                if size is None
-            ]
-            batch.append((ObjectInfo(copy.key, copy.size_bytes), lacking))
-            if len(batch) >= RECONCILE_BATCH:
-                yield from self._with_repairs(batch)
-                batch = []
-        yield from self._with_repairs(batch)
-
-    def _with_repairs(self, found: list[tuple[ObjectInfo, list[Repair]]]) -> Iterator[ObjectInfo]:
-        self._queue_repairs([repair for _, lacking in found for repair in lacking])
-        return (info for info, _ in found)
+        names = [region.name for region in self._regions]
+        return with_repairs(copies, names, self._quorum, self._queue_repairs)
 
     def delete(self, key: str) -> None:
         """See ``ObjectStore.delete``.  Raises if any region failed; the others have deleted it then."""

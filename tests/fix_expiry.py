@@ -240,7 +240,7 @@ class ExpiryHouse:
         if newest is None:
             return Expired(plan, None, ())
         body = repository.expiry.sign(newest, self.house.root)
-        put_record(newest, body, regions, quorum=2)
+        put_record(newest, body, regions, root=self.house.root.public, quorum=2)
         return Expired(plan, record, carry_out(newest, body, regions, now=self.now, workers=1))
 
     def abandoned(self, *names: str) -> tuple[AbandonedAttempt, ...]:

@@ -21,12 +21,10 @@ from pitr.layout import ArchiveId, derived_key, derived_part_key, derived_prefix
 from pitr.pipeline.seal import Context, iter_frames
 from pitr.pipeline.sign import open_record
 from pitr.repository import Repository
-from pitr.verified import RefusedObject, check_place, get_verified
-from storage.store import OBJECT_BYTES_MAX, ObjectMissing
+from pitr.verified import RefusedObject, VerifiedSearch, check_place, get_verified
+from storage.store import OBJECT_BYTES_MAX
 from storage.synced_file import replace_synced, sync_directory
 
-# As with heads: so many that are bad are no rot but an attack, and a reader stops.
-BAD_RECORDS_MAX: Final = 16
 _PARTIAL: Final = ".part"
 _READ_ME: Final = "README.txt"
 
@@ -42,25 +40,19 @@ class SnapshotListing:
 def list_snapshots(repository: Repository, archive: ArchiveId) -> SnapshotListing:
     """Return the verified records of what has not expired.
 
-    Raises NotAuthentic after BAD_RECORDS_MAX bad ones, StoreError.
+    Raises NotAuthentic if they are all bad (``VerifiedSearch``), StoreError.
     """
     prefix, expired = derived_prefix(archive), repository.expiry.newest(archive)
-    records: list[SnapshotRecord] = []
-    refused: list[RefusedObject] = []
-    for info in repository.store.list_objects(prefix):
-        if expired is not None and expired.record.beside.names_snapshot(info.key[len(prefix) :]):
-            continue
-        try:
-            records.append(get_snapshot(repository, archive, info.key[len(prefix) :]))
-        except (NotAuthentic, MalformedValue, ObjectMissing) as cause:
-            refused.append(RefusedObject(info.key, str(cause)))
-        if len(refused) >= BAD_RECORDS_MAX:
-            raise NotAuthentic(
-                f"{BAD_RECORDS_MAX} records of snapshots of archive {archive} are bad",
-                detail=refused[0].reason,
-                hint="look at the other regions one by one with `--region`",
-            )
-    return SnapshotListing(tuple(records), tuple(refused))
+    search = VerifiedSearch(repository.store, prefix, f"records of snapshots of archive {archive}")
+
+    def read(key: str) -> SnapshotRecord | None:
+        snapshot = key[len(prefix) :]
+        if expired is not None and expired.record.beside.names_snapshot(snapshot):
+            return None
+        return get_snapshot(repository, archive, snapshot)
+
+    records = tuple(record for record in search.each(read) if record is not None)
+    return SnapshotListing(records, tuple(search.refused))
 
 
 def get_snapshot(repository: Repository, archive: ArchiveId, snapshot: str) -> SnapshotRecord:

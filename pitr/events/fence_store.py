@@ -33,7 +33,7 @@ from pitr.pipeline.keys import DataKey
 from pitr.pipeline.seal import Context, open_container, seal
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.repository import Repository
-from pitr.verified import BAD_MAX, check_place, get_start_verified, get_verified, newest_that_holds
+from pitr.verified import BAD_MAX, VerifiedSearch, check_place, get_start_verified, get_verified
 from pitr.wal_reader import DataKeySource
 from storage.store import ObjectConflict, ObjectMissing
 
@@ -197,13 +197,11 @@ class FenceReader:
     def newest(self, archive: ArchiveId) -> ListedFences | None:
         """Return the newest header that holds; None if there is none.
 
-        Raises NotAuthentic after BAD_MAX bad ones, StoreError.
+        Raises NotAuthentic if they are all bad (``VerifiedSearch``), StoreError.
         """
-        listed = self._repository.store.list_objects(f"fences/{archive}/")
-        what = f"objects of fences of archive {archive}"
-        return newest_that_holds(
-            (info.key for info in listed), lambda key: self.header(archive, fences_sequence(key)), what
-        )
+        store, what = self._repository.store, f"objects of fences of archive {archive}"
+        search = VerifiedSearch(store, f"fences/{archive}/", what)
+        return search.first(lambda key: self.header(archive, fences_sequence(key)))
 
     def last_before(
         self, archive: ArchiveId, spans: Sequence[Span], data_keys: DataKeySource

@@ -35,7 +35,7 @@ from pitr.pipeline.keys import DataKey
 from pitr.pipeline.seal import open_container, seal
 from pitr.pipeline.sign import Signer, payload_sha256
 from pitr.repository import Repository
-from pitr.verified import BAD_MAX, check_place, get_verified, newest_that_holds
+from pitr.verified import BAD_MAX, VerifiedSearch, check_place, get_verified
 from pitr.wal_reader import DataKeySource
 from storage.store import ObjectConflict, ObjectMissing
 
@@ -167,13 +167,11 @@ class SyncReader:
     def newest(self) -> ListedSyncs | None:
         """Return the newest object that holds; None if there is none.
 
-        Raises NotAuthentic after BAD_MAX bad ones, StoreError.
+        Raises NotAuthentic if they are all bad (``VerifiedSearch``), StoreError.
         """
-        listed = self._repository.store.list_objects(f"syncs/{self._archive}/")
-        what = f"objects of pairs of archive {self._archive}"
-        return newest_that_holds(
-            (info.key for info in listed), lambda key: self._whole_object(syncs_sequence(key))[0], what
-        )
+        store, what = self._repository.store, f"objects of pairs of archive {self._archive}"
+        search = VerifiedSearch(store, f"syncs/{self._archive}/", what)
+        return search.first(lambda key: self._whole_object(syncs_sequence(key))[0])
 
     def header(self, sequence: int) -> SyncsHeader:
         """Return the header of one object.  Raises ObjectMissing, NotAuthentic, StoreError."""

@@ -26,7 +26,8 @@ from pitr.layout import (
 from pitr.pipeline.keys import Identity
 from pitr.pipeline.sign import Signer, sign_record
 from pitr.region_heads import HEADS_COMPARED_MAX, compare_heads, is_before_fork, last_common_head
-from pitr.repository import BAD_HEADS_MAX, Repository
+from pitr.repository import Repository
+from pitr.verified import BAD_MAX
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
@@ -212,7 +213,7 @@ def test_a_bad_newest_head_is_reported_and_the_one_before_it_is_taken() -> None:
 
 def test_too_many_bad_heads_stop_the_search() -> None:
     site = Site(MemoryStore())
-    for _ in range(BAD_HEADS_MAX):
+    for _ in range(BAD_MAX):
         key = head_key(site.house.archive, site.house.head())
         replace(site.store, key, b"garbage")
     with pytest.raises(NotAuthentic, match="all bad"):

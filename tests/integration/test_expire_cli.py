@@ -109,20 +109,41 @@ def test_a_shrunken_window_drops_a_chain_and_all_that_stays_is_restored(make_sit
     assert site.daemon.stop() == 0, site.daemon.tail()
 
 
-def test_expiry_is_frozen_while_a_region_lacks_a_copy(make_site: MakeSite) -> None:
+def test_a_region_that_lacks_a_copy_or_is_full_of_junk_is_set_aside_and_two_freeze_expiry(
+    make_site: MakeSite,
+) -> None:
     site = make_site()
     site.start_daemon()
     site.wait_durable()
     assert site.daemon.stop() == 0, site.daemon.tail()
-    pack = next(path for key, path in site.regions[1].objects("backups/").items() if "/pack-" in key)
-    body = pack.read_bytes()
-    pack.unlink()
+    confirmed = ("expire", "--confirm", "--yes", "--identity", site.identity, "--json")
+    packs = [
+        next(path for key, path in one.objects("backups/").items() if "/pack-" in key) for one in site.regions
+    ]
+    body = packs[1].read_bytes()
+    packs[1].unlink()
+    done = site("expire", "--json")
+    (aside,) = done.data["set_aside"]
+    assert "1 copies of what stays are missing" in aside["reason"]
+    assert "pitr repair" in aside["reason"]
+    partly = site(*confirmed, exit_code=3)
+    assert aside["region"] in partly.error["message"]
+    packs[2].unlink()
     done = site("expire", "--json", exit_code=7)
     assert done.error["code"] == "PITR-7003"
-    assert "pitr repair" in done.error["why"]
     assert "1 copies of what stays are missing" in done.error["why"]
-    pack.write_bytes(body)
-    site("expire")
+    for path in packs[1:]:
+        path.write_bytes(body)
+    manifest = next(iter(site.regions[0].objects("manifests/").values()))
+    junk = [manifest.with_name(f"20200101T000000Z-full-{number:08x}") for number in range(40)]
+    for path in junk:
+        path.write_bytes(b"junk")
+    (aside,) = site("expire", "--json").data["set_aside"]
+    assert "cannot be used" in aside["reason"]
+    assert aside["region"] in site(*confirmed, exit_code=3).error["message"]
+    for path in junk:
+        path.unlink()
+    assert site("expire", "--json").data["set_aside"] == []
     # Where two of three regions are silent nobody knows the end.
     for region in site.regions[1:]:
         region.take_away()

@@ -28,8 +28,8 @@ from storage.replicated import ReplicatedStore
 
 KEEP_WAL = {"wal_keep_size": "1GB"}
 NAMES = ("north", "south", "west")
-# Fewer than pitr.repository.BAD_HEADS_MAX, with which a reader stops: it looks like an attack.
-HEADS_AHEAD = 12
+# More than pitr.verified.BAD_MAX, with which a region is left out of the search for the newest.
+HEADS_AHEAD = 20
 
 
 class Squatter(DirectoryStore):

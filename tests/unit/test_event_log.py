@@ -14,11 +14,12 @@ from fix_stores import FaultyStore
 from pitr.catalogue.event_record import EventKind, EventRecord, Happening
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.event_log import NOTES_MAX, EventLog, NotesFailed, NotesFile, Tally
-from pitr.event_reader import BAD_EVENTS_MAX, EventReader
+from pitr.event_reader import EventReader
 from pitr.layout import event_key, event_sequence
 from pitr.pipeline.sign import sign_record
 from pitr.repository import Repository
 from pitr.timeline_events import event_causes
+from pitr.verified import BAD_MAX
 from storage.memory import MemoryStore
 
 DEADLINE_S = 20.0
@@ -209,7 +210,7 @@ def test_a_missing_or_foreign_event_is_told_and_hides_no_other(host: Host) -> No
     assert [one.record.sequence for one in page.events] == [4, 2, 1]
     assert "event 3 cannot be used" in page.faults[0]
     body = host.store.get(event_key(archive, 1))
-    for number in range(5, 5 + BAD_EVENTS_MAX):
+    for number in range(5, 5 + BAD_MAX):
         host.store.put(event_key(archive, number), body)
     with pytest.raises(NotAuthentic):
         reader.page(archive, limit=10)

@@ -18,7 +18,13 @@ from pitr.catalogue.lease_record import Holder, LeaseRecord
 from pitr.catalogue_rebuild import check
 from pitr.errors import AlreadyRunning, NotAuthentic
 from pitr.expire import carry_out, put_record
-from pitr.expire_check import freezing_signals, missing_copies
+from pitr.expire_check import (
+    freezing_signals,
+    missing_copies,
+    regions_needed,
+    without_doubtful,
+    without_lacking,
+)
 from pitr.expire_record import used_keys
 from pitr.layout import ArchiveId, backup_lease, envelope_key, expiry_key, lease_key, manifest_key, pack_key
 from pitr.pipeline.sign import Signer, sign_record
@@ -26,6 +32,7 @@ from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget
 from pitr.region_heads import compare_heads
 from pitr.retention import what_stays
+from pitr.verified import RefusedObject
 from pitr.wal.lsn import LSN
 from storage.regions import Region
 from storage.store import StoreRefused, StoreUnavailable
@@ -374,11 +381,105 @@ def test_two_runs_at_once_do_not_both_sign() -> None:
     )
     body = house.repository().expiry.sign(other, house.house.root)
     record = ExpireRecord(fix.REPOSITORY, house.archive, 1, None, house.now, 60, 1, (), (), ())
-    put_record(other, body, house.regions(), quorum=2)
+    put_record(other, body, house.regions(), root=house.house.root.public, quorum=2)
     with pytest.raises(AlreadyRunning):
         put_record(
-            record, house.repository().expiry.sign(record, house.house.root), house.regions(), quorum=2
+            record,
+            house.repository().expiry.sign(record, house.house.root),
+            house.regions(),
+            root=house.house.root.public,
+            quorum=2,
         )
+
+
+def test_junk_under_the_next_records_name_in_one_region_stops_no_other() -> None:
+    house = ExpiryHouse(HOURS)
+    key = expiry_key(house.archive, 1)
+    before = house.keys("us")
+    house.stores["us"].put(key, b"junk")
+    done = house.expire(WINDOW_H)
+    outcomes = {one.region: one for one in done.outcomes}
+    assert outcomes["us"].is_left
+    assert outcomes["us"].deleted == 0
+    assert house.keys("us") == before | {key}
+    assert outcomes["eu"].deleted == outcomes["ap"].deleted > 0
+    # A record that another run has signed is another matter, though one region alone has it.
+    rival = ExpireRecord(fix.REPOSITORY, house.archive, 2, bytes(32), house.now, 60, 1, (), (), ())
+    body = house.repository().expiry.sign(rival, house.house.root)
+    house.stores["us"].put(expiry_key(house.archive, 2), body)
+    mine = replace(rival, at=house.now + timedelta(seconds=1))
+    with pytest.raises(AlreadyRunning):
+        put_record(
+            mine,
+            house.repository().expiry.sign(mine, house.house.root),
+            house.regions(),
+            root=house.house.root.public,
+            quorum=2,
+        )
+
+
+def test_so_many_regions_must_be_sound() -> None:
+    assert [regions_needed(*each) for each in ((1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3), (5, 3))] == [
+        1,
+        2,
+        2,
+        3,
+        2,
+        3,
+        3,
+    ]
+
+
+def test_a_region_that_holds_what_cannot_be_used_is_set_aside_while_enough_are_sound() -> None:
+    house = ExpiryHouse(HOURS)
+    junk = [RefusedObject(f"manifests/{house.archive}/{name}", "bad") for name in ("one", "two")]
+    for each in junk:
+        house.stores["ap"].put(each.key, b"junk")
+    found = without_doubtful(junk, house.regions(), 2)
+    assert [region.name for region in found.sound] == ["eu", "us"]
+    assert [one.region for one in found.aside] == ["ap"]
+    assert "and 1 more" in found.aside[0].reason
+    assert found.reasons == ()
+    # In two regions it may be a real one, of which every copy has rotten.
+    house.stores["eu"].put(junk[0].key, b"junk")
+    found = without_doubtful(junk, house.regions(), 2)
+    assert [junk[0].key in reason or junk[1].key in reason for reason in found.reasons] == [True, True]
+    # Nobody has it any more, or who had it is silent: that is a doubt like any other.
+    gone = [RefusedObject("manifests/none", "bad")]
+    assert without_doubtful(gone, house.regions(), 2).reasons == ("manifests/none cannot be used: bad",)
+    assert without_doubtful([], house.regions(), 2).reasons == ()
+
+
+def test_a_region_that_does_not_answer_meanwhile_is_set_aside() -> None:
+    house = ExpiryHouse(HOURS)
+    faulty = FaultyStore(house.stores["us"])
+    faulty.fail(StoreUnavailable("down"), "list")
+    regions = [Region("eu", house.stores["eu"]), Region("us", faulty), Region("ap", house.stores["ap"])]
+    junk = RefusedObject("manifests/junk", "bad")
+    house.stores["eu"].put(junk.key, b"junk")
+    found = without_doubtful([junk], regions, 1)
+    assert [region.name for region in found.sound] == ["ap"]
+    assert {one.region for one in found.aside} == {"eu", "us"}
+    assert without_doubtful([junk], regions, 2).reasons
+
+
+def test_a_region_that_lacks_what_stays_is_set_aside_and_two_freeze_expiry() -> None:
+    house = ExpiryHouse(HOURS)
+    survey, _, _ = house.survey()
+    plan = ExpiryHouse(HOURS).expire(WINDOW_H).plan
+    stays = what_stays(survey, plan)
+    keys = {house.archive: used_keys(house.repository(), house.archive, plan).of_kept}
+    pack = house.backups[-1].packs[0].key
+    house.stores["us"].delete(pack)
+    all_sound = without_doubtful([], house.regions(), 2)
+    found = without_lacking(stays, keys, all_sound, 2, wait_s=0)
+    assert [region.name for region in found.sound] == ["eu", "ap"]
+    assert [(one.region, pack in one.reason) for one in found.aside] == [("us", True)]
+    assert found.reasons == ()
+    house.stores["ap"].delete(pack)
+    found = without_lacking(stays, keys, all_sound, 2, wait_s=0)
+    assert len(found.reasons) == 2
+    assert all("pitr repair" in reason for reason in found.reasons)
 
 
 def test_only_the_root_may_say_what_is_gone() -> None:

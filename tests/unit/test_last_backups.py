@@ -10,8 +10,8 @@ from fix_repository import RepositoryHouse
 from fix_stores import FaultyStore
 
 from cli.last_backups import wait_for_backups
-from pitr.expiry_reader import BAD_RECORDS_MAX
 from pitr.layout import expiry_key
+from pitr.verified import BAD_MAX
 from pitr.wal.lsn import LSN
 from storage.memory import MemoryStore
 from storage.store import StoreError, StoreRefused, StoreUnavailable
@@ -37,7 +37,7 @@ def test_a_region_that_refuses_is_asked_again_and_said_once(error: StoreError) -
 def test_records_that_are_not_authentic_are_asked_again_until_the_daemon_ends() -> None:
     store = MemoryStore()
     house = RepositoryHouse(store)
-    for number in range(BAD_RECORDS_MAX):
+    for number in range(BAD_MAX):
         store.put(expiry_key(house.archive, number + 1), b"no record")
     stopping = threading.Event()
     told: list[str] = []
