@@ -166,3 +166,16 @@ def test_a_backup_has_a_fence_before_it_and_none_fails_it(rarely: World, tmp_pat
         taking("label", "auto", threading.Event(), nothing, nothing)
     assert "warning: no fence before the backup" in rarely.logged
     assert with_fence(take, None) is take  # type: ignore[arg-type]
+
+
+def test_what_nobody_foresaw_is_told_and_the_next_fences_are_taken_and_stored(often: World) -> None:
+    often.cluster.fails["ends"] = ZeroDivisionError("of a library")  # type: ignore[assignment]
+    often.keeper.start()
+    wait_until(lambda: "error: the fence failed, and is tried again" in often.logged, "it is told")
+    often.cluster.fails.clear()
+    wait_until(lambda: len(often.stored()) >= 2, "fences are taken again")
+    often.faulty.fail(ZeroDivisionError("of a library"))  # type: ignore[arg-type]
+    wait_until(lambda: "error: the put of fences failed, and is tried again" in often.logged, "told, too")
+    often.faulty.heal()
+    count = len(often.stored())
+    wait_until(lambda: len(often.stored()) > count, "and stored again")
