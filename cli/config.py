@@ -41,7 +41,7 @@ def find_config_or_none(given: Path | None) -> Path | None:
     """Return the configuration's path; None if none is given and none is at its usual places."""
     if given is not None:
         return given
-    return next((place for place in config_places() if _may_be_there(place)), None)
+    return next((place for place in config_places() if may_be_there(place)), None)
 
 
 def find_config(given: Path | None) -> Path:
@@ -53,7 +53,7 @@ def find_config(given: Path | None) -> Path:
             detail="looked for " + ", ".join(str(place) for place in config_places()),
             hint="pitr init, or name the file with --config or $PITR_CONFIG",
         )
-    if not _may_be_there(found):
+    if not may_be_there(found):
         raise UsageRefused(
             f"there is no configuration file {found}",
             detail="it was named by --config or $PITR_CONFIG",
@@ -62,10 +62,11 @@ def find_config(given: Path | None) -> Path:
     return found
 
 
-def _may_be_there(path: Path) -> bool:
+def may_be_there(path: Path) -> bool:
     """Tell whether something is at ``path``; in doubt yes, so that reading it tells what is wrong.
 
-    A file that may not be looked at, or a link to nothing, must not be passed over for another one.
+    A file that may not be looked at, or a link to nothing, must not be passed over for another one; and
+    ``Path.exists`` raises where a directory may not be searched.
     """
     try:
         path.lstat()

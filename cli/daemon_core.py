@@ -359,8 +359,11 @@ class Daemon:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
         self._taker.chains.remember(one.manifest for one in listing.backups)
         self._backups.remember(one.manifest for one in listing.backups)
-        self._processes.learn(self.store, self._repository, self._archive)
-        self._timetable.start()
+        try:
+            self._processes.learn(self.store, self._repository, self._archive)
+        finally:
+            # Whatever is wrong with a verifier's files: backups are taken.
+            self._timetable.start()
 
     def _stop_archiving(self, archiving: threading.Thread) -> None:
         self._log.info("stopping", by=self._stop_reason)
