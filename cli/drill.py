@@ -58,7 +58,7 @@ def start(
     """
     from cli.drill_choice import DrillChoices
     from cli.events_cluster import verified_over_mirror
-    from cli.units import parse_duration
+    from cli.units import read_duration_option
 
     app = current()
     settings = verified_over_mirror(app.settings()) if mirror else app.settings()
@@ -80,7 +80,7 @@ def start(
         retests=retests,
         corrective_action=corrective_action,
         owner=owner,
-        due_s=None if due is None else parse_duration(due),
+        due_s=None if due is None else read_duration_option("--due", due),
     )
     done = _run(app, settings, config, choices)
     if done is None:

@@ -60,7 +60,7 @@ def verify(
     With --from, --identity and --key it needs no configuration.
     """
     from cli.events_cluster import verified_over_mirror
-    from cli.units import parse_duration
+    from cli.units import read_duration_option
     from cli.verify_bare import NOTE, bare_settings
     from cli.verify_choice import VerifyChoices
     from cli.verify_flow import VerifyFlow
@@ -82,7 +82,7 @@ def verify(
         retests=retests,
         corrective_action=corrective_action,
         owner=owner,
-        due_s=None if due is None else parse_duration(due),
+        due_s=None if due is None else read_duration_option("--due", due),
         notes=(NOTE,) if urls else (),
     )
     done = _run(app, VerifyFlow, settings, config, choices)
