@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
@@ -51,7 +51,8 @@ def configure_log(*, form: str, verbosity: int, is_coloured: bool) -> FilteringB
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbosity else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(LastingStream(sys.stderr)),
+        # It writes and flushes, and asks no more of a stream.
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", LastingStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # APScheduler speaks of every run on its own; what matters of it, the timetable reports.
