@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.config_mistakes import MISTAKES_MAX, mistakes_refused
 from cli.errors import ConfigRefused, UsageRefused
 from cli.settings import Settings
 from pitr.errors import NotInitialised
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # A configuration has a few kilobytes; a larger file is the wrong file, and is not read into memory.
 CONFIG_BYTES_MAX = 1024 * 1024
-MISTAKES_MAX = 50
 # A key of thousands of dotted parts takes a parser minutes; a line with three hosts has a dozen dots.
 _DOTS_MAX = 64
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"'-]+)\s*\]")
@@ -98,15 +98,14 @@ def load_settings(path: Path) -> Settings:
 
 
 def _tell(found: Sequence[Mistake], text: str) -> list[str]:
-    """Return a line for each mistake, in the order of the file; those that stand nowhere come last."""
+    """Return a line for each mistake that is told, in the order of the file; those without a place last."""
     # Cut before they are looked for: each search reads the whole file.
     placed = [(line_of(text, mistake.place), mistake) for mistake in found[:MISTAKES_MAX]]
     placed.sort(key=lambda pair: (pair[0] is None, pair[0] or 0))
-    told = [
+    return [
         ("" if line is None else f"line {line}: ") + f"{mistake.name}: {mistake.text}"
         for line, mistake in placed
     ]
-    return told if len(found) <= MISTAKES_MAX else [*told, f"and {len(found) - MISTAKES_MAX} more"]
 
 
 def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
@@ -161,8 +160,9 @@ def _unreadable(path: Path, reason: str, hint: str) -> ConfigRefused:
 
 
 def _refusal(path: Path, mistakes: Sequence[str], count: int = 1) -> ConfigRefused:
-    return ConfigRefused(
-        f"the configuration {path} has " + ("a mistake" if count == 1 else f"{count} mistakes"),
-        detail="\n".join(mistakes),
+    return mistakes_refused(
+        f"the configuration {path}",
+        mistakes,
+        count,
         hint=f"correct {path}; docs/config.md tells what each setting means",
     )
