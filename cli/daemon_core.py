@@ -342,8 +342,7 @@ class Daemon:
             self._failure = error
             self._log.error("archiving cannot go on", error=str(error))
             if isinstance(error, ArchiveDiverged):
-                text = "; ".join(filter(None, (error.message, error.detail)))
-                self._events.on_event(ArchiveEvent(ArchiveEventKind.DIVERGED, text))
+                self._events.on_event(ArchiveEvent(ArchiveEventKind.DIVERGED, error.in_one_line))
         self.ask_to_stop("the archiver")
 
     def _start_timetable(self) -> None:

@@ -22,6 +22,5 @@ def examine_verify(config: VerifySettings | None) -> Finding:
             raise KeyMissing("no identity is configured", hint="[verify] identity_file")
         read_identity(config.identity_file)
     except KeyMissing as wrong:
-        text = "; ".join(filter(None, (wrong.message, wrong.detail)))
-        return Finding(check, Severity.FAIL, subject, text, wrong.hint)
+        return Finding(check, Severity.FAIL, subject, wrong.in_one_line, wrong.hint)
     return Finding(check, Severity.OK, subject, f"a restore is verified every {config.every_s:.0f} s")

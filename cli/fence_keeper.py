@@ -120,7 +120,7 @@ class FenceKeeper:
         try:
             self.take()
         except PitrError as failure:
-            self._tell("backup", _words(failure), "no fence before the backup")
+            self._tell("backup", failure.in_one_line, "no fence before the backup")
         else:
             self._tell("backup", None, "a fence before the backup")
 
@@ -150,7 +150,7 @@ class FenceKeeper:
         try:
             self.take()
         except PitrError as failure:
-            reason = _words(failure)
+            reason = failure.in_one_line
             with self._lock:
                 self._seen = replace(self._seen, trouble=reason)
             self._tell("mark", reason, "no fence can be taken")
@@ -302,10 +302,6 @@ def fence_fields(taken: TakenFence) -> Mapping[str, Any]:
             for one in fence.groups
         ],
     }
-
-
-def _words(failure: PitrError) -> str:
-    return "; ".join(part for part in (failure.message, failure.detail) if part)
 
 
 def _now() -> datetime:

@@ -132,8 +132,8 @@ class MirrorKeeper:
             self._fences.poll_returned()
             newest_ms = self._tools.book.position().newest_ms
         except PitrError as failure:
-            self._see(trouble=_words(failure))
-            self._tell("mirror", _words(failure), "pairs of the mirror cannot be read")
+            self._see(trouble=failure.in_one_line)
+            self._tell("mirror", failure.in_one_line, "pairs of the mirror cannot be read")
             return
         self._note(polled, newest_ms)
         self._behind = polled.behind
@@ -184,10 +184,6 @@ class MirrorKeeper:
         elif reason != before:
             self._told[about] = reason
             self._log.warning(text, reason=reason)
-
-
-def _words(failure: PitrError) -> str:
-    return "; ".join(part for part in (failure.message, failure.detail) if part)
 
 
 def _moment(stamp_ms: int) -> datetime | None:
