@@ -100,6 +100,13 @@ class BackupRunner:
                 raise AlreadyRunning(
                     "a base backup is being taken", hint="pitr status shows how far it is; ask again after it"
                 )
+            if self._asked is not None:
+                # One run serves one that asks: another kind or label would take the place of this one's.
+                raise AlreadyRunning(
+                    "a base backup was asked for already, and is about to begin",
+                    detail=f"{self._asked[0]!r}, of type {self._asked[1]}",
+                    hint="pitr status shows how far it is; ask again after it",
+                )
             self._asked = label, kind
             return self._attempts + 1
 

@@ -15,7 +15,6 @@ from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import rebuild
 from pitr.errors import PitrError
 from pitr.repository import Repository
-from storage.store import StoreError
 
 RETRY_S = 60.0
 # What comes during a rebuild is kept in memory; some hours of a busy server.
@@ -28,11 +27,19 @@ Record: TypeAlias = Callable[[Catalogue], None]
 class CatalogueKeeper:
     """Owns the daemon's catalogue file.  ``record`` may be called from any thread, and never raises."""
 
-    def __init__(self, path: Path, repository: Repository, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        repository: Repository,
+        say: Callable[[str], None],
+        *,
+        retry_s: float = RETRY_S,
+    ) -> None:
         self._path = path
         self._clean_mark = path.with_name(_CLEAN)
         self._repository = repository
         self._say = say
+        self._retry_s = retry_s
         self._lock = threading.Lock()
         self._catalogue: Catalogue | None = None
         self._waiting: list[Record] = []
@@ -112,9 +119,9 @@ class CatalogueKeeper:
             try:
                 if self._rebuild():
                     return
-            except (PitrError, StoreError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 — the top of a thread: it is told and tried again
                 self._say(f"catalogue: it cannot be rebuilt now: {error}")
-                self._stopping.wait(RETRY_S)
+                self._stopping.wait(self._retry_s)
 
     def _rebuild(self) -> bool:
         staged = self._path.with_name(f"{self._path.name}.new")

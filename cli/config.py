@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.config_mistakes import MISTAKES_MAX, mistakes_refused
 from cli.errors import ConfigRefused, UsageRefused
 from cli.settings import Settings
 from pitr.errors import NotInitialised
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 # A configuration has a few kilobytes; a larger file is the wrong file, and is not read into memory.
 CONFIG_BYTES_MAX = 1024 * 1024
-MISTAKES_MAX = 50
 # A key of thousands of dotted parts takes a parser minutes; a line with three hosts has a dozen dots.
 _DOTS_MAX = 64
 _HEADER = re.compile(r"\s*(\[\[?)\s*([A-Za-z0-9_.\"'-]+)\s*\]")
@@ -41,7 +41,7 @@ def find_config_or_none(given: Path | None) -> Path | None:
     """Return the configuration's path; None if none is given and none is at its usual places."""
     if given is not None:
         return given
-    return next((place for place in config_places() if _may_be_there(place)), None)
+    return next((place for place in config_places() if may_be_there(place)), None)
 
 
 def find_config(given: Path | None) -> Path:
@@ -53,7 +53,7 @@ def find_config(given: Path | None) -> Path:
             detail="looked for " + ", ".join(str(place) for place in config_places()),
             hint="pitr init, or name the file with --config or $PITR_CONFIG",
         )
-    if not _may_be_there(found):
+    if not may_be_there(found):
         raise UsageRefused(
             f"there is no configuration file {found}",
             detail="it was named by --config or $PITR_CONFIG",
@@ -62,10 +62,11 @@ def find_config(given: Path | None) -> Path:
     return found
 
 
-def _may_be_there(path: Path) -> bool:
+def may_be_there(path: Path) -> bool:
     """Tell whether something is at ``path``; in doubt yes, so that reading it tells what is wrong.
 
-    A file that may not be looked at, or a link to nothing, must not be passed over for another one.
+    A file that may not be looked at, or a link to nothing, must not be passed over for another one; and
+    ``Path.exists`` raises where a directory may not be searched.
     """
     try:
         path.lstat()
@@ -97,15 +98,14 @@ def load_settings(path: Path) -> Settings:
 
 
 def _tell(found: Sequence[Mistake], text: str) -> list[str]:
-    """Return a line for each mistake, in the order of the file; those that stand nowhere come last."""
+    """Return a line for each mistake that is told, in the order of the file; those without a place last."""
     # Cut before they are looked for: each search reads the whole file.
     placed = [(line_of(text, mistake.place), mistake) for mistake in found[:MISTAKES_MAX]]
     placed.sort(key=lambda pair: (pair[0] is None, pair[0] or 0))
-    told = [
+    return [
         ("" if line is None else f"line {line}: ") + f"{mistake.name}: {mistake.text}"
         for line, mistake in placed
     ]
-    return told if len(found) <= MISTAKES_MAX else [*told, f"and {len(found) - MISTAKES_MAX} more"]
 
 
 def line_of(text: str, place: tuple[str | int, ...]) -> int | None:
@@ -160,8 +160,9 @@ def _unreadable(path: Path, reason: str, hint: str) -> ConfigRefused:
 
 
 def _refusal(path: Path, mistakes: Sequence[str], count: int = 1) -> ConfigRefused:
-    return ConfigRefused(
-        f"the configuration {path} has " + ("a mistake" if count == 1 else f"{count} mistakes"),
-        detail="\n".join(mistakes),
+    return mistakes_refused(
+        f"the configuration {path}",
+        mistakes,
+        count,
         hint=f"correct {path}; docs/config.md tells what each setting means",
     )

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cli.errors import ConfigRefused
 from storage.url import MalformedURL, parse_region_url, shown_url
 
 PIECE_BYTES = 4 << 20
 SPOOL_BYTES_MAX = 1 << 30
 _NAME_CHARS_MAX = 80
+MISTAKES_MAX = 50
+"""So many are told of one file."""
 
 Place = tuple[str | int, ...]
 
@@ -135,6 +138,21 @@ def _one_form(url: str) -> str:
         return str(parse_region_url(url))
     except MalformedURL:
         return url
+
+
+def mistakes_refused(
+    what: str, mistakes: Sequence[str], count: int | None = None, *, hint: str
+) -> ConfigRefused:
+    """Return the refusal of a file, which tells the first of its ``mistakes``; ``count``: how many it has."""
+    count = len(mistakes) if count is None else count
+    shown = list(mistakes[:MISTAKES_MAX])
+    if count > len(shown):
+        shown.append(f"and {count - len(shown)} more")
+    return ConfigRefused(
+        f"{what} has " + ("a mistake" if count == 1 else f"{count} mistakes"),
+        detail="\n".join(shown),
+        hint=hint,
+    )
 
 
 def unknown_setting(place: Place, known: Mapping[str, Sequence[str]]) -> str:

@@ -20,8 +20,9 @@ from cli.settings import DaemonSettings
 from pitr.errors import MalformedValue, NotInitialised, PitrError
 
 REQUEST_BYTES_MAX = 64 * 1024
-# A status with every region and task is some kilobytes; a megabyte is a mistake on the other side.
-REPLY_BYTES_MAX = 1024 * 1024
+# A status with every region and task is some kilobytes; a fence names all partitions, of which it may have
+# 100,000.  More is a mistake on the other side.
+REPLY_BYTES_MAX = 16 * 1024 * 1024
 VERBS = ("status", "backup", "stop", "repair", "limit", "fence")
 
 ProgressHandler = Callable[[Mapping[str, Any]], None]

@@ -23,6 +23,7 @@ from pitr.errors import AlreadyRunning, ServerRefused
 
 CONNECTIONS_MAX = 8
 IDLE_S = 10.0
+ACCEPT_AGAIN_S = 1.0
 
 
 class ControlHandler(Protocol):
@@ -82,7 +83,9 @@ class ControlServer:
             except TimeoutError:
                 continue
             except OSError:
-                return
+                # As a rule no descriptor is left; whoever asks waits until there is one again.
+                self._stopping.wait(ACCEPT_AGAIN_S)
+                continue
             if not self._slots.acquire(blocking=False):
                 with connection, contextlib.suppress(OSError):
                     busy = AlreadyRunning(
@@ -90,9 +93,14 @@ class ControlServer:
                     )
                     connection.sendall(encode_failure(describe(busy)))
                 continue
-            threading.Thread(
+            answering = threading.Thread(
                 target=self._answer, args=(connection,), name="control-answer", daemon=True
-            ).start()
+            )
+            try:
+                answering.start()
+            except RuntimeError:  # no thread is left, either
+                connection.close()
+                self._slots.release()
 
     def _answer(self, connection: socket.socket) -> None:
         def progress(message: Mapping[str, Any]) -> None:

@@ -342,8 +342,7 @@ class Daemon:
             self._failure = error
             self._log.error("archiving cannot go on", error=str(error))
             if isinstance(error, ArchiveDiverged):
-                text = "; ".join(filter(None, (error.message, error.detail)))
-                self._events.on_event(ArchiveEvent(ArchiveEventKind.DIVERGED, text))
+                self._events.on_event(ArchiveEvent(ArchiveEventKind.DIVERGED, error.in_one_line))
         self.ask_to_stop("the archiver")
 
     def _start_timetable(self) -> None:
@@ -359,8 +358,11 @@ class Daemon:
             self._log.warning("a backup cannot be used", key=refused.key, reason=refused.reason)
         self._taker.chains.remember(one.manifest for one in listing.backups)
         self._backups.remember(one.manifest for one in listing.backups)
-        self._processes.learn(self.store, self._repository, self._archive)
-        self._timetable.start()
+        try:
+            self._processes.learn(self.store, self._repository, self._archive)
+        finally:
+            # Whatever is wrong with a verifier's files: backups are taken.
+            self._timetable.start()
 
     def _stop_archiving(self, archiving: threading.Thread) -> None:
         self._log.info("stopping", by=self._stop_reason)

@@ -35,11 +35,17 @@ def open_queue(settings: Settings, log: FilteringBoundLogger) -> RepairQueue:
     """Open what regions still lack; a damaged one is replaced, and the regions are compared."""
     path = settings.daemon.repair_queue_path
     try:
-        return RepairQueue(path)
+        queue = RepairQueue(path)
     except RepairQueueDamaged as error:
         # What was in it is found again by comparing the regions.
         log.warning("the repair queue is replaced, and the regions are compared", reason=str(error))
         return RepairQueue.replace_damaged(path)
+    names = {region.name for region in settings.regions}
+    for gone in (name for name in queue.regions() if name not in names):
+        # Nobody sends it anything any more, and the queue has room for so many copies of all regions.
+        log.warning("a region is not configured any more", region=gone, forgotten=queue.pending(gone))
+        queue.forget_region(gone)
+    return queue
 
 
 def fork_judge(

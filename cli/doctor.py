@@ -71,6 +71,7 @@ def report(is_json: bool, findings: list[Finding]) -> None:
 def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]:
     """Yield the findings of every check, the server's first."""
     from cli.doctor_copies import examine_copies
+    from cli.doctor_verify import examine_verify
     from cli.wiring import host_identity, preferred_bin_dir
     from pitr.errors import KeyMissing
     from pitr.gate_script import archive_command
@@ -109,7 +110,7 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
     if probe is not None:
         yield probe_installation(probe.major, preferred_bin_dir(settings))
     yield probe_state_directory(settings.daemon.state_dir)
-    yield _examine_verify(settings)
+    yield examine_verify(settings.verify)
     yield from examine_copies(settings.daemon)
     yield from _examine_beside(settings)
     yield probe_signing_key(settings.keys.signing_key_file)
@@ -186,23 +187,6 @@ def _examine_patroni(cluster: ClusterSettings) -> Iterator[Finding]:
             f"{found} in Patroni's configuration, so a new leader need not keep WAL that is not archived yet",
             f"patronictl edit-config --set slots.{cluster.slot}.type=physical",
         )
-
-
-def _examine_verify(settings: Settings) -> Finding:
-    """Tell whether restores are verified by themselves, and could be."""
-    check = "verify.configured"
-    config = settings.verify
-    if config is None or config.every_s is None:
-        text = "no restore is verified by itself"
-        hint = "add [verify] where the verifier runs, or run pitr verify on a timer; docs/verify.md"
-        return Finding(check, Severity.WARN, "[verify]", text, hint)
-    if not config.key_file.exists():
-        text = f"there is no verifier's key {config.key_file}"
-        return Finding(check, Severity.FAIL, "[verify]", text, "pitr verifier init")
-    if config.identity_file is None or not config.identity_file.exists():
-        text = f"there is no identity {config.identity_file}"
-        return Finding(check, Severity.FAIL, "[verify]", text, "bring the reader's identity there")
-    return Finding(check, Severity.OK, "[verify]", f"a restore is verified every {config.every_s:.0f} s")
 
 
 def _examine_synchronous(settings: Settings, dsn: str) -> Iterator[Finding]:

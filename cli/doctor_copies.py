@@ -15,12 +15,14 @@ _NEXT = "look at it there, remove it by hand, then: pitr repair; docs/config-reg
 
 
 def examine_copies(daemon: DaemonSettings) -> Iterator[Finding]:
-    """Yield a finding for each region; none where no daemon runs, for then nobody has met any."""
+    """Yield a finding for each region; none where no daemon archives, for then nobody has met any."""
     try:
         seen = ask_daemon(daemon.control_path, ControlRequest("status"), timeout_s=_TIMEOUT_S)
     except PitrError:
         return
-    yield from copy_findings(seen["regions"])
+    # One that waits for its server or the regions says of a region only whether it answers.
+    if seen["state"] == "running":
+        yield from copy_findings(seen["regions"])
 
 
 def copy_findings(regions: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

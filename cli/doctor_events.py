@@ -100,8 +100,7 @@ def _open(place: str, do: Callable[[], KafkaBroker]) -> tuple[KafkaBroker | None
 
 
 def _fault(check: str, subject: str, wrong: PitrError) -> Finding:
-    text = "; ".join(part for part in (wrong.message, wrong.detail) if part)
-    return Finding(check, Severity.FAIL, subject, text, wrong.hint)
+    return Finding(check, Severity.FAIL, subject, wrong.in_one_line, wrong.hint)
 
 
 def _finding(found: TopicFinding) -> Finding:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from cli.config_redis import RedisSettings
 from cli.redis_site import open_site
 from pitr.derived.policy import Policy
-from pitr.errors import DerivedRefused, DerivedUnavailable, KeyMissing, NotInitialised, PitrError
+from pitr.errors import DerivedRefused, DerivedUnavailable, KeyMissing, NotInitialised
 from verifiers.base import Finding, Severity
 
 
@@ -26,7 +26,7 @@ def _examine_site(settings: RedisSettings) -> Finding:
     try:
         look = open_site(settings).look()
     except (DerivedUnavailable, DerivedRefused, KeyMissing, NotInitialised) as wrong:
-        return Finding(check, Severity.FAIL, subject, _words(wrong), wrong.hint)
+        return Finding(check, Severity.FAIL, subject, wrong.in_one_line, wrong.hint)
     count = len(look.topology.masters)
     if look.problems:
         return Finding(
@@ -53,7 +53,3 @@ def _examine_timetable(settings: RedisSettings) -> Finding:
         f"{restored[0]!r} is to be restored, and the daemon takes no snapshot",
         f'set snapshot_every in [[redis]] {settings.name}, or run "pitr redis snapshot" from a timer',
     )
-
-
-def _words(wrong: PitrError) -> str:
-    return "; ".join(part for part in (wrong.message, wrong.detail) if part)

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.context import App, common_options, current
+from cli.context import common_options, current
 from cli.errors import UsageRefused
 from cli.verify_options import verifier_options, with_paths
 
 if TYPE_CHECKING:
-    from cli.drill_choice import DrillChoices
-    from cli.drill_flow import DrillDone
-    from cli.settings import Settings
     from cli.verify_settings import VerifySettings
 
 _FOLDER = click.Path(path_type=Path)
@@ -57,8 +54,10 @@ def start(
     what was restored is wiped. That it will run is logged before. Exit code 7 if a check failed.
     """
     from cli.drill_choice import DrillChoices
+    from cli.drill_flow import DrillFlow
     from cli.events_cluster import verified_over_mirror
-    from cli.units import parse_duration
+    from cli.units import read_duration_option
+    from cli.verdict_view import run_shown
 
     app = current()
     settings = verified_over_mirror(app.settings()) if mirror else app.settings()
@@ -80,9 +79,9 @@ def start(
         retests=retests,
         corrective_action=corrective_action,
         owner=owner,
-        due_s=None if due is None else parse_duration(due),
+        due_s=None if due is None else read_duration_option("--due", due),
     )
-    done = _run(app, settings, config, choices)
+    done = run_shown(app, lambda tell: DrillFlow(app, settings, config, choices, tell).run())
     if done is None:
         app.output.line("no drill is due")
         app.output.finish({"is_not_due": True})
@@ -110,17 +109,6 @@ def _chosen(what: str, config: VerifySettings) -> tuple[Any, Any]:
 
         return kind, read_scenario(path)
     return kind, built_in(kind, clients=config.drills.clients, load_s=config.drills.load_s)
-
-
-def _run(app: App, settings: Settings, config: VerifySettings, choices: DrillChoices) -> DrillDone | None:
-    from cli.drill_flow import DrillFlow
-    from cli.progress import ProgressReport
-    from cli.restore import progress_words
-
-    with ProgressReport(app.output) as report:
-        return DrillFlow(
-            app, settings, config, choices, lambda progress: report.update(*progress_words(progress))
-        ).run()
 
 
 @drill.command("list")

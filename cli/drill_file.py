@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from cli.config_mistakes import Mistake, unknown_setting
+from cli.config_mistakes import Mistake, mistakes_refused, unknown_setting
 from cli.config_schema import mistake_of
 from cli.config_table import Duration, Name, Table
 from cli.config_values import read_duration
@@ -27,7 +27,6 @@ from verifiers.drill_scenario import (
 )
 
 FILE_BYTES_MAX: Final = 256 * 1024
-_MISTAKES_MAX: Final = 50
 # A run has a deadline, and a scenario is no timetable.
 _Pause = Annotated[float, BeforeValidator(read_duration), Field(gt=0, le=86_400, allow_inf_nan=False)]
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -184,12 +183,6 @@ def _mistake(line: Any) -> Mistake:
 
 
 def _refusal(path: Path, mistakes: Sequence[str]) -> ConfigRefused:
-    count = len(mistakes)
-    shown = list(mistakes[:_MISTAKES_MAX]) + (
-        [f"and {count - _MISTAKES_MAX} more"] if count > _MISTAKES_MAX else []
-    )
-    return ConfigRefused(
-        f"the scenario {path} has " + ("a mistake" if count == 1 else f"{count} mistakes"),
-        detail="\n".join(shown),
-        hint="correct it; docs/drills.md tells what a step may be",
+    return mistakes_refused(
+        f"the scenario {path}", mistakes, hint="correct it; docs/drills.md tells what a step may be"
     )

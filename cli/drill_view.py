@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cli.context import App
-from cli.errors import ChecksFailed
 from cli.output import format_seconds
 from cli.reading import Source, open_source
 from cli.report_log import choose_report, find_verifier
+from cli.verdict_view import finish_verdict, show_checks
 from pitr.pipeline.sign import encode_time
 from verifiers.drill_series import DrillRow, Planned, drill_rows, metrics_of, planned_drills, trend
 from verifiers.findings import FindingState, finding_states
@@ -102,21 +102,15 @@ def tell_done(app: App, done: DrillDone) -> None:
     """Show a drill that has ended.  Raises ChecksFailed if a check failed."""
     fields, predicate = drill_fields(done), done.report.predicate
     _tell_predicate(app, predicate)
-    if done.reports_dir is not None:
-        app.output.line(f"exported to {done.reports_dir}")
-    for name in done.lagging:
-        app.output.warn(f"region {name} lacks a part of the report yet: pitr repair")
-    if fields["verdict"] == "FAILED":
-        app.partial_result = fields
-        failed = [check["id"] for check in predicate["checks"] if check["result"] == "FAILED"]
-        raise ChecksFailed(
-            "the drill did not go as it must",
-            detail=f"failed: {', '.join(failed)}; report {fields['number']} is signed and says so",
-            hint="read the checks above, then try again: pitr drill start … --retests FINDING",
-        )
-    if fields["verdict"] == "WARNED":
-        app.output.warn("the proof is not complete: a required check did not pass")
-    app.output.finish(fields)
+    finish_verdict(
+        app,
+        predicate,
+        fields,
+        reports_dir=done.reports_dir,
+        lagging=done.lagging,
+        failed="the drill did not go as it must",
+        hint="read the checks above, then try again: pitr drill start … --retests FINDING",
+    )
 
 
 def tell_report(app: App, statement: SignedStatement) -> None:
@@ -127,10 +121,7 @@ def tell_report(app: App, statement: SignedStatement) -> None:
 
 def _tell_predicate(app: App, predicate: Predicate) -> None:
     output, number = app.output, predicate["identity"]["series_seq"]
-    for check in predicate["checks"]:
-        said = check["observed"] if check["reason"] is None else check["reason"].splitlines()[0]
-        output.line(f"{check['result'].ljust(7)} {check['id'].ljust(4)} {check['title']}: {said}")
-    output.line()
+    show_checks(output, predicate)
     output.line(
         f"{predicate['result']['overall']}: report {number}, {predicate['identity']['report_id']}"
         f" ({predicate['trigger']['reason']})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.config_values import read_duration
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.events_cluster import mirror_option
+from cli.made_file import write_made
 from cli.reading import Source, source_of, source_options
 from cli.target import read_target, target_options
+from cli.units import read_duration_option
 
 if TYPE_CHECKING:
     from cli.events_asking import Choice
@@ -85,7 +85,9 @@ def events_plan(
     if (restored is None) == (target is None):
         raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
     settings = _settings(app)
-    choice = Choice(_declared(settings, names), _look_back(look_back))
+    choice = Choice(
+        _declared(settings, names), timedelta(seconds=read_duration_option("--look-back", look_back))
+    )
     source = source_of(source_urls, source_identity, source_region, source_archive)
     if restored is not None:
         asking = of_server(app, restored, source, choice)
@@ -104,12 +106,12 @@ def events_plan(
     if page is not None:
         from cli.events_plan_page import render_plan
 
-        _write(page, render_plan(made, accepted, choice.faults, found))
+        write_made(page, render_plan(made, accepted, choice.faults, found))
     refuse_gaps(missing)
     if out is not None:
         from pitr.events.plan_code import encode_plan
 
-        _write(out, encode_plan(made))
+        write_made(out, encode_plan(made))
     app.output.finish(fields)
 
 
@@ -131,13 +133,6 @@ def _declared(settings: EventsSettings, names: Sequence[str]) -> list[FlowDeclar
             hint="declare its flow in an [[events.topic]]; see docs/events.md",
         )
     return [settings.flows[name] for name in sorted(set(names) or settings.flows.keys())]
-
-
-def _look_back(text: str) -> timedelta:
-    try:
-        return timedelta(seconds=read_duration(text))
-    except ValueError as wrong:
-        raise UsageRefused(f"--look-back: {wrong}") from wrong
 
 
 def _build(app: App, settings: EventsSettings, request: PlanRequest) -> ReplayPlan:
@@ -173,9 +168,3 @@ def _teller(app: App) -> Callable[[TopicPartition, int], None]:
             app.output.note(f"{at}: {count} events read")
 
     return tell
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file for this user alone: it names events."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)

@@ -13,7 +13,7 @@ import click
 
 from cli.context import App, common_options, current
 from cli.errors import RegionsMissed, UsageRefused
-from cli.units import parse_duration, parse_pair
+from cli.units import parse_pair, read_duration_option
 
 if TYPE_CHECKING:
     from cli.settings import Settings
@@ -89,17 +89,13 @@ def expire(
     from cli.expire_view import beside_fields, freed_bytes, plan_fields, show_beside, show_plan
     from cli.reading import choose_archive
     from cli.wiring import open_reader
-    from pitr.errors import MalformedValue
     from pitr.expire_check import SetAside
     from pitr.expire_record import ExpiryPolicy
     from pitr.retention import plan_expiry
 
     app = current()
     settings = app.settings()
-    try:
-        grace_s = parse_duration(grace)
-    except MalformedValue as error:
-        raise UsageRefused(f"--grace: {error.message}") from error
+    grace_s = read_duration_option("--grace", grace)
     if confirm and identity is None:
         raise UsageRefused(
             "only the root key expires",

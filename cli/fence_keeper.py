@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from cli.looking import look_and_go_on
 from cli.snapshot import FenceSnapshot
 from pitr.errors import AlreadyRunning, PitrError
 from pitr.events.fence_store import FenceWriter, WrittenFence
@@ -69,6 +70,7 @@ class FenceKeeper:
         self._lock = threading.Lock()
         self._waiting: deque[WrittenFence] = deque()
         self._waiting_bytes = 0
+        self._all_put = True
         self._seen = _NOTHING
         self._told: dict[str, str] = {}
         self._newest: Fence | None = None
@@ -118,7 +120,7 @@ class FenceKeeper:
         try:
             self.take()
         except PitrError as failure:
-            self._tell("backup", _words(failure), "no fence before the backup")
+            self._tell("backup", failure.in_one_line, "no fence before the backup")
         else:
             self._tell("backup", None, "a fence before the backup")
 
@@ -139,16 +141,19 @@ class FenceKeeper:
     def _take_until_stopped(self) -> None:
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            try:
-                self.take()
-            except PitrError as failure:
-                reason = _words(failure)
-                with self._lock:
-                    self._seen = replace(self._seen, trouble=reason)
-                self._tell("mark", reason, "no fence can be taken")
+            look_and_go_on("the fence", self._take_due, self._log.error)
             # After a long call not several at once.
             due = max(due + self._settings.fence_every_s, time.monotonic())
         self._marker.close()
+
+    def _take_due(self) -> None:
+        try:
+            self.take()
+        except PitrError as failure:
+            reason = failure.in_one_line
+            with self._lock:
+                self._seen = replace(self._seen, trouble=reason)
+            self._tell("mark", reason, "no fence can be taken")
 
     def _take(self) -> TakenFence:
         began = time.monotonic()
@@ -218,20 +223,22 @@ class FenceKeeper:
         while True:
             self._wake.wait(pause_s)
             self._wake.clear()
-            is_done = self._put_all()
+            self._all_put = False
+            look_and_go_on("the put of fences", self._put_all, self._log.error)
             if self._stopping.is_set():
                 return
-            if is_done:
+            if self._all_put:
                 pause_s = self._settings.store_every_s
             else:
                 pause_s = _FIRST_PAUSE_S if pause_s > _PAUSE_S_MAX else min(pause_s * 2, _PAUSE_S_MAX)
 
-    def _put_all(self) -> bool:
+    def _put_all(self) -> None:
         while True:
             with self._lock:
                 fences = list(self._waiting)
             if not fences:
-                return True
+                self._all_put = True
+                return
             try:
                 count = self._writer.put(fences, _now())
             except ObjectConflict:
@@ -245,7 +252,7 @@ class FenceKeeper:
             with self._lock:
                 self._seen = replace(self._seen, store_error=failure)
             self._tell("store", failure, "fences cannot be put, and are tried again")
-            return False
+            return
 
     def _forget(self, put: list[WrittenFence]) -> None:
         with self._lock:
@@ -295,10 +302,6 @@ def fence_fields(taken: TakenFence) -> Mapping[str, Any]:
             for one in fence.groups
         ],
     }
-
-
-def _words(failure: PitrError) -> str:
-    return "; ".join(part for part in (failure.message, failure.detail) if part)
 
 
 def _now() -> datetime:

@@ -14,6 +14,7 @@ from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.reading import Source, open_source, source_of
 from cli.target import local_zone, read_target
+from cli.units import read_duration_option
 
 if TYPE_CHECKING:
     from cli.planning import Looked
@@ -273,19 +274,9 @@ def _request(
     return FindRequest(
         setting=setting,
         read_wal=_wal_reader(reader),
-        question=Question(sql, chosen["database"], _seconds(chosen["timeout"])),
+        question=Question(sql, chosen["database"], read_duration_option("--timeout", chosen["timeout"])),
         first=first,
         last=last,
-        deadline_s=_seconds(chosen["deadline"]),
+        deadline_s=read_duration_option("--deadline", chosen["deadline"]),
         is_error_healthy=chosen["errors"] == "healthy",
     )
-
-
-def _seconds(text: str) -> float:
-    from cli.units import parse_duration
-    from pitr.errors import MalformedValue
-
-    try:
-        return parse_duration(text)
-    except MalformedValue as error:
-        raise UsageRefused(error.message) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cli.config import may_be_there
 from cli.output import format_seconds
 from verifiers.rto_model import RtoModel, Work, learn
 
@@ -25,7 +26,7 @@ def learn_from(
 ) -> RtoModel | None:
     """Return the model of what was measured of a cluster; None where nothing was.
 
-    The reports of the configured verifier count, or, where ``public_key`` is no file, those of the only one
+    The reports of the configured verifier count, or, where ``public_key`` is not there, those of the only one
     that there is.  Raises StoreError, PitrError.
     """
     from verifiers.rto_samples import read_runs
@@ -40,7 +41,7 @@ def _verifier(store: ObjectStore, public_key: Path | None) -> Verifier | None:
     from cli.report_log import read_public
     from verifiers.log_reader import log_key_ids, logged_key
 
-    if public_key is not None and public_key.is_file():
+    if public_key is not None and may_be_there(public_key):
         return read_public(public_key)
     key_ids = log_key_ids(store)
     return logged_key(store, key_ids[0]) if len(key_ids) == 1 else None

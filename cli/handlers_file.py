@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from cli.config_mistakes import Mistake, unknown_setting
+from cli.config_mistakes import Mistake, mistakes_refused, unknown_setting
 from cli.config_schema import mistake_of
 from cli.config_table import Table
 from cli.config_values import as_value_error
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 FILE_BYTES_MAX: Final = 1 << 20
 _ENTRIES_MAX: Final = 1_000
-_MISTAKES_MAX: Final = 50
 
 _Text = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 _Texts = Annotated[list[_Text], Field(max_length=_ENTRIES_MAX)]
@@ -247,13 +246,8 @@ def _mistake(line: Any) -> Mistake:
 
 
 def _refusal(path: Path, mistakes: Sequence[str]) -> ConfigRefused:
-    mistakes = list(dict.fromkeys(mistakes))
-    count = len(mistakes)
-    shown = mistakes[:_MISTAKES_MAX] + (
-        [f"and {count - _MISTAKES_MAX} more"] if count > _MISTAKES_MAX else []
-    )
-    return ConfigRefused(
-        f"the handlers file {path} has " + ("a mistake" if count == 1 else f"{count} mistakes"),
-        detail="\n".join(shown),
+    return mistakes_refused(
+        f"the handlers file {path}",
+        list(dict.fromkeys(mistakes)),
         hint='correct it; docs/events.md tells what may stand there ("Replay")',
     )

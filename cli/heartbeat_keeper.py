@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from cli.looking import look_and_go_on
 from pitr.errors import ServerUnavailable
 from pitr.postgres.heartbeat import Heartbeat
 
@@ -15,18 +16,24 @@ if TYPE_CHECKING:
     from pitr.postgres.address import ServerAddress
 
 STOP_S: Final = 15.0
-# A server that is away is not asked again each second.
-_RETRY_S: Final = 5.0
+RETRY_S: Final = 5.0
 
 
 class HeartbeatKeeper:
     """Beats every ``every_s`` until stopped; trouble is logged when it begins and when it ends."""
 
     def __init__(
-        self, address: ServerAddress, every_s: float, log: FilteringBoundLogger, count: Callable[[str], None]
+        self,
+        address: ServerAddress,
+        every_s: float,
+        log: FilteringBoundLogger,
+        count: Callable[[str], None],
+        *,
+        retry_s: float = RETRY_S,
     ) -> None:
         self._address = address
         self._every_s = every_s
+        self._retry_s = retry_s
         self._log = log
         self._count = count
         self._is_away = False
@@ -43,15 +50,20 @@ class HeartbeatKeeper:
 
     def _beat_until_stopped(self) -> None:
         while not self._stopping.is_set():
-            try:
-                with Heartbeat(self._address.session()) as heart:
-                    while not self._stopping.wait(self._every_s):
-                        if heart.beat():
-                            self._count("heartbeat")
-                        self._told(is_away=False)
-            except ServerUnavailable as cause:
-                self._told(is_away=True, reason=f"{cause.message}: {cause.detail}")
-                self._stopping.wait(max(self._every_s, _RETRY_S))
+            look_and_go_on("the heartbeat", self._beat, self._log.error)
+            # A server that is away is not asked again each second.
+            self._stopping.wait(max(self._every_s, self._retry_s))
+
+    def _beat(self) -> None:
+        """Beat until stopped, or until the server is away."""
+        try:
+            with Heartbeat(self._address.session()) as heart:
+                while not self._stopping.wait(self._every_s):
+                    if heart.beat():
+                        self._count("heartbeat")
+                    self._told(is_away=False)
+        except ServerUnavailable as cause:
+            self._told(is_away=True, reason=f"{cause.message}: {cause.detail}")
 
     def _told(self, *, is_away: bool, reason: str = "") -> None:
         if is_away and not self._is_away:

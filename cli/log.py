@@ -7,12 +7,32 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO, cast
 
 import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+
+class LastingStream:
+    """A stream whose errors end nobody: a full disk or a reader that is gone must not stop archiving.
+
+    Nobody could be told of them; what is written when there is room again is there.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: it was closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure_log(*, form: str, verbosity: int, is_coloured: bool) -> FilteringBoundLogger:
@@ -31,7 +51,8 @@ def configure_log(*, form: str, verbosity: int, is_coloured: bool) -> FilteringB
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbosity else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # It writes and flushes, and asks no more of a stream.
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", LastingStream(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     # APScheduler speaks of every run on its own; what matters of it, the timetable reports.

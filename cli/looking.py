@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def look_and_go_on(name: str, look: Callable[[], None], tell: Callable[..., object]) -> None:
+def look_and_go_on(name: str, look: Callable[[], object], tell: Callable[..., object]) -> None:
     """Look; ``tell`` of an error that nobody foresaw, for the thread would end without a word."""
     try:
         look()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 WAL_FETCH = ("wal", "fetch")
 
@@ -20,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from cli.wal_fetch import run
 
         sys.exit(run([*(word for word in words[:at] if word == "--json"), *words[at + 2 :]]))
-    sys.exit(run_cli(words))
+    _leave(run_cli(words))
 
 
 def run_cli(words: Sequence[str]) -> int:
@@ -68,6 +70,15 @@ def run_cli(words: Sequence[str]) -> int:
         failure = describe(error)
     app.output.fail(failure, app.partial_result)
     return int(failure.exit_code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Leave with ``code``, also where standard output cannot be written: Python would make that 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def _die_like_interrupted() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from cli.looking import look_and_go_on
 from cli.snapshot import MirrorSnapshot
 from pitr.errors import PitrError
 from storage.store import ObjectConflict, StoreError
@@ -83,6 +84,7 @@ class MirrorKeeper:
         self._log = log
         self._lock = threading.Lock()
         self._seen = MirrorSnapshot()
+        self._behind = 0
         self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
@@ -106,19 +108,23 @@ class MirrorKeeper:
     def _run(self) -> None:
         waited_s = self._store_every_s  # what an earlier run left goes first
         while not self._stopping.is_set():
-            behind = self._poll()
+            self._behind = 0
+            look_and_go_on("the poll of the mirror", self._poll, self._log.error)
             if waited_s >= self._store_every_s:
-                self._ship()
+                self._ship_or_tell()
                 waited_s = 0.0
-            if not behind:
+            if not self._behind:
                 self._stopping.wait(self._poll_every_s)
                 waited_s += self._poll_every_s
-        self._ship()
+        self._ship_or_tell()
         if self._tools is not None:
             self._tools.book.close()
 
-    def _poll(self) -> int:
-        """Poll once; return how much is still to be read, 0 where it failed."""
+    def _ship_or_tell(self) -> None:
+        look_and_go_on("the put of the mirror's pairs", self._ship, self._log.error)
+
+    def _poll(self) -> None:
+        """Poll once, and see how much is still to be read."""
         try:
             if self._tools is None:
                 self._tools = self._open_tools()
@@ -126,11 +132,11 @@ class MirrorKeeper:
             self._fences.poll_returned()
             newest_ms = self._tools.book.position().newest_ms
         except PitrError as failure:
-            self._see(trouble=_words(failure))
-            self._tell("mirror", _words(failure), "pairs of the mirror cannot be read")
-            return 0
+            self._see(trouble=failure.in_one_line)
+            self._tell("mirror", failure.in_one_line, "pairs of the mirror cannot be read")
+            return
         self._note(polled, newest_ms)
-        return polled.behind
+        self._behind = polled.behind
 
     def _note(self, polled: Polled, newest_ms: int | None) -> None:
         with self._lock:
@@ -178,10 +184,6 @@ class MirrorKeeper:
         elif reason != before:
             self._told[about] = reason
             self._log.warning(text, reason=reason)
-
-
-def _words(failure: PitrError) -> str:
-    return "; ".join(part for part in (failure.message, failure.detail) if part)
 
 
 def _moment(stamp_ms: int) -> datetime | None:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
@@ -82,8 +83,10 @@ class Output:
 
     def fail(self, failure: Failure, result: Mapping[str, object] | None = None) -> None:
         """End a command that failed: three lines on standard error, the object with ``--json``."""
-        self._write_json(ok=False, result=result or {}, failure=failure)
-        self.stdout.flush()
+        # Where standard output is full, or nobody reads it any more, the error is told all the same.
+        with suppress(OSError):
+            self._write_json(ok=False, result=result or {}, failure=failure)
+            self.stdout.flush()
         first, *rest = map(plain_text, failure.lines())
         head, colon, text = first.partition(": ")
         marked = f"\x1b[1;31m{head}\x1b[0m" if self.is_coloured(self.stderr) else head

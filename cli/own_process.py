@@ -7,14 +7,35 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
+
+from pitr.errors import PitrError
 
 POLL_S: Final = 0.5
 END_S: Final = 120.0
 """Told to end it cleans up first."""
 _OUTPUT_BYTES_MAX: Final = 16 << 20
+
+
+class Turn:
+    """Lets runs go one after the other, though the timetable has a thread for each task."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def taken(self, what: str, cancel: threading.Event) -> Iterator[None]:
+        """Wait for the turn, and have it.  Raises PitrError if ``cancel`` is set before."""
+        while not self._lock.acquire(timeout=POLL_S):
+            if cancel.is_set():
+                raise PitrError(f"{what} was cancelled while another one ran")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
 
 def run_own(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cli.errors import ExitCode
 from cli.own_command import own_command
-from cli.own_process import END_S, failure_words, run_own
+from cli.own_process import END_S, Turn, failure_words, run_own
 from cli.settings import Settings
 from cli.snapshot import RedisSnapshotAge
 from cli.timetable import Task
@@ -44,6 +44,8 @@ class RedisKeeper:
         self._log = log
         self._command = own_command() if command is None else tuple(command)
         self._sites = [one for one in settings.redis if one.snapshot_every_s is not None]
+        # One works on the queue of what a region lacks; two at once would refuse each other.
+        self._turn = Turn()
         self._last: dict[str, datetime | None] = {}
 
     def tasks(self) -> list[Task]:
@@ -52,7 +54,8 @@ class RedisKeeper:
             Task(
                 f"{REDIS_TASK}{one.name}",
                 one.snapshot_every_s,
-                one.deadline_s + 2 * END_S,
+                # Each may have to wait for all the others; its own time is kept below.
+                sum(each.deadline_s + 2 * END_S for each in self._sites),
                 partial(self._run, one),
                 partial(self._last.get, one.name),
                 retry_first_s=_RETRY_FIRST_S,
@@ -83,7 +86,11 @@ class RedisKeeper:
         )
 
     def _run(self, site: RedisSettings, cancel: threading.Event) -> None:
-        """Take one.  Raises PitrError; there is no snapshot then."""
+        """Take one, when no other is taken.  Raises PitrError; there is no snapshot then."""
+        with self._turn.taken(f"the snapshot of Redis {site.name}", cancel):
+            self._run_now(site, cancel)
+
+    def _run_now(self, site: RedisSettings, cancel: threading.Event) -> None:
         began_at = datetime.now(UTC)
         words = ("redis", "snapshot", "--name", site.name)
         deadline_s = site.deadline_s + END_S

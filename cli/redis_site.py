@@ -77,20 +77,25 @@ def _not_credentials(path: Path) -> KeyMissing:
 
 @contextmanager
 def writing_repository(settings: Settings) -> Iterator[Repository]:
-    """Open the repository for writing at quorum, beside a daemon: with a queue of its own."""
+    """Open the repository for writing at quorum, beside a daemon: with a queue of its own.
+
+    Raises AlreadyRunning while another process has that.
+    """
+    from cli.lock import RunLock
     from cli.regions import open_regions, open_writing
     from cli.wiring import host_repository
     from storage.repair import RepairQueue
 
     folder = settings.daemon.state_dir / "redis"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    queue = RepairQueue(folder / "repair.sqlite")
-    store = open_writing(open_regions(settings.regions), settings.repository.quorum, queue)
-    try:
-        yield host_repository(settings, store)
-    finally:
-        store.close(_CLOSE_S)
-        queue.close()
+    with RunLock(folder / "snapshots.lock", whose="pitr redis snapshot"):
+        queue = RepairQueue(folder / "repair.sqlite")
+        store = open_writing(open_regions(settings.regions), settings.repository.quorum, queue)
+        try:
+            yield host_repository(settings, store)
+        finally:
+            store.close(_CLOSE_S)
+            queue.close()
 
 
 def host_signer(settings: Settings) -> Signer:

@@ -178,10 +178,10 @@ def show_report(
         statement = read_report(reader.store, key, chosen)
         certifications = read_certifications(reader.store, key, chosen)
     if pdf is not None:
-        from storage.synced_file import replace_synced
+        from cli.made_file import write_made
         from verifiers.report_pdf import render_pdf
 
-        replace_synced(pdf, render_pdf(statement, certifications, paper))
+        write_made(pdf, render_pdf(statement, certifications, paper))
     _tell(app, statement.predicate, [one.predicate for one in certifications])
     app.output.finish(
         {

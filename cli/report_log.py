@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cli.config import find_config_or_none, may_be_there
 from cli.context import App
 from cli.errors import UsageRefused
 from cli.key_files import read_signing_key
@@ -56,7 +57,11 @@ def read_public(path: Path) -> Verifier:
         with path.open("r", encoding="ascii") as file:
             return from_pem(file.read(_PEM_BYTES_MAX))
     except OSError as error:
-        raise KeyMissing(f"the public key {path} cannot be read", detail=error.strerror) from error
+        raise KeyMissing(
+            f"the public key {path} cannot be read",
+            detail=error.strerror,
+            hint="check the path and its owner, or name another file: --verifier FILE",
+        ) from error
     except (UnicodeDecodeError, MalformedValue) as error:
         raise KeyMissing(
             f"{path} is not the public key of a verifier",
@@ -74,7 +79,7 @@ def open_log(app: App, key_file: Path | None) -> Iterator[AuditLog]:
 
     settings = app.settings()
     path = key_file or settings.verify_or_default.key_file
-    if not path.exists():
+    if not may_be_there(path):
         raise KeyMissing(
             f"there is no verifier's key {path}",
             detail="the log that a certification goes into is signed with it",
@@ -112,9 +117,7 @@ def choose_report(reports: list[LoggedReport], wanted: str) -> LoggedReport:
 
 
 def _configured(app: App) -> Path | None:
-    from cli.config import find_config_or_none
-
     if app.config_path is None and find_config_or_none(None) is None:
         return None
     path = app.settings().verify_or_default.public_key_file
-    return path if path.exists() else None
+    return path if may_be_there(path) else None

@@ -26,8 +26,8 @@ def oscal(file: Path, wanted: tuple[str, ...], verifier: Path | None, region: st
     is signed is the report itself, which each observation names by its digest.
     """
     from cli.errors import UsageRefused
+    from cli.made_file import write_made
     from cli.report_log import choose_report, find_verifier
-    from storage.synced_file import replace_synced
     from verifiers.log_reader import read_log
     from verifiers.oscal import OSCAL_VERSION, assessment_results
     from verifiers.report_series import logged_reports, read_report
@@ -41,6 +41,6 @@ def oscal(file: Path, wanted: tuple[str, ...], verifier: Path | None, region: st
         if not chosen:
             raise UsageRefused("there is no report yet", hint="pitr verify makes the first")
         document = assessment_results([read_report(reader.store, key, one) for one in chosen])
-    replace_synced(file, (json.dumps(document, indent=1) + "\n").encode("ascii"))
+    write_made(file, (json.dumps(document, indent=1) + "\n").encode("ascii"))
     app.output.line(f"{file}: {len(chosen)} reports, OSCAL {OSCAL_VERSION}")
     app.output.finish({"file": str(file), "reports": len(chosen), "oscal_version": OSCAL_VERSION})

@@ -217,7 +217,7 @@ def _restore(
             fields["replay"] = replay.go_on(_request(app, reader, plan, into, wanted.action, chosen), reader)
             app.output.finish(fields)
             return
-        asked = asked_of(wanted.meant, into, source, wanted.action, chosen)
+        asked = asked_of(app, wanted.meant, into, source, wanted.action, chosen)
         request = replace(checked_request(app, reader, plan, into, wanted.action, chosen), asked=asked)
         if chosen["delta"]:
             fields["delta"] = show_delta(app.output, reader, plan, into, chosen)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.context import App
 from cli.output import Output
 from cli.plan_sources import Planned
 from cli.planning import look, plan_from
@@ -40,7 +41,7 @@ class Meant:
         return words + [word for one in self.without for word in ("--without", one)]
 
 
-def asked_of(meant: Meant, into: Path, source: Source, action: str, chosen: Chosen) -> Asked:
+def asked_of(app: App, meant: Meant, into: Path, source: Source, action: str, chosen: Chosen) -> Asked:
     """Return what was typed: the words of the target, and the command with all that makes it this restore."""
     from pitr.restore_aim import Asked
     from storage.url import shown_url
@@ -49,6 +50,9 @@ def asked_of(meant: Meant, into: Path, source: Source, action: str, chosen: Chos
     # A password in a URL must not be kept, nor shown.
     words += [word for url in source.urls for word in ("--from", shown_url(url) if "@" in url else url)]
     options = {
+        "--config": app.config_path,
+        # A time without a zone means nothing, or another moment, without it.
+        "--tz": app.zone,
         "--identity": source.identity_path,
         "--region": source.region,
         "--archive": source.archive,

@@ -12,6 +12,7 @@ from cli.daemon_core import Daemon
 from cli.lagging import lagging_regions
 from cli.lock import RunLock
 from cli.log import configure_log
+from cli.settings import Settings
 from pitr.backup_choice import BackupKind
 from pitr.errors import BackupFailed
 
@@ -28,13 +29,7 @@ def back_up_alone(
     """Run a daemon's parts in this process, take one backup, and end them.  Raises AlreadyRunning."""
     from cli.daemon_verbs import backup_result, progress_fields
 
-    settings = app.settings()
-    settings = replace(
-        settings,
-        backup=replace(settings.backup, full_every_s=None, incr_every_s=None),
-        daemon=replace(settings.daemon, metrics_port=None),
-        verify=None,
-    )
+    settings = for_one_backup(app.settings())
     log = configure_log(form=app.log_format, verbosity=app.verbosity, is_coloured=False)
     settings.daemon.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with RunLock(settings.daemon.lock_path):
@@ -56,6 +51,17 @@ def back_up_alone(
         return result
 
 
+def for_one_backup(settings: Settings) -> Settings:
+    """Return the settings of a daemon that does nothing else by itself: what it began would be cut off."""
+    return replace(
+        settings,
+        backup=replace(settings.backup, full_every_s=None, incr_every_s=None),
+        daemon=replace(settings.daemon, metrics_port=None),
+        verify=None,
+        redis=(),
+    )
+
+
 class _Run:
     """The daemon's main loop in a thread."""
 
@@ -71,7 +77,12 @@ class _Run:
     def wait_ready(self, timeout_s: float) -> None:
         """Return once everything runs.  Raises what went wrong instead."""
         if not self._ready.wait(timeout_s):
-            raise BackupFailed("the server or the regions cannot be reached", hint="pitr doctor")
+            waiting = self._daemon.beginning
+            raise BackupFailed(
+                f"the server or the regions cannot be reached in {timeout_s:.0f} s",
+                detail=None if waiting is None else waiting.not_ready().detail,
+                hint="pitr doctor",
+            )
         if self.failure is not None:
             raise self.failure
 

@@ -9,9 +9,9 @@ import click
 
 from cli.backup_limit import describe_limits
 from cli.context import App, common_options, current
-from cli.errors import ThresholdBroken, UsageRefused
+from cli.errors import ConfigRefused, ThresholdBroken, UsageRefused
 from cli.output import Output, format_bytes, format_seconds
-from cli.units import parse_duration
+from cli.units import read_duration_option
 
 TIMEOUT_S = 10.0
 
@@ -26,17 +26,17 @@ def status(check_rpo: str | None) -> None:
 
     The running daemon is asked, also one that waits for its server or the regions to begin. With
     --check-rpo it is a probe: exit code 5 if more would be lost now than allowed, or if nobody knows, as
-    where no daemon runs.
+    where no daemon runs, or where it does not answer.
     """
     from cli.control import ControlRequest, ask_own_daemon
-    from pitr.errors import NotInitialised
+    from pitr.errors import PitrError
 
     app = current()
-    limit_s = _limit(check_rpo)
+    limit_s = None if check_rpo is None else read_duration_option("--check-rpo", check_rpo)
     try:
         seen = ask_own_daemon(app.settings().daemon, ControlRequest("status"), timeout_s=TIMEOUT_S)
-    except NotInitialised as error:
-        if limit_s is None:
+    except PitrError as error:
+        if limit_s is None or isinstance(error, ConfigRefused | UsageRefused):
             raise
         raise ThresholdBroken(
             f"the RPO is not kept: {error.message}", detail=error.detail, hint=error.hint
@@ -61,17 +61,6 @@ def status(check_rpo: str | None) -> None:
             hint="pitr doctor",
         )
     app.output.finish(seen)
-
-
-def _limit(text: str | None) -> float | None:
-    if text is None:
-        return None
-    from pitr.errors import MalformedValue
-
-    try:
-        return parse_duration(text)
-    except MalformedValue as error:
-        raise UsageRefused(f"--check-rpo: {error.message}") from error
 
 
 def _reason(seen: Mapping[str, Any]) -> str:

@@ -59,6 +59,15 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def read_duration_option(option: str, text: str) -> float:
+    """Return the seconds that were typed for an option.  Raises UsageRefused."""
+    try:
+        return parse_duration(text)
+    except MalformedValue as error:
+        what, _, how = error.message.partition("; ")
+        raise UsageRefused(f"{option}: {what}", detail=how) from error
+
+
 def parse_pair(text: str, form: str) -> tuple[str, str]:
     """Return both sides of an option's ``NAME=VALUE``; ``form`` is the option as its help shows it.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.context import App, common_options, current
-from cli.errors import ChecksFailed, UsageRefused
+from cli.errors import UsageRefused
 from cli.verify_options import verifier_options, with_paths
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def verify(
     With --from, --identity and --key it needs no configuration.
     """
     from cli.events_cluster import verified_over_mirror
-    from cli.units import parse_duration
+    from cli.units import read_duration_option
+    from cli.verdict_view import run_shown
     from cli.verify_bare import NOTE, bare_settings
     from cli.verify_choice import VerifyChoices
     from cli.verify_flow import VerifyFlow
@@ -82,10 +83,10 @@ def verify(
         retests=retests,
         corrective_action=corrective_action,
         owner=owner,
-        due_s=None if due is None else parse_duration(due),
+        due_s=None if due is None else read_duration_option("--due", due),
         notes=(NOTE,) if urls else (),
     )
-    done = _run(app, VerifyFlow, settings, config, choices)
+    done = run_shown(app, lambda tell: VerifyFlow(app, settings, config, choices, tell).run())
     if done is None:
         app.output.line("no verification is due")
         app.output.finish({"is_not_due": True})
@@ -103,17 +104,6 @@ def _check_words(
         raise UsageRefused(f"region {region} cannot be read from and be lost", hint="leave out one of them")
     if all(sources):
         raise UsageRefused("--from and --scheduled exclude each other")
-
-
-def _run(app: App, flow: Any, settings: Any, config: VerifySettings, choices: Any) -> VerifyDone | None:
-    from cli.progress import ProgressReport
-    from cli.restore import progress_words
-
-    with ProgressReport(app.output) as report:
-        done: VerifyDone | None = flow(
-            app, settings, config, choices, lambda progress: report.update(*progress_words(progress))
-        ).run()
-    return done
 
 
 def verify_fields(done: VerifyDone) -> dict[str, object]:
@@ -145,17 +135,14 @@ def verify_fields(done: VerifyDone) -> dict[str, object]:
 
 def _tell(app: App, done: VerifyDone, config: VerifySettings) -> None:
     from cli.output import format_seconds
+    from cli.verdict_view import finish_verdict, show_checks
 
     fields = verify_fields(done)
     output = app.output
     predicate = done.report.predicate
-    for check in predicate["checks"]:
-        said = check["observed"] if check["reason"] is None else check["reason"].splitlines()[0]
-        output.line(f"{check['result'].ljust(7)} {check['id'].ljust(4)} {check['title']}: {said}")
-    verdict = predicate["result"]["overall"]
+    show_checks(output, predicate)
     took_ms = predicate["timings"]["recovery_time_ms"]
-    output.line()
-    output.line(f"{verdict}: report {fields['number']}, {fields['report']}")
+    output.line(f"{fields['verdict']}: report {fields['number']}, {fields['report']}")
     if took_ms is not None:
         goal = "" if config.rto_s is None else f"; the objective is {format_seconds(config.rto_s)}"
         output.line(f"recovery took {format_seconds(took_ms / 1000)}{goal}")
@@ -163,18 +150,12 @@ def _tell(app: App, done: VerifyDone, config: VerifySettings) -> None:
         output.line(f"limit: {limit}")
     if done.consolidated is not None:
         output.line(f"backup {done.consolidated} stands for the chain that was proved")
-    if done.reports_dir is not None:
-        output.line(f"exported to {done.reports_dir}")
-    for name in done.lagging:
-        output.warn(f"region {name} lacks a part of the report yet: pitr repair")
-    if verdict == "FAILED":
-        app.partial_result = fields
-        failed = [check["id"] for check in predicate["checks"] if check["result"] == "FAILED"]
-        raise ChecksFailed(
-            "the restored cluster did not prove right",
-            detail=f"failed: {', '.join(failed)}; report {fields['number']} is signed and says so",
-            hint="read the checks above",
-        )
-    if verdict == "WARNED":
-        output.warn("the proof is not complete: a required check did not pass")
-    output.finish(fields)
+    finish_verdict(
+        app,
+        predicate,
+        fields,
+        reports_dir=done.reports_dir,
+        lagging=done.lagging,
+        failed="the restored cluster did not prove right",
+        hint="read the checks above",
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from cli.config import may_be_there
 from cli.context import App
 from cli.errors import UsageRefused
 from pitr.errors import PitrError
@@ -29,7 +30,7 @@ FOLDER_NAME: Final = "consolidation"
 
 def why_not_here(settings: Settings) -> str | None:
     """Return why this host must not consolidate; None if it may."""
-    if settings.keys.signing_key_file.is_file():
+    if may_be_there(settings.keys.signing_key_file):
         return f"this is the host that writes the archive: its key is {settings.keys.signing_key_file}"
     return None
 

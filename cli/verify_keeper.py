@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cli.errors import ExitCode
 from cli.own_command import own_command
-from cli.own_process import END_S, POLL_S, failure_words, run_own
+from cli.own_process import END_S, Turn, failure_words, run_own
 from cli.settings import Settings
 from cli.timetable import Task
 from cli.verify_log import verifier_key
@@ -58,9 +58,8 @@ class VerifyKeeper:
         self._settings = settings
         self._log = log
         self._command = own_command() if command is None else tuple(command)
-        # The timetable has a thread for each task: two at once would share disk and time, and so measure
-        # each other.
-        self._turn = threading.Lock()
+        # Two at once would share disk and time, and so measure each other.
+        self._turn = Turn()
         self._last: dict[str, datetime | None] = {}
         self._planned = _planned(settings)
 
@@ -102,13 +101,8 @@ class VerifyKeeper:
 
     def _run(self, planned: _Planned, cancel: threading.Event) -> None:
         """Run it, when nothing else does, in a process of its own.  Raises PitrError without a verdict."""
-        while not self._turn.acquire(timeout=POLL_S):
-            if cancel.is_set():
-                raise PitrError(f"{_named(planned)} was cancelled while another one ran")
-        try:
+        with self._turn.taken(_named(planned), cancel):
             self._run_now(planned, cancel)
-        finally:
-            self._turn.release()
 
     def _run_now(self, planned: _Planned, cancel: threading.Event) -> None:
         config = self._settings.verify

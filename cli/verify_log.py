@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cli.config import may_be_there
 from cli.key_files import read_signing_key
 from cli.lock import RunLock
 from cli.regions import open_regions, open_writing
@@ -37,7 +38,7 @@ class OpenedLog:
 
 def verifier_key(verify: VerifySettings) -> Signer:
     """Read the verifier's key.  Raises KeyMissing."""
-    if not verify.key_file.exists():
+    if not may_be_there(verify.key_file):
         raise KeyMissing(
             f"there is no verifier's key {verify.key_file}",
             detail="reports are signed by a key of their own, not by the host's",

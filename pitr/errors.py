@@ -17,6 +17,11 @@ class PitrError(Exception):
         self.detail = detail
         self.hint = hint
 
+    @property
+    def in_one_line(self) -> str:
+        """Message and detail, for where there is no room for three lines."""
+        return "; ".join(part for part in (self.message, self.detail) if part)
+
 
 class MalformedValue(PitrError, ValueError):
     """A text or bytes do not have the form that they must have.  Repeating will not help."""

@@ -247,6 +247,5 @@ def _mark(facts: MarkFacts) -> Mark:
 
 
 def _reason(away: BrokerUnavailable | BrokerRefused | NotInitialised) -> str:
-    text = "; ".join(part for part in (away.message, away.detail) if part)
-    printable = "".join(one if one.isprintable() else " " for one in text)
+    printable = "".join(one if one.isprintable() else " " for one in away.in_one_line)
     return printable[:REASON_CHARS_MAX]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -101,6 +103,22 @@ def test_a_dead_daemons_socket_is_taken_over(tmp_path: Path) -> None:
     server.start()
     assert ask_daemon(path, ControlRequest("status"), timeout_s=WAIT_S)
     server.stop()
+
+
+def test_a_daemon_that_had_no_descriptor_left_answers_when_it_has_some_again(socket_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(WAIT_S)
+        lowest_free = os.dup(asking.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            asking.connect(str(socket_path))
+            time.sleep(1.0)  # in which it is refused a descriptor for this connection
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        asking.sendall(ControlRequest("status").encode())
+        assert b"progress" in asking.recv(65_536)
 
 
 def test_a_request_is_decoded_strictly() -> None:

@@ -26,8 +26,11 @@ class Answering:
     """Stands for the daemon; the test says what it knows."""
 
     snapshot = SNAPSHOT
+    failure: Exception | None = None
 
     def __call__(self, _request: ControlRequest, _progress: Callable[[Mapping[str, Any]], None]) -> Any:
+        if self.failure is not None:
+            raise self.failure
         return self.snapshot.to_fields()
 
 
@@ -134,3 +137,12 @@ def test_a_loss_of_wal_is_a_warning_until_there_is_a_backup_from_after_it(
         daemon.snapshot = replace(lost, backup=replace(lost.backup, last_completed_at=completed_at))
         done = pitr("status")
         assert (text in done.stderr, text in done.stdout) == (is_warning, not is_warning)
+
+
+def test_a_daemon_that_does_not_say_how_it_is_breaks_the_threshold(
+    pitr: PitrProgram, daemon: Answering
+) -> None:
+    daemon.failure = ZeroDivisionError("of a library")
+    assert "error[PITR-1099]" in pitr("status", exit_code=1).stderr
+    asked = pitr("status", "--check-rpo", "60s", exit_code=5)
+    assert "the RPO is not kept: a mistake in pitr itself" in asked.stderr

@@ -11,7 +11,7 @@ from cli.backup_runner import BackupRunner
 from pitr.backup_choice import BackupKind
 from pitr.backup_tally import BackupProgress
 from pitr.catalogue.backup_record import BackupManifest
-from pitr.errors import BackupFailed
+from pitr.errors import AlreadyRunning, BackupFailed
 
 
 def test_whoever_waits_is_not_told_of_a_beginning_after_the_end() -> None:
@@ -49,3 +49,28 @@ def test_whoever_waits_is_not_told_of_a_beginning_after_the_end() -> None:
     assert isinstance(outcome.failure, BackupFailed)
     assert looked[-1] == "copying"
     assert "starting" not in looked[looked.index("copying") :]
+
+
+def test_what_was_asked_for_and_has_not_begun_is_not_made_another_kind_of_backup() -> None:
+    taken: list[tuple[str, BackupKind]] = []
+
+    def take(
+        label: str,
+        kind: BackupKind,
+        _cancel: threading.Event,
+        _progress: Callable[[BackupProgress], None],
+        _note: Callable[[str], None],
+    ) -> BackupManifest:
+        taken.append((label, kind))
+        raise BackupFailed("it is over")
+
+    runner = BackupRunner(take)
+    runner.ask_for("before the upgrade", "full")
+    with pytest.raises(AlreadyRunning, match="asked for already") as caught:
+        runner.ask_for("earlier: the objective", "incr")
+    assert caught.value.detail == "'before the upgrade', of type full"
+    for _ in range(2):
+        with pytest.raises(BackupFailed, match="it is over"):
+            runner.run(threading.Event())
+    assert taken == [("before the upgrade", "full"), ("scheduled backup", "auto")]
+    assert runner.ask_for("again", "incr") == 3

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from cli.config import (
     CONFIG_BYTES_MAX,
-    MISTAKES_MAX,
     find_config,
     find_config_or_none,
     line_of,
     load_settings,
 )
+from cli.config_mistakes import MISTAKES_MAX
 from cli.config_template import NewConfig, NewRegion, render_config, without_schedule
 from cli.errors import ConfigRefused, UsageRefused
 from pitr.errors import NotInitialised

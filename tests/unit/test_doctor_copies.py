@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from fix_snapshot import NOW, SNAPSHOT
+
+from cli.control import ControlRequest
+from cli.control_server import ControlServer
 from cli.doctor_copies import copy_findings, examine_copies
 from cli.settings import DaemonSettings
-from verifiers.base import Severity
+from cli.snapshot import BeginningSnapshot, BeginningState, RegionReached
+from verifiers.base import Finding, Severity
 
 
 def region(name: str, *keys: str) -> dict[str, object]:
@@ -27,3 +34,27 @@ def test_a_region_with_bad_copies_is_warned_of_with_the_first_and_what_to_do() -
 
 def test_without_a_daemon_nobody_has_met_any(tmp_path: Path) -> None:
     assert list(examine_copies(DaemonSettings(state_dir=tmp_path))) == []
+
+
+def told_by(status: Mapping[str, Any], state_dir: Path) -> list[Finding]:
+    """Return what the doctor says where a daemon answers with ``status``."""
+
+    def answer(_request: ControlRequest, _progress: Callable[[Mapping[str, Any]], None]) -> Mapping[str, Any]:
+        return status
+
+    daemon = DaemonSettings(state_dir=state_dir)
+    server = ControlServer(daemon.control_path, answer)
+    server.start()
+    try:
+        return list(examine_copies(daemon))
+    finally:
+        server.stop()
+
+
+def test_a_daemon_that_waits_to_begin_has_met_none_either(tmp_path: Path) -> None:
+    regions = (RegionReached("eu", False, "connection refused"),)
+    waiting = BeginningState.WAITING_FOR_REGIONS
+    begun = BeginningSnapshot(NOW, NOW, 1, "main", 1, waiting, "no region answers", regions)
+    assert told_by(begun.to_fields(), tmp_path) == []
+    # One that archives is believed.
+    assert [one.id for one in told_by(SNAPSHOT.to_fields(), tmp_path)] == ["region.eu.copies"]

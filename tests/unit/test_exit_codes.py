@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +131,20 @@ def test_lines_and_tables_do_not_disturb_the_json_object() -> None:
 
 def test_docs_list_exactly_the_exit_codes_and_errors_of_the_table() -> None:
     assert exit_code_table() in (ROOT / "docs/exit-codes.md").read_text()
+
+
+def test_an_error_is_told_and_keeps_its_code_where_the_result_cannot_be_written() -> None:
+    words = ["-c", "/nowhere/pitr.toml", "status", "--json"]
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cli.main", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.startswith(b"error[PITR-2001]: there is no configuration file /nowhere/pitr.toml\n")
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr

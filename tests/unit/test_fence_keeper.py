@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import structlog
 from fix_cli import wait_until
-from fix_fences import PlayedCluster, PlayedMarker
+from fix_fences import PlayedCluster, PlayedMarker, fence_of
 from fix_repository import RepositoryHouse
 from fix_stores import FaultyStore
 
+from cli.control import REPLY_BYTES_MAX, encode_line
 from cli.events_parts import fence_now, with_fence
 from cli.events_settings import EventsSettings
-from cli.fence_keeper import FenceKeeper
+from cli.fence_keeper import FenceKeeper, fence_fields
 from pitr.catalogue.backup_record import BackupManifest
 from pitr.datakeys import DataKeys, HostKeys
 from pitr.errors import BackupFailed, NotInitialised, ServerUnavailable
 from pitr.events.broker import BrokerUnavailable
+from pitr.events.fence import PartitionFence, TopicFence
+from pitr.events.fence_code import PARTITIONS_MAX
 from pitr.events.fence_store import FenceReader, FenceWriter
+from pitr.events.fence_take import TakenFence
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.partition import TopicPartition
+from pitr.events.partition import OFFSET_MAX, TopicPartition
 from pitr.repository import Repository
 from storage.memory import MemoryStore
 
@@ -166,3 +171,26 @@ def test_a_backup_has_a_fence_before_it_and_none_fails_it(rarely: World, tmp_pat
         taking("label", "auto", threading.Event(), nothing, nothing)
     assert "warning: no fence before the backup" in rarely.logged
     assert with_fence(take, None) is take  # type: ignore[arg-type]
+
+
+def test_what_nobody_foresaw_is_told_and_the_next_fences_are_taken_and_stored(often: World) -> None:
+    often.cluster.fails["ends"] = ZeroDivisionError("of a library")  # type: ignore[assignment]
+    often.keeper.start()
+    wait_until(lambda: "error: the fence failed, and is tried again" in often.logged, "it is told")
+    often.cluster.fails.clear()
+    wait_until(lambda: len(often.stored()) >= 2, "fences are taken again")
+    often.faulty.fail(ZeroDivisionError("of a library"))  # type: ignore[arg-type]
+    wait_until(lambda: "error: the put of fences failed, and is tried again" in often.logged, "told, too")
+    often.faulty.heal()
+    count = len(often.stored())
+    wait_until(lambda: len(often.stored()) > count, "and stored again")
+
+
+def test_the_largest_fence_that_there_may_be_fits_into_the_daemons_answer() -> None:
+    each = tuple(PartitionFence(number, OFFSET_MAX, OFFSET_MAX, OFFSET_MAX) for number in range(1000))
+    topics = tuple(
+        TopicFence("t" * 240 + f"{number:04}", "b9qrx1LcTYKzTVmCgKwMiQ", each)
+        for number in range(PARTITIONS_MAX // 1000)
+    )
+    fields = fence_fields(TakenFence(replace(fence_of(7), topics=topics), (), None))
+    assert len(encode_line({"result": fields})) < REPLY_BYTES_MAX

@@ -52,6 +52,8 @@ class Daemon:
         self.path = folder / "pairs.sqlite"
         self.fence: Fence | None = None
         self.is_away = True
+        self.fails: Exception | None = None
+        self.opened = 0
         house = self.house
         repository = Repository(self.faulty, house.repository.repository_id, house.root.public)
         keys = HostKeys(
@@ -59,6 +61,9 @@ class Daemon:
         )
 
         def open_tools() -> MirrorTools:
+            self.opened += 1
+            if self.fails is not None:
+                raise self.fails
             if self.is_away:
                 raise BrokerUnavailable("no answer from the mirror")
             book = SyncBook(self.path)
@@ -175,3 +180,14 @@ def test_only_partitions_that_moved_are_looked_at_again() -> None:
     source.is_away = True
     assert set(last.identify({one: 5, two: 4})) == {one}
     assert last.identify({two: 4}) == {}
+
+
+def test_what_nobody_foresaw_ends_a_poll_and_not_the_thread(daemon: Daemon) -> None:
+    daemon.fails = ZeroDivisionError("of a library")
+    daemon.keeper.start()
+    wait_until(lambda: daemon.opened >= 3, "it is tried again")
+    daemon.fails = None
+    daemon.target.sync(NAMES.syncs, ORDERS, 0, daemon.target.add(REMOTE, "a"))
+    daemon.is_away = False
+    daemon.faulty.fail(ZeroDivisionError("of a library"), "put", times=3)  # type: ignore[arg-type]
+    wait_until(lambda: daemon.keeper.snapshot().stored, "pairs in the store")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from cli.config_redis import RedisSettings
 from cli.config_schema import check_tables
 from cli.doctor_redis import examine_redis
 from cli.redis_keeper import RedisKeeper
+from cli.redis_site import writing_repository
 from cli.settings import Settings
 from pitr.derived.policy import Namespace, Policy
-from pitr.errors import PitrError
+from pitr.errors import AlreadyRunning, PitrError
 from verifiers.base import Severity
 
 # Says what it was asked for, and what it is told to.
@@ -86,3 +88,40 @@ def test_the_doctor_says_which_site_does_not_answer_and_what_no_snapshot_is_take
     assert [one.severity for one in examine_redis((often,))] == [Severity.FAIL, Severity.OK]
     none = RedisSettings("wards", away.addresses, (Namespace("c:", Policy.DROP),), timeout_s=1.0)
     assert [one.severity for one in examine_redis((none,))] == [Severity.FAIL, Severity.OK]
+
+
+# Notes when it begins and ends.
+SLOW = """
+import pathlib, sys, time
+notes = pathlib.Path(sys.argv[1])
+with notes.open("a") as file: file.write("begun\\n")
+time.sleep(1)
+with notes.open("a") as file: file.write("ended\\n")
+print('{"data": {}}')
+"""
+
+
+def test_two_sites_that_are_due_at_once_are_read_one_after_the_other(tmp_path: Path) -> None:
+    carts = {**CARTS, "snapshot_every": "1h"}
+    settings = check_tables(least_tables(redis=[WARDS, carts]), base=BASE, path=BASE / "pitr.toml")
+    assert isinstance(settings, Settings), settings
+    notes = tmp_path / "notes"
+    command = (sys.executable, "-c", SLOW, str(notes))
+    tasks = RedisKeeper(settings, structlog.get_logger(), command=command).tasks()
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(task.run, threading.Event()) for task in tasks]:
+            done.result(60.0)
+    assert notes.read_text().split() == ["begun", "ended"] * 2
+
+
+def test_a_second_process_that_takes_a_snapshot_is_told_of_the_first(tmp_path: Path) -> None:
+    regions = [{"name": "eu", "url": (tmp_path / "eu").as_uri()}]
+    tables = least_tables(region=regions, daemon={"state_dir": str(tmp_path / "state")})
+    settings = check_tables(tables, base=BASE, path=BASE / "pitr.toml")
+    assert isinstance(settings, Settings), settings
+    with (
+        writing_repository(settings),
+        pytest.raises(AlreadyRunning, match="another pitr redis snapshot"),
+        writing_repository(settings),
+    ):
+        pass

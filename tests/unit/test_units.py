@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cli.errors import UsageRefused
-from cli.units import parse_duration, parse_pair, parse_rate, parse_size
+from cli.errors import ExitCode, UsageRefused, describe
+from cli.units import parse_duration, parse_pair, parse_rate, parse_size, read_duration_option
 from pitr.errors import MalformedValue
 
 
@@ -46,3 +46,11 @@ def test_a_pair_has_two_sides_and_its_value_may_hold_an_equals_sign() -> None:
     for text in ("eu", "=file", "eu=", ""):
         with pytest.raises(UsageRefused, match="not --region NAME=URL"):
             parse_pair(text, "--region NAME=URL")
+
+
+def test_a_duration_on_the_command_line_is_refused_as_wrong_usage_with_its_form() -> None:
+    assert read_duration_option("--due", "14d") == 14 * 86_400.0
+    with pytest.raises(UsageRefused, match="--due: not a duration: 'soon'") as caught:
+        read_duration_option("--due", "soon")
+    assert describe(caught.value).exit_code is ExitCode.USAGE
+    assert describe(caught.value).why == "write a number with ms, s, min, h or d, such as 60s"

@@ -1,0 +1,26 @@
+"""``pitr doctor`` for verifications: are restores verified by themselves, and could they be."""
+
+from __future__ import annotations
+
+from cli.key_files import read_identity
+from cli.verify_log import verifier_key
+from cli.verify_settings import VerifySettings
+from pitr.errors import KeyMissing
+from verifiers.base import Finding, Severity
+
+
+def examine_verify(config: VerifySettings | None) -> Finding:
+    """Return the finding: what a verification would trip over fails here."""
+    check, subject = "verify.configured", "[verify]"
+    if config is None or config.every_s is None:
+        text = "no restore is verified by itself"
+        hint = "add [verify] where the verifier runs, or run pitr verify on a timer; docs/verify.md"
+        return Finding(check, Severity.WARN, subject, text, hint)
+    try:
+        verifier_key(config)
+        if config.identity_file is None:
+            raise KeyMissing("no identity is configured", hint="[verify] identity_file")
+        read_identity(config.identity_file)
+    except KeyMissing as wrong:
+        return Finding(check, Severity.FAIL, subject, wrong.in_one_line, wrong.hint)
+    return Finding(check, Severity.OK, subject, f"a restore is verified every {config.every_s:.0f} s")
