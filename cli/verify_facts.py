@@ -271,8 +271,15 @@ def report_facts(
 def policy_of(
     config: VerifySettings, settings: Settings, *, drill: str | None = None, every_s: float | None = None
 ) -> Policy:
-    """Return the policy that the configuration amounts to; its digest changes when it does."""
+    """Return the policy that the configuration amounts to; its digest changes when it does.
+
+    What is asked of a restore is a part of it: whoever takes a query away takes a part of the proof.
+    """
     fields: dict[str, object] = {
+        "queries": _query_digests(config),
+        "marker": [config.marker, config.marker_database, config.marker_every_s],
+        "network": config.network,
+        "preload_libraries": sorted(config.preload_libraries),
         "every_s": config.every_s if drill is None else every_s,
         "target": config.target,
         "rto_s": config.rto_s,
@@ -296,6 +303,18 @@ def policy_of(
         # 0: no configuration says.
         ms(settings.retention.window_s or None),
     )
+
+
+def _query_digests(config: VerifySettings) -> list[list[str]] | None:
+    """Return each of the owner's queries by name, database and digest; None if there is no such folder."""
+    try:
+        found = read_assertions(config.checks_dir)
+    except (PitrError, OSError, UnicodeError):
+        # A verification says so itself; a report of a period may be made where the folder is not.
+        return None
+    if found is None:
+        return None
+    return [[one.name, one.database, hashlib.sha256(one.sql.encode()).hexdigest()] for one in found]
 
 
 def product_version() -> str:
