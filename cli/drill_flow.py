@@ -42,6 +42,7 @@ from verifiers.drill_scenario import DrillKind
 from verifiers.log_entry import EntryKind
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
+from verifiers.run_intent import intended_checks
 from verifiers.scratch import ScratchPlace, ScratchRoot
 from verifiers.verify_report import Sampling
 from verifiers.verify_schedule import next_region
@@ -221,6 +222,11 @@ class DrillFlow:
             "region": ready.region,
             "without_region": ready.cut,
             "target": None if ready.target is None else str(ready.target.target),
+            "checks": "" if ready.target is None else intended_checks(_drill_checks(ready)),
             "scheduled_at": None if ready.scheduled_at is None else encode_time(ready.scheduled_at),
             "retests": [one.finding.ref for one in ready.retests],
         }
+
+
+def _drill_checks(ready: DrillReady) -> list[str]:
+    return ["D12"] if ready.cut is None else ["D11", "D12"]

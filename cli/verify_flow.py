@@ -48,9 +48,10 @@ from verifiers.fingerprint import get_fingerprint, next_fingerprints
 from verifiers.log_entry import EntryKind
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
+from verifiers.run_intent import intent_facts
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
 from verifiers.source_locks import least_locks
-from verifiers.verify_report import draft_report, intent_facts
+from verifiers.verify_report import draft_report
 from verifiers.verify_run import verify
 from verifiers.verify_values import Verified, VerifyRequest
 

@@ -375,26 +375,3 @@ def _is_passed(found: Verified, check: str) -> bool | None:
     if result is None or result.outcome is Outcome.SKIPPED:
         return None
     return result.outcome is Outcome.PASSED
-
-
-def intent_facts(
-    *,
-    system_identifier: int,
-    region: str,
-    without_region: str | None,
-    scheduled_at: datetime | None,
-    target: str,
-    sampling: Sampling,
-    stretches: str | None,
-) -> Mapping[str, object]:
-    """Return what is logged before a run begins.  Of a random target only what it will be drawn from."""
-    return {
-        "system_identifier": str(system_identifier),
-        "region": region,
-        "without_region": without_region,
-        "scheduled_at": None if scheduled_at is None else encode_time(scheduled_at),
-        "method": sampling.method,
-        "target": target,
-        "seed_sha256": sampling.seed_sha256,
-        "stretches": stretches,
-    }

@@ -794,7 +794,7 @@ def test_c14_fails_for_two_rows_of_one_unique_key(
     )
     assert_passed(check_constraints(server, MAKER, asks_unique=True))
     database.execute(*let_in("i", "t", *rows))
-    assert_failed(check_constraints(server, MAKER, asks_unique=True), "unique key i of t")
+    assert_failed(check_constraints(server, MAKER, asks_unique=True), "unique key public.i of public.t")
     assert_passed(check_constraints(server, MAKER, asks_unique=False))
 
 
