@@ -21,7 +21,7 @@ from verifiers.findings import Retest
 from verifiers.log_entry import LogEntry
 from verifiers.ransomware import clean_point_of, first_alarming, last_clean
 from verifiers.scratch import ScratchPlace
-from verifiers.verify_schedule import Due, due, last_scheduled_at, next_cut
+from verifiers.verify_schedule import Due, due_run, next_cut
 
 if TYPE_CHECKING:
     from pitr.catalogue.backup_record import BackupManifest
@@ -71,6 +71,7 @@ class DrillReady:
     target: DrillTarget | None
     scheduled_at: datetime | None
     retests: tuple[Retest, ...]
+    repeats: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def due_drill(
     every_s = config.drills.every_s.get(kind)
     if every_s is None:
         return None
-    return due(last_scheduled_at(entries, system_identifier, drill=kind), every_s, now)
+    return due_run(entries, system_identifier, every_s, now, drill=kind)
 
 
 def choose_cut(

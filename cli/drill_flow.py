@@ -123,12 +123,12 @@ class DrillFlow:
         if not looked.survey.backups:
             raise NotInitialised("there is no backup to drill with", hint="pitr backup")
         system = looked.archive.system_identifier
-        scheduled_at = None
+        scheduled_at = repeats = None
         if choices.is_scheduled:
             found = due_drill(choices.kind, config, entries, system, datetime.now(UTC))
             if found is None:
                 return None
-            scheduled_at = found.scheduled_at
+            scheduled_at, repeats = found.scheduled_at, found.repeats
             for at in found.missed:
                 log_missed(opened, EntryKind.DRILL_MISSED, at, system, drill=choices.kind)
         regions = [one.name for one in self._settings.regions]
@@ -144,6 +144,7 @@ class DrillFlow:
             target,
             scheduled_at,
             find_retests(opened, system, choices.retests, choices.corrective_action),
+            repeats,
         )
 
     def _announce(
@@ -225,6 +226,7 @@ class DrillFlow:
             "checks": "" if ready.target is None else intended_checks(_drill_checks(ready)),
             "scheduled_at": None if ready.scheduled_at is None else encode_time(ready.scheduled_at),
             "retests": [one.finding.ref for one in ready.retests],
+            **({} if ready.repeats is None else {"repeats": ready.repeats}),
         }
 
 

@@ -147,7 +147,7 @@ class VerifyFlow:
             for at in chosen.missed:
                 log_missed(opened, EntryKind.VERIFICATION_MISSED, at, archive.system_identifier)
             intent = opened.log.intend(
-                chosen.kind,
+                EntryKind.VERIFICATION_INTENDED,
                 run_id,
                 {
                     **intent_facts(
@@ -160,6 +160,7 @@ class VerifyFlow:
                         stretches=chosen.stretches,
                     ),
                     **begun_in(root),
+                    **({} if chosen.repeats is None else {"repeats": chosen.repeats}),
                 },
                 datetime.now(UTC),
             )
