@@ -45,6 +45,9 @@ def start(
     key: Path | None,
     retests: tuple[str, ...],
     corrective_action: str | None,
+    root_cause: str | None,
+    participants: tuple[tuple[str, str], ...],
+    notified: tuple[str, ...],
     owner: str | None,
     due: str | None,
     mirror: bool,
@@ -81,6 +84,9 @@ def start(
         corrective_action=corrective_action,
         owner=owner,
         due_s=None if due is None else parse_duration(due),
+        root_cause=root_cause,
+        participants=participants,
+        notified=notified,
     )
     done = _run(app, settings, config, choices)
     if done is None:

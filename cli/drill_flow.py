@@ -143,7 +143,13 @@ class DrillFlow:
             cut,
             target,
             scheduled_at,
-            find_retests(opened, system, choices.retests, choices.corrective_action),
+            find_retests(
+                opened,
+                system,
+                choices.retests,
+                action=choices.corrective_action,
+                cause=choices.root_cause,
+            ),
             repeats,
         )
 
@@ -210,6 +216,8 @@ class DrillFlow:
             notes=tuple(notes),
             care=care_of(config, choices.owner, choices.due_s, self._started_at),
             retests=ready.retests,
+            participants=choices.participants,
+            notified=choices.notified,
         )
 
     def _intent_facts(self, ready: DrillReady) -> Mapping[str, object]:

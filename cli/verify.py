@@ -47,6 +47,9 @@ def verify(
     key: Path | None,
     retests: tuple[str, ...],
     corrective_action: str | None,
+    root_cause: str | None,
+    participants: tuple[tuple[str, str], ...],
+    notified: tuple[str, ...],
     owner: str | None,
     due: str | None,
     mirror: bool,
@@ -84,6 +87,9 @@ def verify(
         owner=owner,
         due_s=None if due is None else parse_duration(due),
         notes=(NOTE,) if urls else (),
+        root_cause=root_cause,
+        participants=participants,
+        notified=notified,
     )
     done = _run(app, VerifyFlow, settings, config, choices)
     if done is None:

@@ -39,6 +39,10 @@ class VerifyChoices:
     is_scheduled: bool = False
     retests: tuple[str, ...] = ()
     corrective_action: str | None = None
+    root_cause: str | None = None
+    # Name and role of each who takes part, and who is told.
+    participants: tuple[tuple[str, str], ...] = ()
+    notified: tuple[str, ...] = ()
     owner: str | None = None
     due_s: float | None = None
     # What the report is to say of how it was asked for.

@@ -71,6 +71,8 @@ class Occasion:
     notes: tuple[str, ...] = ()
     care: Care = field(default_factory=Care)
     retests: tuple[Retest, ...] = ()
+    participants: tuple[tuple[str, str], ...] = ()
+    notified: tuple[str, ...] = ()
 
 
 # -- the log
@@ -164,7 +166,12 @@ def read_findings(opened: OpenedLog, system_identifier: int) -> list[FindingStat
 
 
 def find_retests(
-    opened: OpenedLog, system_identifier: int, refs: Sequence[str], action: str | None
+    opened: OpenedLog,
+    system_identifier: int,
+    refs: Sequence[str],
+    *,
+    action: str | None,
+    cause: str | None,
 ) -> tuple[Retest, ...]:
     """Return the findings that are named ``NUMBER/ID``.  Raises UsageRefused."""
     if not refs:
@@ -173,7 +180,7 @@ def find_retests(
     for ref in refs:
         if ref not in known:
             raise UsageRefused(f"there is no finding {ref!r}", hint="pitr drill list --findings")
-    return tuple(Retest(known[ref], action) for ref in dict.fromkeys(refs))
+    return tuple(Retest(known[ref], action, cause) for ref in dict.fromkeys(refs))
 
 
 # -- the request and the report
@@ -265,6 +272,8 @@ def report_facts(
         notes=occasion.notes,
         care=occasion.care,
         retests=occasion.retests,
+        participants=occasion.participants,
+        notified=occasion.notified,
     )
 
 

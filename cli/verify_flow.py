@@ -142,7 +142,11 @@ class VerifyFlow:
                 place.wipe()
                 return None
             retests = find_retests(
-                opened, archive.system_identifier, choices.retests, choices.corrective_action
+                opened,
+                archive.system_identifier,
+                choices.retests,
+                action=choices.corrective_action,
+                cause=choices.root_cause,
             )
             for at in chosen.missed:
                 log_missed(opened, EntryKind.VERIFICATION_MISSED, at, archive.system_identifier)
@@ -267,4 +271,6 @@ class VerifyFlow:
             notes=tuple(notes),
             care=care_of(config, choices.owner, choices.due_s, self._started_at),
             retests=retests,
+            participants=choices.participants,
+            notified=choices.notified,
         )

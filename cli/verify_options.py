@@ -28,6 +28,18 @@ _OPTIONS = (
     click.option(
         "--corrective-action", metavar="TEXT", help="What was done about the findings that are retested."
     ),
+    click.option("--root-cause", metavar="TEXT", help="Why the findings that are retested came about."),
+    click.option(
+        "--participant",
+        "participants",
+        multiple=True,
+        nargs=2,
+        metavar="NAME ROLE",
+        help="Who takes part, and as what; may be repeated.",
+    ),
+    click.option(
+        "--notified", multiple=True, metavar="WHO", help="Who is told of this run; may be repeated."
+    ),
     click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner)."),
     click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d)."),
     click.option(

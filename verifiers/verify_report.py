@@ -96,6 +96,9 @@ class ReportFacts:
     notes: Sequence[str] = field(default_factory=tuple)
     care: Care = field(default_factory=Care)
     retests: Sequence[Retest] = ()
+    # Name and role of each who took part, and who was told, as somebody says it.
+    participants: Sequence[tuple[str, str]] = ()
+    notified: Sequence[str] = ()
 
 
 def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
@@ -132,8 +135,10 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "findings": [],
         "people": {
             "executed_by": {"name": facts.verifier_name},
-            "participants": [],
-            "notified": [],
+            "participants": [
+                {"name": clean_name(name), "role": clean_name(role)} for name, role in facts.participants
+            ],
+            "notified": [clean(who) for who in facts.notified],
         },
         "tool": {
             "product_version": facts.product_version,
