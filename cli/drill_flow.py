@@ -33,6 +33,7 @@ from cli.verify_facts import (
     policy_of,
     settle_killed,
 )
+from cli.verify_limits import more_limits
 from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import host_repository, open_reader
@@ -180,6 +181,8 @@ class DrillFlow:
         self, opened: OpenedLog, intent: Logged, ready: DrillReady, draft: dict[str, Any]
     ) -> DrillDone:
         now = max(datetime.now(UTC), datetime.fromisoformat(draft["identity"]["created_at"]))
+        # Of a drill it is the failure that was measured, and no forecast.
+        draft["result"]["limits"] += more_limits(self._app, self._settings.regions, None, opened, intent)
         report = issue_report(opened.log, intent, draft, now)
         observe(self._app, host_repository(self._settings, opened.store), ready.archive, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir

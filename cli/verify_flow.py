@@ -37,6 +37,7 @@ from cli.verify_facts import (
     settle_killed,
     verify_request,
 )
+from cli.verify_limits import more_limits
 from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import open_reader
@@ -215,7 +216,9 @@ class VerifyFlow:
         )
         facts = with_map(facts, reader, looked, self._app.output)
         now = max(datetime.now(UTC), facts.created_at)
-        report = issue_report(opened.log, intent, draft_report(facts, found), now)
+        draft = draft_report(facts, found)
+        draft["result"]["limits"] += more_limits(self._app, self._settings.regions, looked, opened, intent)
+        report = issue_report(opened.log, intent, draft, now)
         observe(self._app, reader.repository, looked.archive, intent, opened)
         consolidated = None
         if config.consolidate and choices.without_region is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from datetime import datetime
@@ -79,6 +80,8 @@ def test_the_next_report_repeats_the_figures_of_the_one_before_and_is_set_as_pdf
     assert row["recovery_time_ms"] == before["timings"]["recovery_time_ms"] > 0
     assert row["wal_replay_done_ms"] == before["timings"]["wal_replay_done"]["ms"]
     assert row["bytes"] == before["timings"]["bytes"] > 0
+    (told,) = [one for one in done.data["limits"] if "forecast" in one]
+    assert re.search(r"the latest moment was forecast to take about .* from \d+ measured recover", told)
     site("report", "show", "--pdf", site.folder / "report.pdf")
     pages = read_pages((site.folder / "report.pdf").read_bytes())
     for words in ("PASSED", "St. Elsewhere", "What was not tested, and why", "Trend"):
