@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from cli.context import App, common_options, current
 from cli.errors import ChecksFailed, UsageRefused
-from cli.verify_options import verifier_options, with_paths
+from cli.verify_options import Said, verifier_options, with_paths
 
 if TYPE_CHECKING:
     from cli.verify_flow import VerifyDone
@@ -45,15 +45,10 @@ def verify(
     reports: Path | None,
     checks: Path | None,
     key: Path | None,
-    retests: tuple[str, ...],
-    corrective_action: str | None,
-    root_cause: str | None,
-    participants: tuple[tuple[str, str], ...],
-    notified: tuple[str, ...],
-    owner: str | None,
     due: str | None,
     mirror: bool,
     scheduled: bool,
+    **said: Unpack[Said],
 ) -> None:
     """Prove that the cluster can be restored, and sign the proof.
 
@@ -82,14 +77,9 @@ def verify(
         archive=archive,
         reports_dir=None if reports is None else reports.absolute(),
         is_scheduled=scheduled,
-        retests=retests,
-        corrective_action=corrective_action,
-        owner=owner,
         due_s=None if due is None else parse_duration(due),
         notes=(NOTE,) if urls else (),
-        root_cause=root_cause,
-        participants=participants,
-        notified=notified,
+        **said,
     )
     done = _run(app, VerifyFlow, settings, config, choices)
     if done is None:

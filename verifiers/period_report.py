@@ -63,7 +63,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
         "backups": backups["full"] + backups["incr"] > 0 and not backups["refused"],
         "deletions": not is_broken(facts.host),
     }
-    draft = {
+    draft: dict[str, Any] = {
         "subject": subject_of(facts),
         "identity": _identity(facts),
         "scope": _scope(facts, runs),
