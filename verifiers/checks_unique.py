@@ -26,12 +26,15 @@ SELECT i.indexrelid::regclass::text, i.indrelid::regclass::text, i.indnullsnotdi
  ORDER BY 2, 1"""
 _BY_ROWS: Final = """
 SELECT set_config('enable_indexscan', 'off', false), set_config('enable_indexonlyscan', 'off', false),
-       set_config('enable_bitmapscan', 'off', false)"""
+       set_config('enable_bitmapscan', 'off', false), set_config('temp_file_limit', %s, false)"""
 
 
-def ask_without_indexes(session: ScratchSession) -> None:
-    """Let the rest of a session read tables.  Raises QueryFailed."""
-    session.rows(_BY_ROWS)
+def ask_without_indexes(session: ScratchSession, room_bytes: int) -> None:
+    """Let the rest of a session read tables, and sort on disk in no more than half the room.
+
+    The disk may be others' as well.  Raises QueryFailed.
+    """
+    session.rows(_BY_ROWS, [str(room_bytes // 2048)])
 
 
 def unique_queries(session: ScratchSession) -> list[tuple[str, str]]:
