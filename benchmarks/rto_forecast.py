@@ -1,7 +1,6 @@
 """How well recovery time is forecast: restores of several sizes and lengths of WAL, each from the others.
 
-Not a name of its own: the figures of ``verify`` take ``forecast_rows`` in, with what they measured themselves
-or with ``measure``.
+Not a name of its own: the figures of ``verify`` take it in.
 """
 
 from __future__ import annotations

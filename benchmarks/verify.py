@@ -1,5 +1,5 @@
-"""Verification: what it costs beside the restore and its checks, and how long its records take to report
-and to audit.
+"""Verification: what it costs beside the restore and its checks, how long its records take to report and to
+audit, and how well a recovery time is forecast (``rto_forecast``, from restores of several sizes).
 
 One run is real; the year and the thousand are that run's own report under other dates, signed and logged by
 another key as any report is, so that their sizes are those of real ones.
@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from benchmarks import rto_forecast
 from benchmarks.cluster import bench_cluster
 from benchmarks.harness import MIB, Row, compare, run
 from benchmarks.site import BenchSite
@@ -59,7 +60,10 @@ def run_all(work: Path, quick: bool) -> list[Row]:
     with open_log(app, key) as log:
         for number in range(len(year) + 1, count + 1):
             _issue(log, report, number, later + _DAY * number, "weekly_verification")
-    return [*rows, _audit(site, config, work, count)]
+    rows.append(_audit(site, config, work, count))
+    folder = work / "forecast"
+    folder.mkdir(mode=0o755)
+    return [*rows, *rto_forecast.run_all(folder, quick)]
 
 
 def _configure(site: BenchSite, work: Path) -> Path:

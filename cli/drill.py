@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
 from cli.context import common_options, current
 from cli.errors import UsageRefused
-from cli.verify_options import verifier_options, with_paths
+from cli.verify_options import Said, verifier_options, with_paths
 
 if TYPE_CHECKING:
     from cli.verify_settings import VerifySettings
@@ -40,12 +40,10 @@ def start(
     scratch: Path | None,
     reports: Path | None,
     key: Path | None,
-    retests: tuple[str, ...],
-    corrective_action: str | None,
-    owner: str | None,
     due: str | None,
     mirror: bool,
     scheduled: bool,
+    **said: Unpack[Said],
 ) -> None:
     """Rehearse a recovery on scratch, measure it, and sign what was seen.
 
@@ -76,10 +74,8 @@ def start(
         archive=archive,
         reports_dir=None if reports is None else reports.absolute(),
         is_scheduled=scheduled,
-        retests=retests,
-        corrective_action=corrective_action,
-        owner=owner,
         due_s=None if due is None else read_duration_option("--due", due),
+        **said,
     )
     done = run_shown(app, lambda tell: DrillFlow(app, settings, config, choices, tell).run())
     if done is None:

@@ -21,7 +21,7 @@ from verifiers.findings import Retest
 from verifiers.log_entry import LogEntry
 from verifiers.ransomware import clean_point_of, first_alarming, last_clean
 from verifiers.scratch import ScratchPlace
-from verifiers.verify_schedule import Due, due, last_scheduled_at, next_cut
+from verifiers.verify_schedule import Due, due_run, next_cut
 
 if TYPE_CHECKING:
     from pitr.catalogue.backup_record import BackupManifest
@@ -43,6 +43,10 @@ class DrillChoices:
     is_scheduled: bool = False
     retests: tuple[str, ...] = ()
     corrective_action: str | None = None
+    root_cause: str | None = None
+    # Name and role of each who takes part, and who is told.
+    participants: tuple[tuple[str, str], ...] = ()
+    notified: tuple[str, ...] = ()
     owner: str | None = None
     due_s: float | None = None
 
@@ -71,6 +75,7 @@ class DrillReady:
     target: DrillTarget | None
     scheduled_at: datetime | None
     retests: tuple[Retest, ...]
+    repeats: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def due_drill(
     every_s = config.drills.every_s.get(kind)
     if every_s is None:
         return None
-    return due(last_scheduled_at(entries, system_identifier, drill=kind), every_s, now)
+    return due_run(entries, system_identifier, every_s, now, drill=kind)
 
 
 def choose_cut(

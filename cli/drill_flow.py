@@ -33,6 +33,7 @@ from cli.verify_facts import (
     policy_of,
     settle_killed,
 )
+from cli.verify_limits import more_limits
 from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import host_repository, open_reader
@@ -42,6 +43,7 @@ from verifiers.drill_scenario import DrillKind
 from verifiers.log_entry import EntryKind
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
+from verifiers.run_intent import intended_checks
 from verifiers.scratch import ScratchPlace, ScratchRoot
 from verifiers.verify_report import Sampling
 from verifiers.verify_schedule import next_region
@@ -122,12 +124,12 @@ class DrillFlow:
         if not looked.survey.backups:
             raise NotInitialised("there is no backup to drill with", hint="pitr backup")
         system = looked.archive.system_identifier
-        scheduled_at = None
+        scheduled_at = repeats = None
         if choices.is_scheduled:
             found = due_drill(choices.kind, config, entries, system, datetime.now(UTC))
             if found is None:
                 return None
-            scheduled_at = found.scheduled_at
+            scheduled_at, repeats = found.scheduled_at, found.repeats
             for at in found.missed:
                 log_missed(opened, EntryKind.DRILL_MISSED, at, system, drill=choices.kind)
         regions = [one.name for one in self._settings.regions]
@@ -142,7 +144,14 @@ class DrillFlow:
             cut,
             target,
             scheduled_at,
-            find_retests(opened, system, choices.retests, choices.corrective_action),
+            find_retests(
+                opened,
+                system,
+                choices.retests,
+                action=choices.corrective_action,
+                cause=choices.root_cause,
+            ),
+            repeats,
         )
 
     def _announce(
@@ -172,6 +181,8 @@ class DrillFlow:
         self, opened: OpenedLog, intent: Logged, ready: DrillReady, draft: dict[str, Any]
     ) -> DrillDone:
         now = max(datetime.now(UTC), datetime.fromisoformat(draft["identity"]["created_at"]))
+        # Of a drill it is the failure that was measured, and no forecast.
+        draft["result"]["limits"] += more_limits(self._app, self._settings.regions, None, opened, intent)
         report = issue_report(opened.log, intent, draft, now)
         observe(self._app, host_repository(self._settings, opened.store), ready.archive, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir
@@ -208,6 +219,8 @@ class DrillFlow:
             notes=tuple(notes),
             care=care_of(config, choices.owner, choices.due_s, self._started_at),
             retests=ready.retests,
+            participants=choices.participants,
+            notified=choices.notified,
         )
 
     def _intent_facts(self, ready: DrillReady) -> Mapping[str, object]:
@@ -221,6 +234,12 @@ class DrillFlow:
             "region": ready.region,
             "without_region": ready.cut,
             "target": None if ready.target is None else str(ready.target.target),
+            "checks": "" if ready.target is None else intended_checks(_drill_checks(ready)),
             "scheduled_at": None if ready.scheduled_at is None else encode_time(ready.scheduled_at),
             "retests": [one.finding.ref for one in ready.retests],
+            **({} if ready.repeats is None else {"repeats": ready.repeats}),
         }
+
+
+def _drill_checks(ready: DrillReady) -> list[str]:
+    return ["D12"] if ready.cut is None else ["D11", "D12"]

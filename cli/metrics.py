@@ -15,6 +15,12 @@ from prometheus_client.registry import Collector
 
 from cli.snapshot import DaemonSnapshot
 
+
+def _forecast(snapshot: DaemonSnapshot, figure: str) -> float | None:
+    found = None if snapshot.forecast is None else snapshot.forecast[figure]
+    return float(found) if isinstance(found, (int, float)) else None
+
+
 # Name, help; the value is the snapshot's figure of the same place.
 _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] = (
     ("pitr_rpo_seconds", "Age of the oldest WAL that is not at quorum.", lambda s: s.rpo_s),
@@ -83,6 +89,16 @@ _GAUGES: tuple[tuple[str, str, Callable[[DaemonSnapshot], float | None]], ...] =
         "pitr_catalogue_complete",
         "1 if the catalogue holds everything, 0 while it is made anew.",
         lambda s: float(s.is_catalogue_complete),
+    ),
+    (
+        "pitr_recovery_forecast_seconds",
+        "How long recovery to the latest moment is forecast to take.",
+        lambda s: _forecast(s, "seconds"),
+    ),
+    (
+        "pitr_recovery_forecast_error_ratio",
+        "The relative error of that forecast: the median of forecasts of measured recoveries.",
+        lambda s: _forecast(s, "error"),
     ),
     (
         "pitr_backup_last_completed_timestamp_seconds",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
-from cli.verify_options import verifier_options, with_paths
+from cli.verify_options import Said, verifier_options, with_paths
 
 if TYPE_CHECKING:
     from cli.verify_flow import VerifyDone
@@ -45,12 +45,10 @@ def verify(
     reports: Path | None,
     checks: Path | None,
     key: Path | None,
-    retests: tuple[str, ...],
-    corrective_action: str | None,
-    owner: str | None,
     due: str | None,
     mirror: bool,
     scheduled: bool,
+    **said: Unpack[Said],
 ) -> None:
     """Prove that the cluster can be restored, and sign the proof.
 
@@ -80,11 +78,9 @@ def verify(
         archive=archive,
         reports_dir=None if reports is None else reports.absolute(),
         is_scheduled=scheduled,
-        retests=retests,
-        corrective_action=corrective_action,
-        owner=owner,
         due_s=None if due is None else read_duration_option("--due", due),
         notes=(NOTE,) if urls else (),
+        **said,
     )
     done = run_shown(app, lambda tell: VerifyFlow(app, settings, config, choices, tell).run())
     if done is None:

@@ -15,9 +15,9 @@ from cli.target import read_target
 from cli.verify_settings import VerifySettings
 from pitr.planner import restorable_stretches
 from pitr.recovery import RecoveryTarget
-from verifiers.log_entry import EntryKind, LogEntry
+from verifiers.log_entry import LogEntry
 from verifiers.verify_report import Sampling
-from verifiers.verify_schedule import due, last_scheduled_at, next_region
+from verifiers.verify_schedule import due_run, next_region
 from verifiers.verify_target import Stretch, merge, random_moment, seed_sha256, stretches_text
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ class VerifyChoices:
     is_scheduled: bool = False
     retests: tuple[str, ...] = ()
     corrective_action: str | None = None
+    root_cause: str | None = None
+    # Name and role of each who takes part, and who is told.
+    participants: tuple[tuple[str, str], ...] = ()
+    notified: tuple[str, ...] = ()
     owner: str | None = None
     due_s: float | None = None
     # What the report is to say of how it was asked for.
@@ -67,7 +71,7 @@ class Chosen:
     stretches: str | None
     scheduled_at: datetime | None
     missed: tuple[datetime, ...] = ()
-    kind: EntryKind = EntryKind.VERIFICATION_INTENDED
+    repeats: str | None = None
 
 
 def choose(
@@ -81,12 +85,12 @@ def choose(
     """Decide; None if it was to run when it is due, and is not.  Raises UsageRefused, TargetRefused."""
     scheduled_at: datetime | None = None
     missed: tuple[datetime, ...] = ()
+    repeats: str | None = None
     if choices.is_scheduled and config.every_s is not None:
-        last = last_scheduled_at(entries, archive.system_identifier)
-        found = due(last, config.every_s, datetime.now(UTC))
+        found = due_run(entries, archive.system_identifier, config.every_s, datetime.now(UTC))
         if found is None:
             return None
-        scheduled_at, missed = found.scheduled_at, found.missed
+        scheduled_at, missed, repeats = found.scheduled_at, found.missed, found.repeats
     method = choices.method or config.target
     if method == "random":
         seed = os.urandom(32).hex()
@@ -97,10 +101,10 @@ def choose(
         )
         target = RecoveryTarget("time", instant=random_moment(seed, stretches))
         sampling = Sampling("random", seed, seed_sha256(seed))
-        return Chosen(target, sampling, "random", stretches_text(stretches), scheduled_at, missed)
+        return Chosen(target, sampling, "random", stretches_text(stretches), scheduled_at, missed, repeats)
     if method == "latest":
         target = RecoveryTarget("latest")
     else:
         assert choices.target is not None, "a given target was typed"
         target = read_target(app, choices.target, is_inclusive=True, timeline="latest")
-    return Chosen(target, Sampling(method), str(target), None, scheduled_at, missed)
+    return Chosen(target, Sampling(method), str(target), None, scheduled_at, missed, repeats)

@@ -71,6 +71,8 @@ class Occasion:
     notes: tuple[str, ...] = ()
     care: Care = field(default_factory=Care)
     retests: tuple[Retest, ...] = ()
+    participants: tuple[tuple[str, str], ...] = ()
+    notified: tuple[str, ...] = ()
 
 
 # -- the log
@@ -164,7 +166,12 @@ def read_findings(opened: OpenedLog, system_identifier: int) -> list[FindingStat
 
 
 def find_retests(
-    opened: OpenedLog, system_identifier: int, refs: Sequence[str], action: str | None
+    opened: OpenedLog,
+    system_identifier: int,
+    refs: Sequence[str],
+    *,
+    action: str | None,
+    cause: str | None,
 ) -> tuple[Retest, ...]:
     """Return the findings that are named ``NUMBER/ID``.  Raises UsageRefused."""
     if not refs:
@@ -173,7 +180,7 @@ def find_retests(
     for ref in refs:
         if ref not in known:
             raise UsageRefused(f"there is no finding {ref!r}", hint="pitr drill list --findings")
-    return tuple(Retest(known[ref], action) for ref in dict.fromkeys(refs))
+    return tuple(Retest(known[ref], action, cause) for ref in dict.fromkeys(refs))
 
 
 # -- the request and the report
@@ -265,14 +272,23 @@ def report_facts(
         notes=occasion.notes,
         care=occasion.care,
         retests=occasion.retests,
+        participants=occasion.participants,
+        notified=occasion.notified,
     )
 
 
 def policy_of(
     config: VerifySettings, settings: Settings, *, drill: str | None = None, every_s: float | None = None
 ) -> Policy:
-    """Return the policy that the configuration amounts to; its digest changes when it does."""
+    """Return the policy that the configuration amounts to; its digest changes when it does.
+
+    What is asked of a restore is a part of it: whoever takes a query away takes a part of the proof.
+    """
     fields: dict[str, object] = {
+        "queries": _query_digests(config),
+        "marker": [config.marker, config.marker_database, config.marker_every_s],
+        "network": config.network,
+        "preload_libraries": sorted(config.preload_libraries),
         "every_s": config.every_s if drill is None else every_s,
         "target": config.target,
         "rto_s": config.rto_s,
@@ -296,6 +312,18 @@ def policy_of(
         # 0: no configuration says.
         ms(settings.retention.window_s or None),
     )
+
+
+def _query_digests(config: VerifySettings) -> list[list[str]] | None:
+    """Return each of the owner's queries by name, database and digest; None if there is no such folder."""
+    try:
+        found = read_assertions(config.checks_dir)
+    except (PitrError, OSError, UnicodeError):
+        # A verification says so itself; a report of a period may be made where the folder is not.
+        return None
+    if found is None:
+        return None
+    return [[one.name, one.database, hashlib.sha256(one.sql.encode()).hexdigest()] for one in found]
 
 
 def product_version() -> str:

@@ -37,6 +37,7 @@ from cli.verify_facts import (
     settle_killed,
     verify_request,
 )
+from cli.verify_limits import more_limits
 from cli.verify_log import OpenedLog, open_log
 from cli.verify_settings import VerifySettings
 from cli.wiring import open_reader
@@ -48,9 +49,10 @@ from verifiers.fingerprint import get_fingerprint, next_fingerprints
 from verifiers.log_entry import EntryKind
 from verifiers.report_series import issue_report
 from verifiers.run_ids import uuid7
+from verifiers.run_intent import intent_facts
 from verifiers.scratch import ScratchPlace, ScratchRoot, check_room
 from verifiers.source_locks import least_locks
-from verifiers.verify_report import draft_report, intent_facts
+from verifiers.verify_report import draft_report
 from verifiers.verify_run import verify
 from verifiers.verify_values import Verified, VerifyRequest
 
@@ -141,12 +143,16 @@ class VerifyFlow:
                 place.wipe()
                 return None
             retests = find_retests(
-                opened, archive.system_identifier, choices.retests, choices.corrective_action
+                opened,
+                archive.system_identifier,
+                choices.retests,
+                action=choices.corrective_action,
+                cause=choices.root_cause,
             )
             for at in chosen.missed:
                 log_missed(opened, EntryKind.VERIFICATION_MISSED, at, archive.system_identifier)
             intent = opened.log.intend(
-                chosen.kind,
+                EntryKind.VERIFICATION_INTENDED,
                 run_id,
                 {
                     **intent_facts(
@@ -159,6 +165,7 @@ class VerifyFlow:
                         stretches=chosen.stretches,
                     ),
                     **begun_in(root),
+                    **({} if chosen.repeats is None else {"repeats": chosen.repeats}),
                 },
                 datetime.now(UTC),
             )
@@ -209,7 +216,9 @@ class VerifyFlow:
         )
         facts = with_map(facts, reader, looked, self._app.output)
         now = max(datetime.now(UTC), facts.created_at)
-        report = issue_report(opened.log, intent, draft_report(facts, found), now)
+        draft = draft_report(facts, found)
+        draft["result"]["limits"] += more_limits(self._app, self._settings.regions, looked, opened, intent)
+        report = issue_report(opened.log, intent, draft, now)
         observe(self._app, reader.repository, looked.archive, intent, opened)
         consolidated = None
         if config.consolidate and choices.without_region is None:
@@ -265,4 +274,6 @@ class VerifyFlow:
             notes=tuple(notes),
             care=care_of(config, choices.owner, choices.due_s, self._started_at),
             retests=retests,
+            participants=choices.participants,
+            notified=choices.notified,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import click
 
@@ -13,6 +13,18 @@ from cli.verify_settings import VerifySettings
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
+
+
+class Said(TypedDict):
+    """What somebody says of findings and people, by the names of the options and of the choices."""
+
+    retests: tuple[str, ...]
+    corrective_action: str | None
+    root_cause: str | None
+    participants: tuple[tuple[str, str], ...]
+    notified: tuple[str, ...]
+    owner: str | None
+
 
 _OPTIONS = (
     click.option(
@@ -27,6 +39,18 @@ _OPTIONS = (
     ),
     click.option(
         "--corrective-action", metavar="TEXT", help="What was done about the findings that are retested."
+    ),
+    click.option("--root-cause", metavar="TEXT", help="Why the findings that are retested came about."),
+    click.option(
+        "--participant",
+        "participants",
+        multiple=True,
+        nargs=2,
+        metavar="NAME ROLE",
+        help="Who takes part, and as what; may be repeated.",
+    ),
+    click.option(
+        "--notified", multiple=True, metavar="WHO", help="Who is told of this run; may be repeated."
     ),
     click.option("--owner", metavar="NAME", help="Who sees to new findings (default: [verify] owner)."),
     click.option("--due", metavar="DURATION", help="Until when, from now (default: [verify] due, 14d)."),

@@ -39,7 +39,9 @@ _TABLE: Final = (
     CheckSpec(
         "C13", "completeness", "extensions and collations have the versions they were made with", "pitr"
     ),
-    CheckSpec("C14", "integrity", "constraints hold for the rows that are there", "pitr"),
+    CheckSpec(
+        "C14", "integrity", "foreign keys, checks and NOT NULL hold for the rows that are there", "pitr"
+    ),
     CheckSpec("C15", "application", "the owner's own queries find nothing wrong", "pitr", False),
     CheckSpec("C16", "application", "Kafka offsets agree with the target", "pitr", False),
     CheckSpec("C17", "security", "the backup shows no sign of rot or ransomware", "pitr"),

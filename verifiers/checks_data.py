@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pitr.errors import PitrError
 from pitr.postgres.scratch_session import QueryFailed, ScratchSession
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker, Judgement, failed, passed
+from verifiers.checks_unique import UNIQUE_KEYS, ask_without_indexes, unique_queries
 from verifiers.scratch_server import ScratchServer
 
 CONSTRAINTS_MAX: Final = 5000
@@ -48,6 +50,12 @@ SELECT t.relkind::text, c.contype::text, c.conname, c.convalidated,
 _OTHER_INDEXES: Final = """
 SELECT m.amname, count(*) FROM pg_class c JOIN pg_am m ON m.oid = c.relam
  WHERE c.relkind = 'i' AND m.amname <> 'btree' GROUP BY 1"""
+# What nothing here asks: an exclusion's operators are known to its index alone, and a domain's constraints
+# belong to no table.
+_NOT_ASKED: Final = """
+SELECT count(*) FILTER (WHERE c.contype = 'x'), count(*) FILTER (WHERE c.contypid <> 0)
+  FROM pg_constraint c JOIN pg_namespace s ON s.oid = c.connamespace
+ WHERE s.nspname !~ '^pg_' AND s.nspname <> 'information_schema'"""
 _NOT_NULL: Final = """
 SELECT c.oid::regclass::text, array_agg(quote_ident(a.attname) ORDER BY a.attnum)
   FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
@@ -70,10 +78,9 @@ def check_relations(server: ScratchServer, maker: CheckMaker) -> CheckResult:
 
     def judge() -> Judgement:
         expected = "pg_amcheck ends with exit code 0"
-        with server.session() as session:
-            if not session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'"):
-                reason = "the PostgreSQL programs on this host come without the extension amcheck"
-                return Judgement(Outcome.SKIPPED, expected, "not looked at", reason)
+        if not _has_amcheck(server):
+            reason = "the PostgreSQL programs on this host come without the extension amcheck"
+            return Judgement(Outcome.SKIPPED, expected, "not looked at", reason)
         run = server.run_tool("pg_amcheck", *server.connection_words, *options)
         if run.exit_code != 0:
             said = run.output or run.said
@@ -81,6 +88,16 @@ def check_relations(server: ScratchServer, maker: CheckMaker) -> CheckResult:
         return passed(expected, "exit code 0", digest=run.sha256)
 
     return maker.run("C08", "pg_amcheck " + " ".join(options), judge, version=server.version)
+
+
+def looks_for_duplicates(server: ScratchServer) -> bool:
+    """Tell whether C08 finds two rows of one unique key: pg_amcheck can from 17 on.  Raises QueryFailed."""
+    return server.major >= _UNIQUE_SINCE and _has_amcheck(server)
+
+
+def _has_amcheck(server: ScratchServer) -> bool:
+    with server.session() as session:
+        return bool(session.value("SELECT count(*) FROM pg_available_extensions WHERE name = 'amcheck'"))
 
 
 def unseen_indexes(server: ScratchServer) -> str | None:
@@ -95,53 +112,77 @@ def unseen_indexes(server: ScratchServer) -> str | None:
     return f"C08 looks into tables and B-trees alone: indexes of other kinds were not looked into: {kinds}"
 
 
-def check_constraints(server: ScratchServer, maker: CheckMaker) -> CheckResult:
-    """C14: foreign keys, checks and NOT NULL, asked of all rows; not what was never valid."""
+def check_constraints(server: ScratchServer, maker: CheckMaker, *, asks_unique: bool) -> CheckResult:
+    """C14: foreign keys, checks and NOT NULL, asked of all rows; not what was never valid.
+
+    ``asks_unique``: unique keys too, where C08 does not look for duplicates.
+    """
 
     def judge() -> Judgement:
         counts = _Counts()
         for database in server.databases():
             with server.session(database, timeout_s=CONSTRAINT_TIMEOUT_S) as session:
                 _ask_constraints(session, database, counts)
+                if asks_unique:
+                    # A bad index must not be asked about itself.
+                    ask_without_indexes(session, shutil.disk_usage(server.data_dir).free)
+                    _ask_all(session, database, unique_queries(session), counts)
+                _count_others(session, counts)
         expected = "no row that breaks a constraint"
-        observed = f"{counts.asked} constraints asked of all rows"
-        if counts.unasked:
-            observed += f", {len(counts.unasked)} not asked"
-        if counts.foreign:
-            observed += f"; {counts.foreign} of foreign tables left out: their rows are not in the backup"
-        evidence = "\n".join([observed, *counts.broken, *counts.invalid, *counts.unasked]).encode()
+        evidence = "\n".join([counts.observed, *counts.broken, *counts.invalid, *counts.unasked]).encode()
         if counts.broken:
             return failed(
-                expected, f"{observed}, {len(counts.broken)} broken", _some(counts.broken), evidence
+                expected, f"{counts.observed}, {len(counts.broken)} broken", _some(counts.broken), evidence
             )
         doubts = counts.invalid + counts.unasked
         if doubts:
-            return Judgement(Outcome.WARNED, expected, observed, _some(doubts), evidence)
-        return passed(expected, observed, evidence)
+            return Judgement(Outcome.WARNED, expected, counts.observed, _some(doubts), evidence)
+        return passed(expected, counts.observed, evidence)
 
-    return maker.run("C14", _CONSTRAINTS + _NOT_NULL, judge)
+    return maker.run("C14", _CONSTRAINTS + _NOT_NULL + UNIQUE_KEYS, judge)
 
 
 class _Counts:
     def __init__(self) -> None:
         self.asked = 0
         self.foreign = 0
+        self.exclusions = 0
+        self.of_domains = 0
         self.broken: list[str] = []
         self.invalid: list[str] = []
         self.unasked: list[str] = []
+
+    @property
+    def observed(self) -> str:
+        said = f"{self.asked} constraints asked of all rows"
+        if self.unasked:
+            said += f", {len(self.unasked)} not asked"
+        if self.foreign:
+            said += f"; {self.foreign} of foreign tables left out: their rows are not in the backup"
+        if self.exclusions:
+            said += f"; {self.exclusions} EXCLUDE not asked"
+        if self.of_domains:
+            said += f"; {self.of_domains} of domains not asked"
+        return said
+
+
+def _count_others(session: ScratchSession, counts: _Counts) -> None:
+    ((exclusions, of_domains),) = session.rows(_NOT_ASKED)
+    counts.exclusions += int(str(exclusions))
+    counts.of_domains += int(str(of_domains))
 
 
 def _ask_constraints(session: ScratchSession, database: str, counts: _Counts) -> None:
     queries: list[tuple[str, str]] = []
     for row in session.rows(_CONSTRAINTS, rows_max=CONSTRAINTS_MAX + 1):
         relkind, kind, name, is_valid, table, expression, other, match, own, their, operators = row
-        place = f"{database}: {name} of {str(table).removeprefix('ONLY ')}"
+        place = f"{name} of {str(table).removeprefix('ONLY ')}"
         if relkind == _FOREIGN_TABLE:
             # Its rows are another server's, which a scratch server must not ask.
             counts.foreign += 1
             continue
         if not is_valid:
-            counts.invalid.append(f"{place} is NOT VALID: nobody says that it holds")
+            counts.invalid.append(f"{database}: {place} is NOT VALID: nobody says that it holds")
             continue
         assert isinstance(own, list)
         assert isinstance(their, list)
@@ -155,9 +196,14 @@ def _ask_constraints(session: ScratchSession, database: str, counts: _Counts) ->
         # Not IS NULL: the planner takes the constraint's word for it, and looks at no row.
         groups = [columns[at : at + _ARGUMENTS] for at in range(0, len(columns), _ARGUMENTS)]
         nulls = " OR ".join(f"num_nulls({', '.join(group)}) > 0" for group in groups)
-        queries.append(
-            (f"{database}: NOT NULL of {table}", f"SELECT 1 FROM ONLY {table} WHERE {nulls} LIMIT 1")
-        )
+        queries.append((f"NOT NULL of {table}", f"SELECT 1 FROM ONLY {table} WHERE {nulls} LIMIT 1"))
+    _ask_all(session, database, queries, counts)
+
+
+def _ask_all(
+    session: ScratchSession, database: str, queries: Sequence[tuple[str, str]], counts: _Counts
+) -> None:
+    """Ask queries for rows that break something, each with what it is of."""
     for number, (place, query) in enumerate(queries):
         if number >= CONSTRAINTS_MAX:
             counts.unasked.append(f"{database}: {len(queries) - number} constraints are past the limit")
@@ -165,11 +211,11 @@ def _ask_constraints(session: ScratchSession, database: str, counts: _Counts) ->
         try:
             found = session.rows(query, rows_max=1)
         except QueryFailed as cause:
-            counts.unasked.append(f"{place}: {cause.message}")
+            counts.unasked.append(f"{database}: {place}: {cause.message}")
             continue
         counts.asked += 1
         if found:
-            counts.broken.append(place)
+            counts.broken.append(f"{database}: {place}")
 
 
 def _orphans(
@@ -197,10 +243,10 @@ class Assertion:
     database: str
 
 
-def read_assertions(folder: Path | None) -> list[Assertion]:
-    """Return the queries in ``folder``, by name.  Raises PitrError for files that are none."""
+def read_assertions(folder: Path | None) -> list[Assertion] | None:
+    """Return the queries in ``folder``, by name; None without a folder.  Raises PitrError for other files."""
     if folder is None:
-        return []
+        return None
     if not folder.is_dir():
         raise PitrError(f"the folder of checks {folder} is not there", hint="set [verify] checks_dir")
     files = sorted(folder.glob("*.sql"))
@@ -217,11 +263,18 @@ def read_assertions(folder: Path | None) -> list[Assertion]:
 
 
 def check_assertions(
-    server: ScratchServer, assertions: Sequence[Assertion], maker: CheckMaker
+    server: ScratchServer, assertions: Sequence[Assertion] | None, maker: CheckMaker
 ) -> list[CheckResult]:
-    """C15, one result for each query; a query that the owner wrote must pass, so each is required."""
-    if not assertions:
+    """C15, one result for each query; a query that the owner wrote must pass, so each is required.
+
+    None: no folder for them is configured.  One without any has lost them, as by a disk that is not there.
+    """
+    if assertions is None:
         return [maker.skipped("C15", "no queries of the owner's are configured ([verify] checks_dir)")]
+    if not assertions:
+        why = "the folder of the owner's queries ([verify] checks_dir) has no *.sql file"
+        lost = failed("the owner's queries", "no query", why)
+        return [maker.run("C15", "read the owner's queries", lambda: lost, is_required=True)]
     results = []
     seen: dict[str, int] = {}
     for one in assertions:

@@ -62,10 +62,11 @@ class FindingState:
 
 @dataclass(frozen=True, slots=True)
 class Retest:
-    """An earlier finding that a run tries again; ``corrective_action`` None: nobody says what was done."""
+    """An earlier finding that a run tries again; None: nobody says what was done, or why it came about."""
 
     finding: FindingState
     corrective_action: str | None = None
+    root_cause: str | None = None
 
 
 def findings_of(
@@ -86,15 +87,19 @@ def findings_of(
                 "id": old.ref,
                 "severity": old.severity,
                 "description": old.description if again is None else again["description"],
-                "root_cause": old.root_cause,
+                "root_cause": _said(retest.root_cause) or old.root_cause,
                 "owner": old.owner,
                 "due_at": None if old.due_at is None else encode_time(old.due_at),
                 "status": "closed" if is_good else "open",
-                "corrective_action": retest.corrective_action or old.corrective_action,
+                "corrective_action": _said(retest.corrective_action) or old.corrective_action,
                 "retest_report_id": report_id,
             }
         )
     return [*found, *wrong.values()][:FINDINGS_MAX]
+
+
+def _said(text: str | None) -> str | None:
+    return None if text is None else clean(text)
 
 
 def _wrong(predicate: Predicate, care: Care) -> Iterable[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pitr.expiry_reader import ListedExpiry
@@ -74,6 +75,19 @@ def deletions_of(facts: PeriodFacts) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda one: str(one["at"]))[:LIST_MAX]
+
+
+def cut_limits(report: Mapping[str, Any]) -> list[str]:
+    """Say which of a report's lists end at the most that one may have: more may be missing there."""
+    lists = {
+        "backups": report["backups"]["listed"],
+        **{name: report[name] for name in ("deletions", "findings", "host_events", "key_events")},
+    }
+    return [
+        f"{name.replace('_', ' ')}: no more than {LIST_MAX} are listed, and there may be others"
+        for name, rows in lists.items()
+        if len(rows) >= LIST_MAX
+    ]
 
 
 def is_broken(host: HostRecord) -> bool:

@@ -18,6 +18,7 @@ from verifiers.controls import period_mapping
 from verifiers.findings import finding_states
 from verifiers.log_entry import INTENTS, LogEntry
 from verifiers.period_host import (
+    cut_limits,
     deletions_of,
     host_events_of,
     is_broken,
@@ -62,7 +63,7 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
         "backups": backups["full"] + backups["incr"] > 0 and not backups["refused"],
         "deletions": not is_broken(facts.host),
     }
-    return {
+    draft: dict[str, Any] = {
         "subject": subject_of(facts),
         "identity": _identity(facts),
         "scope": _scope(facts, runs),
@@ -90,6 +91,8 @@ def draft_period(facts: PeriodFacts) -> dict[str, Any]:
         "tool": {"product_version": facts.wanted.product_version},
         "log": _log(facts),
     }
+    draft["result"]["limits"] += cut_limits(draft)
+    return draft
 
 
 def sample_of(reports: Sequence[tuple[str, str]], root_hash: str) -> tuple[str, list[str]]:

@@ -108,6 +108,11 @@ def read_host(repository: Repository, root: Verifier, system_identifier: int) ->
         root_key_id=root.key_id,
         faults=[fault for page in pages for fault in page.faults]
         + [
+            f"of archive {archive} the newest {_EVENTS_MAX} events were looked at, and no older ones"
+            for archive, page in zip(archives, pages, strict=True)
+            if len(page.events) >= _EVENTS_MAX
+        ]
+        + [
             f"manifest {one.key} was refused: {one.reason}" for listing in listings for one in listing.refused
         ],
     )

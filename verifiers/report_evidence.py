@@ -67,6 +67,7 @@ def _people(fields: Fields) -> list[Block]:
     took_part = [
         (Value(f"{path}.name"), ", ", Value(f"{path}.role")) for path in fields.each("people.participants")
     ]
+    told = [Value(path) for path in fields.each("people.notified")]
     blocks: list[Block] = [
         Heading("People and certification"),
         Pairs(
@@ -81,7 +82,7 @@ def _people(fields: Fields) -> list[Block]:
                     ),
                 ),
                 *(("Took part", line) for line in took_part),
-                ("Was told", listed([Value(path) for path in fields.each("people.notified")], "nobody")),
+                ("Was told", listed(told, "nobody is named")),
             ],
         ),
     ]

@@ -96,6 +96,9 @@ class ReportFacts:
     notes: Sequence[str] = field(default_factory=tuple)
     care: Care = field(default_factory=Care)
     retests: Sequence[Retest] = ()
+    # Name and role of each who took part, and who was told, as somebody says it.
+    participants: Sequence[tuple[str, str]] = ()
+    notified: Sequence[str] = ()
 
 
 def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
@@ -132,8 +135,10 @@ def draft_report(facts: ReportFacts, found: Verified) -> dict[str, Any]:
         "findings": [],
         "people": {
             "executed_by": {"name": facts.verifier_name},
-            "participants": [],
-            "notified": [],
+            "participants": [
+                {"name": clean_name(name), "role": clean_name(role)} for name, role in facts.participants
+            ],
+            "notified": [clean(who) for who in facts.notified],
         },
         "tool": {
             "product_version": facts.product_version,
@@ -375,26 +380,3 @@ def _is_passed(found: Verified, check: str) -> bool | None:
     if result is None or result.outcome is Outcome.SKIPPED:
         return None
     return result.outcome is Outcome.PASSED
-
-
-def intent_facts(
-    *,
-    system_identifier: int,
-    region: str,
-    without_region: str | None,
-    scheduled_at: datetime | None,
-    target: str,
-    sampling: Sampling,
-    stretches: str | None,
-) -> Mapping[str, object]:
-    """Return what is logged before a run begins.  Of a random target only what it will be drawn from."""
-    return {
-        "system_identifier": str(system_identifier),
-        "region": region,
-        "without_region": without_region,
-        "scheduled_at": None if scheduled_at is None else encode_time(scheduled_at),
-        "method": sampling.method,
-        "target": target,
-        "seed_sha256": sampling.seed_sha256,
-        "stretches": stretches,
-    }

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final, NoReturn
 
 from pitr.errors import PitrError
@@ -33,6 +34,7 @@ from verifiers.checks_data import (
     check_assertions,
     check_constraints,
     check_relations,
+    looks_for_duplicates,
     unseen_indexes,
 )
 from verifiers.checks_events import check_events
@@ -255,7 +257,8 @@ class _Verification:
         self._add(check_replayed_wal(self._request.place.certificate, plan, maker))
         self._found.databases = server.databases()
         self._found.closed = server.closed_databases()
-        for check in (check_schema, check_versions, check_roles, check_constraints, check_relations):
+        constraints = partial(check_constraints, asks_unique=not looks_for_duplicates(server))
+        for check in (check_schema, check_versions, check_roles, constraints, check_relations):
             self._check_time()
             self._add(check(server, maker))
         for one in check_assertions(server, self._request.assertions, maker):

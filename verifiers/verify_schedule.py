@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,10 +19,14 @@ _KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The time that is run for now, and those before it that nobody ran for, the oldest first."""
+    """The time that is run for now, and those before it that nobody ran for, the oldest first.
+
+    ``repeats``: the run that was begun for the same time and came to no report, as one that was killed.
+    """
 
     scheduled_at: datetime
     missed: tuple[datetime, ...] = ()
+    repeats: str | None = None
 
 
 def due(last_scheduled_at: datetime | None, every_s: float, now: datetime) -> Due | None:
@@ -36,6 +40,48 @@ def due(last_scheduled_at: datetime | None, every_s: float, now: datetime) -> Du
     first = max(1, passed - MISSED_MAX)
     missed = tuple(last_scheduled_at + step * number for number in range(first, passed))
     return Due(last_scheduled_at + step * passed, missed)
+
+
+def due_run(
+    entries: Iterable[LogEntry],
+    system_identifier: int,
+    every_s: float,
+    now: datetime,
+    *,
+    drill: str | None = None,
+) -> Due | None:
+    """Return what is due by the log; None if nothing is.  ``drill`` as of ``last_scheduled_at``.
+
+    A time that a run was begun for is not one that nobody ran for, whatever came of that run.
+    """
+    log = list(entries)
+    tries = _tries(log, system_identifier, drill)
+    last = last_scheduled_at(log, system_identifier, drill)
+    if last is None and tries:
+        # None has come to a report yet: the first that was begun was the first that was due.
+        last = min(tries) - timedelta(seconds=every_s)
+    found = due(last, every_s, now)
+    if found is None:
+        return None
+    begun = tries.get(found.scheduled_at)
+    is_given_up = any(
+        one.run_id == begun and one.kind == _KINDS[drill is not None][1] and one.text("report_id") is None
+        for one in log
+    )
+    missed = tuple(at for at in found.missed if at not in tries)
+    return replace(found, missed=missed, repeats=begun if is_given_up else None)
+
+
+def _tries(log: Iterable[LogEntry], system_identifier: int, drill: str | None) -> dict[datetime, str]:
+    """Return the newest run that was intended for each scheduled time."""
+    return {
+        datetime.fromisoformat(at): entry.run_id
+        for entry in log
+        if entry.kind == _KINDS[drill is not None][0]
+        and entry.text("system_identifier") == str(system_identifier)
+        and entry.text("drill") == drill
+        and (at := entry.text("scheduled_at")) is not None
+    }
 
 
 def last_scheduled_at(

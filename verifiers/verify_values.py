@@ -72,7 +72,7 @@ class VerifyRequest:
     deadline_s: float
     product_version: str
     backups: Sequence[BackupManifest] = ()
-    assertions: Sequence[Assertion] = ()
+    assertions: Sequence[Assertion] | None = None
     marker: Marker | None = None
     preload_allowed: Sequence[str] = ()
     comparison: Comparison | None = None

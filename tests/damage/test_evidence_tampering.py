@@ -445,6 +445,16 @@ LIES: dict[str, tuple[Forgery, str]] = {
         "its checks say WARNED",
     ),
     "no check at all, and passed": (Forgery(predicate=put("checks", value=[])), "its checks say WARNED"),
+    "a required check skipped, and said not to be required": (
+        Forgery(predicate=lambda one: one["checks"][0].update({**SKIPPED, "required": False})),
+        "its checks say WARNED",
+    ),
+    "a check left out that was intended": (Forgery(intent={"checks": "C04 C08"}), "lacks a check"),
+    "another region than was intended": (Forgery(intent={"region": "south"}), "another region"),
+    "another scenario than was intended": (
+        Forgery(intent={"scenario_sha256": "0" * 64}),
+        "another scenario_sha256",
+    ),
     "overall": (Forgery(predicate=put("result", "overall", value="WARNED")), "its checks say PASSED"),
     "rto_met": (Forgery(predicate=put("result", "rto_met", value=False)), "rto_met"),
     "rpo_met": (Forgery(predicate=put("result", "rpo_met", value=None)), "rpo_met"),

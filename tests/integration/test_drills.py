@@ -237,8 +237,13 @@ def test_an_objective_that_is_missed_is_a_finding_that_its_retest_closes(site: S
     assert opened[ref]["due_at"] is not None
     unknown = drill(site, "start", "full", "--retests", "999/F-RTO", exit_code=2)
     assert unknown.error["next"] == "pitr drill list --findings"
-    fast = drill(site, "start", "full", "--retests", ref)
+    said = ["--root-cause", "a slow disk", "--participant", "B. Operator", "DBA", "--notified", "on-call"]
+    fast = drill(site, "start", "full", "--retests", ref, *said)
     assert [(one["id"], one["status"]) for one in fast.data["findings"]] == [(ref, "closed")]
+    assert fast.data["findings"][0]["root_cause"] == "a slow disk"
+    people = site("report", "show", str(fast.data["number"]), "--json").data["predicate"]["people"]
+    assert people["participants"] == [{"name": "B. Operator", "role": "DBA"}]
+    assert people["notified"] == ["on-call"]
     still = {one["finding"] for one in listed(site, "--findings")["findings"]}
     assert ref not in still
     every = listed(site, "--findings", "--all")["findings"]

@@ -653,7 +653,7 @@ def test_c14_passes_for_every_kind_of_sound_constraint(server: ScratchServer, da
         "INSERT INTO parts VALUES (1)",
         "INSERT INTO r VALUES (1), (NULL)",
     )
-    assert_passed(check_constraints(server, MAKER))
+    assert_passed(check_constraints(server, MAKER, asks_unique=True))
 
 
 def test_databases_that_no_check_looks_into_are_named(server: ScratchServer, database: Database) -> None:
@@ -689,7 +689,7 @@ def test_c14_asks_what_postgresql_asks_of_tables_that_inherit(
         "CREATE TABLE c1 () INHERITS (c)",
         "INSERT INTO c1 VALUES (7)",
     )
-    result = check_constraints(server, MAKER)
+    result = check_constraints(server, MAKER, asks_unique=True)
     assert_passed(result)
 
 
@@ -703,7 +703,7 @@ def test_c14_leaves_out_foreign_tables_and_says_so(server: ScratchServer, databa
         "CREATE TABLE t (n int CHECK (n > 2))",
         "CREATE FOREIGN TABLE t1 () INHERITS (t) SERVER elsewhere",
     )
-    result = check_constraints(server, MAKER)
+    result = check_constraints(server, MAKER, asks_unique=True)
     assert_passed(result)
     assert "; 3 of foreign tables left out" in result.observed
 
@@ -763,7 +763,52 @@ def test_c14_fails_for_a_row_that_breaks_a_constraint(
     server: ScratchServer, database: Database, kind: str
 ) -> None:
     database.execute(*BROKEN[kind])
-    assert_failed(check_constraints(server, MAKER), "broken: ")
+    assert_failed(check_constraints(server, MAKER, asks_unique=True), "broken: ")
+
+
+def let_in(index: str, table: str, *rows: str) -> tuple[str, ...]:
+    """Write rows that an index does not look at, as one whose order is wrong does not see them."""
+    return (
+        f"UPDATE pg_index SET indisready = false WHERE indexrelid = '{index}'::regclass",
+        *(f"INSERT INTO {table} VALUES {row}" for row in rows),
+        f"UPDATE pg_index SET indisready = true WHERE indexrelid = '{index}'::regclass",
+    )
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"),
+    [
+        ("(n)", ["(1, 'a')", "(1, 'b')"]),
+        ("(lower(s)) WHERE n > 0", ["(1, 'a')", "(2, 'A')"]),
+        ("(n, s) NULLS NOT DISTINCT", ["(1, NULL)", "(1, NULL)"]),
+        ('(s COLLATE "C") INCLUDE (n)', ["(1, 'a')", "(2, 'a')"]),
+    ],
+)
+def test_c14_fails_for_two_rows_of_one_unique_key(
+    server: ScratchServer, database: Database, index: str, rows: list[str]
+) -> None:
+    database.execute(
+        "CREATE TABLE t (n int, s text)",
+        f"CREATE UNIQUE INDEX i ON t {index}",
+        "INSERT INTO t VALUES (5, 'e'), (-6, NULL)",
+    )
+    assert_passed(check_constraints(server, MAKER, asks_unique=True))
+    database.execute(*let_in("i", "t", *rows))
+    assert_failed(check_constraints(server, MAKER, asks_unique=True), "unique key public.i of public.t")
+    assert_passed(check_constraints(server, MAKER, asks_unique=False))
+
+
+def test_c14_lets_nulls_of_a_unique_key_be_and_says_what_it_does_not_ask(
+    server: ScratchServer, database: Database
+) -> None:
+    database.execute(
+        "CREATE DOMAIN positive AS int CHECK (VALUE > 0)",
+        "CREATE TABLE t (n int UNIQUE, p positive, during tsrange, EXCLUDE USING gist (during WITH &&))",
+        "INSERT INTO t (n) VALUES (NULL), (NULL), (1)",
+    )
+    result = check_constraints(server, MAKER, asks_unique=True)
+    assert_passed(result)
+    assert result.observed.endswith("; 1 EXCLUDE not asked; 1 of domains not asked")
 
 
 def test_c14_warns_of_a_constraint_that_is_not_valid(server: ScratchServer, database: Database) -> None:
@@ -773,7 +818,7 @@ def test_c14_warns_of_a_constraint_that_is_not_valid(server: ScratchServer, data
         "INSERT INTO c VALUES (7)",
         "ALTER TABLE c ADD FOREIGN KEY (n) REFERENCES p NOT VALID",
     )
-    result = check_constraints(server, MAKER)
+    result = check_constraints(server, MAKER, asks_unique=True)
     assert (result.outcome, "NOT VALID" in str(result.reason)) == (Outcome.WARNED, True)
 
 
@@ -803,7 +848,16 @@ def test_c15_reads_queries_and_their_database_from_files(tmp_path: Path) -> None
     (tmp_path / "No Orphans.sql").write_text("-- database: app\nSELECT 1")
     (tmp_path / "totals.sql").write_text("SELECT 2")
     found = read_assertions(tmp_path)
+    assert found is not None
     assert [(one.name, one.database) for one in found] == [("no-orphans", "app"), ("totals", "postgres")]
+
+
+def test_c15_fails_where_the_folder_of_queries_has_lost_them(server: ScratchServer, tmp_path: Path) -> None:
+    (lost,) = check_assertions(server, read_assertions(tmp_path), MAKER)
+    assert_failed(lost, "has no *.sql file")
+    (none_wanted,) = check_assertions(server, read_assertions(None), MAKER)
+    assert (lost.is_required, none_wanted.is_required) == (True, False)
+    assert none_wanted.outcome is Outcome.SKIPPED
 
 
 # -- C17, C19, C20: safety

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from datetime import datetime
@@ -79,6 +80,8 @@ def test_the_next_report_repeats_the_figures_of_the_one_before_and_is_set_as_pdf
     assert row["recovery_time_ms"] == before["timings"]["recovery_time_ms"] > 0
     assert row["wal_replay_done_ms"] == before["timings"]["wal_replay_done"]["ms"]
     assert row["bytes"] == before["timings"]["bytes"] > 0
+    (told,) = [one for one in done.data["limits"] if "forecast" in one]
+    assert re.search(r"the latest moment was forecast to take about .* from \d+ measured recover", told)
     site("report", "show", "--pdf", site.folder / "report.pdf")
     pages = read_pages((site.folder / "report.pdf").read_bytes())
     for words in ("PASSED", "St. Elsewhere", "What was not tested, and why", "Trend"):
@@ -165,7 +168,10 @@ def test_a_moment_that_cannot_be_restored_is_said_and_logged(site: Site) -> None
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_killed_is_found_wiped_and_logged(site: Site, how: signal.Signals) -> None:
     log = site.folder / "killed.log"
-    process = site.program.begin("-c", site.config, "verify", "--latest", log=log)
+    # As the daemon does it, the one time that is due.
+    scheduled = ["--scheduled"] if how is signal.SIGKILL else []
+    site.config.write_text(site.config.read_text().replace('every = "never"', 'every = "30d"'))
+    process = site.program.begin("-c", site.config, "verify", "--latest", *scheduled, log=log)
     scratch = site.folder / "scratch"
 
     def has_server() -> bool:
@@ -182,12 +188,27 @@ def test_a_run_that_is_killed_is_found_wiped_and_logged(site: Site, how: signal.
         assert left_in_scratch(site) == [run]
     else:
         assert left_in_scratch(site) == []
-    done = verify(site, "--latest", "--reports", reports_dir(site))
+    done = verify(site, "--latest", *scheduled, "--reports", reports_dir(site))
+    site.config.write_text(site.config.read_text().replace('every = "30d"', 'every = "never"'))
     assert left_in_scratch(site) == []
     wait_until(lambda: not is_alive(pid), "the killed run's server has ended", timeout_s=30)
     kinds = [(e["kind"], e["facts"].get("outcome")) for e in log_of(site) if e["run_id"] == run]
     assert kinds == [("verification-intended", None), ("verification-ended", "ABANDONED")]
     assert done.data["verdict"] == "PASSED"
+    first, again = (intent_of(site, one) for one in (run, done.data["run"]))
+    assert again.get("repeats") == (run if scheduled else None)
+    assert (first["scheduled_at"] is None) == (again["scheduled_at"] is None) == (not scheduled)
+
+
+def intent_of(site: Site, run: str) -> dict[str, Any]:
+    """Return what a run's intent says."""
+    (facts,) = [
+        one["facts"]
+        for one in log_of(site)
+        if one["run_id"] == run and one["kind"] == "verification-intended"
+    ]
+    assert isinstance(facts, dict)
+    return facts
 
 
 @pytest.mark.timeout(900)

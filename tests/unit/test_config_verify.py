@@ -10,6 +10,7 @@ from fix_config import BASE, least_tables
 
 from cli.config_schema import check_tables
 from cli.settings import Settings
+from cli.verify_facts import policy_of
 from cli.verify_settings import default_verify
 
 
@@ -71,6 +72,31 @@ def test_a_marker_and_consolidation_are_off_unless_they_are_asked_for() -> None:
     assert found is not None
     assert (found.marker, found.marker_database, found.marker_every_s) == (query, "postgres", 5.0)
     assert found.consolidate is True
+
+
+def test_a_policy_is_another_when_something_else_is_asked_of_a_restore(tmp_path: Path) -> None:
+    folder = tmp_path / "checks"
+    folder.mkdir()
+    query = folder / "orphans.sql"
+
+    def digest_of(**more: object) -> str:
+        found = settings_of({"identity_file": "id.toml", "checks_dir": str(folder), **more})
+        assert found.verify is not None
+        return policy_of(found.verify, found).sha256
+
+    empty = digest_of()
+    query.write_text("SELECT 1")
+    before = digest_of()
+    assert before == digest_of()
+    query.write_text("SELECT 1 WHERE false")
+    found = [
+        digest_of(),
+        digest_of(marker="SELECT max(at) FROM beats"),
+        digest_of(network="host"),
+        digest_of(preload_libraries=["x"]),
+        digest_of(checks_dir=str(tmp_path / "not there")),
+    ]
+    assert len({empty, before, *found}) == 7
 
 
 @pytest.mark.parametrize(

@@ -72,14 +72,24 @@ def test_a_check_that_failed_or_warned_is_a_finding_and_a_skipped_one_is_not() -
 def test_a_passed_retest_closes_the_finding_in_its_own_report() -> None:
     state = opened("F-RTO", recovery_ms=400_000)
     assert (state.ref, state.status) == ("3/F-RTO", "open")
-    found = told(draft(4), "second", retests=[Retest(state, "a faster disk")])
+    found = told(draft(4), "second", retests=[Retest(state, "a faster disk", "a slow\x07 disk")])
     one = found["3/F-RTO"]
+    assert one["root_cause"] == "a slow? disk"
     assert (one["status"], one["retest_report_id"], one["corrective_action"]) == (
         "closed",
         "second",
         "a faster disk",
     )
     assert one["description"] == state.description
+
+
+def test_what_was_said_of_a_finding_stays_until_somebody_says_another_thing() -> None:
+    before = opened("F-RTO", recovery_ms=400_000)
+    first = draft(4, recovery_ms=500_000)
+    told(first, "second", retests=[Retest(before, "a faster disk", "a slow disk")])
+    (state,) = finding_states([first])
+    again = told(draft(5), "third", retests=[Retest(state)])["3/F-RTO"]
+    assert (again["corrective_action"], again["root_cause"]) == ("a faster disk", "a slow disk")
 
 
 def test_a_retest_that_fails_keeps_the_finding_open_and_makes_no_second_one() -> None:

@@ -72,3 +72,17 @@ def test_what_is_not_known_is_left_out_and_a_fence_that_knows_nothing_is_0(
 def test_a_site_of_redis_has_an_age_once_it_has_a_snapshot() -> None:
     sites = (RedisSnapshotAge("cache", NOW, 60.0), RedisSnapshotAge("new", None, None))
     assert beside(replace(SNAPSHOT, redis=sites)) == {"pitr_redis_snapshot_age_seconds": 60.0}
+
+
+@pytest.mark.parametrize("error", [0.125, None])
+def test_the_forecast_of_recovery_is_served_with_its_error(error: float | None) -> None:
+    seen = replace(SNAPSHOT, forecast={"seconds": 41.5, "error": error, "runs": 3})
+    samples = {
+        sample.name: sample.value
+        for snapshot in (SNAPSHOT, seen)
+        for metric in SnapshotCollector(lambda snapshot=snapshot: snapshot).collect()  # type: ignore[misc]
+        for sample in metric.samples
+        if sample.name.startswith("pitr_recovery")
+    }
+    known = {"pitr_recovery_forecast_seconds": 41.5, "pitr_recovery_forecast_error_ratio": error}
+    assert samples == {name: value for name, value in known.items() if value is not None}

@@ -29,9 +29,10 @@ from verifiers.period_html import render_period
 from verifiers.period_report import sample_of, spread_of
 from verifiers.period_series import logged_periods, read_host, read_period
 from verifiers.period_shape import PERIOD_TYPE, render_period_schema
-from verifiers.period_values import Period
+from verifiers.period_values import HostRecord, KeyEvent, Period
 from verifiers.public_key import to_pem
 from verifiers.report_export import export_reports
+from verifiers.report_shape import LIST_MAX
 from verifiers.statement import SignedStatement, open_period
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "period-report-v1.schema.json"
@@ -262,6 +263,19 @@ def test_backups_deletions_and_keys_come_from_what_others_signed() -> None:
     later = drawn(log, Period(house.at(25), house.at(40), system), host)
     assert [one["sequence"] for one in later["deletions"]] == [2]
     assert later["backups"]["listed"] == []
+
+
+def test_a_list_that_was_cut_says_so(log: AuditLog) -> None:
+    let_in = KeyEvent(fix.BEGIN + fix.WEEK, "writer-let-in", "archive x")
+
+    def drawn_with(count: int) -> dict[str, Any]:
+        return dict(drawn(log, PERIOD_ALL, HostRecord([], 0, [], [], [let_in] * count, "ab" * 8)))
+
+    assert not any("no more than" in one for one in drawn_with(LIST_MAX - 2)["result"]["limits"])
+    said = drawn_with(LIST_MAX + 1)
+    assert len(said["key_events"]) == LIST_MAX
+    (told,) = [one for one in said["result"]["limits"] if "no more than" in one]
+    assert told == f"key events: no more than {LIST_MAX} are listed, and there may be others"
 
 
 def test_a_sample_can_be_drawn_again_and_follows_from_the_log_alone(log: AuditLog) -> None:

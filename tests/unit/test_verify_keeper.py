@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from fix_config import BASE, least_tables
 
 from cli.config_schema import check_tables
 from cli.settings import Settings
+from cli.timetable import Timetable
 from cli.verify_keeper import VerifyKeeper
 from pitr.errors import PitrError
 
@@ -26,6 +30,18 @@ with notes.open("a") as file: file.write("begun\\n")
 time.sleep(float(sys.argv[2]))
 with notes.open("a") as file: file.write("ended\\n")
 print('{"data": {"is_not_due": true}}')
+"""
+
+
+# Is killed the first time, as for want of memory; the second time it comes to a verdict.
+KILLED = """
+import json, os, pathlib, signal, sys
+notes = pathlib.Path(sys.argv[1])
+is_first = not notes.exists()
+with notes.open("a") as file: file.write("begun " + " ".join(sys.argv[2:]) + "\\n")
+if is_first: os.kill(os.getpid(), signal.SIGKILL)
+said = {"verdict": "PASSED", "report": "r", "number": 1, "recovery_time_ms": 1, "checks": [], "findings": []}
+print(json.dumps({"data": said}))
 """
 
 
@@ -67,6 +83,27 @@ def test_a_verification_and_a_drill_that_are_due_at_once_run_one_after_the_other
         for done in [pool.submit(task.run, threading.Event()) for task in tasks]:
             done.result(60.0)
     assert notes.read_text().split() == ["begun", "ended"] * 2
+
+
+def test_a_verification_that_was_killed_is_run_again_and_said_to_have_failed(tmp_path: Path) -> None:
+    notes, ends = tmp_path / "notes", queue.Queue[tuple[str, str | None]]()
+    (task, _) = keeper_of({}, (sys.executable, "-c", KILLED, str(notes))).tasks()
+    assert task.retry_max_s == 6 * 3600.0
+    timetable = Timetable(
+        [replace(task, retry_first_s=0.1)],
+        now=lambda: datetime.now(UTC),
+        report=lambda _name, how, error: ends.put((how, error)),
+    )
+    timetable.start()
+    try:
+        how, error = ends.get(timeout=60.0)
+        assert (how, "came to no verdict: exit code -9" in str(error)) == ("failed", True)
+        assert ends.get(timeout=60.0) == ("done", None)
+    finally:
+        timetable.stop(10.0)
+    runs = notes.read_text().splitlines()
+    assert len(runs) == 2
+    assert all(one.endswith("verify --scheduled") for one in runs)
 
 
 def test_one_that_waits_for_its_turn_ends_when_it_is_cancelled(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pitr.pipeline.sign import encode_time
 from verifiers.log_entry import EntryKind, LogEntry
 from verifiers.run_ids import uuid7
-from verifiers.verify_schedule import MISSED_MAX, due, last_scheduled_at, next_region
+from verifiers.verify_schedule import MISSED_MAX, Due, due, due_run, last_scheduled_at, next_region
 
 WEEK_S = 7 * 86_400.0
 START = datetime(2026, 11, 2, 3, tzinfo=UTC)
@@ -59,6 +59,29 @@ def test_only_what_came_to_a_report_counts_and_of_this_cluster_alone() -> None:
     assert last_scheduled_at(entries, 7) == START
     assert last_scheduled_at(entries, 8) is None
     assert last_scheduled_at([], 7) is None
+
+
+def test_a_run_that_was_killed_is_due_still_and_the_next_says_which_it_repeats() -> None:
+    entries = [*run_of(0, "a", START, "eu", "r1"), *run_of(2, "b", START + WEEK, "us", None)]
+    later = START + WEEK + timedelta(hours=2)
+    assert due_run(entries[:3], 7, WEEK_S, later) == Due(START + WEEK)
+    assert due_run(entries, 7, WEEK_S, later) == Due(START + WEEK, (), "b")
+    entries += run_of(4, "c", START + WEEK, "ap", None)
+    assert due_run(entries, 7, WEEK_S, later) == Due(START + WEEK, (), "c")
+    entries += run_of(6, "d", START + WEEK, "eu", "r2")
+    assert due_run(entries, 7, WEEK_S, later) is None
+    assert due_run(entries, 7, WEEK_S, later, drill="full") == Due(later)
+
+
+def test_a_time_that_was_tried_is_not_one_that_nobody_ran_for() -> None:
+    entries = [*run_of(0, "a", START, "eu", "r1"), *run_of(2, "b", START + WEEK, "us", None)]
+    now = START + 3 * WEEK
+    assert due_run(entries, 7, WEEK_S, now) == Due(now, (START + 2 * WEEK,))
+    assert due_run(entries[:2], 7, WEEK_S, now) == Due(now, (START + WEEK, START + 2 * WEEK))
+    # Where none has come to a report, the first that was begun says since when.
+    first = run_of(0, "a", START, "eu", None)
+    assert due_run(first, 7, WEEK_S, START + timedelta(hours=1)) == Due(START, (), "a")
+    assert due_run(first, 7, WEEK_S, START + 2 * WEEK) == Due(START + 2 * WEEK, (START + WEEK,))
 
 
 def test_regions_take_turns() -> None:
