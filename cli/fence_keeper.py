@@ -141,7 +141,7 @@ class FenceKeeper:
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             try:
                 self.take()
-            except PitrError as failure:
+            except Exception as failure:  # noqa: BLE001 — the top of a thread: it is told and tried again
                 reason = _words(failure)
                 with self._lock:
                     self._seen = replace(self._seen, trouble=reason)
@@ -238,6 +238,8 @@ class FenceKeeper:
                 failure = "an object's name is taken; the newest is looked up again"
             except (StoreError, PitrError) as error:
                 failure = str(error)
+            except Exception as error:  # noqa: BLE001 — the top of a thread: it is told and tried again
+                failure = _words(error)
             else:
                 self._forget(fences[:count])
                 self._tell("store", None, "fences are put again")
@@ -297,7 +299,9 @@ def fence_fields(taken: TakenFence) -> Mapping[str, Any]:
     }
 
 
-def _words(failure: PitrError) -> str:
+def _words(failure: Exception) -> str:
+    if not isinstance(failure, PitrError):
+        return f"{type(failure).__name__}: {failure}"
     return "; ".join(part for part in (failure.message, failure.detail) if part)
 
 

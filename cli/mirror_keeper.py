@@ -125,7 +125,7 @@ class MirrorKeeper:
             polled = self._tools.keeper.poll(self._fences.take())
             self._fences.poll_returned()
             newest_ms = self._tools.book.position().newest_ms
-        except PitrError as failure:
+        except Exception as failure:  # noqa: BLE001 — the top of a thread: it is told and tried again
             self._see(trouble=_words(failure))
             self._tell("mirror", _words(failure), "pairs of the mirror cannot be read")
             return 0
@@ -158,6 +158,8 @@ class MirrorKeeper:
             failure: str | None = "an object's name is taken; the newest is looked up again"
         except (StoreError, PitrError) as error:
             failure = str(error)
+        except Exception as error:  # noqa: BLE001 — the top of a thread: it is told and tried again
+            failure = _words(error)
         else:
             failure = None
         self._see(store_error=failure)
@@ -180,7 +182,9 @@ class MirrorKeeper:
             self._log.warning(text, reason=reason)
 
 
-def _words(failure: PitrError) -> str:
+def _words(failure: Exception) -> str:
+    if not isinstance(failure, PitrError):
+        return f"{type(failure).__name__}: {failure}"
     return "; ".join(part for part in (failure.message, failure.detail) if part)
 
 

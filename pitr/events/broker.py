@@ -56,7 +56,10 @@ class TopicFacts:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """A record of a topic.  ``timestamp_ms`` is the producer's claim unless ``is_append_time``."""
+    """A record of a topic.  ``timestamp_ms`` is the producer's claim unless ``is_append_time``.
+
+    ``unreadable`` says why its headers could not be read, though it has some; None: these are all.
+    """
 
     at: TopicPartition
     offset: int
@@ -65,6 +68,7 @@ class EventRecord:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    unreadable: str | None = None
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of this name, as Kafka's own clients do."""

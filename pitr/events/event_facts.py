@@ -69,7 +69,7 @@ class HeaderReader:
     __slots__ = ("_found", "problem")
 
     def __init__(self, record: EventRecord) -> None:
-        self.problem: str | None = None
+        self.problem: str | None = record.unreadable
         # A later header of one name wins, as with Kafka's own clients.
         self._found: Mapping[str, bytes | None] = dict(record.headers)
 

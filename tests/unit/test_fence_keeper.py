@@ -137,6 +137,18 @@ def test_postgresql_away_is_trouble_until_it_is_back(often: World) -> None:
     assert often.keeper.snapshot().number is not None
 
 
+def test_what_nobody_foresaw_is_told_and_ends_no_thread(often: World) -> None:
+    def fail() -> None:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    often.marker.during = fail
+    often.keeper.start()
+    wait_until(lambda: "UnicodeDecodeError" in str(often.keeper.snapshot().trouble), "it is told")
+    often.marker.during = lambda: None
+    wait_until(lambda: often.keeper.snapshot().number is not None, "fences are taken again")
+    assert often.keeper.snapshot().trouble is None
+
+
 def test_one_that_is_asked_for_is_stored_soon(rarely: World) -> None:
     rarely.keeper.start()
     wait_until(lambda: rarely.keeper.snapshot().number == 1, "the first one")
