@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,7 @@ def events_plan(
     Exit code 4 if events are missing that --accept-gap does not name.
     """
     from cli.events_asking import Choice, of_moment, of_server
+    from cli.events_cluster import open_transactions
     from cli.events_plan_view import plan_json, refuse_gaps, show_plan, unaccepted
 
     app = current()
@@ -92,7 +94,8 @@ def events_plan(
     else:
         parsed = read_target(app, target or "", is_inclusive=not exclusive, timeline=timeline)
         asking = of_moment(app, parsed, source, choice, backup_id, damaged)
-    with asking as request:
+    with asking as found_out:
+        request = replace(found_out, wait=open_transactions(app.output))
         found = _over_mirror(app, settings, request, source, choice) if mirror else None
         made = found.plan if found is not None else _build(app, settings, request)
     for fault in choice.faults:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cli.context import App
 from cli.errors import ChecksFailed
 from cli.events_asking import Choice, of_reader
-from cli.events_cluster import mirror_of, open_cluster
+from cli.events_cluster import mirror_of, open_cluster, open_transactions
 from cli.events_plan_view import refuse_gaps, show_plan, unaccepted
 from cli.events_replay import read_partition, run_replay, show_result
 from cli.events_settings import EventsSettings
@@ -187,8 +187,9 @@ class RestoreReplay:
         over: MirrorPlan | None = None
         with (
             open_cluster(self.settings, is_mirror=self.is_mirror) as cluster,
-            of_reader(output, self._dsn(instance), reader, self.source, choice) as request,
+            of_reader(output, self._dsn(instance), reader, self.source, choice) as found,
         ):
+            request = replace(found, wait=open_transactions(output))
             if cluster.names is None:
                 plan = build_plan(request, cluster.broker)
             else:

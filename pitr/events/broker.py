@@ -109,6 +109,10 @@ class Broker(Protocol):
         """Return last stable offsets.  A partition that is missing raises: none is left out."""
         ...
 
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return where logs end, with what open Kafka transactions hide: at or above ``ends``."""
+        ...
+
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Return log start offsets."""
         ...

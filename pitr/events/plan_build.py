@@ -43,7 +43,8 @@ class PlanRequest:
 
     ``ask``: statuses of transactions in the restored database.  ``cursors``: topic → partition → next
     offset of sinks that keep one, None if no database was asked; ``inexact`` ones are at or below the truth.
-    ``moment``: a time not after the end.
+    ``moment``: a time not after the end.  ``wait`` is called while open transactions of Kafka hide records:
+    it waits a little, and returns False once that was long enough; None: what they hide is not looked for.
     """
 
     declarations: Sequence[FlowDeclaration]
@@ -55,6 +56,7 @@ class PlanRequest:
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
     inexact: frozenset[TopicPartition] = frozenset()
+    wait: Callable[[], bool] | None = None
 
     def known(self, topic: str) -> Known:
         cursors = None if self.cursors is None else self.cursors.get(topic, {})
@@ -87,11 +89,14 @@ def build_plan(
         TopicPartition(name, number) for name, found in facts.items() for number in range(found.partitions)
     ]
     # Ends first: what is appended or deleted meanwhile makes the part to read smaller, never a false gap.
-    ends, begins = broker.ends(there), broker.begins(there)
+    ends, hidden = _ends(request, broker, there)
+    begins = broker.begins(there)
     seen = _Seen()
     topics = []
     for name, declaration in declared.items():
-        source = _Topic(request, broker, declaration, facts.get(name), cluster_id, ends, begins, seen, told)
+        source = _Topic(
+            request, broker, declaration, facts.get(name), cluster_id, ends, hidden, begins, seen, told
+        )
         topics.append(source.plan(wanted[name]))
     restored = RestoredPoint(
         request.system_identifier, request.lineage.timeline, request.lineage.end, request.lineage.fork_xid
@@ -107,6 +112,20 @@ def build_plan(
         seen.phantoms.found(),
         seen.lost.found(),
     )
+
+
+def _ends(request: PlanRequest, broker: Broker, there: Sequence[TopicPartition]) -> tuple[Offsets, Offsets]:
+    """Return the last stable offsets, and the high watermarks of what still has an open transaction.
+
+    A producer that died with the database leaves its transaction open until Kafka's time for it is over, and
+    all that others published behind its first record lies above the last stable offset until then.
+    """
+    if request.wait is None:
+        return broker.ends(there), {}
+    high, ends = broker.high_watermarks(there), broker.ends(there)
+    while any(ends[at] < high[at] for at in there) and request.wait():
+        ends = broker.ends(there)
+    return ends, {at: high[at] for at in there if ends[at] < high[at]}
 
 
 def _partitions(topic: str, found: TopicFacts | None, view: FenceView) -> list[int]:
@@ -131,6 +150,7 @@ class _Topic:
     facts: TopicFacts | None
     cluster_id: str
     ends: Offsets
+    hidden: Offsets
     begins: Offsets
     seen: _Seen
     told: Callable[[TopicPartition, int], None]
@@ -187,6 +207,9 @@ class _Topic:
             stood_at=start.stood_at,
         )
         placed, tally = self._count(at, placed, classifier)
+        if at in self.hidden:
+            gaps = (*placed.gaps, Gap(GapKind.OPEN, self.ends[at], self.hidden[at]))
+            placed = Placed(placed.start, placed.end, gaps)
         return PartitionPlan(
             now.number,
             placed.start,

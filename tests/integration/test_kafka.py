@@ -61,6 +61,7 @@ def test_ends_are_last_stable_and_a_read_is_done_at_its_position(kafka_node: Kaf
     producer.produce(name, b"open", partition=0)
     producer.flush(30)
     assert broker.ends([at]) == {at: 2}, "a record of an open transaction is not below the end"
+    assert broker.high_watermarks([at]) == {at: 3}
     producer.abort_transaction(30)
     # Aborted record and marker: an end that no record is just below.
     wait_until(lambda: broker.ends([at]) == {at: 4}, "the end is past the marker", timeout_s=30)

@@ -20,6 +20,7 @@ from pitr.events.partition import TopicPartition
 from pitr.events.plan import OffsetReset, PartitionPlan, ReplayPlan, Tally
 from pitr.events.plan_build import PlanRequest, build_plan
 from pitr.events.plan_code import decode_plan, encode_plan
+from pitr.events.reconcile import Verdict, reconcile
 from pitr.events.starts import FenceView, StartReason
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -131,6 +132,29 @@ def test_deleted_records_are_a_gap() -> None:
     found = _only(build_plan(_ask([]), broker))
     assert found.gaps == (Gap(GapKind.DELETED, 2, 3),)
     assert (found.start, found.tally.records) == (3, 1)
+
+
+def test_what_an_open_transaction_hides_is_waited_for_and_else_a_gap() -> None:
+    broker, at = _broker(), TopicPartition("outbox", 0)
+    for xid in (10, 11, 12, 13, 250):
+        broker.append("outbox", _event(xid))
+    broker.open_from[at] = 3
+
+    def end_it() -> bool:
+        broker.open_from.clear()
+        return True
+
+    found = _only(build_plan(replace(_ask([10, 11, 12]), wait=end_it), broker))
+    assert (found.end, found.tally.to_apply, found.gaps) == (5, 2, ())
+    broker.open_from[at] = 3
+    plan = build_plan(replace(_ask([10, 11, 12]), wait=lambda: False), broker)
+    found = _only(plan)
+    assert (found.end, found.tally.to_apply, found.gaps) == (3, 0, (Gap(GapKind.OPEN, 3, 5),))
+    assert decode_plan(encode_plan(plan)) == plan
+    [row] = reconcile(plan, None)
+    assert (row.verdict, row.missing) == (Verdict.MISSING, 2)
+    # On a cluster that is in use some are always open, and a verification promises nothing of its end.
+    assert not _only(build_plan(_ask([10, 11, 12]), broker)).gaps
 
 
 def test_records_that_are_deleted_while_they_are_read_are_a_gap() -> None:
