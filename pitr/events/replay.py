@@ -39,6 +39,7 @@ from pitr.postgres.applied_events import ReplaySession
 from pitr.postgres.held_events import stopped_keys
 from pitr.postgres.row_diff import RowDiff, TableDiff
 from pitr.throttle import TokenBucket
+from pitr.wal.lsn import LSN
 
 BATCH_RECORDS: Final = 10_000
 """Of 1,000 to 100,000 the fastest within a few per cent: a round trip to the server is spread over enough."""
@@ -155,6 +156,22 @@ def check_plan(plan: ReplayPlan, named_hash: str, session: ReplaySession, broker
                 detail="it was deleted" + ("" if now is None else " and made again") + " since",
                 hint="make a new plan",
             )
+
+
+def check_place(plan: ReplayPlan, left_at: LSN | None) -> None:
+    """Refuse a plan that was made for another restore of this cluster: it counts from another moment.
+
+    ``left_at`` is where the server left the plan's timeline; None: never.  Raises PlanRefused.
+    """
+    restored = plan.restored
+    if left_at == restored.end:
+        return
+    there = "it did not come from that timeline" if left_at is None else f"it left that timeline at {left_at}"
+    raise PlanRefused(
+        "the plan is for another restore of this cluster",
+        detail=f"the plan's ends at {restored.end} of timeline {restored.timeline}; of this server {there}",
+        hint="name the server that the plan was made for, or make a plan for this one",
+    )
 
 
 def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from pitr.events.sink_topic import TopicSink
 from pitr.events.starts import StartReason
 from pitr.pipeline.keys import Identity, best_suite
 from pitr.postgres.applied_events import ReplaySession
+from pitr.postgres.restored_history import left_at
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -132,7 +133,7 @@ class Shop:
         topic_id = broker.topics([self.topic])[self.topic].topic_id
         return ReplayPlan(
             broker.cluster_id(),
-            RestoredPoint(identifier, TimelineId(1), LSN(1 << 40), FORK_XID),
+            RestoredPoint(identifier, TimelineId(1), self.end(), FORK_XID),
             (Branch(TimelineId(1), FIRST_LSN, 0),),
             (),
             (),
@@ -141,6 +142,12 @@ class Shop:
             PhantomList(0, ()),
             PhantomList(0, ()),
         )
+
+    def end(self) -> LSN:
+        """Return where the server left its first timeline."""
+        found = left_at(self.dsn, TimelineId(1))
+        assert found is not None
+        return found
 
     def pitr(self, *words: object, exit_code: int = 0) -> Any:
         stdout, stderr = io.StringIO(), io.StringIO()
@@ -157,7 +164,15 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def server(module_postgres_factory: PostgresFactory) -> RunningPostgres:
-    return module_postgres_factory(17)
+    """Return a server that was promoted, as a restored one is: it is on its second timeline."""
+    found = module_postgres_factory(17)
+    found.stop()
+    signal = found.data_dir / "standby.signal"
+    signal.touch()
+    signal.chmod(0o666)
+    found.start()
+    found.instance.promote()
+    return found
 
 
 @pytest.fixture
@@ -220,6 +235,22 @@ def test_the_command_replays_what_the_plan_names_and_nothing_that_was_aborted(sh
     number = listed["events"][0]["number"]
     assert shop.pitr(*release, number)["data"] == {"applied": 1, "duplicate": 0, "held": 0}
     assert shop.orders() == sorted([*good, 30])
+
+
+def test_a_plan_for_another_restore_of_the_same_cluster_is_refused(shop: Shop) -> None:
+    shop.produce(range(4))
+    good = shop.plan()
+    path = shop.folder / "plan.json"
+    earlier = replace(good.restored, end=LSN(good.restored.end.offset - 8))
+    elsewhere = replace(good.restored, timeline=TimelineId(2))
+    for restored, said in ((earlier, f"at {good.restored.end}"), (elsewhere, "did not come from")):
+        plan = replace(good, restored=restored)
+        path.write_bytes(encode_plan(plan))
+        words = ["events", "replay", "--plan", path, "--restored", shop.dsn, "--plan-hash", plan.hash]
+        error = shop.pitr(*words, exit_code=2)["error"]
+        assert error["message"] == "the plan is for another restore of this cluster"
+        assert said in error["why"]
+    assert shop.orders() == []
 
 
 def test_a_topic_that_was_made_again_is_refused_and_records_that_went_are_a_gap(shop: Shop) -> None:
