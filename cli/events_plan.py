@@ -87,7 +87,7 @@ def events_plan(
     if (restored is None) == (target is None):
         raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
     settings = _settings(app)
-    choice = Choice(_declared(settings, names), _look_back(look_back))
+    choice = Choice(declared_flows(settings, names), _look_back(look_back))
     source = source_of(source_urls, source_identity, source_region, source_archive)
     if restored is not None:
         asking = of_server(app, restored, source, choice)
@@ -125,15 +125,15 @@ def _settings(app: App) -> EventsSettings:
     return settings
 
 
-def _declared(settings: EventsSettings, names: Sequence[str]) -> list[FlowDeclaration]:
-    """Return the declarations of the topics asked for, or of all.  Raises UsageRefused."""
+def declared_flows(settings: EventsSettings, names: Sequence[str]) -> list[FlowDeclaration]:
+    """Return the declarations of the topics asked for, or of all, in their order.  Raises UsageRefused."""
     unknown = sorted(set(names) - settings.flows.keys())
     if unknown:
         raise UsageRefused(
             f"topic {unknown[0]} is not declared: nothing says how its events and the database come together",
             hint="declare its flow in an [[events.topic]]; see docs/events.md",
         )
-    return [settings.flows[name] for name in sorted(set(names) or settings.flows.keys())]
+    return [one for one in settings.topics if not names or one.topic in names]
 
 
 def _look_back(text: str) -> timedelta:

@@ -182,7 +182,7 @@ class RestoreReplay:
 
     def _plan(self, instance: Instance, reader: Reader) -> ReplayPlan:
         """Make the plan against the restored server, show it, and make it durable."""
-        choice = Choice([self.settings.flows[name] for name in sorted(self.settings.flows)], LOOK_BACK)
+        choice = Choice(self.settings.topics, LOOK_BACK)
         output = self.app.output
         over: MirrorPlan | None = None
         with (

@@ -42,7 +42,7 @@ class PlanRequest:
     """What a plan is made from.
 
     ``ask``: statuses of transactions in the restored database.  ``cursors``: topic → partition → next
-    offset of sinks that keep one, None if no database was asked; ``inexact`` ones are at or below the truth.
+    offset of sinks that keep one, None if no database was asked; ``unbound`` is as in ``starts.Known``.
     ``moment``: a time not after the end.  ``wait`` is called while open transactions of Kafka hide records:
     it waits a little, and returns False once that was long enough; None: what they hide is not looked for.
     """
@@ -55,13 +55,13 @@ class PlanRequest:
     cursors: Mapping[str, Mapping[int, int]] | None = None
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
-    inexact: frozenset[TopicPartition] = frozenset()
+    unbound: frozenset[TopicPartition] = frozenset()
     wait: Callable[[], bool] | None = None
 
     def known(self, topic: str) -> Known:
         cursors = None if self.cursors is None else self.cursors.get(topic, {})
-        inexact = frozenset(at.partition for at in self.inexact if at.topic == topic)
-        return Known(self.view, self.lineage, cursors, self.moment, self.look_back, inexact)
+        unbound = frozenset(at.partition for at in self.unbound if at.topic == topic)
+        return Known(self.view, self.lineage, cursors, self.moment, self.look_back, unbound)
 
 
 @dataclass(slots=True)
@@ -82,7 +82,8 @@ def build_plan(
     Raises BrokerUnavailable, BrokerRefused, and what ``request.ask`` raises.
     """
     cluster_id = broker.cluster_id()
-    declared = {one.topic: one for one in sorted(request.declarations, key=lambda one: one.topic)}
+    # In the order in which they are declared: a replay keeps it, and what others refer to is named first.
+    declared = {one.topic: one for one in request.declarations}
     facts = broker.topics(declared)
     wanted = {name: _partitions(name, facts.get(name), request.view) for name in declared}
     there = [

@@ -156,9 +156,9 @@ class PartitionNow:
 class Known:
     """What is known of where things stood.
 
-    ``cursors``: partition → next offset, None if there is no restored database to ask; those of ``inexact``
-    partitions are at or below the truth.  ``moment``: a time that is not after the end of the restore, None
-    if none is known.
+    ``cursors``: partition → next offset, None if there is no restored database to ask; of ``unbound``
+    partitions records may lie behind it which the sink has applied.  ``moment``: a time that is not after the
+    end of the restore, None if none is known.
     """
 
     view: FenceView
@@ -166,7 +166,7 @@ class Known:
     cursors: Mapping[int, int] | None = None
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
-    inexact: frozenset[int] = frozenset()
+    unbound: frozenset[int] = frozenset()
 
 
 def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> Start:
@@ -267,7 +267,7 @@ def out_from(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> i
     if declaration.flow is Flow.DB_FIRST:
         return None
     if declaration.flow is Flow.SINK_CURSOR:
-        is_bound = known.cursors is not None and now.number not in known.inexact
+        is_bound = known.cursors is not None and now.number not in known.unbound
         return known.cursors.get(now.number) if is_bound and known.cursors is not None else None
     ends = [
         partition.after

@@ -115,6 +115,14 @@ def test_events_of_commits_that_a_failover_lost_are_named() -> None:
     assert (_only(later).start, _only(later).reason) == (2, StartReason.FENCE)
 
 
+def test_topics_are_planned_in_the_order_in_which_they_are_declared() -> None:
+    broker = _broker("b", "c", "a")
+    declared = [FlowDeclaration(name, Flow.DB_FIRST) for name in ("b", "c", "a")]
+    plan = build_plan(replace(_ask([]), declarations=declared), broker)
+    assert [one.topic for one in plan.topics] == ["b", "c", "a"]
+    assert decode_plan(encode_plan(plan)) == plan
+
+
 def test_phantoms_are_listed_up_to_a_bound_and_counted_beyond() -> None:
     broker = _broker()
     for _ in range(250):
@@ -304,7 +312,7 @@ def _a_plan() -> ReplayPlan:
 
 def test_a_plan_is_read_back_as_it_was_written() -> None:
     plan = _a_plan()
-    assert plan.topics[1].partitions[0].gaps
+    assert plan.topics[0].partitions[0].gaps
     assert plan.groups
     assert plan.phantoms.count
     content = encode_plan(plan)
