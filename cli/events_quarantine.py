@@ -49,7 +49,7 @@ def quarantine_list(restored: str, replay_id: str | None, limit: int, released: 
             output.finish({"counts": [], "events": []})
             return
         counts = held_counts(session)
-        rows = held_rows(session, replay_id=replay_id, limit=limit, with_released=released)
+        rows = held_rows(session, replay_id=replay_id, limit=limit, with_released=released, is_whole=False)
     output.table(
         ["replay", "topic", "reason", "held", "released"],
         [[one, topic, reason, str(held), str(freed)] for one, topic, reason, held, freed in counts],

@@ -70,6 +70,12 @@ class EventRecord:
     headers: tuple[tuple[str, bytes | None], ...] = ()
     unreadable: str | None = None
 
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes key, value and headers have."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
     def header(self, name: str) -> bytes | None:
         """Return the last header of this name, as Kafka's own clients do."""
         return next((value for one, value in reversed(self.headers) if one == name), None)

@@ -5,12 +5,12 @@ Nothing is changed anywhere.  Memory is bounded: records are counted as they pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 
 from pitr.events.broker import Broker, EventRecord, OffsetGone, TopicFacts
+from pitr.events.chunks import chunks
 from pitr.events.classify import Classifier, EventClass, Lineage, OffsetBounds
 from pitr.events.flows import Flow, FlowDeclaration
 from pitr.events.gaps import Gap, GapKind, Placed, place
@@ -30,7 +30,6 @@ from pitr.events.starts import (
     start_of,
 )
 
-BATCH_RECORDS = 5_000
 # Retention can delete while we read; each time is a gap, and this many are told one by one.
 _OVERTAKEN_MAX = 5
 
@@ -231,9 +230,9 @@ class _Topic:
             if position >= placed.end:
                 break
             try:
-                for batch in _batches(self.broker.read(at, position, placed.end)):
-                    tally += self._tally(batch, classifier)
-                    position = batch[-1].offset + 1
+                for chunk in chunks(self.broker.read(at, position, placed.end)):
+                    tally += self._tally(chunk.records, classifier)
+                    position = chunk.records[-1].offset + 1
                     self.told(at, tally.records)
                 break
             except OffsetGone as gone:
@@ -255,11 +254,6 @@ class _Topic:
             counts[EventClass.LOST_BRANCH],
             counts[EventClass.UNKNOWN],
         )
-
-
-def _batches(records: Iterator[EventRecord]) -> Iterator[list[EventRecord]]:
-    while batch := list(islice(records, BATCH_RECORDS)):
-        yield batch
 
 
 def _groups(

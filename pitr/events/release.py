@@ -79,7 +79,7 @@ def release(
     judge = Judge(handlers, set(), calls=calls, obeys_rules=False)
     applier = Applier(session, sink, judge, replay_id)
     applied = duplicate = held = 0
-    for rows in _pages(session, replay_id):
+    for rows in _pages(session, replay_id, is_whole=True):
         batch = Batch()
         for row in rows:
             if choice.takes(row):
@@ -99,7 +99,7 @@ def _check(session: ReplaySession, replay_id: str, choice: ReleaseChoice) -> Non
     """Refuse numbers that are not held, and events before which others of their key are held."""
     missing = set(choice.numbers)
     left: dict[StopKey, int] = {}
-    for rows in _pages(session, replay_id):
+    for rows in _pages(session, replay_id, is_whole=False):
         for row in rows:
             key = None if row.key is None else (row.topic, row.key)
             if not choice.takes(row):
@@ -121,9 +121,9 @@ def _check(session: ReplaySession, replay_id: str, choice: ReleaseChoice) -> Non
         )
 
 
-def _pages(session: ReplaySession, replay_id: str) -> Iterator[Sequence[HeldRow]]:
+def _pages(session: ReplaySession, replay_id: str, *, is_whole: bool) -> Iterator[Sequence[HeldRow]]:
     after = 0
-    while rows := held_rows(session, replay_id=replay_id, after=after, limit=_PAGE):
+    while rows := held_rows(session, replay_id=replay_id, after=after, limit=_PAGE, is_whole=is_whole):
         after = rows[-1].number
         yield rows
 

@@ -274,6 +274,21 @@ def test_a_key_is_released_in_its_order_once_the_handler_is_corrected(house: Hou
     assert house.held() == []
 
 
+def test_held_events_are_read_in_pages_that_are_bounded_by_bytes(house: House) -> None:
+    for at in range(4):
+        house.broker.add(order(at, at, event_type="nobody's", headers=[("note", b"n" * 1000)]))
+    house.replay(orders_handlers())
+    with ReplaySession(house.dsn) as session:
+        pages, after = [], 0
+        while rows := held_rows(session, after=after, limit=10, bytes_max=2000):
+            pages.append([row.offset for row in rows])
+            after = rows[-1].number
+        assert pages == [[0, 1], [2, 3]]
+        plain = held_rows(session, limit=3, bytes_max=2000, is_whole=False)
+        assert [(row.offset, row.value, row.headers) for row in plain] == [(n, None, ()) for n in range(3)]
+        assert all(row.key and row.event_id for row in plain)
+
+
 def test_a_dry_run_shows_the_rows_and_leaves_nothing(house: House) -> None:
     house.sql(
         "INSERT INTO orders VALUES (1, 'c1', 5);"
