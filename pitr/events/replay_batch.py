@@ -185,7 +185,9 @@ class Judge:
 
     def _decide(self, case: _Case, fate: EventClass) -> Event | Held | str:
         described, record = case.described, case.record
-        if described.is_tombstone and (described.event_id, described.type) == (None, None):
+        is_bare = record.value is None and described.event_id is described.type is described.problem is None
+        # Of a topic of state it may be the only word of a deletion: then it is held, and not passed over.
+        if is_bare and (described.is_tombstone or self._handlers.tombstone is Choice.SKIP):
             return "tombstone"
         if self._rules and (rule := first_rule(self._rules, record, described)) is not None:
             return case.held(Reason.RULE, rule.name, stops=rule.stops_key)

@@ -100,6 +100,16 @@ def mark_released(session: ReplaySession, numbers: Sequence[int]) -> None:
         )
 
 
+def mark_dropped(session: ReplaySession, numbers: Sequence[int], reason: str) -> None:
+    """Note that events are never to be applied; why they were held goes before the detail."""
+    with mapped_errors():
+        session.connection.execute(
+            "UPDATE pitr.quarantine SET released_at = now(), detail = reason || ': ' || detail, reason = %s"
+            " WHERE id = ANY(%s) AND released_at IS NULL",
+            (reason, list(numbers)),
+        )
+
+
 def stopped_keys(session: ReplaySession, replay_id: str, *, keys_max: int) -> set[tuple[str, bytes]]:
     """Return the topics and keys that are at a stand, one more than ``keys_max`` at most."""
     with mapped_errors():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.errors import MalformedValue
+from pitr.events.broker import EventRecord
 from pitr.events.classify import EventClass
+from pitr.events.debezium import read_facts
 from pitr.events.event_facts import read_headers
+from pitr.events.flows import EventFormat
 from pitr.events.handlers import Choice, Handler, Handlers, SinkKind, handler_mistakes, statement_mistake
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import OffsetSpan, QuarantineRule, Reason, first_rule, rule_mistakes
@@ -159,6 +163,20 @@ def test_each_class_of_event_goes_where_it_belongs() -> None:
         for fate in (EventClass.UNKNOWN, EventClass.LOST_BRANCH):
             batch = judged(chosen, event(1), fate=fate)
             assert (len(batch.events), len(batch.held)) == (count, 0)
+
+
+def test_a_deletion_without_headers_is_held_and_only_passed_over_where_it_is_told_to() -> None:
+    bare = EventRecord(TopicPartition("orders", 0), 1, FIRST_MS, False, b"k", None)
+    other = event(2, key="k", value={})
+    assert words(judged(orders_handlers(), bare, other)) == [(1, Reason.NO_ID), (2, Reason.BEHIND)]
+    skipping = judged(orders_handlers(tombstone=Choice.SKIP), bare, other)
+    assert (skipping.skipped[bare.at], len(skipping.events)) == ({"tombstone": 1}, 1)
+    batch = Batch()
+    described = read_facts(bare, EventFormat.DEBEZIUM)
+    Judge(orders_handlers(), set()).judge(batch, bare, described, EventClass.UNKNOWN)
+    assert batch.skipped[bare.at] == {"tombstone": 1}
+    unreadable = replace(bare, unreadable="the name of a header is not UTF-8")
+    assert words(judged(orders_handlers(tombstone=Choice.SKIP), unreadable)) == [(1, Reason.UNREADABLE)]
 
 
 def test_an_event_that_cannot_be_applied_stops_its_key_and_no_other() -> None:
