@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from cli.mirror_keeper import NewestFence
 from cli.snapshot import FenceSnapshot
 from pitr.errors import AlreadyRunning, PitrError
 from pitr.events.fence_store import FenceWriter, WrittenFence
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from cli.events_settings import EventsSettings
     from cli.mirror_keeper import MirrorKeeper
-    from pitr.events.fence import Fence
     from pitr.postgres.fence_mark import FenceMarker
 
 STOP_S: Final = 15.0
@@ -71,7 +71,7 @@ class FenceKeeper:
         self._waiting_bytes = 0
         self._seen = _NOTHING
         self._told: dict[str, str] = {}
-        self._newest: Fence | None = None
+        self._newest: NewestFence | None = None
         self._mirror: MirrorKeeper | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -89,7 +89,7 @@ class FenceKeeper:
         self._mirror = mirror
 
     @property
-    def newest(self) -> Fence | None:
+    def newest(self) -> NewestFence | None:
         """The newest fence of this run; None before the first."""
         with self._lock:
             return self._newest
@@ -167,7 +167,7 @@ class FenceKeeper:
         skew_s = (fence.mark.at - fence.collector_at).total_seconds()
         written = WrittenFence.of(fence)
         with self._lock:
-            self._newest = fence
+            self._newest = NewestFence(1 if self._newest is None else self._newest.count + 1, fence)
             dropped = self._keep(written)
             self._seen = replace(
                 self._seen,

@@ -36,25 +36,34 @@ class MirrorTools:
     keeper: SyncKeeper
 
 
-class FenceAfter:
-    """Gives a fence that was surely taken after the last poll returned, by its number and no clock.
+@dataclass(frozen=True, slots=True)
+class NewestFence:
+    """The newest fence of a run, and how many were taken in it by then."""
 
-    The fence after the newest one may have been begun by then, so it does not count; the next one does.
+    count: int
+    fence: Fence
+
+
+class FenceAfter:
+    """Gives a fence that was surely taken after the last poll returned, by counting and no clock.
+
+    The fence after the newest one may have been begun by then, so it does not count; the next one does.  Not
+    by their numbers: those are a sequence's, which leaves many out when the server fails over.
     """
 
-    def __init__(self, newest: Callable[[], Fence | None]) -> None:
+    def __init__(self, newest: Callable[[], NewestFence | None]) -> None:
         self._newest = newest
         self._at_return: int | None = None
 
     def take(self) -> Fence | None:
-        fence = self._newest()
-        if fence is None or fence.unknown is not None or self._at_return is None:
+        newest = self._newest()
+        if newest is None or newest.fence.unknown is not None or self._at_return is None:
             return None
-        return fence if fence.mark.number >= self._at_return + 2 else None
+        return newest.fence if newest.count >= self._at_return + 2 else None
 
     def poll_returned(self) -> None:
-        fence = self._newest()
-        self._at_return = 0 if fence is None else fence.mark.number
+        newest = self._newest()
+        self._at_return = 0 if newest is None else newest.count
 
 
 class MirrorKeeper:
@@ -68,7 +77,7 @@ class MirrorKeeper:
         self,
         open_tools: Callable[[], MirrorTools],
         writer: SyncWriter,
-        newest_fence: Callable[[], Fence | None],
+        newest_fence: Callable[[], NewestFence | None],
         store_every_s: float,
         log: FilteringBoundLogger,
         *,

@@ -102,6 +102,8 @@ def test_fences_are_taken_and_stored_in_order_and_the_last_ones_at_the_end(often
     seen = often.keeper.snapshot()
     assert (seen.waiting, seen.dropped, seen.unknown, seen.partitions) == (0, 0, None, 1)
     assert seen.stored_at is not None
+    assert often.keeper.newest is not None
+    assert often.keeper.newest.count == len(often.marker.payloads)
 
 
 def test_regions_that_are_away_hold_no_fence_up_and_get_all_of_them_later(often: World) -> None:

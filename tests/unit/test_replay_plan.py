@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fix_memory_broker import MemoryBroker
 
+from cli.events_plan_view import summary
 from pitr.errors import MalformedValue
 from pitr.events.broker import BrokerUnavailable, GroupState
 from pitr.events.classify import Lineage
@@ -211,7 +212,9 @@ def test_a_partition_that_was_added_after_the_fence_is_read_whole() -> None:
     broker.append("outbox", _event(10))
     broker.append("outbox", _event(11))
     broker.append("outbox", _event(12), partition=1)
-    _, added = build_plan(_ask([]), broker).topics[0].partitions
+    plan = build_plan(_ask([]), broker)
+    _, added = plan.topics[0].partitions
+    assert any("partitions were added" in line and line.endswith(": outbox") for line in summary(plan))
     assert (added.start, added.reason, added.tally.records) == (0, StartReason.NEW_PARTITION, 1)
 
 
