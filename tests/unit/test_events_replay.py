@@ -232,6 +232,31 @@ def test_an_old_event_is_upcast_and_one_that_cannot_be_is_held() -> None:
     assert words(batch) == [(2, Reason.UPCAST), (3, Reason.UPCAST), (4, Reason.UNKNOWN_VERSION)]
 
 
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        ("0.1", "0.1"),
+        ("-12.50", "-12.5"),
+        ("1e3", "1000.0"),
+        ("12345678901234567890", "12345678901234567890"),
+        ("12345678901234567.89", None),
+        ("0.10000000000000000001", None),
+        ("1e999", None),
+        ("1e9999999999999999999", None),
+        ("1e-9999999999999999999", None),
+    ],
+)
+def test_an_upcast_changes_no_number_without_a_word(number: str, written: str | None) -> None:
+    handlers = orders_handlers(
+        handlers=(Handler("placed", 2, PLACED.statements),), upcasts=(Upcast("placed", 1, 2),)
+    )
+    batch = judged(handlers, event(1, key="a", value=b'{"total": %s}' % number.encode()))
+    if written is None:
+        assert words(batch) == [(1, Reason.UPCAST)]
+    else:
+        assert [one.value for one in batch.events] == [b'{"total": %s}' % written.encode()]
+
+
 def test_a_value_that_is_no_json_is_seen_and_a_tombstone_is_none() -> None:
     assert [
         json_fault(one) is None for one in (None, b"", b"{}", b"1", b"{", b"\xff\xfe", b"[" * 100_000)
