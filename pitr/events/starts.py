@@ -175,7 +175,7 @@ def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> S
         if known.cursors is None:
             return _by_time(declaration, known)
         if now.number in known.cursors:
-            return Start(StartReason.CURSOR, known.cursors[now.number])
+            return _from_cursor(declaration, now, known, known.cursors[now.number])
         return Start(StartReason.LOG_START, None)
     usable = [one for one in known.view.inside if _topic(one, declaration.topic) is not None]
     if not usable:
@@ -191,6 +191,21 @@ def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> S
             return Start(StartReason.LOG_START, None, older.mark.number)
         fence, reason = older, reason if before_failover else StartReason.FENCE_BEFORE_LAG
     return _from_fence(declaration, now, known, fence, reason)
+
+
+def _from_cursor(declaration: FlowDeclaration, now: PartitionNow, known: Known, offset: int) -> Start:
+    """Return the sink's own place.  It is a number alone: of which topic, the last fence says."""
+    fence = next((one for one in known.view.inside if _topic(one, declaration.topic) is not None), None)
+    topic = None if fence is None else _topic(fence, declaration.topic)
+    if fence is None or topic is None:
+        return Start(StartReason.CURSOR, offset)
+    return Start(
+        StartReason.CURSOR,
+        offset,
+        topic_id=topic.topic_id,
+        cluster_id=fence.cluster_id,
+        stood_at=_stood_at(declaration.topic, topic.topic_id, now.number, known.view),
+    )
 
 
 def _from_fence(

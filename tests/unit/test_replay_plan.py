@@ -267,6 +267,14 @@ def test_a_cursor_in_the_restored_database_is_exact() -> None:
     request = replace(_ask([]), declarations=[declared], cursors={"payments": {0: 4}})
     found = _only(build_plan(request, broker))
     assert (found.start, found.reason, found.tally) == (4, StartReason.CURSOR, Tally(records=1, to_apply=1))
+    # A number alone does not say of which topic: that the fence does.
+    for id_then, gaps in (("id-payments", ()), ("id-before", (Gap(GapKind.RECREATED, 4, None),))):
+        fence = _fence({"payments": 3}, ids={"payments": id_then})
+        found = _only(build_plan(replace(request, view=FenceView((fence,), ())), broker))
+        assert (found.start, found.gaps) == (0 if gaps else 4, gaps)
+    fence = _fence({"payments": 9})
+    found = _only(build_plan(replace(request, view=FenceView((fence,), ())), broker))
+    assert found.gaps == (Gap(GapKind.TRUNCATED, 5, 9),)
     # Without a database to ask, where the cursor stood is not known.
     found = _only(build_plan(replace(request, cursors=None, moment=AT), broker))
     assert found.is_estimated
