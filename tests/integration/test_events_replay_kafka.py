@@ -19,7 +19,7 @@ from fix_replay import FORK_XID, ORDERS, all_committed
 
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.main import run_cli
-from pitr.events.broker import BrokerUnavailable
+from pitr.events.broker import BrokerRefused, BrokerUnavailable
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.handlers import Handlers, SinkKind
 from pitr.events.history import FIRST_LSN, Branch
@@ -38,6 +38,7 @@ from pitr.events.plan import (
     TopicPlan,
 )
 from pitr.events.plan_code import encode_plan
+from pitr.events.quarantine import OffsetSpan, QuarantineRule
 from pitr.events.replay import Ports, Replay, ReplayRequest, ReplayResult
 from pitr.events.replay_apply import Sink
 from pitr.events.replay_batch import Event
@@ -344,16 +345,43 @@ class CutSink:
 
 
 def run_to_topic(
-    shop: Shop, plan: ReplayPlan, target: str, cut: tuple[int, bool] | None = None
+    shop: Shop,
+    plan: ReplayPlan,
+    target: str,
+    cut: tuple[int, bool] | None = None,
+    rules: tuple[QuarantineRule, ...] = (),
 ) -> ReplayResult:
     broker = shop.broker()
-    request = ReplayRequest(plan, Handlers(SinkKind.TOPIC, target=target), batch_records=5)
+    handlers = Handlers(SinkKind.TOPIC, target=target, rules=rules)
+    request = ReplayRequest(plan, handlers, batch_records=5)
     producer = KafkaProducer(KafkaSettings(shop.node.bootstrap), request.replay_id, broker)
     inner = TopicSink(producer, target, plan.cluster_id, request.replay_id)
     sink: Sink = inner if cut is None else CutSink(inner, *cut)
     with ReplaySession(shop.dsn) as session, contextlib.closing(sink):
         ports = Ports(broker, all_committed, lambda: 0.0, lambda _seconds: None)
         return Replay(request, ports, session, sink).run()
+
+
+def test_an_event_that_the_topic_never_takes_is_named_and_can_be_held_by_a_rule(shop: Shop) -> None:
+    # Its time begins a segment, so those before are closed and would be deleted for their age.
+    kept = {"retention_ms": "-1", "message_timestamp_after_max_ms": str((1 << 63) - 1)}
+    shop.topic = shop.node.new_topic(2, **kept)
+    shop.produce(range(4))
+    said = {"event-id": b"late", "event-type": b"placed", "pg-xid": b"%d" % (FORK_XID + 9), "pg-tl": b"1"}
+    parts = {"key": b"k0", "headers": list(said.items()), "timestamp": 7_000_000_000_000}
+    shop.node.produce(shop.topic, [b"{}"], **parts)
+    at = TopicPartition(shop.topic, 0)
+    offset = shop.broker().ends([at])[at] - 1
+    shop.produce(range(4, 8))
+    plan, target = shop.plan(), shop.node.new_topic(1)
+    with pytest.raises(BrokerRefused) as refused:
+        run_to_topic(shop, plan, target)
+    place = f"{plan.cluster_id}/{shop.topic}/0/{offset}"
+    assert refused.value.message == f"Kafka refuses the event {place}, or one that was sent with it"
+    assert "TIMESTAMP" in str(refused.value.detail)
+    rule = QuarantineRule("late", offsets=(OffsetSpan(shop.topic, 0, offset, offset + 1),))
+    result = run_to_topic(shop, plan, target, rules=(rule,))
+    assert (result.total("applied"), result.total("held")) == (8, 1)
 
 
 def test_a_topic_gets_each_event_once_whatever_cuts_the_runs(shop: Shop) -> None:
