@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from cli.events_settings import EventsSettings, MirrorSettings
+    from cli.output import Output
     from cli.settings import Settings
     from pitr.events.broker import Broker
     from pitr.events.kafka import KafkaBroker
     from pitr.events.mirror_names import MirrorNames
     from pitr.events.sink_topic import EventProducer
+
+OPEN_WAIT_S: Final = 90.0
+"""Kafka ends a transaction that is open for 60 s, or for the time that its producer asked for."""
+_OPEN_PAUSE_S: Final = 1.0
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,6 +34,25 @@ def mirror_option(command: Command) -> Command:
         is_flag=True,
         help="Read the copy that MirrorMaker made ([events.mirror]), not the cluster itself.",
     )(command)
+
+
+def open_transactions(output: Output) -> Callable[[], bool]:
+    """Return what waits for open transactions of Kafka to end, OPEN_WAIT_S at most; it says so once."""
+    until: list[float] = []
+
+    def wait() -> bool:
+        now = time.monotonic()
+        if not until:
+            output.note(
+                f"an open Kafka transaction hides records; it is waited for, {OPEN_WAIT_S:g} s at most"
+            )
+            until.append(now + OPEN_WAIT_S)
+        if now >= until[0]:
+            return False
+        time.sleep(_OPEN_PAUSE_S)
+        return True
+
+    return wait
 
 
 @dataclass(frozen=True, slots=True)

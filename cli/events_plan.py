@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,7 @@ def events_plan(
     Exit code 4 if events are missing that --accept-gap does not name.
     """
     from cli.events_asking import Choice, of_moment, of_server
+    from cli.events_cluster import open_transactions
     from cli.events_plan_view import plan_json, refuse_gaps, show_plan, unaccepted
 
     app = current()
@@ -86,7 +88,7 @@ def events_plan(
         raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
     settings = _settings(app)
     choice = Choice(
-        _declared(settings, names), timedelta(seconds=read_duration_option("--look-back", look_back))
+        declared_flows(settings, names), timedelta(seconds=read_duration_option("--look-back", look_back))
     )
     source = source_of(source_urls, source_identity, source_region, source_archive)
     if restored is not None:
@@ -94,7 +96,8 @@ def events_plan(
     else:
         parsed = read_target(app, target or "", is_inclusive=not exclusive, timeline=timeline)
         asking = of_moment(app, parsed, source, choice, backup_id, damaged)
-    with asking as request:
+    with asking as found_out:
+        request = replace(found_out, wait=open_transactions(app.output))
         found = _over_mirror(app, settings, request, source, choice) if mirror else None
         made = found.plan if found is not None else _build(app, settings, request)
     for fault in choice.faults:
@@ -124,15 +127,15 @@ def _settings(app: App) -> EventsSettings:
     return settings
 
 
-def _declared(settings: EventsSettings, names: Sequence[str]) -> list[FlowDeclaration]:
-    """Return the declarations of the topics asked for, or of all.  Raises UsageRefused."""
+def declared_flows(settings: EventsSettings, names: Sequence[str]) -> list[FlowDeclaration]:
+    """Return the declarations of the topics asked for, or of all, in their order.  Raises UsageRefused."""
     unknown = sorted(set(names) - settings.flows.keys())
     if unknown:
         raise UsageRefused(
             f"topic {unknown[0]} is not declared: nothing says how its events and the database come together",
             hint="declare its flow in an [[events.topic]]; see docs/events.md",
         )
-    return [settings.flows[name] for name in sorted(set(names) or settings.flows.keys())]
+    return [one for one in settings.topics if not names or one.topic in names]
 
 
 def _build(app: App, settings: EventsSettings, request: PlanRequest) -> ReplayPlan:

@@ -130,6 +130,15 @@ def summary(plan: ReplayPlan, mirror: MirrorPlan | None = None) -> list[str]:
         f"{tally.records} events to read: {counts}",
         f"{plan.phantoms.count} were published by transactions that are not in the database",
     ]
+    grown = [
+        topic.topic
+        for topic in plan.topics
+        if any(one.reason is StartReason.NEW_PARTITION for one in topic.partitions)
+    ]
+    if grown:
+        lines.append(
+            f"partitions were added since the fence, so keys may have moved between them: {', '.join(grown)}"
+        )
     lossy = [topic.topic for topic in plan.topics if topic.is_lossy]
     if lossy:
         lines.append(f"LOSSY, last values only, for they are compacted: {', '.join(lossy)}")

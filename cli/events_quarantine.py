@@ -19,7 +19,7 @@ LISTED_MAX = 10_000
 
 @click.group()
 def events_quarantine() -> None:
-    """Events that were held back: list and release them."""
+    """Events that were held back: list, release and drop them."""
 
 
 @events_quarantine.command("list")
@@ -49,7 +49,7 @@ def quarantine_list(restored: str, replay_id: str | None, limit: int, released: 
             output.finish({"counts": [], "events": []})
             return
         counts = held_counts(session)
-        rows = held_rows(session, replay_id=replay_id, limit=limit, with_released=released)
+        rows = held_rows(session, replay_id=replay_id, limit=limit, with_released=released, is_whole=False)
     output.table(
         ["replay", "topic", "reason", "held", "released"],
         [[one, topic, reason, str(held), str(freed)] for one, topic, reason, held, freed in counts],
@@ -133,11 +133,48 @@ def quarantine_release(
     app.output.finish({"applied": done.applied, "duplicate": done.duplicate, "held": done.held})
 
 
+@events_quarantine.command("drop")
+@click.argument("numbers", nargs=-1, type=click.IntRange(1))
+@click.option("--restored", required=True, metavar="DSN", help="The restored database.")
+@click.option("--replay", "replay_id", required=True, metavar="ID", help="The replay that held them back.")
+@click.option("--reason", metavar="WORD", help="All that are held for this reason.")
+@click.option("--topic", metavar="NAME", help="All of this topic.")
+@common_options
+def quarantine_drop(
+    numbers: tuple[int, ...], restored: str, replay_id: str, reason: str | None, topic: str | None
+) -> None:
+    """Give events up, with --yes: they are never applied.
+
+    For what can never be: later events of its key cannot be released before. It stays in the table
+    pitr.quarantine, as dropped.
+    """
+    from pitr.events.release import ReleaseChoice, drop
+    from pitr.postgres.applied_events import ReplaySession
+
+    named = reason is not None or topic is not None
+    if bool(numbers) == named:
+        raise UsageRefused(
+            "which events are meant is not clear", hint="give NUMBERS, or --reason and --topic"
+        )
+    app = current()
+    if not app.is_yes:
+        raise UsageRefused(
+            "dropping events needs --yes",
+            detail="what they would have done is then never done by a replay",
+            hint="look at them with pitr events quarantine list",
+        )
+    with ReplaySession(restored) as session:
+        count = drop(session, replay_id, ReleaseChoice(numbers, reason, topic))
+    app.output.line(f"{count} events were dropped")
+    app.output.finish({"dropped": count})
+
+
 def _cells(row: HeldRow) -> list[str]:
     from pitr.events.quarantine import shown_key
 
     kind = f"{row.event_type or '?'} {row.version}"
-    reason = row.reason if row.released_at is None else f"{row.reason} (released)"
+    is_released = row.released_at is not None and row.reason != "dropped"
+    reason = f"{row.reason} (released)" if is_released else row.reason
     cells = [
         str(row.number), f"{row.topic}[{row.partition}]@{row.offset}", kind, shown_key(row.key) or "", reason,
         row.detail[:120],

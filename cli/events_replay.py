@@ -129,8 +129,9 @@ def run_replay(
     """Carry a replay out, and show how far it is.  Raises what ``Replay.run`` does, and PlanRefused."""
     from cli.events_sink import open_sink
     from cli.progress import ProgressReport
-    from pitr.events.replay import Ports, Replay, check_plan, statuses_of
+    from pitr.events.replay import Ports, Replay, check_place, check_plan, statuses_of
     from pitr.postgres.applied_events import ReplaySession
+    from pitr.postgres.restored_history import left_at
 
     begun = time.monotonic()
     with (
@@ -138,6 +139,7 @@ def run_replay(
         ProgressReport(app.output, unit="events") as report,
     ):
         check_plan(request.plan, plan_hash, session, cluster.broker)
+        check_place(request.plan, left_at(restored, request.plan.restored.timeline))
 
         def tell(progress: ReplayProgress) -> None:
             report.update(f"replay {progress.topic}", progress.read, progress.total)

@@ -14,7 +14,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.looking import look_and_go_on
+from cli.looking import in_words
+from cli.mirror_keeper import NewestFence
 from cli.snapshot import FenceSnapshot
 from pitr.errors import AlreadyRunning, PitrError
 from pitr.events.fence_store import FenceWriter, WrittenFence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from cli.events_settings import EventsSettings
     from cli.mirror_keeper import MirrorKeeper
-    from pitr.events.fence import Fence
     from pitr.postgres.fence_mark import FenceMarker
 
 STOP_S: Final = 15.0
@@ -70,10 +70,9 @@ class FenceKeeper:
         self._lock = threading.Lock()
         self._waiting: deque[WrittenFence] = deque()
         self._waiting_bytes = 0
-        self._all_put = True
         self._seen = _NOTHING
         self._told: dict[str, str] = {}
-        self._newest: Fence | None = None
+        self._newest: NewestFence | None = None
         self._mirror: MirrorKeeper | None = None
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -91,7 +90,7 @@ class FenceKeeper:
         self._mirror = mirror
 
     @property
-    def newest(self) -> Fence | None:
+    def newest(self) -> NewestFence | None:
         """The newest fence of this run; None before the first."""
         with self._lock:
             return self._newest
@@ -141,19 +140,16 @@ class FenceKeeper:
     def _take_until_stopped(self) -> None:
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            look_and_go_on("the fence", self._take_due, self._log.error)
+            try:
+                self.take()
+            except Exception as failure:  # noqa: BLE001 — the top of a thread: it is told and tried again
+                reason = in_words(failure)
+                with self._lock:
+                    self._seen = replace(self._seen, trouble=reason)
+                self._tell("mark", reason, "no fence can be taken")
             # After a long call not several at once.
             due = max(due + self._settings.fence_every_s, time.monotonic())
         self._marker.close()
-
-    def _take_due(self) -> None:
-        try:
-            self.take()
-        except PitrError as failure:
-            reason = failure.in_one_line
-            with self._lock:
-                self._seen = replace(self._seen, trouble=reason)
-            self._tell("mark", reason, "no fence can be taken")
 
     def _take(self) -> TakenFence:
         began = time.monotonic()
@@ -172,7 +168,7 @@ class FenceKeeper:
         skew_s = (fence.mark.at - fence.collector_at).total_seconds()
         written = WrittenFence.of(fence)
         with self._lock:
-            self._newest = fence
+            self._newest = NewestFence(1 if self._newest is None else self._newest.count + 1, fence)
             dropped = self._keep(written)
             self._seen = replace(
                 self._seen,
@@ -223,28 +219,28 @@ class FenceKeeper:
         while True:
             self._wake.wait(pause_s)
             self._wake.clear()
-            self._all_put = False
-            look_and_go_on("the put of fences", self._put_all, self._log.error)
+            is_done = self._put_all()
             if self._stopping.is_set():
                 return
-            if self._all_put:
+            if is_done:
                 pause_s = self._settings.store_every_s
             else:
                 pause_s = _FIRST_PAUSE_S if pause_s > _PAUSE_S_MAX else min(pause_s * 2, _PAUSE_S_MAX)
 
-    def _put_all(self) -> None:
+    def _put_all(self) -> bool:
         while True:
             with self._lock:
                 fences = list(self._waiting)
             if not fences:
-                self._all_put = True
-                return
+                return True
             try:
                 count = self._writer.put(fences, _now())
             except ObjectConflict:
                 failure = "an object's name is taken; the newest is looked up again"
             except (StoreError, PitrError) as error:
                 failure = str(error)
+            except Exception as error:  # noqa: BLE001 — the top of a thread: it is told and tried again
+                failure = in_words(error)
             else:
                 self._forget(fences[:count])
                 self._tell("store", None, "fences are put again")
@@ -252,7 +248,7 @@ class FenceKeeper:
             with self._lock:
                 self._seen = replace(self._seen, store_error=failure)
             self._tell("store", failure, "fences cannot be put, and are tried again")
-            return
+            return False
 
     def _forget(self, put: list[WrittenFence]) -> None:
         with self._lock:

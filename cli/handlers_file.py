@@ -61,6 +61,7 @@ class _Sink(Table):
 class _Classes(Table):
     unknown: _Choice = "quarantine"
     lost_branch: _Choice = "quarantine"
+    tombstone: Literal["quarantine", "skip"] = "quarantine"
 
 
 class _Handler(Table):
@@ -193,6 +194,7 @@ def _handlers(file: _File, sha256: str) -> Handlers:
         target={SinkKind.TOPIC: file.sink.topic, SinkKind.CALLABLE: file.sink.call}.get(kind),
         unknown=Choice(file.classes.unknown),
         lost_branch=Choice(file.classes.lost_branch),
+        tombstone=Choice(file.classes.tombstone),
         wants_headers=file.sink.headers,
         sha256=sha256,
     )

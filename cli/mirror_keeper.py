@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from cli.looking import look_and_go_on
+from cli.looking import in_words
 from cli.snapshot import MirrorSnapshot
 from pitr.errors import PitrError
 from storage.store import ObjectConflict, StoreError
@@ -37,25 +37,34 @@ class MirrorTools:
     keeper: SyncKeeper
 
 
-class FenceAfter:
-    """Gives a fence that was surely taken after the last poll returned, by its number and no clock.
+@dataclass(frozen=True, slots=True)
+class NewestFence:
+    """The newest fence of a run, and how many were taken in it by then."""
 
-    The fence after the newest one may have been begun by then, so it does not count; the next one does.
+    count: int
+    fence: Fence
+
+
+class FenceAfter:
+    """Gives a fence that was surely taken after the last poll returned, by counting and no clock.
+
+    The fence after the newest one may have been begun by then, so it does not count; the next one does.  Not
+    by their numbers: those are a sequence's, which leaves many out when the server fails over.
     """
 
-    def __init__(self, newest: Callable[[], Fence | None]) -> None:
+    def __init__(self, newest: Callable[[], NewestFence | None]) -> None:
         self._newest = newest
         self._at_return: int | None = None
 
     def take(self) -> Fence | None:
-        fence = self._newest()
-        if fence is None or fence.unknown is not None or self._at_return is None:
+        newest = self._newest()
+        if newest is None or newest.fence.unknown is not None or self._at_return is None:
             return None
-        return fence if fence.mark.number >= self._at_return + 2 else None
+        return newest.fence if newest.count >= self._at_return + 2 else None
 
     def poll_returned(self) -> None:
-        fence = self._newest()
-        self._at_return = 0 if fence is None else fence.mark.number
+        newest = self._newest()
+        self._at_return = 0 if newest is None else newest.count
 
 
 class MirrorKeeper:
@@ -69,7 +78,7 @@ class MirrorKeeper:
         self,
         open_tools: Callable[[], MirrorTools],
         writer: SyncWriter,
-        newest_fence: Callable[[], Fence | None],
+        newest_fence: Callable[[], NewestFence | None],
         store_every_s: float,
         log: FilteringBoundLogger,
         *,
@@ -84,7 +93,6 @@ class MirrorKeeper:
         self._log = log
         self._lock = threading.Lock()
         self._seen = MirrorSnapshot()
-        self._behind = 0
         self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
@@ -108,35 +116,31 @@ class MirrorKeeper:
     def _run(self) -> None:
         waited_s = self._store_every_s  # what an earlier run left goes first
         while not self._stopping.is_set():
-            self._behind = 0
-            look_and_go_on("the poll of the mirror", self._poll, self._log.error)
+            behind = self._poll()
             if waited_s >= self._store_every_s:
-                self._ship_or_tell()
+                self._ship()
                 waited_s = 0.0
-            if not self._behind:
+            if not behind:
                 self._stopping.wait(self._poll_every_s)
                 waited_s += self._poll_every_s
-        self._ship_or_tell()
+        self._ship()
         if self._tools is not None:
             self._tools.book.close()
 
-    def _ship_or_tell(self) -> None:
-        look_and_go_on("the put of the mirror's pairs", self._ship, self._log.error)
-
-    def _poll(self) -> None:
-        """Poll once, and see how much is still to be read."""
+    def _poll(self) -> int:
+        """Poll once; return how much is still to be read, 0 where it failed."""
         try:
             if self._tools is None:
                 self._tools = self._open_tools()
             polled = self._tools.keeper.poll(self._fences.take())
             self._fences.poll_returned()
             newest_ms = self._tools.book.position().newest_ms
-        except PitrError as failure:
-            self._see(trouble=failure.in_one_line)
-            self._tell("mirror", failure.in_one_line, "pairs of the mirror cannot be read")
-            return
+        except Exception as failure:  # noqa: BLE001 — the top of a thread: it is told and tried again
+            self._see(trouble=in_words(failure))
+            self._tell("mirror", in_words(failure), "pairs of the mirror cannot be read")
+            return 0
         self._note(polled, newest_ms)
-        self._behind = polled.behind
+        return polled.behind
 
     def _note(self, polled: Polled, newest_ms: int | None) -> None:
         with self._lock:
@@ -164,6 +168,8 @@ class MirrorKeeper:
             failure: str | None = "an object's name is taken; the newest is looked up again"
         except (StoreError, PitrError) as error:
             failure = str(error)
+        except Exception as error:  # noqa: BLE001 — the top of a thread: it is told and tried again
+            failure = in_words(error)
         else:
             failure = None
         self._see(store_error=failure)

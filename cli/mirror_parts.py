@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
     from cli.context import App
     from cli.events_settings import EventsSettings, MirrorSettings
-    from cli.mirror_keeper import MirrorKeeper
+    from cli.mirror_keeper import MirrorKeeper, NewestFence
     from cli.wiring import Reader
     from pitr.datakeys import HostKeys
-    from pitr.events.fence import Fence
     from pitr.events.mirror_plan import MirrorPlan
     from pitr.events.sync_pairs import PairSource
     from pitr.layout import ArchiveId
@@ -93,7 +92,7 @@ def mirror_keeper(
     archive: ArchiveId,
     signer: Signer,
     keys: HostKeys,
-    newest_fence: Callable[[], Fence | None],
+    newest_fence: Callable[[], NewestFence | None],
     log: FilteringBoundLogger,
 ) -> MirrorKeeper | None:
     """Return who keeps the mirror's pairs; None where no mirror is configured."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cli.context import App
 from cli.errors import ChecksFailed
 from cli.events_asking import Choice, of_reader
-from cli.events_cluster import mirror_of, open_cluster
+from cli.events_cluster import mirror_of, open_cluster, open_transactions
 from cli.events_plan_view import refuse_gaps, show_plan, unaccepted
 from cli.events_replay import read_partition, run_replay, show_result
 from cli.events_settings import EventsSettings
@@ -182,13 +182,14 @@ class RestoreReplay:
 
     def _plan(self, instance: Instance, reader: Reader) -> ReplayPlan:
         """Make the plan against the restored server, show it, and make it durable."""
-        choice = Choice([self.settings.flows[name] for name in sorted(self.settings.flows)], LOOK_BACK)
+        choice = Choice(self.settings.topics, LOOK_BACK)
         output = self.app.output
         over: MirrorPlan | None = None
         with (
             open_cluster(self.settings, is_mirror=self.is_mirror) as cluster,
-            of_reader(output, self._dsn(instance), reader, self.source, choice) as request,
+            of_reader(output, self._dsn(instance), reader, self.source, choice) as found,
         ):
+            request = replace(found, wait=open_transactions(output))
             if cluster.names is None:
                 plan = build_plan(request, cluster.broker)
             else:

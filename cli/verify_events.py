@@ -36,7 +36,7 @@ def events_look(settings: Settings, reader: Reader, source: Source, output: Outp
         dsn = in_database(
             server.instance.dsn, user=server.superuser, database=database_of(settings.cluster.dsn)
         )
-        choice = Choice([events.flows[name] for name in sorted(events.flows)], LOOK_BACK)
+        choice = Choice(events.topics, LOOK_BACK)
         mirror = events.mirror if events.mirror is not None and events.mirror.verify else None
         over: MirrorPlan | None = None
 

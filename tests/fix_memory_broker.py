@@ -38,6 +38,9 @@ class MemoryBroker:
     overtaken: dict[TopicPartition, int] = field(default_factory=dict)
     """Partition → where its log begins from the first read on: retention that deletes meanwhile."""
 
+    open_from: dict[TopicPartition, int] = field(default_factory=dict)
+    """Partition → the first record of a Kafka transaction that is open."""
+
     def create(
         self, name: str, partitions: int = 1, topic_id: str | None = None, *, compacted: bool = False
     ) -> None:
@@ -91,6 +94,9 @@ class MemoryBroker:
         return sorted(self.facts)
 
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return {at: min(self._log(at).end, self.open_from.get(at, self._log(at).end)) for at in partitions}
+
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {at: self._log(at).end for at in partitions}
 
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:

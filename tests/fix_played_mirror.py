@@ -79,6 +79,9 @@ class PlayedTarget:
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {at: self.logs[at].end for at in partitions}
 
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self.ends(partitions)
+
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {at: self.logs[at].begin for at in partitions}
 

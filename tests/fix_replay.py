@@ -58,6 +58,9 @@ class MemoryBroker:
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {at: self.records[at][-1].offset + 1 if self.records[at] else 0 for at in partitions}
 
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self.ends(partitions)
+
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return {at: self.log_starts.get(at, 0) for at in partitions}
 

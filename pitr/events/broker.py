@@ -56,7 +56,10 @@ class TopicFacts:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """A record of a topic.  ``timestamp_ms`` is the producer's claim unless ``is_append_time``."""
+    """A record of a topic.  ``timestamp_ms`` is the producer's claim unless ``is_append_time``.
+
+    ``unreadable`` says why its headers could not be read, though it has some; None: these are all.
+    """
 
     at: TopicPartition
     offset: int
@@ -65,6 +68,13 @@ class EventRecord:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...] = ()
+    unreadable: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Return how many bytes key, value and headers have."""
+        headers = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of this name, as Kafka's own clients do."""
@@ -103,6 +113,10 @@ class Broker(Protocol):
 
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Return last stable offsets.  A partition that is missing raises: none is left out."""
+        ...
+
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Return where logs end, with what open Kafka transactions hide: at or above ``ends``."""
         ...
 
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:

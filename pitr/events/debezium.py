@@ -19,6 +19,7 @@ from pitr.events.broker import EventRecord
 from pitr.events.event_facts import TEXT_CHARS_MAX, EventFacts, HeaderNames, read_headers
 from pitr.events.flows import EventFormat
 from pitr.wal.lsn import LSN
+from pitr.wal.timeline import TimelineId
 
 # Kafka's own default for a message is 1 MiB; nobody parses a JSON that is larger than this by accident.
 VALUE_BYTES_MAX = 32 << 20
@@ -46,8 +47,11 @@ def read_facts(record: EventRecord, form: EventFormat) -> EventFacts:
 def read_change(record: EventRecord) -> EventFacts:
     """Return what a change event says; headers that are there beside it say more, such as the timeline."""
     headers = read_headers(record)
-    if record.value is None or headers.problem is not None:
+    if headers.problem is not None:
         return headers
+    if record.value is None:
+        # It follows the change that says what was deleted.
+        return replace(headers, is_tombstone=True)
     try:
         change = _payload(record.value)
         source = _source(change)
@@ -62,7 +66,7 @@ def read_change(record: EventRecord) -> EventFacts:
     is_read = operation == "r"
     return replace(
         headers,
-        event_id=headers.event_id or _event_id(record, change, xid, lsn),
+        event_id=headers.event_id or _event_id(record, change, xid, lsn, headers.timeline),
         type=headers.type or kind,
         xid=headers.xid if headers.xid is not None else None if is_read else xid,
         is_xid_wide=headers.xid is not None,
@@ -125,11 +129,17 @@ def _type(source: Mapping[str, object], operation: object) -> str | None:
 
 
 def _event_id(
-    record: EventRecord, change: Mapping[str, object], xid: int | None, lsn: int | None
+    record: EventRecord,
+    change: Mapping[str, object],
+    xid: int | None,
+    lsn: int | None,
+    timeline: TimelineId | None,
 ) -> str | None:
     """Return an id that a second delivery of the change has too, and no other change; None if there is none.
 
     One WAL record can hold many rows, which then have one LSN: the key parts them, or Debezium's own count.
+    A failover gives transactions and LSNs out again: the time of the commit parts those, and the timeline
+    where a header says it.
     """
     if xid is None or lsn is None:
         return None
@@ -137,5 +147,8 @@ def _event_id(
     order = transaction.get("total_order") if isinstance(transaction, dict) else None
     if record.key is None and not isinstance(order, int):
         return None
-    digest = hashlib.sha256(record.key if record.key is not None else str(order).encode())
+    source = change.get("source")
+    committed_at = source.get("ts_ms") if isinstance(source, dict) else None
+    digest = hashlib.sha256(f"{committed_at} {timeline} ".encode())
+    digest.update(record.key if record.key is not None else str(order).encode())
     return f"{xid}.{lsn}.{digest.hexdigest()[:24]}"

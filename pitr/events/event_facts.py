@@ -33,7 +33,7 @@ class EventFacts:
     ``xid`` is 64 bits wide if ``is_xid_wide``, else its low 32 bits, as logical decoding has it.  ``lsn`` is
     a position not after the transaction's commit record, ``commit_lsn`` that of the commit record itself.
     ``problem``: something in it could not be read, and whoever applies it must not.  ``is_tombstone``: it
-    has no value, and only tells compaction that a key is gone.
+    has no value, and by its format that tells nobody but compaction anything: another event said it before.
     """
 
     event_id: str | None = None
@@ -69,7 +69,7 @@ class HeaderReader:
     __slots__ = ("_found", "problem")
 
     def __init__(self, record: EventRecord) -> None:
-        self.problem: str | None = None
+        self.problem: str | None = record.unreadable
         # A later header of one name wins, as with Kafka's own clients.
         self._found: Mapping[str, bytes | None] = dict(record.headers)
 
@@ -162,7 +162,6 @@ def read_headers(record: EventRecord, names: HeaderNames | None = None) -> Event
         lsn=reader.lsn(names.lsn),
         commit_lsn=reader.lsn(names.commit_lsn),
         principal=reader.text(names.principal),
-        is_tombstone=record.value is None,
     )
     return found if reader.problem is None else _with_problem(found, reader.problem)
 
@@ -174,6 +173,5 @@ def _with_problem(found: EventFacts, problem: str) -> EventFacts:
         type=found.type,
         version=found.version,
         principal=found.principal,
-        is_tombstone=found.is_tombstone,
         problem=problem,
     )

@@ -72,6 +72,7 @@ class Sieve:
         after: list[Fence] = []
         following: list[Fence] = []
         newest: Fence | None = None
+        knowing: Fence | None = None
         marks: dict[TimelineId, tuple[Mark, Mark]] = {}
         for batch in _batches(islice(newest_first, FENCES_READ_MAX)):
             for one in batch:
@@ -88,12 +89,14 @@ class Sieve:
             after = [*view.after, *after][:_BATCH]
             for fence in inside:
                 newest = newest or fence
+                # Whose offsets a sink's cursor are, this one says.
+                knowing = knowing or (fence if fence.unknown is None else None)
                 for topic in topics:
                     topic.see(fence)
             following = batch[-1:]
             if newest is not None and self._is_enough(topics, newest, batch[-1]):
                 break
-        view = FenceView(tuple(_ordered(topics, newest)), tuple(after))
+        view = FenceView(tuple(_ordered(topics, newest, knowing)), tuple(after))
         return Sifted(view, tuple(mark for pair in marks.values() for mark in pair))
 
     def _is_enough(self, topics: Sequence[_Topic], newest: Fence, last: Fence) -> bool:
@@ -109,10 +112,11 @@ def _batches(fences: Iterator[Fence]) -> Iterator[list[Fence]]:
         yield batch
 
 
-def _ordered(topics: Iterable[_Topic], newest: Fence | None) -> list[Fence]:
+def _ordered(topics: Iterable[_Topic], *others: Fence | None) -> list[Fence]:
     kept: dict[tuple[TimelineId, int], Fence] = {}
-    if newest is not None:
-        kept[newest.mark.timeline, newest.mark.number] = newest
+    for other in others:
+        if other is not None:
+            kept[other.mark.timeline, other.mark.number] = other
     for topic in topics:
         for fence in (*topic.newest.values(), *topic.before_lag.values()):
             kept[fence.mark.timeline, fence.mark.number] = fence

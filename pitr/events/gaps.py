@@ -29,6 +29,8 @@ class GapKind(StrEnum):
     """The log ends before the offset at which it stood at the fence: records were lost, or are others now."""
     MISSING = "missing"
     """There is no such topic, or no such partition, any more."""
+    OPEN = "open"
+    """A Kafka transaction that does not end hides what was published from ``start`` to ``end``."""
     UNMIRRORED = "unmirrored"
     """The mirror that is read has no copies of these; offsets are those of the source."""
 
@@ -50,6 +52,7 @@ class Gap:
             GapKind.OTHER_CLUSTER: f"this is not the cluster of the fence: records {extent} are elsewhere",
             GapKind.TRUNCATED: f"the log ends before it did at the fence: records {extent} are lost",
             GapKind.MISSING: f"the partition is gone, and its records {extent} with it",
+            GapKind.OPEN: f"an open Kafka transaction hides the records {extent}",
             GapKind.UNMIRRORED: f"the mirror has no copies of the source's records {extent}",
         }
         return f"{at}: {why[self.kind]}"

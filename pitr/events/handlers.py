@@ -74,6 +74,8 @@ class Handlers:
     target: str | None = None
     unknown: Choice = Choice.QUARANTINE
     lost_branch: Choice = Choice.QUARANTINE
+    tombstone: Choice = Choice.QUARANTINE
+    """Records that have neither value nor headers, but those of Debezium's changes."""
     wants_headers: bool = False
     sha256: str = ""
 

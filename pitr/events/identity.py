@@ -22,6 +22,9 @@ def identity_of(record: EventRecord) -> Identity:
     parts: list[bytes | None] = [record.key, record.value]
     for name, value in record.headers:
         parts += [name.encode("utf-8", "surrogatepass"), value]
+    if record.unreadable is not None:
+        # It has headers that nobody saw: it must not look like one that has none.
+        parts.append(record.unreadable.encode())
     for part in parts:
         digest.update(_ABSENT if part is None else len(part).to_bytes(_LENGTH_BYTES, "big", signed=True))
         digest.update(part or b"")

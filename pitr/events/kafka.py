@@ -106,6 +106,9 @@ class KafkaBroker:
     def ends(self, partitions: Iterable[TopicPartition]) -> Offsets:
         return self._offsets.at(LATEST, partitions)
 
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Offsets:
+        return self._offsets.high(partitions)
+
     def begins(self, partitions: Iterable[TopicPartition]) -> Offsets:
         return self._offsets.at(EARLIEST, partitions)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+INVALID_TIMESTAMP = 32
 _OFFSET_OUT_OF_RANGE = 1
 _UNKNOWN_TOPIC_OR_PARTITION = 3
 _INVALID_TOPIC = 17
@@ -38,6 +39,8 @@ _REFUSALS = frozenset(
         -169,  # authentication failed
     }
 )
+# Of one record: too large for the topic, a time too far from the broker's, no key where one is needed.
+_RECORD_FAULTS = frozenset({10, INVALID_TIMESTAMP, 87})
 # While leaders and coordinators change places, some hundred milliseconds, or a topic has just been made.
 _PASSING = frozenset({5, 6, 9, 14, 15, 16, 74, 75, 78})
 _REASON_MAX = 300
@@ -54,6 +57,11 @@ class KafkaErrorLike(Protocol):
 def is_refusal(error: KafkaErrorLike) -> bool:
     """Return whether repeating will not help until a person has changed something."""
     return error.code() in _REFUSALS
+
+
+def is_record_fault(error: KafkaErrorLike) -> bool:
+    """Return whether a broker takes this record never, and others well."""
+    return error.code() in _RECORD_FAULTS
 
 
 def is_passing(error: KafkaErrorLike) -> bool:

@@ -76,6 +76,11 @@ class KafkaOffsets:
             # One that is refused fails them all without a name; and what is known of leaders may be old.
             return self._link.again(lambda: self._told_by_admin(when, wanted))
 
+    def high(self, partitions: Iterable[TopicPartition]) -> Offsets:
+        """Return high watermarks: records of open transactions count.  Raises as ``at``."""
+        wanted = tuple(partitions)
+        return self._link.again(lambda: self._told_by_admin(LATEST, wanted, is_high=True)) if wanted else {}
+
     def _listed(self, when: int, wanted: Sequence[TopicPartition]) -> Offsets:
         link = self._link
         if self._lister is None:
@@ -91,14 +96,17 @@ class KafkaOffsets:
             self._lister.poll(0)  # it reads nothing: what went wrong below is handed over, and let go
         return self._read(wanted, told, least=0)
 
-    def _told_by_admin(self, when: int, wanted: Sequence[TopicPartition]) -> Offsets:
+    def _told_by_admin(
+        self, when: int, wanted: Sequence[TopicPartition], *, is_high: bool = False
+    ) -> Offsets:
         link, spec = self._link, self._link.admin_parts.OffsetSpec
+        levels = link.kafka.IsolationLevel
         which = {LATEST: spec.latest, EARLIEST: spec.earliest}.get(when, lambda: spec.for_timestamp(when))()
         asked = {link.kafka.TopicPartition(at.topic, at.partition): which for at in wanted}
         answers = link.call(
             lambda: link.admin().list_offsets(
                 asked,
-                isolation_level=link.kafka.IsolationLevel.READ_COMMITTED,
+                isolation_level=levels.READ_UNCOMMITTED if is_high else levels.READ_COMMITTED,
                 request_timeout=link.settings.call_timeout_s,
             )
         )

@@ -6,12 +6,18 @@ A topic's id is written as Kafka does: base64 of its 16 bytes, without padding.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from operator import methodcaller
+from typing import Any, Final, Protocol
 
 from pitr.events.broker import EventRecord, TopicFacts
 from pitr.events.partition import OFFSET_MAX, TopicPartition
 
 _LOG_APPEND_TIME = 2  # librdkafka's RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
+
+
+# Of a name that is no UTF-8 the client's C code returns a list with holes, and leaves an exception set.  A
+# call in Python's byte code may not look for that, and is met by it somewhere later; this one always does.
+_headers_of: Final = methodcaller("headers")
 
 
 class MessageLike(Protocol):
@@ -49,7 +55,13 @@ def _limit(text: str | None) -> int | None:
 def record_of(at: TopicPartition, message: MessageLike) -> EventRecord:
     """Return a message that is no error as a record."""
     kind, timestamp_ms = message.timestamp()
-    headers = message.headers() or []
+    unreadable = None
+    try:
+        headers = _headers_of(message) or []
+    except (UnicodeDecodeError, SystemError):  # the latter is how the client's C code hands over the former
+        # No broker looks at names, and the client gives either all headers or none: so one such record must
+        # not end everything that reads its topic.
+        headers, unreadable = [], "the name of a header is not UTF-8"
     return EventRecord(
         at,
         int(message.offset() or 0),
@@ -58,6 +70,7 @@ def record_of(at: TopicPartition, message: MessageLike) -> EventRecord:
         key=_bytes(message.key()),
         value=_bytes(message.value()),
         headers=tuple((name, _bytes(value)) for name, value in headers),
+        unreadable=unreadable,
     )
 
 

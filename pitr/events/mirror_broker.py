@@ -38,6 +38,9 @@ class MirrorBroker:
     def ends(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._back(self._target.ends(map(self._names.remote_partition, partitions)))
 
+    def high_watermarks(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self._back(self._target.high_watermarks(map(self._names.remote_partition, partitions)))
+
     def begins(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return self._back(self._target.begins(map(self._names.remote_partition, partitions)))
 

@@ -69,19 +69,22 @@ def build_mirror_plan(
 
 
 def _with_cursors(request: PlanRequest, translator: FenceTranslator) -> PlanRequest:
-    """Return the request with translated cursors; what is not exact bounds nothing from above."""
+    """Return the request with translated cursors, which bound nothing from above.
+
+    A mirror that went back copied records below the cursor once more, behind it; pairs need not show that,
+    for a copy is there before its pair.  The sink has applied those: nobody may say that they are not in the
+    database.
+    """
     if request.cursors is None:
         return request
     cursors: dict[str, dict[int, int]] = {}
-    inexact: set[TopicPartition] = set()
+    unbound: set[TopicPartition] = set()
     for topic, numbers in request.cursors.items():
         for number, offset in numbers.items():
             at = TopicPartition(topic, number)
-            found = translator.cursor(at, offset)
-            cursors.setdefault(topic, {})[number] = found.lower
-            if not found.is_exact:
-                inexact.add(at)
-    return replace(request, cursors=cursors, inexact=frozenset(inexact))
+            cursors.setdefault(topic, {})[number] = translator.cursor(at, offset).lower
+            unbound.add(at)
+    return replace(request, cursors=cursors, unbound=frozenset(unbound))
 
 
 def _tail(

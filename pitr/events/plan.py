@@ -103,9 +103,10 @@ class GroupPlan:
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """All of it.  ``phantoms``: events that consumers saw, of transactions which are not in the database.
+    """All of it; ``topics`` are in the order in which they are replayed.
 
-    ``lost``: those of them that were committed by a primary which a failover left behind.
+    ``phantoms``: events that consumers saw, of transactions which are not in the database.  ``lost``: those
+    of them that were committed by a primary which a failover left behind.
     """
 
     cluster_id: str

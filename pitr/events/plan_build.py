@@ -5,12 +5,12 @@ Nothing is changed anywhere.  Memory is bounded: records are counted as they pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
 
 from pitr.events.broker import Broker, EventRecord, OffsetGone, TopicFacts
+from pitr.events.chunks import chunks
 from pitr.events.classify import Classifier, EventClass, Lineage, OffsetBounds
 from pitr.events.flows import Flow, FlowDeclaration
 from pitr.events.gaps import Gap, GapKind, Placed, place
@@ -30,7 +30,6 @@ from pitr.events.starts import (
     start_of,
 )
 
-BATCH_RECORDS = 5_000
 # Retention can delete while we read; each time is a gap, and this many are told one by one.
 _OVERTAKEN_MAX = 5
 
@@ -42,8 +41,9 @@ class PlanRequest:
     """What a plan is made from.
 
     ``ask``: statuses of transactions in the restored database.  ``cursors``: topic → partition → next
-    offset of sinks that keep one, None if no database was asked; ``inexact`` ones are at or below the truth.
-    ``moment``: a time not after the end.
+    offset of sinks that keep one, None if no database was asked; ``unbound`` is as in ``starts.Known``.
+    ``moment``: a time not after the end.  ``wait`` is called while open transactions of Kafka hide records:
+    it waits a little, and returns False once that was long enough; None: what they hide is not looked for.
     """
 
     declarations: Sequence[FlowDeclaration]
@@ -54,12 +54,13 @@ class PlanRequest:
     cursors: Mapping[str, Mapping[int, int]] | None = None
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
-    inexact: frozenset[TopicPartition] = frozenset()
+    unbound: frozenset[TopicPartition] = frozenset()
+    wait: Callable[[], bool] | None = None
 
     def known(self, topic: str) -> Known:
         cursors = None if self.cursors is None else self.cursors.get(topic, {})
-        inexact = frozenset(at.partition for at in self.inexact if at.topic == topic)
-        return Known(self.view, self.lineage, cursors, self.moment, self.look_back, inexact)
+        unbound = frozenset(at.partition for at in self.unbound if at.topic == topic)
+        return Known(self.view, self.lineage, cursors, self.moment, self.look_back, unbound)
 
 
 @dataclass(slots=True)
@@ -80,18 +81,22 @@ def build_plan(
     Raises BrokerUnavailable, BrokerRefused, and what ``request.ask`` raises.
     """
     cluster_id = broker.cluster_id()
-    declared = {one.topic: one for one in sorted(request.declarations, key=lambda one: one.topic)}
+    # In the order in which they are declared: a replay keeps it, and what others refer to is named first.
+    declared = {one.topic: one for one in request.declarations}
     facts = broker.topics(declared)
     wanted = {name: _partitions(name, facts.get(name), request.view) for name in declared}
     there = [
         TopicPartition(name, number) for name, found in facts.items() for number in range(found.partitions)
     ]
     # Ends first: what is appended or deleted meanwhile makes the part to read smaller, never a false gap.
-    ends, begins = broker.ends(there), broker.begins(there)
+    ends, hidden = _ends(request, broker, there)
+    begins = broker.begins(there)
     seen = _Seen()
     topics = []
     for name, declaration in declared.items():
-        source = _Topic(request, broker, declaration, facts.get(name), cluster_id, ends, begins, seen, told)
+        source = _Topic(
+            request, broker, declaration, facts.get(name), cluster_id, ends, hidden, begins, seen, told
+        )
         topics.append(source.plan(wanted[name]))
     restored = RestoredPoint(
         request.system_identifier, request.lineage.timeline, request.lineage.end, request.lineage.fork_xid
@@ -107,6 +112,20 @@ def build_plan(
         seen.phantoms.found(),
         seen.lost.found(),
     )
+
+
+def _ends(request: PlanRequest, broker: Broker, there: Sequence[TopicPartition]) -> tuple[Offsets, Offsets]:
+    """Return the last stable offsets, and the high watermarks of what still has an open transaction.
+
+    A producer that died with the database leaves its transaction open until Kafka's time for it is over, and
+    all that others published behind its first record lies above the last stable offset until then.
+    """
+    if request.wait is None:
+        return broker.ends(there), {}
+    high, ends = broker.high_watermarks(there), broker.ends(there)
+    while any(ends[at] < high[at] for at in there) and request.wait():
+        ends = broker.ends(there)
+    return ends, {at: high[at] for at in there if ends[at] < high[at]}
 
 
 def _partitions(topic: str, found: TopicFacts | None, view: FenceView) -> list[int]:
@@ -131,6 +150,7 @@ class _Topic:
     facts: TopicFacts | None
     cluster_id: str
     ends: Offsets
+    hidden: Offsets
     begins: Offsets
     seen: _Seen
     told: Callable[[TopicPartition, int], None]
@@ -187,6 +207,9 @@ class _Topic:
             stood_at=start.stood_at,
         )
         placed, tally = self._count(at, placed, classifier)
+        if at in self.hidden:
+            gaps = (*placed.gaps, Gap(GapKind.OPEN, self.ends[at], self.hidden[at]))
+            placed = Placed(placed.start, placed.end, gaps)
         return PartitionPlan(
             now.number,
             placed.start,
@@ -207,9 +230,9 @@ class _Topic:
             if position >= placed.end:
                 break
             try:
-                for batch in _batches(self.broker.read(at, position, placed.end)):
-                    tally += self._tally(batch, classifier)
-                    position = batch[-1].offset + 1
+                for chunk in chunks(self.broker.read(at, position, placed.end)):
+                    tally += self._tally(chunk.records, classifier)
+                    position = chunk.records[-1].offset + 1
                     self.told(at, tally.records)
                 break
             except OffsetGone as gone:
@@ -231,11 +254,6 @@ class _Topic:
             counts[EventClass.LOST_BRANCH],
             counts[EventClass.UNKNOWN],
         )
-
-
-def _batches(records: Iterator[EventRecord]) -> Iterator[list[EventRecord]]:
-    while batch := list(islice(records, BATCH_RECORDS)):
-        yield batch
 
 
 def _groups(

@@ -35,6 +35,8 @@ class Reason(StrEnum):
     BEHIND = "behind a held event"
     LOST_BRANCH = "lost branch"
     UNCLASSIFIED = "unknown transaction"
+    DROPPED = "dropped"
+    """Somebody decided that it is never applied; its key waits for it no longer."""
 
 
 STOPPING: Final = frozenset(

@@ -18,11 +18,12 @@ from pitr.events.debezium import read_facts
 from pitr.events.flows import EventFormat
 from pitr.events.handlers import Handlers
 from pitr.events.partition import TopicPartition
+from pitr.events.quarantine import Reason
 from pitr.events.replay_apply import Applier, Sink
 from pitr.events.replay_batch import Batch, Judge, StopKey
 from pitr.events.upcast import Change
 from pitr.postgres.applied_events import ReplaySession
-from pitr.postgres.held_events import HeldRow, held_rows
+from pitr.postgres.held_events import HeldRow, held_rows, mark_dropped
 
 _PAGE: Final = 1_000
 
@@ -79,7 +80,7 @@ def release(
     judge = Judge(handlers, set(), calls=calls, obeys_rules=False)
     applier = Applier(session, sink, judge, replay_id)
     applied = duplicate = held = 0
-    for rows in _pages(session, replay_id):
+    for rows in _pages(session, replay_id, is_whole=True):
         batch = Batch()
         for row in rows:
             if choice.takes(row):
@@ -95,11 +96,31 @@ def release(
     return ReleaseResult(applied, duplicate, held)
 
 
-def _check(session: ReplaySession, replay_id: str, choice: ReleaseChoice) -> None:
+def drop(session: ReplaySession, replay_id: str, choice: ReleaseChoice) -> int:
+    """Give up what is chosen, for good: it stays in the table, and its key waits for it no longer.
+
+    Return how many that were.  For what can never be applied: what is held behind it could not be released
+    else.  Raises ReleaseRefused, and what the session raises.
+    """
+    session.lock()
+    session.prepare()
+    _check(session, replay_id, choice, keeps_order=False)
+    count = 0
+    for rows in _pages(session, replay_id, is_whole=False):
+        numbers = [row.number for row in rows if choice.takes(row)]
+        with session.transaction():
+            mark_dropped(session, numbers, str(Reason.DROPPED))
+        count += len(numbers)
+    return count
+
+
+def _check(
+    session: ReplaySession, replay_id: str, choice: ReleaseChoice, *, keeps_order: bool = True
+) -> None:
     """Refuse numbers that are not held, and events before which others of their key are held."""
     missing = set(choice.numbers)
     left: dict[StopKey, int] = {}
-    for rows in _pages(session, replay_id):
+    for rows in _pages(session, replay_id, is_whole=False):
         for row in rows:
             key = None if row.key is None else (row.topic, row.key)
             if not choice.takes(row):
@@ -107,11 +128,11 @@ def _check(session: ReplaySession, replay_id: str, choice: ReleaseChoice) -> Non
                     left.setdefault(key, row.number)
                 continue
             missing.discard(row.number)
-            if key is not None and key in left:
+            if keeps_order and key is not None and key in left:
                 raise ReleaseRefused(
                     f"event {row.number} cannot go alone",
                     detail=f"event {left[key]} of the same key was held before it, and stays",
-                    hint="release both, or all",
+                    hint="release both, or all; drop what can never be applied",
                 )
     if missing:
         raise ReleaseRefused(
@@ -121,9 +142,9 @@ def _check(session: ReplaySession, replay_id: str, choice: ReleaseChoice) -> Non
         )
 
 
-def _pages(session: ReplaySession, replay_id: str) -> Iterator[Sequence[HeldRow]]:
+def _pages(session: ReplaySession, replay_id: str, *, is_whole: bool) -> Iterator[Sequence[HeldRow]]:
     after = 0
-    while rows := held_rows(session, replay_id=replay_id, after=after, limit=_PAGE):
+    while rows := held_rows(session, replay_id=replay_id, after=after, limit=_PAGE, is_whole=is_whole):
         after = rows[-1].number
         yield rows
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pitr.events.broker import Broker, EventRecord
+from pitr.events.chunks import CHUNK_RECORDS, Chunk, chunks
 from pitr.events.classify import (
     EventClass,
     Lineage,
@@ -39,12 +40,11 @@ from pitr.postgres.applied_events import ReplaySession
 from pitr.postgres.held_events import stopped_keys
 from pitr.postgres.row_diff import RowDiff, TableDiff
 from pitr.throttle import TokenBucket
+from pitr.wal.lsn import LSN
 
 BATCH_RECORDS: Final = 10_000
 """Of 1,000 to 100,000 the fastest within a few per cent: a round trip to the server is spread over enough."""
 BATCH_BYTES_MAX: Final = 64 << 20
-_CHUNK_RECORDS: Final = 2_000
-_CHUNK_BYTES: Final = 8 << 20
 
 Statuses = Callable[[Sequence[int]], Mapping[int, XactStatus]]
 """What the restored database says of transactions (``RestoredHistory.statuses``)."""
@@ -157,6 +157,22 @@ def check_plan(plan: ReplayPlan, named_hash: str, session: ReplaySession, broker
             )
 
 
+def check_place(plan: ReplayPlan, left_at: LSN | None) -> None:
+    """Refuse a plan that was made for another restore of this cluster: it counts from another moment.
+
+    ``left_at`` is where the server left the plan's timeline; None: never.  Raises PlanRefused.
+    """
+    restored = plan.restored
+    if left_at == restored.end:
+        return
+    there = "it did not come from that timeline" if left_at is None else f"it left that timeline at {left_at}"
+    raise PlanRefused(
+        "the plan is for another restore of this cluster",
+        detail=f"the plan's ends at {restored.end} of timeline {restored.timeline}; of this server {there}",
+        hint="name the server that the plan was made for, or make a plan for this one",
+    )
+
+
 def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
     """Refuse gaps that nobody accepted by name.  Raises GapsFound with all of them."""
     missing = [
@@ -255,9 +271,10 @@ class Replay:
                 start = cursors.get(at, plan.start)
                 if start >= plan.end and at in cursors:
                     continue
-                for records in self._chunks(at, start, plan.end):
-                    self._judge(judge, batch, topic, plan, records)
-                    batch.cursors[at] = records[-1].offset + 1
+                count_max = min(CHUNK_RECORDS, self._request.batch_records)
+                for chunk in chunks(self._ports.broker.read(at, start, plan.end), count_max=count_max):
+                    self._judge(judge, batch, topic, plan, chunk)
+                    batch.cursors[at] = chunk.records[-1].offset + 1
                     if self._is_full(batch):
                         yield batch
                         batch = Batch()
@@ -269,34 +286,21 @@ class Replay:
     def _is_full(self, batch: Batch) -> bool:
         return sum(batch.read.values()) >= self._request.batch_records or batch.size_bytes >= BATCH_BYTES_MAX
 
-    def _chunks(self, at: TopicPartition, start: int, end: int) -> Iterator[Sequence[EventRecord]]:
-        """Yield what is classified at once: so many records, and fewer where they are large."""
-        count_max = min(_CHUNK_RECORDS, self._request.batch_records)
-        chunk: list[EventRecord] = []
-        size_bytes = 0
-        for record in self._ports.broker.read(at, start, end):
-            chunk.append(record)
-            size_bytes += len(record.value or b"")
-            if len(chunk) >= count_max or size_bytes >= _CHUNK_BYTES:
-                yield chunk
-                chunk, size_bytes = [], 0
-        if chunk:
-            yield chunk
-
     def _judge(
         self,
         judge: Judge,
         batch: Batch,
         topic: TopicPlan,
         plan: PartitionPlan,
-        records: Sequence[EventRecord],
+        chunk: Chunk,
     ) -> None:
+        records = chunk.records
         facts = [read_facts(one, topic.format) for one in records]
         for record, said, fate in zip(
             records, facts, self._classes(topic, plan, records, facts), strict=True
         ):
             judge.judge(batch, record, said, fate)
-        batch.size_bytes += sum(len(one.value or b"") + len(one.key or b"") for one in records)
+        batch.size_bytes += chunk.size_bytes
         batch.read[records[0].at] += len(records)
 
     def _classes(

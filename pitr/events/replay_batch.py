@@ -19,7 +19,7 @@ from pitr.events.classify import EventClass
 from pitr.events.handlers import Choice, Handler, HandlerIndex, Handlers
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import KEYS_STOPPED_MAX, STOPPING, Described, Reason, first_rule
-from pitr.events.upcast import Change, Kind, Upcasters, UpcastFailed
+from pitr.events.upcast import Change, Kind, Upcasters, UpcastFailed, read_exactly
 
 VALUE_BYTES_MAX: Final = 64 << 20
 """No broker of sane settings takes a larger record; PostgreSQL's text ends at 1 GiB."""
@@ -185,7 +185,9 @@ class Judge:
 
     def _decide(self, case: _Case, fate: EventClass) -> Event | Held | str:
         described, record = case.described, case.record
-        if described.is_tombstone and (described.event_id, described.type) == (None, None):
+        is_bare = record.value is None and described.event_id is described.type is described.problem is None
+        # Of a topic of state it may be the only word of a deletion: then it is held, and not passed over.
+        if is_bare and (described.is_tombstone or self._handlers.tombstone is Choice.SKIP):
             return "tombstone"
         if self._rules and (rule := first_rule(self._rules, record, described)) is not None:
             return case.held(Reason.RULE, rule.name, stops=rule.stops_key)
@@ -227,7 +229,7 @@ class Judge:
             reason = Reason.UNKNOWN_VERSION if is_known else Reason.UNKNOWN_TYPE
             return case.held(reason, f"no handler takes {kind[0]} {kind[1]}")
         try:
-            payload = self._upcasters.apply(chain, json.loads(case.record.value or b"null"))
+            payload = self._upcasters.apply(chain, read_exactly(case.record.value or b"null"))
             value = json.dumps(payload, ensure_ascii=False).encode()
         except UpcastFailed as failed:
             return case.held(Reason.UPCAST, failed.message)

@@ -156,9 +156,9 @@ class PartitionNow:
 class Known:
     """What is known of where things stood.
 
-    ``cursors``: partition → next offset, None if there is no restored database to ask; those of ``inexact``
-    partitions are at or below the truth.  ``moment``: a time that is not after the end of the restore, None
-    if none is known.
+    ``cursors``: partition → next offset, None if there is no restored database to ask; of ``unbound``
+    partitions records may lie behind it which the sink has applied.  ``moment``: a time that is not after the
+    end of the restore, None if none is known.
     """
 
     view: FenceView
@@ -166,7 +166,7 @@ class Known:
     cursors: Mapping[int, int] | None = None
     moment: datetime | None = None
     look_back: timedelta = LOOK_BACK
-    inexact: frozenset[int] = frozenset()
+    unbound: frozenset[int] = frozenset()
 
 
 def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> Start:
@@ -175,7 +175,7 @@ def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> S
         if known.cursors is None:
             return _by_time(declaration, known)
         if now.number in known.cursors:
-            return Start(StartReason.CURSOR, known.cursors[now.number])
+            return _from_cursor(declaration, now, known, known.cursors[now.number])
         return Start(StartReason.LOG_START, None)
     usable = [one for one in known.view.inside if _topic(one, declaration.topic) is not None]
     if not usable:
@@ -191,6 +191,21 @@ def start_of(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> S
             return Start(StartReason.LOG_START, None, older.mark.number)
         fence, reason = older, reason if before_failover else StartReason.FENCE_BEFORE_LAG
     return _from_fence(declaration, now, known, fence, reason)
+
+
+def _from_cursor(declaration: FlowDeclaration, now: PartitionNow, known: Known, offset: int) -> Start:
+    """Return the sink's own place.  It is a number alone: of which topic, the last fence says."""
+    fence = next((one for one in known.view.inside if _topic(one, declaration.topic) is not None), None)
+    topic = None if fence is None else _topic(fence, declaration.topic)
+    if fence is None or topic is None:
+        return Start(StartReason.CURSOR, offset)
+    return Start(
+        StartReason.CURSOR,
+        offset,
+        topic_id=topic.topic_id,
+        cluster_id=fence.cluster_id,
+        stood_at=_stood_at(declaration.topic, topic.topic_id, now.number, known.view),
+    )
 
 
 def _from_fence(
@@ -267,7 +282,7 @@ def out_from(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> i
     if declaration.flow is Flow.DB_FIRST:
         return None
     if declaration.flow is Flow.SINK_CURSOR:
-        is_bound = known.cursors is not None and now.number not in known.inexact
+        is_bound = known.cursors is not None and now.number not in known.unbound
         return known.cursors.get(now.number) if is_bound and known.cursors is not None else None
     ends = [
         partition.after

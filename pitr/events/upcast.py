@@ -6,8 +6,10 @@ has another form is the business of a callable sink.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final
 
 from pitr.errors import MalformedValue
@@ -58,6 +60,24 @@ class Upcast:
         for name, value in self.defaults.items():
             changed.setdefault(name, value)
         return changed
+
+
+def read_exactly(value: bytes) -> object:
+    """Return JSON's value.  Raises ValueError, RecursionError, and UpcastFailed for a number with more digits
+    than Python's floats keep: what is written again would be another number, and nobody would see it.
+    """
+    return json.loads(value, parse_float=_exact)
+
+
+def _exact(text: str) -> float:
+    found = float(text)
+    try:
+        is_kept = Decimal(repr(found)) == Decimal(text)
+    except ArithmeticError:  # an exponent that no number has
+        is_kept = False
+    if not is_kept:
+        raise UpcastFailed("it has a number that an upcaster cannot keep in all its digits")
+    return found
 
 
 class Upcasters:

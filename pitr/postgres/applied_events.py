@@ -10,6 +10,7 @@ Reference: docs/events.md, "Replay"; PostgreSQL manual, "COPY", "INSERT" (ON CON
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ _LAST_ONE_ENDS_S: Final = 3.0
 _ASK_AGAIN_S: Final = 0.05
 # "pitr" and "ev" in ASCII: whoever looks at pg_locks may recognise it.
 _LOCK: Final = (0x70697472, 0x6576)
+
+_QUOTED: Final = re.compile(r'".*"', re.DOTALL)
 
 _TABLES: Final = """
 CREATE SCHEMA IF NOT EXISTS pitr;
@@ -105,6 +108,14 @@ SELECT %s, one.* FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::jsonb[
 ON CONFLICT (replay_id, topic, partition)
 DO UPDATE SET next_offset = excluded.next_offset, counts = excluded.counts
 """
+
+
+def _fault(cause: psycopg.Error) -> str:
+    """Say what a statement met, in one line.  Of data that cannot be read the server shows them in quotes."""
+    text = cause.diag.message_primary or str(cause).strip() or type(cause).__name__
+    if (cause.sqlstate or "").startswith("22"):
+        text = _QUOTED.sub('"…"', text)
+    return text.splitlines()[0][:500]
 
 
 class EventsRefused(PitrError):
@@ -268,8 +279,7 @@ class ReplaySession:
                 with mapped_errors():
                     raise
             self.back_to_attempt()
-            text = str(cause).strip().splitlines()
-            raise EventsRefused((text or [type(cause).__name__])[0][:500], detail=cause.sqlstate) from cause
+            raise EventsRefused(_fault(cause), detail=cause.sqlstate) from cause
         except EventsRefused:
             self.back_to_attempt()
             raise

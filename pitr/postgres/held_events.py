@@ -23,10 +23,23 @@ INSERT INTO pitr.quarantine (replay_id, topic, partition, record_offset, event_i
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (replay_id, topic, partition, record_offset) DO NOTHING
 """
-_COLUMNS: Final = (
-    "id, replay_id, topic, partition, record_offset, event_id, event_type, event_version, key, value,"
-    " headers, timestamp_ms, is_append_time, reason, detail, stops_key, held_at, released_at"
+# What a row weighs is known before any of it is sent: a page is bounded by bytes, too.
+_PAGE: Final = """
+SELECT id, replay_id, topic, partition, record_offset, event_id, event_type, event_version, key, {value},
+    timestamp_ms, is_append_time, reason, detail, stops_key, held_at, released_at
+FROM (
+    SELECT *, {size} AS own, sum({size}) OVER (ORDER BY id) AS size FROM (
+        SELECT * FROM pitr.quarantine
+        WHERE id > %s AND (%s::text IS NULL OR replay_id = %s){released} ORDER BY id LIMIT %s
+    ) AS row
+) AS page WHERE size - own < %s ORDER BY id
+"""
+_WHOLE: Final = (
+    "value, headers",
+    "coalesce(octet_length(value), 0) + coalesce(octet_length(key), 0) + octet_length(headers::text)",
 )
+_PLAIN: Final = ("NULL::bytea, '[]'::jsonb", "coalesce(octet_length(key), 0)")
+PAGE_BYTES_MAX: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,16 @@ def mark_released(session: ReplaySession, numbers: Sequence[int]) -> None:
         )
 
 
+def mark_dropped(session: ReplaySession, numbers: Sequence[int], reason: str) -> None:
+    """Note that events are never to be applied; why they were held goes before the detail."""
+    with mapped_errors():
+        session.connection.execute(
+            "UPDATE pitr.quarantine SET released_at = now(), detail = reason || ': ' || detail, reason = %s"
+            " WHERE id = ANY(%s) AND released_at IS NULL",
+            (reason, list(numbers)),
+        )
+
+
 def stopped_keys(session: ReplaySession, replay_id: str, *, keys_max: int) -> set[tuple[str, bytes]]:
     """Return the topics and keys that are at a stand, one more than ``keys_max`` at most."""
     with mapped_errors():
@@ -105,15 +128,21 @@ def held_rows(
     after: int = 0,
     limit: int,
     with_released: bool = False,
+    is_whole: bool = True,
+    bytes_max: int = PAGE_BYTES_MAX,
 ) -> list[HeldRow]:
-    """Return events in the order in which they were held, those numbered above ``after``."""
+    """Return events in the order in which they were held, those numbered above ``after``.
+
+    At most ``limit`` of them and, but for the last one, ``bytes_max``; none if there are no more.  Unless
+    ``is_whole`` they are without value and headers.
+    """
+    value, size = _WHOLE if is_whole else _PLAIN
     released = "" if with_released else " AND released_at IS NULL"
-    statement = (
-        f"SELECT {_COLUMNS} FROM pitr.quarantine"
-        f" WHERE id > %s AND (%s::text IS NULL OR replay_id = %s){released} ORDER BY id LIMIT %s"
-    )
+    statement = _PAGE.format(value=value, size=size, released=released)
     with mapped_errors():
-        found = session.connection.execute(statement.encode(), (after, replay_id, replay_id, limit))
+        found = session.connection.execute(
+            statement.encode(), (after, replay_id, replay_id, limit, bytes_max)
+        )
         return [_row(row) for row in found.fetchall()]
 
 

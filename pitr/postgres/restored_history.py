@@ -75,6 +75,18 @@ _FENCES: Final = """
     FROM pitr.fence WHERE id < %s ORDER BY id DESC LIMIT %s"""
 
 
+def left_at(dsn: str, timeline: TimelineId) -> LSN | None:
+    """Return where a server, which was promoted since, left a timeline; None if it is on it, or never was.
+
+    Raises ServerUnavailable, ServerRefused, MalformedValue.
+    """
+    with closing(ReplicationConnection.connect(dsn)) as connection:
+        current = connection.identify().timeline
+        content = connection.timeline_history(current) if current.number > 1 else b""
+    switches = TimelineHistory.parse(current, content).switches
+    return next((one.lsn for one in switches if one.timeline == timeline), None)
+
+
 @dataclass(frozen=True, slots=True)
 class RestoredFacts:
     """Where recovery stopped: at ``end`` of ``timeline``, whose ancestors ``history`` names.

@@ -31,7 +31,7 @@ from pitr.events.history import XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import QuarantineRule, Reason
 from pitr.events.refusals import PlanRefused
-from pitr.events.release import ReleaseChoice, ReleaseRefused, release
+from pitr.events.release import ReleaseChoice, ReleaseRefused, ReleaseResult, drop, release
 from pitr.events.replay import (
     Ports,
     Replay,
@@ -205,6 +205,15 @@ def test_json_that_only_postgresql_refuses_is_poison_and_no_more(house: House) -
     ]
 
 
+def test_why_an_event_is_poison_is_told_without_its_value(house: House) -> None:
+    house.broker.add(event(0, key="a", value={"id": 'four"teen\nsecret', "customer": "x", "amount": 1}))
+    house.replay(orders_handlers())
+    with ReplaySession(house.dsn) as session:
+        [row] = held_rows(session, limit=10)
+    assert (row.reason, row.detail) == ("poison", 'invalid input syntax for type bigint: "…"')
+    assert b"secret" in (row.value or b"")
+
+
 def test_a_deferred_constraint_is_looked_at_where_the_event_is_still_known(house: House) -> None:
     house.sql(
         "CREATE TABLE customers (name text PRIMARY KEY);"
@@ -272,6 +281,48 @@ def test_a_key_is_released_in_its_order_once_the_handler_is_corrected(house: Hou
         assert (done.applied, done.held) == (2, 0)
     assert house.orders() == {1: ("c1", 8, 1), 2: ("c2", 5, 0)}
     assert house.held() == []
+
+
+def test_what_can_never_be_applied_is_dropped_and_its_key_goes_on(house: House) -> None:
+    house.broker.add(order(0, 1))
+    house.broker.add(event(1, key="order-1", value=b"{no json", event_type="changed"))
+    house.broker.add(change(2, 1, 8))
+    house.broker.add(change(3, 1, 9))
+    result = house.replay(orders_handlers())
+    assert house.held() == [(1, "unreadable"), (2, "behind a held event"), (3, "behind a held event")]
+    behind = ReleaseChoice(reason=str(Reason.BEHIND))
+    with ReplaySession(house.dsn) as session:
+        first, *_ = held_rows(session, limit=10)
+        words = (session, SqlSink(session), orders_handlers(), result.replay_id)
+        assert release(*words, ReleaseChoice(everything=True)) == ReleaseResult(held=3)
+        with pytest.raises(ReleaseRefused, match="cannot go alone"):
+            release(*words, ReleaseChoice((first.number + 1,)))
+        with pytest.raises(ReleaseRefused, match="is not held"):
+            drop(session, result.replay_id, ReleaseChoice((first.number, 10**6)))
+        assert drop(session, result.replay_id, ReleaseChoice((first.number,))) == 1
+        assert release(*words, behind) == ReleaseResult(applied=2)
+        dropped, *_ = held_rows(session, limit=10, with_released=True)
+        assert (dropped.reason, dropped.value) == ("dropped", b"{no json")
+        assert dropped.detail.startswith("unreadable: it is no JSON")
+        with pytest.raises(ReleaseRefused, match="is not held"):
+            release(*words, ReleaseChoice((first.number,)))
+    assert house.orders() == {1: ("c1", 9, 2)}
+    assert house.held() == []
+
+
+def test_held_events_are_read_in_pages_that_are_bounded_by_bytes(house: House) -> None:
+    for at in range(4):
+        house.broker.add(order(at, at, event_type="nobody's", headers=[("note", b"n" * 1000)]))
+    house.replay(orders_handlers())
+    with ReplaySession(house.dsn) as session:
+        pages, after = [], 0
+        while rows := held_rows(session, after=after, limit=10, bytes_max=2000):
+            pages.append([row.offset for row in rows])
+            after = rows[-1].number
+        assert pages == [[0, 1], [2, 3]]
+        plain = held_rows(session, limit=3, bytes_max=2000, is_whole=False)
+        assert [(row.offset, row.value, row.headers) for row in plain] == [(n, None, ()) for n in range(3)]
+        assert all(row.key and row.event_id for row in plain)
 
 
 def test_a_dry_run_shows_the_rows_and_leaves_nothing(house: House) -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fix_replay import FORK_XID, ORDERS, all_committed
 
 from cli.config_template import NewConfig, NewRegion, render_config
 from cli.main import run_cli
-from pitr.events.broker import BrokerUnavailable
+from pitr.events.broker import BrokerRefused, BrokerUnavailable
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.handlers import Handlers, SinkKind
 from pitr.events.history import FIRST_LSN, Branch
@@ -38,6 +38,7 @@ from pitr.events.plan import (
     TopicPlan,
 )
 from pitr.events.plan_code import encode_plan
+from pitr.events.quarantine import OffsetSpan, QuarantineRule
 from pitr.events.replay import Ports, Replay, ReplayRequest, ReplayResult
 from pitr.events.replay_apply import Sink
 from pitr.events.replay_batch import Event
@@ -45,6 +46,7 @@ from pitr.events.sink_topic import TopicSink
 from pitr.events.starts import StartReason
 from pitr.pipeline.keys import Identity, best_suite
 from pitr.postgres.applied_events import ReplaySession
+from pitr.postgres.restored_history import left_at
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
@@ -132,7 +134,7 @@ class Shop:
         topic_id = broker.topics([self.topic])[self.topic].topic_id
         return ReplayPlan(
             broker.cluster_id(),
-            RestoredPoint(identifier, TimelineId(1), LSN(1 << 40), FORK_XID),
+            RestoredPoint(identifier, TimelineId(1), self.end(), FORK_XID),
             (Branch(TimelineId(1), FIRST_LSN, 0),),
             (),
             (),
@@ -141,6 +143,12 @@ class Shop:
             PhantomList(0, ()),
             PhantomList(0, ()),
         )
+
+    def end(self) -> LSN:
+        """Return where the server left its first timeline."""
+        found = left_at(self.dsn, TimelineId(1))
+        assert found is not None
+        return found
 
     def pitr(self, *words: object, exit_code: int = 0) -> Any:
         stdout, stderr = io.StringIO(), io.StringIO()
@@ -157,7 +165,15 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def server(module_postgres_factory: PostgresFactory) -> RunningPostgres:
-    return module_postgres_factory(17)
+    """Return a server that was promoted, as a restored one is: it is on its second timeline."""
+    found = module_postgres_factory(17)
+    found.stop()
+    signal = found.data_dir / "standby.signal"
+    signal.touch()
+    signal.chmod(0o666)
+    found.start()
+    found.instance.promote()
+    return found
 
 
 @pytest.fixture
@@ -220,6 +236,22 @@ def test_the_command_replays_what_the_plan_names_and_nothing_that_was_aborted(sh
     number = listed["events"][0]["number"]
     assert shop.pitr(*release, number)["data"] == {"applied": 1, "duplicate": 0, "held": 0}
     assert shop.orders() == sorted([*good, 30])
+
+
+def test_a_plan_for_another_restore_of_the_same_cluster_is_refused(shop: Shop) -> None:
+    shop.produce(range(4))
+    good = shop.plan()
+    path = shop.folder / "plan.json"
+    earlier = replace(good.restored, end=LSN(good.restored.end.offset - 8))
+    elsewhere = replace(good.restored, timeline=TimelineId(2))
+    for restored, said in ((earlier, f"at {good.restored.end}"), (elsewhere, "did not come from")):
+        plan = replace(good, restored=restored)
+        path.write_bytes(encode_plan(plan))
+        words = ["events", "replay", "--plan", path, "--restored", shop.dsn, "--plan-hash", plan.hash]
+        error = shop.pitr(*words, exit_code=2)["error"]
+        assert error["message"] == "the plan is for another restore of this cluster"
+        assert said in error["why"]
+    assert shop.orders() == []
 
 
 def test_a_topic_that_was_made_again_is_refused_and_records_that_went_are_a_gap(shop: Shop) -> None:
@@ -313,16 +345,43 @@ class CutSink:
 
 
 def run_to_topic(
-    shop: Shop, plan: ReplayPlan, target: str, cut: tuple[int, bool] | None = None
+    shop: Shop,
+    plan: ReplayPlan,
+    target: str,
+    cut: tuple[int, bool] | None = None,
+    rules: tuple[QuarantineRule, ...] = (),
 ) -> ReplayResult:
     broker = shop.broker()
-    request = ReplayRequest(plan, Handlers(SinkKind.TOPIC, target=target), batch_records=5)
+    handlers = Handlers(SinkKind.TOPIC, target=target, rules=rules)
+    request = ReplayRequest(plan, handlers, batch_records=5)
     producer = KafkaProducer(KafkaSettings(shop.node.bootstrap), request.replay_id, broker)
     inner = TopicSink(producer, target, plan.cluster_id, request.replay_id)
     sink: Sink = inner if cut is None else CutSink(inner, *cut)
     with ReplaySession(shop.dsn) as session, contextlib.closing(sink):
         ports = Ports(broker, all_committed, lambda: 0.0, lambda _seconds: None)
         return Replay(request, ports, session, sink).run()
+
+
+def test_an_event_that_the_topic_never_takes_is_named_and_can_be_held_by_a_rule(shop: Shop) -> None:
+    # Its time begins a segment, so those before are closed and would be deleted for their age.
+    kept = {"retention_ms": "-1", "message_timestamp_after_max_ms": str((1 << 63) - 1)}
+    shop.topic = shop.node.new_topic(2, **kept)
+    shop.produce(range(4))
+    said = {"event-id": b"late", "event-type": b"placed", "pg-xid": b"%d" % (FORK_XID + 9), "pg-tl": b"1"}
+    parts = {"key": b"k0", "headers": list(said.items()), "timestamp": 7_000_000_000_000}
+    shop.node.produce(shop.topic, [b"{}"], **parts)
+    at = TopicPartition(shop.topic, 0)
+    offset = shop.broker().ends([at])[at] - 1
+    shop.produce(range(4, 8))
+    plan, target = shop.plan(), shop.node.new_topic(1)
+    with pytest.raises(BrokerRefused) as refused:
+        run_to_topic(shop, plan, target)
+    place = f"{plan.cluster_id}/{shop.topic}/0/{offset}"
+    assert refused.value.message == f"Kafka refuses the event {place}, or one that was sent with it"
+    assert "TIMESTAMP" in str(refused.value.detail)
+    rule = QuarantineRule("late", offsets=(OffsetSpan(shop.topic, 0, offset, offset + 1),))
+    result = run_to_topic(shop, plan, target, rules=(rule,))
+    assert (result.total("applied"), result.total("held")) == (8, 1)
 
 
 def test_a_topic_gets_each_event_once_whatever_cuts_the_runs(shop: Shop) -> None:

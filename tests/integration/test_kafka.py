@@ -14,6 +14,7 @@ from fix_cli import CHECKOUT, wait_until
 from fix_fences import FENCE_AT, PlayedMarker
 from fix_kafka import KafkaNode, MakeKafka
 from fix_ports import HOST, free_port
+from fix_raw_records import produce_with_header
 
 from pitr.events.broker import BrokerRefused, BrokerUnavailable, ClusterNow, OffsetGone
 from pitr.events.fence_take import LogBegins, take_fence
@@ -60,6 +61,7 @@ def test_ends_are_last_stable_and_a_read_is_done_at_its_position(kafka_node: Kaf
     producer.produce(name, b"open", partition=0)
     producer.flush(30)
     assert broker.ends([at]) == {at: 2}, "a record of an open transaction is not below the end"
+    assert broker.high_watermarks([at]) == {at: 3}
     producer.abort_transaction(30)
     # Aborted record and marker: an end that no record is just below.
     wait_until(lambda: broker.ends([at]) == {at: 4}, "the end is past the marker", timeout_s=30)
@@ -109,6 +111,20 @@ def test_a_read_never_skips_what_was_deleted(kafka_node: KafkaNode) -> None:
         list(broker.read(at, 3, 10))
     assert (gone.value.start, gone.value.log_start) == (3, 6)
     assert [one.offset for one in broker.read(at, 6, 10)] == [6, 7, 8, 9]
+
+
+def test_a_header_whose_name_is_no_text_ends_no_read_and_no_look_at_the_last_record(
+    kafka_node: KafkaNode,
+) -> None:
+    name = kafka_node.new_topic()
+    at = TopicPartition(name, 0)
+    kafka_node.produce(name, [b"1"], headers=[("event-id", b"1")])
+    produce_with_header(kafka_node.bootstrap, name, b"\xff\xfe")
+    broker = broker_of(kafka_node)
+    first, second = broker.read(at, 0, 2)
+    assert (first.headers, first.unreadable) == ((("event-id", b"1"),), None)
+    assert (second.headers, second.unreadable) == ((), "the name of a header is not UTF-8")
+    assert broker.last_records({at: 2}, 30.0) == {at: second}
 
 
 def test_records_that_go_while_they_are_read_are_a_gap(kafka_node: KafkaNode) -> None:

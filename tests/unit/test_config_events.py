@@ -9,8 +9,9 @@ import pytest
 from fix_config import BASE, least_tables
 
 from cli.config_schema import check_tables
-from cli.errors import ConfigRefused
+from cli.errors import ConfigRefused, UsageRefused
 from cli.events_cluster import verified_over_mirror
+from cli.events_plan import declared_flows
 from cli.events_settings import EventsSettings
 from cli.kafka_client import open_kafka, read_client_file
 from cli.settings import Settings
@@ -52,6 +53,14 @@ def test_what_holds_where_nothing_is_said() -> None:
     assert (found.fence_every_s, found.store_every_s, found.client_file, found.mirror) == (10, 60, None, None)
     assert found.topics == (FlowDeclaration("orders", Flow.DB_FIRST),)
     assert found.flows["orders"].format is EventFormat.HEADERS
+
+
+def test_topics_are_planned_in_their_order_in_the_file_whichever_way_they_are_asked_for() -> None:
+    found = settings_of(topic=[{"name": name, "flow": "db-first"} for name in ("users", "orders", "bills")])
+    assert [one.topic for one in declared_flows(found, ())] == ["users", "orders", "bills"]
+    assert [one.topic for one in declared_flows(found, ("bills", "users"))] == ["users", "bills"]
+    with pytest.raises(UsageRefused, match="topic others is not declared"):
+        declared_flows(found, ("orders", "others"))
 
 
 def test_each_flow_says_what_it_needs() -> None:

@@ -117,6 +117,9 @@ def test_a_flattened_row_with_added_fields_is_understood() -> None:
 def test_a_redelivered_change_has_its_id_again_and_another_row_of_the_record_another() -> None:
     once, again, other = _read(_change()), _read({**_change(), "ts_ms": 5}), _read(_change(), key=b"k2")
     assert once.event_id == again.event_id != other.event_id
+    # The old primary's change of the same numbers is another one.
+    elsewhere = _read(_change(ts_ms=1_790_000_000_000)), _read(_change(), headers={"pg-tl": b"2"})
+    assert len({once.event_id, *(one.event_id for one in elsewhere)}) == 3
     without_key = _read({**_change(), "transaction": None}, key=None)
     assert without_key.event_id is None
 
@@ -126,8 +129,11 @@ def test_a_snapshots_rows_name_no_transaction() -> None:
     assert (found.xid, found.lsn, found.type) == (None, None, "public.orders.read")
 
 
-def test_a_tombstone_is_one() -> None:
+def test_only_behind_debeziums_deletions_no_value_means_nothing() -> None:
     assert read_facts(_record(value=None), EventFormat.DEBEZIUM).is_tombstone
+    assert not read_facts(_record(), EventFormat.DEBEZIUM).is_tombstone
+    for form in (EventFormat.HEADERS, EventFormat.DEBEZIUM_OUTBOX):
+        assert not read_facts(_record(value=None), form).is_tombstone
 
 
 @pytest.mark.parametrize(

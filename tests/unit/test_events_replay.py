@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pitr.errors import MalformedValue
+from pitr.events.broker import EventRecord
 from pitr.events.classify import EventClass
+from pitr.events.debezium import read_facts
 from pitr.events.event_facts import read_headers
+from pitr.events.flows import EventFormat
 from pitr.events.handlers import Choice, Handler, Handlers, SinkKind, handler_mistakes, statement_mistake
 from pitr.events.partition import TopicPartition
 from pitr.events.quarantine import OffsetSpan, QuarantineRule, Reason, first_rule, rule_mistakes
@@ -161,6 +165,20 @@ def test_each_class_of_event_goes_where_it_belongs() -> None:
             assert (len(batch.events), len(batch.held)) == (count, 0)
 
 
+def test_a_deletion_without_headers_is_held_and_only_passed_over_where_it_is_told_to() -> None:
+    bare = EventRecord(TopicPartition("orders", 0), 1, FIRST_MS, False, b"k", None)
+    other = event(2, key="k", value={})
+    assert words(judged(orders_handlers(), bare, other)) == [(1, Reason.NO_ID), (2, Reason.BEHIND)]
+    skipping = judged(orders_handlers(tombstone=Choice.SKIP), bare, other)
+    assert (skipping.skipped[bare.at], len(skipping.events)) == ({"tombstone": 1}, 1)
+    batch = Batch()
+    described = read_facts(bare, EventFormat.DEBEZIUM)
+    Judge(orders_handlers(), set()).judge(batch, bare, described, EventClass.UNKNOWN)
+    assert batch.skipped[bare.at] == {"tombstone": 1}
+    unreadable = replace(bare, unreadable="the name of a header is not UTF-8")
+    assert words(judged(orders_handlers(tombstone=Choice.SKIP), unreadable)) == [(1, Reason.UNREADABLE)]
+
+
 def test_an_event_that_cannot_be_applied_stops_its_key_and_no_other() -> None:
     batch = judged(
         orders_handlers(),
@@ -212,6 +230,31 @@ def test_an_old_event_is_upcast_and_one_that_cannot_be_is_held() -> None:
     )
     assert [(one.version, json.loads(one.value or b"")) for one in batch.events] == [(3, {"amount": 4})]
     assert words(batch) == [(2, Reason.UPCAST), (3, Reason.UPCAST), (4, Reason.UNKNOWN_VERSION)]
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        ("0.1", "0.1"),
+        ("-12.50", "-12.5"),
+        ("1e3", "1000.0"),
+        ("12345678901234567890", "12345678901234567890"),
+        ("12345678901234567.89", None),
+        ("0.10000000000000000001", None),
+        ("1e999", None),
+        ("1e9999999999999999999", None),
+        ("1e-9999999999999999999", None),
+    ],
+)
+def test_an_upcast_changes_no_number_without_a_word(number: str, written: str | None) -> None:
+    handlers = orders_handlers(
+        handlers=(Handler("placed", 2, PLACED.statements),), upcasts=(Upcast("placed", 1, 2),)
+    )
+    batch = judged(handlers, event(1, key="a", value=b'{"total": %s}' % number.encode()))
+    if written is None:
+        assert words(batch) == [(1, Reason.UPCAST)]
+    else:
+        assert [one.value for one in batch.events] == [b'{"total": %s}' % written.encode()]
 
 
 def test_a_value_that_is_no_json_is_seen_and_a_tombstone_is_none() -> None:

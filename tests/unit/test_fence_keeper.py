@@ -107,6 +107,8 @@ def test_fences_are_taken_and_stored_in_order_and_the_last_ones_at_the_end(often
     seen = often.keeper.snapshot()
     assert (seen.waiting, seen.dropped, seen.unknown, seen.partitions) == (0, 0, None, 1)
     assert seen.stored_at is not None
+    assert often.keeper.newest is not None
+    assert often.keeper.newest.count == len(often.marker.payloads)
 
 
 def test_regions_that_are_away_hold_no_fence_up_and_get_all_of_them_later(often: World) -> None:
@@ -140,6 +142,18 @@ def test_postgresql_away_is_trouble_until_it_is_back(often: World) -> None:
     often.marker.fails = None
     wait_until(lambda: often.keeper.snapshot().trouble is None, "it is over")
     assert often.keeper.snapshot().number is not None
+
+
+def test_what_nobody_foresaw_is_told_and_ends_no_thread(often: World) -> None:
+    def fail() -> None:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    often.marker.during = fail
+    often.keeper.start()
+    wait_until(lambda: "UnicodeDecodeError" in str(often.keeper.snapshot().trouble), "it is told")
+    often.marker.during = lambda: None
+    wait_until(lambda: often.keeper.snapshot().number is not None, "fences are taken again")
+    assert often.keeper.snapshot().trouble is None
 
 
 def test_one_that_is_asked_for_is_stored_soon(rarely: World) -> None:
@@ -176,11 +190,11 @@ def test_a_backup_has_a_fence_before_it_and_none_fails_it(rarely: World, tmp_pat
 def test_what_nobody_foresaw_is_told_and_the_next_fences_are_taken_and_stored(often: World) -> None:
     often.cluster.fails["ends"] = ZeroDivisionError("of a library")  # type: ignore[assignment]
     often.keeper.start()
-    wait_until(lambda: "error: the fence failed, and is tried again" in often.logged, "it is told")
+    wait_until(lambda: often.keeper.snapshot().trouble == "ZeroDivisionError: of a library", "it is told")
     often.cluster.fails.clear()
     wait_until(lambda: len(often.stored()) >= 2, "fences are taken again")
     often.faulty.fail(ZeroDivisionError("of a library"))  # type: ignore[arg-type]
-    wait_until(lambda: "error: the put of fences failed, and is tried again" in often.logged, "told, too")
+    wait_until(lambda: "ZeroDivisionError" in str(often.keeper.snapshot().store_error), "told, too")
     often.faulty.heal()
     count = len(often.stored())
     wait_until(lambda: len(often.stored()) > count, "and stored again")

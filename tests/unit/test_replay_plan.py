@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fix_memory_broker import MemoryBroker
 
+from cli.events_plan_view import summary
 from pitr.errors import MalformedValue
 from pitr.events.broker import BrokerUnavailable, GroupState
 from pitr.events.classify import Lineage
@@ -20,6 +21,7 @@ from pitr.events.partition import TopicPartition
 from pitr.events.plan import OffsetReset, PartitionPlan, ReplayPlan, Tally
 from pitr.events.plan_build import PlanRequest, build_plan
 from pitr.events.plan_code import decode_plan, encode_plan
+from pitr.events.reconcile import Verdict, reconcile
 from pitr.events.starts import FenceView, StartReason
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -114,6 +116,14 @@ def test_events_of_commits_that_a_failover_lost_are_named() -> None:
     assert (_only(later).start, _only(later).reason) == (2, StartReason.FENCE)
 
 
+def test_topics_are_planned_in_the_order_in_which_they_are_declared() -> None:
+    broker = _broker("b", "c", "a")
+    declared = [FlowDeclaration(name, Flow.DB_FIRST) for name in ("b", "c", "a")]
+    plan = build_plan(replace(_ask([]), declarations=declared), broker)
+    assert [one.topic for one in plan.topics] == ["b", "c", "a"]
+    assert decode_plan(encode_plan(plan)) == plan
+
+
 def test_phantoms_are_listed_up_to_a_bound_and_counted_beyond() -> None:
     broker = _broker()
     for _ in range(250):
@@ -131,6 +141,29 @@ def test_deleted_records_are_a_gap() -> None:
     found = _only(build_plan(_ask([]), broker))
     assert found.gaps == (Gap(GapKind.DELETED, 2, 3),)
     assert (found.start, found.tally.records) == (3, 1)
+
+
+def test_what_an_open_transaction_hides_is_waited_for_and_else_a_gap() -> None:
+    broker, at = _broker(), TopicPartition("outbox", 0)
+    for xid in (10, 11, 12, 13, 250):
+        broker.append("outbox", _event(xid))
+    broker.open_from[at] = 3
+
+    def end_it() -> bool:
+        broker.open_from.clear()
+        return True
+
+    found = _only(build_plan(replace(_ask([10, 11, 12]), wait=end_it), broker))
+    assert (found.end, found.tally.to_apply, found.gaps) == (5, 2, ())
+    broker.open_from[at] = 3
+    plan = build_plan(replace(_ask([10, 11, 12]), wait=lambda: False), broker)
+    found = _only(plan)
+    assert (found.end, found.tally.to_apply, found.gaps) == (3, 0, (Gap(GapKind.OPEN, 3, 5),))
+    assert decode_plan(encode_plan(plan)) == plan
+    [row] = reconcile(plan, None)
+    assert (row.verdict, row.missing) == (Verdict.MISSING, 2)
+    # On a cluster that is in use some are always open, and a verification promises nothing of its end.
+    assert not _only(build_plan(_ask([10, 11, 12]), broker)).gaps
 
 
 def test_records_that_are_deleted_while_they_are_read_are_a_gap() -> None:
@@ -179,7 +212,9 @@ def test_a_partition_that_was_added_after_the_fence_is_read_whole() -> None:
     broker.append("outbox", _event(10))
     broker.append("outbox", _event(11))
     broker.append("outbox", _event(12), partition=1)
-    _, added = build_plan(_ask([]), broker).topics[0].partitions
+    plan = build_plan(_ask([]), broker)
+    _, added = plan.topics[0].partitions
+    assert any("partitions were added" in line and line.endswith(": outbox") for line in summary(plan))
     assert (added.start, added.reason, added.tally.records) == (0, StartReason.NEW_PARTITION, 1)
 
 
@@ -232,6 +267,14 @@ def test_a_cursor_in_the_restored_database_is_exact() -> None:
     request = replace(_ask([]), declarations=[declared], cursors={"payments": {0: 4}})
     found = _only(build_plan(request, broker))
     assert (found.start, found.reason, found.tally) == (4, StartReason.CURSOR, Tally(records=1, to_apply=1))
+    # A number alone does not say of which topic: that the fence does.
+    for id_then, gaps in (("id-payments", ()), ("id-before", (Gap(GapKind.RECREATED, 4, None),))):
+        fence = _fence({"payments": 3}, ids={"payments": id_then})
+        found = _only(build_plan(replace(request, view=FenceView((fence,), ())), broker))
+        assert (found.start, found.gaps) == (0 if gaps else 4, gaps)
+    fence = _fence({"payments": 9})
+    found = _only(build_plan(replace(request, view=FenceView((fence,), ())), broker))
+    assert found.gaps == (Gap(GapKind.TRUNCATED, 5, 9),)
     # Without a database to ask, where the cursor stood is not known.
     found = _only(build_plan(replace(request, cursors=None, moment=AT), broker))
     assert found.is_estimated
@@ -280,7 +323,7 @@ def _a_plan() -> ReplayPlan:
 
 def test_a_plan_is_read_back_as_it_was_written() -> None:
     plan = _a_plan()
-    assert plan.topics[1].partitions[0].gaps
+    assert plan.topics[0].partitions[0].gaps
     assert plan.groups
     assert plan.phantoms.count
     content = encode_plan(plan)
