@@ -97,7 +97,10 @@ class DebeziumWorker:
         self.process.start(MAIN, *files, heap="384m", jars=kafka_jars())
         for name in self.connectors:
             wait_until(
-                lambda name=name: self._streams(name), f"{name} streams", timeout_s=START_TIMEOUT_S, every_s=0.5
+                lambda name=name: self._streams(name),
+                f"{name} streams",
+                timeout_s=START_TIMEOUT_S,
+                every_s=0.5,
             )
 
     def stop(self) -> None:
@@ -120,7 +123,9 @@ class DebeziumWorker:
         failures = self.failures()
         assert not failures, failures
         return bool(
-            self.server.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s AND active", name)
+            self.server.value(
+                "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s AND active", name
+            )
         )
 
     def _status(self, name: str) -> dict[str, Any] | None:
