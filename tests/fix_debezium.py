@@ -27,6 +27,7 @@ DEBEZIUM_VERSION = "3.6.1.Final"
 DEBEZIUM_JARS = (f"io.debezium:debezium-connector-postgres:{DEBEZIUM_VERSION}",)
 MAIN = "org.apache.kafka.connect.cli.ConnectStandalone"
 CONNECTOR = "io.debezium.connector.postgresql.PostgresConnector"
+JSON = "org.apache.kafka.connect.json.JsonConverter"
 START_TIMEOUT_S = 300.0
 
 
@@ -82,8 +83,8 @@ class DebeziumWorker:
         worker = {
             "bootstrap.servers": self.node.bootstrap,
             "listeners": f"http://{HOST}:{self._rest}",
-            "key.converter": "org.apache.kafka.connect.json.JsonConverter",
-            "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+            "key.converter": JSON,
+            "value.converter": JSON,
             "key.converter.schemas.enable": "false",
             "value.converter.schemas.enable": "false",
             "offset.storage.file.filename": str(self.folder / "offsets"),

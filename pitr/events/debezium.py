@@ -2,8 +2,8 @@
 
 ``source.lsn`` is where the change stands in the WAL, not where its commit does: a change before the end of a
 restore may have its commit after it.  ``source.txId`` has 32 bits.  Debezium knows no timelines.
-``transaction.id`` is no commit's position either: in a change and in BEGIN it ends with a change's LSN, only in
-END with the end of the commit record.
+``transaction.id`` is no commit's position either: in a change and in BEGIN it ends with a change's LSN, and
+only in END with the end of the commit record.
 
 Reference: Debezium documentation, "Connector for PostgreSQL" (data change events, transaction metadata),
 "Outbox Event Router" and "New Record State Extraction"; 3.x.  tests/integration/test_debezium.py runs it.
