@@ -138,7 +138,7 @@ class HeaderReader:
 
 
 def _unwrapped(raw: bytes) -> bytes | None:
-    """Return the text of a header in quotes, or in ``{"schema": …, "payload": …}``; else the bytes themselves.
+    """Return the text of a header in quotes, or in ``{"schema": …, "payload": …}``; else the bytes.
 
     Connect's own header converter writes neither, its JSON converter the one or the other.
     """

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -26,7 +26,7 @@ from fix_kafka import KafkaNode
 
 from cli.config_template import without_schedule
 from pitr.events.broker import EventRecord
-from pitr.events.classify import Classified, Classifier, EventClass, Lineage
+from pitr.events.classify import Classified, Classifier, EventClass, Lineage, classify
 from pitr.events.flows import EventFormat, Flow, FlowDeclaration
 from pitr.events.kafka import KafkaBroker
 from pitr.events.kafka_link import KafkaSettings
@@ -280,6 +280,10 @@ def classify_all(
             )(batch)
             for topic, batch in records.items()
         }
+        alone = replace(lineage, fork_xid=None)
+        for one in found["plain.transaction"]:
+            if one.facts.commit_lsn is not None:
+                assert classify(one.facts, alone, {}) is one.event_class, "no server is needed for it"
         return database.end, found
 
 
