@@ -25,17 +25,18 @@ from psycopg.conninfo import conninfo_to_dict
 
 DEBEZIUM_VERSION = "3.6.1.Final"
 DEBEZIUM_JARS = (f"io.debezium:debezium-connector-postgres:{DEBEZIUM_VERSION}",)
-# The connector and its driver; the other jars are common libraries, in the versions that it names.
-DEBEZIUM_DIGESTS = {
-    "debezium-api-3.6.1.Final.jar": "893c73a44dd05b3a102830efb53b2636c63cfdf890860411dcc4969282c9544b",
-    "debezium-config-3.6.1.Final.jar": "0d4b6335aca11e8ba40aa00d39b23b863ef968e79d47ed7a133b9461f8218405",
-    "debezium-connect-plugins-3.6.1.Final.jar": "712d34752f945fb4062354a9faf04424dd3660411137b3bb160b0a68d4a7ee8e",
-    "debezium-connector-common-3.6.1.Final.jar": "365a695d512b085cff2cd12e28e44a7a3e733b43bfb27f3608508d7800e2de45",
-    "debezium-connector-postgres-3.6.1.Final.jar": "e7bb97f00f97ec78d7c39b19e2b0797739438433b6acaa0941e18dbc2da0d854",
-    "debezium-openlineage-api-3.6.1.Final.jar": "7e7e0fb3c3a12b3e8bfe2d42df278ff2a9fab8c58fa12199590e35fdb88b2062",
-    "debezium-util-3.6.1.Final.jar": "9501581790412207cda72b2b57874e0430e2f9e4c5e94a054f7b06e07c112e5f",
-    "postgresql-42.7.11.jar": "1981b31d3993c58702783c1cddf10a34e48c1f413d70ff1cb6def0a143484647",
-}
+# As sha256sum prints them: the connector and its driver.  The other jars are common libraries, in the
+# versions that it names.
+DEBEZIUM_DIGESTS = """
+893c73a44dd05b3a102830efb53b2636c63cfdf890860411dcc4969282c9544b  debezium-api-3.6.1.Final.jar
+0d4b6335aca11e8ba40aa00d39b23b863ef968e79d47ed7a133b9461f8218405  debezium-config-3.6.1.Final.jar
+712d34752f945fb4062354a9faf04424dd3660411137b3bb160b0a68d4a7ee8e  debezium-connect-plugins-3.6.1.Final.jar
+365a695d512b085cff2cd12e28e44a7a3e733b43bfb27f3608508d7800e2de45  debezium-connector-common-3.6.1.Final.jar
+e7bb97f00f97ec78d7c39b19e2b0797739438433b6acaa0941e18dbc2da0d854  debezium-connector-postgres-3.6.1.Final.jar
+7e7e0fb3c3a12b3e8bfe2d42df278ff2a9fab8c58fa12199590e35fdb88b2062  debezium-openlineage-api-3.6.1.Final.jar
+9501581790412207cda72b2b57874e0430e2f9e4c5e94a054f7b06e07c112e5f  debezium-util-3.6.1.Final.jar
+1981b31d3993c58702783c1cddf10a34e48c1f413d70ff1cb6def0a143484647  postgresql-42.7.11.jar
+"""
 MAIN = "org.apache.kafka.connect.cli.ConnectStandalone"
 CONNECTOR = "io.debezium.connector.postgresql.PostgresConnector"
 JSON = "org.apache.kafka.connect.json.JsonConverter"
@@ -44,7 +45,8 @@ START_TIMEOUT_S = 300.0
 
 def debezium_jars() -> Path:
     """Return the folder with the connector and what it needs."""
-    return jar_folder(f"debezium-{DEBEZIUM_VERSION}", DEBEZIUM_JARS, DEBEZIUM_DIGESTS)
+    digests = (line.split() for line in DEBEZIUM_DIGESTS.split("\n") if line)
+    return jar_folder(f"debezium-{DEBEZIUM_VERSION}", DEBEZIUM_JARS, {jar: digest for digest, jar in digests})
 
 
 @dataclass(slots=True)
