@@ -101,7 +101,8 @@ class DebeziumWorker:
             "key.converter.schemas.enable": "false",
             "value.converter.schemas.enable": "false",
             "offset.storage.file.filename": str(self.folder / "offsets"),
-            "offset.flush.interval.ms": "500",
+            # What was published since then comes again after a crash.
+            "offset.flush.interval.ms": "5000",
             "plugin.path": str(plugins),
             # A scan of every class takes most of a minute.
             "plugin.discovery": "service_load",
@@ -136,7 +137,8 @@ class DebeziumWorker:
         assert self.process.is_alive, f"the worker ended\n{self.process.tail()}"
         failures = self.failures()
         assert not failures, failures
-        return bool(
+        tasks = (self._status(name) or {"tasks": []})["tasks"]
+        return [task["state"] for task in tasks] == ["RUNNING"] and bool(
             self.server.value(
                 "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s AND active", name
             )
