@@ -40,7 +40,7 @@ e7bb97f00f97ec78d7c39b19e2b0797739438433b6acaa0941e18dbc2da0d854  debezium-conne
 MAIN = "org.apache.kafka.connect.cli.ConnectStandalone"
 CONNECTOR = "io.debezium.connector.postgresql.PostgresConnector"
 JSON = "org.apache.kafka.connect.json.JsonConverter"
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 600.0
 
 
 def debezium_jars() -> Path:

@@ -37,7 +37,7 @@ from pitr.wal.lsn import LSN
 
 # pg_waldump reads all of it in the end.
 SETTINGS = {"wal_level": "logical", "max_prepared_transactions": "4", "wal_keep_size": "1GB"}
-WAIT_S = 300.0
+WAIT_S = 600.0
 ORDERS = {
     "provide.transaction.metadata": "true",
     "heartbeat.interval.ms": "2000",
@@ -311,7 +311,7 @@ def _wait_published(node: KafkaNode, worker: DebeziumWorker, ledger: Ledger) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3000)
 def test_each_record_of_a_real_debezium_is_classified_by_its_commit(
     make_site: MakeSite, kafka_node: KafkaNode, make_debezium: MakeDebezium
 ) -> None:
