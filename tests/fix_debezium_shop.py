@@ -46,17 +46,27 @@ class Shop:
         self._dsn = dsn
         self._lock = threading.Lock()
         self._ending = threading.Event()
+        self._open = threading.Event()
         self._threads = [threading.Thread(target=self._guarded, args=(number,)) for number in range(WRITERS)]
 
     def __enter__(self) -> Shop:
+        self._open.set()
         for one in self._threads:
             one.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
+        self._open.set()
         for one in self._threads:
             one.join(60)
+
+    def pause(self) -> None:
+        """Let the writers begin no more transactions until ``go_on``."""
+        self._open.clear()
+
+    def go_on(self) -> None:
+        self._open.set()
 
     def prepare(self, name: str) -> None:
         """Leave a transaction prepared; what it wrote counts once ``COMMIT PREPARED`` comes."""
@@ -78,7 +88,7 @@ class Shop:
     def _write(self, number: int, chance: random.Random) -> None:
         mine: list[int] = []
         with psycopg.connect(self._dsn, connect_timeout=20) as session:
-            while not self._ending.is_set():
+            while self._open.wait() and not self._ending.is_set():
                 made = _order(session, f"w{number}")
                 session.execute("SAVEPOINT half")
                 more = _order(session, f"w{number}")

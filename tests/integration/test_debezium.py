@@ -226,7 +226,8 @@ def check_plan(
 ) -> None:
     """The command counts the same from where it starts, and starts at nothing too late."""
     out = site.folder / f"plan-{time.monotonic_ns()}"
-    site("events", "plan", "--restored", dsn, "--identity", site.identity, "--out", out, "--json")
+    words = ["-c", site.config, "events", "plan", "--restored", dsn, "--identity", site.identity]
+    site.program(*words, "--out", out, "--json", timeout_s=WAIT_S)
     for topic in decode_plan(out.read_bytes()).topics:
         [partition] = topic.partitions
         assert partition.fence is not None
@@ -337,7 +338,9 @@ def test_each_record_of_a_real_debezium_is_classified_by_its_commit(
             site.server.execute(f"COMMIT PREPARED 'late{number}'")
             if number == 0:
                 worker.crash()
+                shop.pause()
                 worker.start()
+                shop.go_on()
     assert shop.failures == []
     assert shop.rolled_back > 0
     shop.truncate()
