@@ -8,7 +8,7 @@
 
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check bench lock format clean s3-server patroni brokers help
+.PHONY: demo test test-all check bench lock format clean s3-server patroni brokers debezium help
 
 PYTHON ?= python3
 VENV := .venv
@@ -73,6 +73,10 @@ patroni: $(VENV)/.test-ready
 brokers: $(VENV)/.test-ready
 	@cd tests && ../$(BIN)/python -P -c 'import sys; sys.path[:0] = [".", ".."]; import fix_redis; from benchmarks import java_process, kafka_node; java_process.java(); kafka_node.kafka_jars(); fix_redis.redis_server()'
 
+# Debezium's connector: only one slow test needs it.
+debezium: brokers
+	@cd tests && ../$(BIN)/python -P -c 'import sys; sys.path[:0] = [".", ".."]; import fix_debezium; fix_debezium.debezium_jars()'
+
 # A file's tests share servers, so a worker takes whole files, in their order: those of few and long tests are
 # not the last then, with one worker at them and the other idle.
 test: check s3-server patroni brokers
@@ -90,7 +94,7 @@ ALL_PARTS = $(sort $(patsubst tests/%/,%,$(dir $(wildcard tests/*/test_*.py))))
 PARTS = $(filter-out integration,$(ALL_PARTS)) apt integration
 
 # The part "apt" fails where a program is missing: what did not run has not passed.
-test-all: check s3-server patroni brokers
+test-all: check s3-server patroni brokers debezium
 	@mkdir -p .stamps; rm -f .stamps/*-dirty-*
 	@for part in $(PARTS); do \
 	  stamp=".stamps/$(COMMIT)-$$part"; \

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import venv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,11 @@ def java() -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
-def jar_folder(name: str, coordinates: Sequence[str]) -> Path:
-    """Return a folder with these artifacts and all that they need: ``group:artifact:version``, pinned."""
+def jar_folder(name: str, coordinates: Sequence[str], digests: Mapping[str, str] | None = None) -> Path:
+    """Return a folder with these artifacts and all that they need: ``group:artifact:version``, pinned.
+
+    ``digests``: SHA-256 of jars by their names, compared before the folder counts as made.
+    """
 
     def make(home: Path) -> None:
         mvn = shutil.which("mvn")
@@ -95,13 +99,21 @@ def jar_folder(name: str, coordinates: Sequence[str]) -> Path:
             environment = {**os.environ, "JAVA_HOME": str(Path(java()).parents[1])}
             subprocess.run(words, check=True, timeout=INSTALL_TIMEOUT_S, env=environment)
             shutil.rmtree(envs, ignore_errors=True)
-            return
-        pom = home / "pom.xml"
-        pom.write_text(_pom(coordinates))
-        words = [mvn, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", "-DincludeScope=runtime"]
-        subprocess.run([*words, f"-DoutputDirectory={home}"], check=True, timeout=INSTALL_TIMEOUT_S)
+        else:
+            pom = home / "pom.xml"
+            pom.write_text(_pom(coordinates))
+            words = [mvn, "-q", "-B", "-f", str(pom), "dependency:copy-dependencies"]
+            words += ["-DincludeScope=runtime", f"-DoutputDirectory={home}"]
+            subprocess.run(words, check=True, timeout=INSTALL_TIMEOUT_S)
+        _compare(home, digests or {})
 
     return made_once(name, make)
+
+
+def _compare(home: Path, digests: Mapping[str, str]) -> None:
+    for jar, wanted in digests.items():
+        found = hashlib.sha256((home / jar).read_bytes()).hexdigest()
+        assert found == wanted, f"{jar} is another one: SHA-256 {found}, not {wanted}"
 
 
 def _pom(coordinates: Iterable[str]) -> str:

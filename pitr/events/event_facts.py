@@ -6,6 +6,7 @@ guessed from half a header.  Reference: docs/events.md, "What an event says of i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ VERSION_MAX = 1_000_000
 XID_MIN = 3
 XID_MAX = (1 << 63) - 1
 _DIGITS_MAX = 19
+# A header in the JSON converter's wrapping holds its schema too.
+_WRAPPED_BYTES_MAX = 64 << 10
 _ZERO = ord("0")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -75,7 +78,7 @@ class HeaderReader:
 
     def text(self, name: str) -> str | None:
         """Return a header's text; None if it is absent or unreadable."""
-        raw = self._found.get(name)
+        raw = self._raw(name)
         if raw is None:
             return None
         try:
@@ -83,9 +86,6 @@ class HeaderReader:
         except UnicodeDecodeError:
             self._refuse(name, "is not UTF-8")
             return None
-        # Connect's JSON converter writes a text in quotes; its own header converter does not.
-        if len(text) >= 2 and text[0] == text[-1] == '"':
-            text = text[1:-1]
         # What is printable has no control characters, and that is seen ten times as fast.
         if not 0 < len(text) <= TEXT_CHARS_MAX or (not text.isprintable() and _CONTROL.search(text)):
             self._refuse(name, f"is empty, over {TEXT_CHARS_MAX} characters or has control characters")
@@ -94,7 +94,7 @@ class HeaderReader:
 
     def number(self, name: str, least: int, most: int) -> int | None:
         """Return a header's decimal number; None if it is absent or unreadable."""
-        raw = self._found.get(name)
+        raw = self._raw(name)
         if raw is None:
             return None
         try:
@@ -108,7 +108,7 @@ class HeaderReader:
 
     def timeline(self, name: str) -> TimelineId | None:
         """Return a header's timeline: eight hexadecimal digits, as in a WAL file's name, or decimal."""
-        raw = self._found.get(name)
+        raw = self._raw(name)
         if raw is None:
             return None
         try:
@@ -128,8 +128,33 @@ class HeaderReader:
             self._refuse(name, "is not an LSN")
             return None
 
+    def _raw(self, name: str) -> bytes | None:
+        """Return a header's bytes, out of what Connect's JSON converter puts around them."""
+        raw = self._found.get(name)
+        return _unwrapped(raw) if raw is not None and raw[:1] in (b'"', b"{") else raw
+
     def _refuse(self, name: str, what: str) -> None:
         self.problem = self.problem or f"header {name} {what}"
+
+
+def _unwrapped(raw: bytes) -> bytes | None:
+    """Return the text of a header in quotes, or in ``{"schema": …, "payload": …}``; else the bytes.
+
+    Connect's own header converter writes neither, its JSON converter the one or the other.
+    """
+    if len(raw) > _WRAPPED_BYTES_MAX:
+        return raw
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
+    if isinstance(found, dict) and found.keys() == {"schema", "payload"}:
+        found = found["payload"]
+        if found is None:
+            return None
+    if isinstance(found, str):
+        return found.encode("utf-8", "surrogatepass")
+    return str(found).encode() if isinstance(found, int) and not isinstance(found, bool) else raw
 
 
 def _decimal(raw: bytes) -> int:

@@ -32,7 +32,7 @@ class EventFormat(StrEnum):
     HEADERS = "headers"
     """Headers ``event-id``, ``event-type``, ``event-version``, ``pg-xid``, ``pg-tl``, ``pg-lsn``."""
     DEBEZIUM = "debezium"
-    """Debezium's change envelope: ``source.txId``, ``source.lsn``, ``transaction.id``."""
+    """Debezium's change envelope, flattened or not: ``source.txId``, ``source.lsn``."""
     DEBEZIUM_OUTBOX = "debezium-outbox"
     """What Debezium's outbox router makes: headers ``id`` and ``eventType``, beside those of ``headers``."""
 

@@ -99,6 +99,24 @@ def test_the_outbox_routers_headers_are_understood_quoted_or_not() -> None:
     assert (found.event_id, found.type, found.xid) == ("4f0c", "OrderPaid", 700)
 
 
+def _wrapped(payload: object, **schema: object) -> bytes:
+    return json.dumps({"schema": {"type": "string", "optional": True, **schema}, "payload": payload}).encode()
+
+
+def test_headers_in_the_json_converters_wrapping_are_understood() -> None:
+    named = _wrapped("0dbd1fcc", name="io.debezium.data.Uuid", default="0" * 400)
+    headers = {"id": named, "eventType": _wrapped("OrderPaid"), "pg-xid": _wrapped("751")}
+    headers |= {"pg-tl": _wrapped("00000001"), "pg-lsn": _wrapped("0/1702C88"), "principal": _wrapped(None)}
+    found = read_facts(_record(headers), EventFormat.DEBEZIUM_OUTBOX)
+    assert found == EventFacts("0dbd1fcc", "OrderPaid", 1, 751, True, TimelineId(1), LSN(0x1702C88))
+    without_schemas = {"id": b'"4f0c"', "pg-xid": b'"751"', "pg-tl": b'"00000001"', "event-version": b"2"}
+    found = read_facts(_record(without_schemas), EventFormat.DEBEZIUM_OUTBOX)
+    assert found == EventFacts("4f0c", None, 2, 751, True, TimelineId(1))
+    assert read_facts(_record({"pg-xid": _wrapped(751)}), EventFormat.HEADERS).xid == 751
+    for odd in (_wrapped(True), _wrapped({"a": 1}), b'{"payload": "751"}', b'"751', b"{" * 100_000):
+        assert read_facts(_record({"pg-xid": odd}), EventFormat.HEADERS).problem is not None
+
+
 @pytest.mark.parametrize("is_wrapped", [False, True])
 def test_a_change_says_its_transaction_in_32_bits_and_a_position_before_its_commit(is_wrapped: bool) -> None:
     change = _change()
@@ -127,6 +145,63 @@ def test_a_redelivered_change_has_its_id_again_and_another_row_of_the_record_ano
 def test_a_snapshots_rows_name_no_transaction() -> None:
     found = _read({**_change(), "op": "r"})
     assert (found.xid, found.lsn, found.type) == (None, None, "public.orders.read")
+
+
+@pytest.mark.parametrize("value", [b"null", b'{"schema": null, "payload": null}', None])
+def test_a_flattened_deletion_is_known_by_its_headers_alone(value: bytes | None) -> None:
+    headers = {"__op": b"d", "__lsn": b"24129400", "__source_txId": b"754"}
+    named = {**headers, "__schema": b"public", "__table": b"orders"}
+    found = read_facts(_record(named, value, b'{"id":2}'), EventFormat.DEBEZIUM)
+    assert (found.xid, found.is_xid_wide, found.lsn) == (754, False, LSN(24129400))
+    assert found.type == "public.orders.delete"
+    assert found.event_id is not None
+    assert found.event_id.startswith("754.24129400.")
+    assert read_facts(_record(headers, value), EventFormat.DEBEZIUM).xid == 754
+    silent = read_facts(_record({"__op": b"d"}, value), EventFormat.DEBEZIUM)
+    assert silent.problem == "value is null, and no header names the transaction that deleted the row"
+    odd = read_facts(_record({**headers, "__lsn": b"x"}, value), EventFormat.DEBEZIUM)
+    assert (odd.xid, odd.problem is None) == (None, False)
+
+
+def test_a_null_without_headers_is_no_tombstone_that_may_be_passed_over() -> None:
+    found = read_facts(_record(value=b"null"), EventFormat.DEBEZIUM)
+    assert (found.is_tombstone, found.problem is None) == (False, False)
+
+
+def _metadata(status: str, name: str) -> dict[str, object]:
+    return {"status": status, "id": name, "event_count": None, "data_collections": None, "ts_ms": 1}
+
+
+def test_transaction_metadata_has_a_changes_position_at_begin_and_the_end_of_the_commit_at_end() -> None:
+    begin, end = _read(_metadata("BEGIN", "751:24128648")), _read(_metadata("END", "751:24129400"))
+    assert (begin.type, begin.xid, begin.lsn, begin.commit_lsn) == (
+        "transaction.begin",
+        751,
+        LSN(24128648),
+        None,
+    )
+    assert (end.type, end.xid, end.is_xid_wide, end.lsn) == ("transaction.end", 751, False, None)
+    # The record is 0/1702F40 to 0/1702F78: in a restore that ended there, not in one that ended before.
+    assert end.commit_lsn == LSN(0x1702F77)
+    assert begin.event_id != end.event_id
+    for odd in (_metadata("END", "751"), _metadata("OPEN", "751:5"), _metadata("END", "1:5")):
+        assert _read(odd).problem is not None
+
+
+def test_a_heartbeat_is_one() -> None:
+    assert _read({"ts_ms": 1796080468226}) == EventFacts(type="heartbeat")
+
+
+def test_a_message_outside_a_transaction_names_none() -> None:
+    found = _read({**_change(txId=None, schema="", table=""), "op": "m", "transaction": None})
+    assert (found.type, found.xid, found.lsn, found.event_id) == ("message", None, None, None)
+
+
+def test_truncated_tables_have_no_keys_and_their_names_part_them() -> None:
+    one, other = (_read({**_change(table=table), "op": "t"}, key=None) for table in ("orders", "items"))
+    assert one.type == "public.orders.truncate"
+    assert None not in {one.event_id, other.event_id}
+    assert one.event_id != other.event_id
 
 
 def test_only_behind_debeziums_deletions_no_value_means_nothing() -> None:
