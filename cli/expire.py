@@ -83,8 +83,9 @@ def expire(
 
     Shows what keeps each backup, what would go, and what stays restorable; with --confirm it does it. First
     the planner proves that every moment in the window leads to the same restore as before; if anything is
-    in doubt nothing is deleted, and the exit code is 7. What is gone is signed first, then manifests go,
-    and after --grace the rest: by the next run, as a rule. A run that was killed is finished by the next.
+    in doubt nothing is deleted, and the exit code is 7. Where only one region is in doubt it is set aside:
+    nothing is deleted there. What is gone is signed first, then manifests go, and after --grace the rest:
+    by the next run, as a rule. A run that was killed is finished by the next.
     """
     from cli.expire_view import beside_fields, freed_bytes, plan_fields, show_beside, show_plan
     from cli.reading import choose_archive

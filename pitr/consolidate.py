@@ -38,7 +38,6 @@ from pitr.restore_directory import NOTES_NAME
 from pitr.restore_files import ChainLink, FileProgress, FileRestorer
 from pitr.restore_layer import Fetching, Layer
 
-_PUTS_IN_FLIGHT: Final = 2
 _PATIENCE_S: Final = 60.0
 
 

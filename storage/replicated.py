@@ -137,12 +137,6 @@ class ReplicatedStore:
             self._answers_min = len(self._regions) - quorum + 1
             lanes.changed.notify_all()
 
-    def complete_regions(self) -> int:
-        """Return how many regions answer and lack nothing that is on record."""
-        return sum(
-            1 for one in self.status() if one.is_healthy and not one.pending_repairs and not one.stuck_repairs
-        )
-
     def mark(self) -> int:
         """See ``Arriving.mark``."""
         return self._writable()[1].next_sequence()

@@ -27,7 +27,6 @@ from pitr.wal.timeline import TimelineId
 # The description of a cluster of a hundred members has 30 kB.
 ANSWER_BYTES_MAX: Final = 1 << 20
 DEADLINE_S: Final = 3.0
-MEMBERS_MAX: Final = 32
 _NAME_CHARACTERS_MAX: Final = 256
 
 
