@@ -87,9 +87,8 @@ def events_plan(
     if (restored is None) == (target is None):
         raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
     settings = _settings(app)
-    choice = Choice(
-        declared_flows(settings, names), timedelta(seconds=read_duration_option("--look-back", look_back))
-    )
+    reach = timedelta(seconds=read_duration_option("--look-back", look_back))
+    choice = Choice(declared_flows(settings, names), reach)
     source = source_of(source_urls, source_identity, source_region, source_archive)
     if restored is not None:
         asking = of_server(app, restored, source, choice)

@@ -14,12 +14,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from pitr.archive_flow_values import FlowStatus, Recorded, WaitingPiece, cutting_of, may_seal_more
+from pitr.archive_flow_values import (
+    FlowStatus,
+    Recorded,
+    WaitingPiece,
+    cutting_of,
+    may_seal_more,
+    never_complete,
+)
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
 from pitr.archive_values import Acknowledgement, ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader, indexed
-from pitr.errors import WalMissing
 from pitr.wake_pipe import WakePipe
 from pitr.wal.flushed import FlushedEnd
 from pitr.wal.follow import ReceivedEnd
@@ -358,16 +364,9 @@ class Flow:
             durable = self._durable
             if self._is_stopped or durable is None or durable.start is None or durable.end is None:
                 return self._is_stopped
-            why: str | None = None
-            if start < durable.start:
-                why = f"After a hole the archive begins at {durable.start}."
-            elif (left_at := self._left.get(timeline)) is not None and left_at < end:
-                why = f"The archive left it at {left_at}, with a server that took over."
-            if why is not None:
-                text = (
-                    f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive"
-                )
-                raise WalMissing(text, detail=why, hint="Take a new base backup.")
+            never = never_complete(durable.start, self._left.get(timeline), timeline, start, end)
+            if never is not None:
+                raise never
             return end <= durable.end and timeline <= durable.timeline
 
         with self._lock:

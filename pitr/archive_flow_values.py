@@ -8,11 +8,13 @@ from typing import Final
 from pitr.archive_seal import SealedPiece, SegmentBuilder
 from pitr.archive_values import MIB, ArchiveSettings, DurableEnd
 from pitr.catalogue.wal_records import IndexedHeader
+from pitr.errors import WalMissing
 from pitr.wal.cutting import Cutting
 from pitr.wal.follow import ReceivedEnd
 from pitr.wal.lsn import LSN
 from pitr.wal.pacing import GroupCommit
 from pitr.wal.pieces import PieceCutter
+from pitr.wal.timeline import TimelineId
 
 # Pieces that lie in the spool alone while no region answers and commits must not wait: a few KiB each.
 _SPOOLED_WAITING_MAX: Final = 4096
@@ -75,3 +77,23 @@ def cutting_of(settings: ArchiveSettings, *, segment_bytes: int, now_s: float) -
     )
     pacing = GroupCommit(puts_max=settings.sync_puts_in_flight, spacing_s=settings.sync_spacing_s)
     return Cutting(cutter, pacing, piece_age_s=settings.piece_age_s, now_s=now_s)
+
+
+def never_complete(
+    durable_start: LSN, left_at: LSN | None, timeline: TimelineId, start: LSN, end: LSN
+) -> WalMissing | None:
+    """Return the error if WAL of a timeline will never be complete in the archive.
+
+    ``left_at``: where the archive left that timeline, None if it did not.
+    """
+    if start < durable_start:
+        why = f"After a hole the archive begins at {durable_start}."
+    elif left_at is not None and left_at < end:
+        why = f"The archive left it at {left_at}, with a server that took over."
+    else:
+        return None
+    return WalMissing(
+        f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive",
+        detail=why,
+        hint="Take a new base backup.",
+    )

@@ -199,7 +199,7 @@ def _first_segment(repository: Repository, archive: ArchiveId, end: DurableEnd) 
             for one in _pieces_in(repository, archive, segment)
             if (one.key.sequence, one.key.end) == (end.piece_sequence, end.end)
         )
-        if any(entry.header_sha256 == end.piece_sha256 for entry in _readable(repository, last)):
+        if any(entry.header.segment_bytes == segment_bytes for entry in _readable(repository, last)):
             return segment
     return None
 

@@ -468,7 +468,7 @@ def test_a_region_that_lacks_what_stays_is_set_aside_and_two_freeze_expiry() -> 
     survey, _, _ = house.survey()
     plan = ExpiryHouse(HOURS).expire(WINDOW_H).plan
     stays = what_stays(survey, plan)
-    keys = {house.archive: used_keys(house.repository(), house.archive, plan).of_kept}
+    keys = {house.archive: used_keys(house.repository(), house.archive, plan, None).of_kept}
     pack = house.backups[-1].packs[0].key
     house.stores["us"].delete(pack)
     all_sound = without_doubtful([], house.regions(), 2)

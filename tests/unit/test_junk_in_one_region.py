@@ -98,7 +98,7 @@ def test_a_daemon_begins_though_a_region_lists_many_newer_heads_and_indexes(site
     for key in names:
         if key != wal_index_key(site.archive, 1, 2):
             site.stores[region].put(key, b"junk")
-    resumed = find_end(site.repository, site.archive, puts_in_flight=2)
+    resumed = find_end(site.repository, site.archive)
     assert resumed.head is not None
     assert resumed.head.head.sequence == 1
     assert resumed.end is not None
@@ -114,10 +114,8 @@ def test_so_many_indexes_of_nobody_do_not_keep_the_daemon_from_beginning(site: S
         for name in "bc":
             site.stores[name].put(info.key, site.stores["a"].get(info.key))
     site.plant("b", lambda number: wal_index_key(site.archive, number, number), first=4)
-    resumed = find_end(site.repository, site.archive, puts_in_flight=2)
-    assert (
-        resumed.index_sha256 == find_end(site.house.repository, site.archive, puts_in_flight=2).index_sha256
-    )
+    resumed = find_end(site.repository, site.archive)
+    assert resumed.index_sha256 == find_end(site.house.repository, site.archive).index_sha256
 
 
 @pytest.mark.parametrize("region", "abc")
@@ -143,7 +141,7 @@ def test_a_daemon_begins_though_a_region_lists_pieces_that_nobody_sealed(
     if not has_head:
         for store in site.stores.values():
             store.delete(head_key(site.archive, 1))
-    resumed = find_end(site.repository, site.archive, puts_in_flight=2)
+    resumed = find_end(site.repository, site.archive)
     assert resumed.end is not None
     assert (resumed.end.end, resumed.end.piece_sequence) == (end, 3)
     assert resumed.known is not None
