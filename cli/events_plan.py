@@ -101,7 +101,6 @@ def events_plan(
         made = found.plan if found is not None else _build(app, settings, request)
     for fault in choice.faults:
         app.output.warn(fault)
-    missing = unaccepted(made, accepted)
     fields = {**plan_json(made, found), "accepted_gaps": sorted(accepted), "faults": choice.faults}
     app.partial_result = fields
     show_plan(app.output, made, found)
@@ -109,7 +108,7 @@ def events_plan(
         from cli.events_plan_page import render_plan
 
         write_made(page, render_plan(made, accepted, choice.faults, found))
-    refuse_gaps(missing)
+    refuse_gaps(unaccepted(made, accepted))
     if out is not None:
         from pitr.events.plan_code import encode_plan
 
