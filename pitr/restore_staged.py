@@ -194,7 +194,7 @@ class RestorePlace:
         return aside
 
     def throw_away(self) -> None:
-        """Delete what ``set_aside`` moved: never before a journal says so, for it would set aside once more."""
+        """Delete what ``set_aside`` moved.  Only once a journal says so: it would set aside once more."""
         for directory in self.directories:
             directory.throw_away()
         self.work.clear()

@@ -190,8 +190,8 @@ def test_a_restore_killed_where_it_hurts_is_repeated(
     assert kill_and_repeat(restorable, server_tmp_path, judge, kind, 0, kill_on).was_killed
 
 
-# A restore that is begun anew is killed as well: as the data directory, as a tablespace goes aside; as the old
-# cluster comes back; while what was made before is deleted; in the next promotion.
+# A restore that is begun anew is killed as well: as the data directory, as a tablespace goes aside; as the
+# old cluster comes back; while what was made before is deleted; in the next promotion.
 ASIDE = ["os.rename .*/data.pitr/refused$", r"os.rename .*/space/\.pitr-refus"]
 BACK = ["os.rename .*/data$", "os.rename .*/space/PG_"]
 DELETED = ["os.rmdir .*/data.pitr/refused", r"os.rmdir .*/space/\.pitr-refused"]
