@@ -9,6 +9,7 @@ import base64
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,12 @@ KAFKA_JARS = (
     # Kafka brings the interface of its logging, and nothing that writes it.
     "org.slf4j:slf4j-simple:1.7.36",
 )
+_ASK_BROKERS = """
+import sys
+from confluent_kafka.admin import AdminClient
+admin = AdminClient({"bootstrap.servers": sys.argv[1], "log_level": 0})
+sys.exit(not admin.list_topics(timeout=2).brokers)
+"""
 
 
 def kafka_jars() -> Path:
@@ -121,13 +128,22 @@ class KafkaNode:
 
         def answers() -> bool:
             assert self.process.is_alive, f"the broker ended\n{self.process.tail()}"
-            try:
-                return bool(self.admin().list_topics(timeout=2).brokers)
-            except self._errors():
-                return False
+            return self._listens() and self._answers()
 
         _wait_until(answers, f"a broker\n{self.process.tail()}", timeout_s=START_TIMEOUT_S, every_s=0.2)
         return self
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection((HOST, self.port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def _answers(self) -> bool:
+        """Ask in a process of its own: librdkafka 2.16 ended one, by SIGABRT, while its broker started."""
+        words = [sys.executable, "-c", _ASK_BROKERS, self.bootstrap]
+        return subprocess.run(words, capture_output=True, timeout=CALL_TIMEOUT_S, check=False).returncode == 0
 
     def stop(self) -> None:
         self.process.stop()

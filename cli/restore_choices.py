@@ -11,7 +11,7 @@ from cli.errors import UsageRefused
 from cli.output import Output, format_bytes
 
 # A restore that was interrupted there needs the old directory no more; it may be the new one by now.
-_PAST_FILES = ("placing", "recovering", "promoting", "refusing")
+_PAST_FILES = ("placing", "recovering", "promoting", "renewing", "refusing")
 
 if TYPE_CHECKING:
     from cli.restore import Action, Chosen

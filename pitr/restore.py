@@ -159,6 +159,9 @@ class _Run:
                 self._aim = found.aim or self._aim  # what was typed first, and when
             if phase == "refusing":
                 self._finish_refusal(found)
+            if phase == "renewing":
+                self._throw_away()
+                phase = "files"
             if phase in (None, "files"):
                 self._files = self._make_files()
                 phase = "placing"
@@ -169,7 +172,9 @@ class _Run:
                 try:
                     return self._recover(installation, is_resumed=phase == "recovering")
                 except _PromotionCut:
-                    self._begin_anew()
+                    self._throw_away()
+                    self._files = self._make_files()
+                    self._place_files()
                     return self._recover(installation)
             self._place.forget()
             self._journal("done")
@@ -248,22 +253,16 @@ class _Run:
                     self._refuse(cause)
                     raise
 
-    def _begin_anew(self) -> None:
-        """Throw away what cannot be recovered any further, and make the files again.
+    def _throw_away(self) -> None:
+        """Throw away what cannot be recovered any further, so that the files can be made again.
 
-        Raises RecoveryFailed if a cluster was replaced: that comes back first, and the next run replaces it.
+        What was replaced comes back first, for the files are made of it.  May be repeated.
         """
-        if self._place.kept:
-            failure = RecoveryFailed(
-                "the server of an earlier run ended in the midst of its promotion",
-                hint="run the restore again",
-            )
-            self._refuse(failure)
-            raise failure
-        for directory in reversed(self._place.directories):
-            directory.set_aside(self._place.work.path / "refused")
-        self._files = self._make_files()
-        self._place_files()
+        self._journal("renewing")
+        self._place.set_aside()
+        self._journal("files")
+        self._place.throw_away()
+        self._check(is_claimed=True)
 
     def _recover(self, installation: Installation, *, is_resumed: bool = False) -> RestoreResult:
         request, work = self._request, self._place.work

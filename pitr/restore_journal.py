@@ -25,9 +25,12 @@ from pitr.wal_deliveries import notes_file
 from storage.synced_file import sync_directory
 
 # files: staged files are incomplete.  placing: they are complete, and on their way to their place.
-# recovering, promoting: the server may have run.  refusing: what must not be used is on its way aside.
-# refused: recovery went elsewhere than planned.
-Phase: TypeAlias = Literal["files", "placing", "recovering", "promoting", "refusing", "refused", "done"]
+# recovering, promoting: the server may have run.  renewing: what cannot be recovered any further is on its
+# way aside, to be made again.  refusing: what must not be used is.  refused: recovery went elsewhere than
+# planned.
+Phase: TypeAlias = Literal[
+    "files", "placing", "recovering", "promoting", "renewing", "refusing", "refused", "done"
+]
 
 JOURNAL_NAME: Final = "pitr-restore.json"
 PLAN_NAME: Final = "wal-plan.json"

@@ -62,8 +62,7 @@ class StagedDirectory:
             self.final.mkdir(mode=0o700)
             hand_over(self.final, user)
         remove_tree(self.staging)
-        if self.is_inside:
-            remove_tree(self.final / _REFUSED_NAME)
+        self.throw_away()
         self.staging.mkdir(mode=0o700)
 
     def keep(self) -> None:
@@ -127,6 +126,11 @@ class StagedDirectory:
             moving.rename(inner)
         return inner
 
+    def throw_away(self) -> None:
+        """Delete what was set aside inside ``final``."""
+        if self.is_inside:
+            remove_tree(self.final / _REFUSED_NAME)
+
     def give_back(self) -> None:
         """Put back what was kept, after ``set_aside``.  May be repeated."""
         if self.kept is None or not self.kept.exists():
@@ -188,6 +192,12 @@ class RestorePlace:
         for directory in self.directories:
             directory.give_back()
         return aside
+
+    def throw_away(self) -> None:
+        """Delete what ``set_aside`` moved.  Only once a journal says so: it would set aside once more."""
+        for directory in self.directories:
+            directory.throw_away()
+        self.work.clear()
 
     def forget(self) -> None:
         """Delete what was replaced."""

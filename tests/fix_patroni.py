@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from fix_cli import (
     DAEMON_TIMEOUT_S,
@@ -85,6 +86,13 @@ class Node:
     @property
     def log(self) -> Path:
         return self.folder / "patroni.log"
+
+    def is_primary(self) -> bool:
+        """Ask the server itself; False where it does not answer, too."""
+        try:
+            return self.server.value("SELECT pg_is_in_recovery()") is False
+        except psycopg.Error:
+            return False
 
     def get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Ask Patroni; status 0 if it does not answer."""
@@ -186,13 +194,17 @@ class PatroniCluster:
         return next((node for node in self.nodes.values() if node.get("primary")[0] == 200), None)
 
     def wait_leader(self, *, other_than: str | None = None) -> Node:
-        """Wait until a member leads, and not ``other_than``."""
+        """Wait until a member leads, and not ``other_than``, and takes writes.
+
+        Patroni says so of one that has the lock, though it is not promoted yet.
+        """
         found: list[Node] = []
 
         def leads() -> bool:
             node = self.leader()
-            found[:] = [] if node is None or node.name == other_than else [node]
-            return bool(found)
+            is_it = node is not None and node.name != other_than and node.is_primary()
+            found[:] = [node] if node is not None and is_it else []
+            return is_it
 
         wait_until(leads, f"a leader\n{self.tail()}", timeout_s=FAILOVER_TIMEOUT_S, every_s=0.2)
         return found[0]

@@ -52,7 +52,7 @@ class Restorable:
         link.symlink_to(space)
 
     def restore_and_die(self, folder: Path, kind: str, kill_at: int, kill_on: str = "") -> Fate:
-        if kind == "delta":
+        if kind == "delta" and not (folder / "data.pitr").exists():
             self.put_old_cluster(folder)
         installation = self.chain.server.instance.installation
         assert isinstance(self.chain.store, DirectoryStore)
@@ -66,7 +66,7 @@ class Restorable:
             "tablespaces": {"fast": str(folder / "space")},
             "is_delta": kind == "delta",
             "kill_on": kill_on,
-            "bulk": "partial/|kept-gone",
+            "bulk": "partial/|kept-gone|refused/",
             "bulk_every": STAGED_EVERY,
         }
         return run_child("restore", fields, kill_at)
@@ -128,13 +128,19 @@ def kill_and_repeat(
 ) -> Fate:
     """Kill a restore at a step; what lies there is no part of a cluster; the next run makes it whole."""
     fate = restorable.restore_and_die(folder, kind, kill_at, kill_on)
+    repeat(restorable, folder, judge, kind, fate)
+    return fate
+
+
+def repeat(restorable: Restorable, folder: Path, judge: Judge, kind: str, fate: Fate) -> None:
+    """Look at what a killed restore left; restore again, and to the end."""
     phase = phase_of(folder)
-    print(kind, kill_at, phase, fate)
+    print(kind, phase, fate)
     if kind == "delta":
         # Whatever is there may be replaced: what the killed run had ended with, too.
         assert restorable.restore(folder, kind, judge) == restorable.end
         assert not [*folder.rglob("kept*"), *folder.rglob(".pitr-*")]
-        return fate
+        return
     if (folder / "data" / "PG_VERSION").exists():
         # A server starts on this: so nothing may be missing.
         assert (folder / "space").is_dir()
@@ -150,7 +156,6 @@ def kill_and_repeat(
     else:
         tables = restorable.restore(folder, kind, judge)
     assert tables == restorable.end
-    return fate
 
 
 # One of each kind.
@@ -169,16 +174,66 @@ def test_a_restore_killed_at_some_step_is_repeated(
     kill_and_repeat(restorable, server_tmp_path, judge, kind, kill_at)
 
 
-# At the first write; between the places of two directories; while the server writes its new timeline's
-# history, when its signal file is gone already; in the removal of what was needed.
-MEANT = ["pitr-restore.json", "os.rename /", ".answers.00000001.history", "os.rmdir"]
+# While the server writes its new timeline's history, when its signal file is gone already.
+IN_PROMOTION = ".answers.00000001.history"
+# At the first write; between the places of two directories; in the removal of what was needed.
+MEANT = [
+    *(("chain", kill_on) for kill_on in ("pitr-restore.json", "os.rename /", IN_PROMOTION, "os.rmdir")),
+    ("delta", IN_PROMOTION),
+]
 
 
-@pytest.mark.parametrize("kill_on", MEANT)
+@pytest.mark.parametrize(("kind", "kill_on"), MEANT)
 def test_a_restore_killed_where_it_hurts_is_repeated(
-    restorable: Restorable, server_tmp_path: Path, judge: Judge, kill_on: str
+    restorable: Restorable, server_tmp_path: Path, judge: Judge, kind: str, kill_on: str
 ) -> None:
-    assert kill_and_repeat(restorable, server_tmp_path, judge, "chain", 0, kill_on).was_killed
+    assert kill_and_repeat(restorable, server_tmp_path, judge, kind, 0, kill_on).was_killed
+
+
+# A restore that is begun anew is killed as well: as the data directory, as a tablespace goes aside; as the
+# old cluster comes back; while what was made before is deleted; in the next promotion.
+ASIDE = ["os.rename .*/data.pitr/refused$", r"os.rename .*/space/\.pitr-refus"]
+BACK = ["os.rename .*/data$", "os.rename .*/space/PG_"]
+DELETED = ["os.rmdir .*/data.pitr/refused", r"os.rmdir .*/space/\.pitr-refused"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "kill_on"),
+    [
+        *(("chain", kill_on) for kill_on in (*ASIDE, *DELETED, IN_PROMOTION)),
+        *(("delta", kill_on) for kill_on in (*ASIDE, *BACK, *DELETED, IN_PROMOTION)),
+    ],
+)
+def test_a_restore_that_is_begun_anew_and_killed_again_is_repeated(
+    restorable: Restorable, server_tmp_path: Path, judge: Judge, kind: str, kill_on: str
+) -> None:
+    assert restorable.restore_and_die(server_tmp_path, kind, 0, IN_PROMOTION).was_killed
+    assert kill_and_repeat(restorable, server_tmp_path, judge, kind, 0, kill_on).was_killed
+
+
+@ONLY_17
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["chain", "delta"])
+def test_a_restore_that_is_begun_anew_is_killed_at_each_step_of_that(
+    restorable: Restorable, judge: Judge, kind: str
+) -> None:
+    kill_at, phases, step = 0, set[str | None](), ""
+    # From there on it goes as any other.
+    while not step.endswith("/data.pitr/spool"):
+        kill_at += 1
+        folder = Path(tempfile.mkdtemp(prefix="pitr-"))
+        folder.chmod(0o755)
+        try:
+            assert restorable.restore_and_die(folder, kind, 0, IN_PROMOTION).was_killed
+            fate = restorable.restore_and_die(folder, kind, kill_at)
+            assert fate.was_killed
+            step = fate.step
+            phases.add(phase_of(folder))
+            repeat(restorable, folder, judge, kind, fate)
+        finally:
+            judge.close()
+            shutil.rmtree(folder)
+    assert phases == {"recovering", "renewing", "files"}
 
 
 # Each step of a chain, and over an old cluster; of a full backup alone, whose steps are of the same code,

@@ -49,6 +49,21 @@ def _settle(site: Site) -> None:
     wait_until(is_settled, "all regions hold the same")
 
 
+def _wait_segment_of_backup(site: Site) -> None:
+    """Wait until each region has the whole segment that the backup ended in.
+
+    Once that is at quorum the catalogue knows of its pieces no more, though a region has those alone.
+    """
+    (backup,) = site("backups", "list", "--json").data["backups"]
+    name = str(site.server.value("SELECT pg_walfile_name(%s::pg_lsn)", backup["stop_lsn"]))
+
+    def is_whole() -> bool:
+        held = [region.wal_segment(name) for region in site.regions]
+        return all(any(key.split("/")[-1].startswith("s-") for key in one) for one in held)
+
+    wait_until(is_whole, f"{name} is whole everywhere")
+
+
 def _map(site: Site, *more: object, exit_code: int = 0) -> dict[str, Any]:
     return site("timeline", "--json", *more, exit_code=exit_code).data
 
@@ -205,6 +220,7 @@ def test_a_region_that_lags_is_behind_and_then_is_not(make_site: MakeSite) -> No
     site = make_site(17, settings={"autovacuum": "off"})
     site.server.execute("CREATE TABLE a (i int)")
     site.start_daemon()
+    _wait_segment_of_backup(site)
     _settle(site)
     site.regions[2].take_away()
     _write_segments(site, 2)
