@@ -250,6 +250,8 @@ class KafkaNode:
             "inter.broker.listener.name": "PLAINTEXT",
             "log.dirs": str(self.folder / "data"),
             "auto.create.topics.enable": "false",
+            # Records here bear times of long ago, too: a topic that is to lose old ones says so itself.
+            "log.retention.ms": "-1",
             "group.initial.rebalance.delay.ms": "0",
             # One broker: internal topics have one replica, and few partitions start sooner.
             "offsets.topic.replication.factor": "1",
