@@ -96,7 +96,7 @@ class _Pair:
     @property
     def beside_percent(self) -> float:
         """What the verification took beside what it is there for, all by its own clock."""
-        useful_s = self.report["timings"]["recovery_time_ms"] / 1000 + self.checks_s
+        useful_s: float = self.report["timings"]["recovery_time_ms"] / 1000 + self.checks_s
         return 100 * (self.verify_s - useful_s) / useful_s
 
 
