@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("--only", choices=NAMES, default=os.environ.get("ONLY") or None)
     parser.add_argument("--quick", action="store_true", default=os.environ.get("QUICK") == "1")
     options = parser.parse_args()
+    # An installed program is not compiled again at each start: the first run writes what the others read.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     rows: list[Row] = []
     for name in [options.only] if options.only else NAMES:
         print(f"{name} …", file=sys.stderr, flush=True)

@@ -34,11 +34,13 @@ def run_cli(words: Sequence[str]) -> int:
 
     from cli.commands import pitr
     from cli.context import App
+    from cli.ends_with import end_with_starter
     from cli.errors import ExitCode, UsageRefused, describe
     from cli.output import Output
 
     app = App(output=Output(is_json="--json" in words))
     _die_like_interrupted()
+    end_with_starter()
     try:
         result = pitr.main(list(words), prog_name="pitr", standalone_mode=False, obj=app)
         # Outside its stand-alone mode click returns the code of ctx.exit(), as after --help.

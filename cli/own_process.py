@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import threading
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
+from cli.ends_with import VARIABLE
 from pitr.errors import PitrError
 
 POLL_S: Final = 0.5
@@ -43,12 +45,18 @@ def run_own(
 ) -> tuple[int, Mapping[str, Any]]:
     """Return its exit code and what it says as JSON, empty if that is nothing.
 
-    It is ended when ``cancel`` is set or its time is up.
+    It is ended when ``cancel`` is set or its time is up; and it ends itself when this process is killed, or
+    the next one would run it a second time beside.
     """
     before = ("-c", str(config), "--json", "--progress", "none")
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said, _pipe() as ends:
         process = subprocess.Popen(
-            [*command, *before, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=said
+            [*command, *before, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=said,
+            pass_fds=(ends,),
+            env={**os.environ, VARIABLE: str(ends)},
         )
         deadline = time.monotonic() + deadline_s
         try:
@@ -57,6 +65,17 @@ def run_own(
         finally:
             _end(process)
         return process.returncode, _read(output)
+
+
+@contextmanager
+def _pipe() -> Iterator[int]:
+    """Give the end of a pipe that reads as ended once this process is no more."""
+    ends, mine = os.pipe()
+    try:
+        yield ends
+    finally:
+        os.close(ends)
+        os.close(mine)
 
 
 def failure_words(exit_code: int, answer: Mapping[str, Any]) -> str:

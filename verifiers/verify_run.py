@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NoReturn
@@ -81,7 +82,7 @@ def verify(
 
 
 class _Verification:
-    """One verification; its methods run in one thread, but for the progress of the restore."""
+    """One verification; its methods run in one thread, but for the restore's progress and the wiping."""
 
     def __init__(
         self,
@@ -108,18 +109,21 @@ class _Verification:
         self._opened_on: TimelineId | None = None
 
     def run(self) -> Verified:
-        removed = 0
         self._marks.note("decide")
-        try:
-            result = self._restore()
-            if result is not None:
-                self._look(result)
-            self._end(None)
-        except (PitrError, StoreError, OSError) as cause:
-            self._fail(cause)
-        finally:
-            removed = self._tear_down()
-        self._check_store()
+        # One other thread, which wipes: the pool's end waits for it, whatever ends the run.
+        with ThreadPoolExecutor(1, "wipe") as beside:
+            try:
+                result = self._restore()
+                if result is not None:
+                    self._look(result)
+                self._end(None)
+            except (PitrError, StoreError, OSError) as cause:
+                self._fail(cause)
+            finally:
+                wiping = beside.submit(self._tear_down)
+            # The store is read meanwhile, for neither needs what the other does.
+            self._check_store()
+            removed = wiping.result()
         self._add(check_wiped(self._request.place.path, removed, self._maker))
         self._marks.note("checks_done")
         self._fill_gaps()

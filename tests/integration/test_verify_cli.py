@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -198,6 +200,31 @@ def test_a_run_that_is_killed_is_found_wiped_and_logged(site: Site, how: signal.
     first, again = (intent_of(site, one) for one in (run, done.data["run"]))
     assert again.get("repeats") == (run if scheduled else None)
     assert (first["scheduled_at"] is None) == (again["scheduled_at"] is None) == (not scheduled)
+
+
+# As the daemon does it.
+STARTER = """
+import pathlib, sys, threading
+from cli.own_command import own_command
+from cli.own_process import run_own
+run_own(own_command(), pathlib.Path(sys.argv[1]), ("verify", "--latest"), 600.0, threading.Event())
+"""
+
+
+def test_a_run_ends_and_cleans_up_when_the_daemon_that_started_it_is_killed(site: Site) -> None:
+    scratch, env = site.folder / "scratch", site.program.env()
+    starter = subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(site.config)], env=env, cwd=site.folder, start_new_session=True
+    )
+    wait_until(lambda: any(scratch.glob("0*/data/postmaster.pid")), "the scratch server runs", timeout_s=120)
+    (run,) = left_in_scratch(site)
+    starter.kill()
+    starter.wait(30)
+    wait_until(lambda: not (scratch / f"run-{run}.lock").exists(), "the run has ended too", timeout_s=120)
+    assert left_in_scratch(site) == []
+    site("report", "export", reports_dir(site))
+    (ended,) = [e for e in log_of(site) if e["run_id"] == run and e["kind"] == "verification-ended"]
+    assert ended["facts"]["outcome"] == "ABANDONED"
 
 
 def intent_of(site: Site, run: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from pitr.restore_plan import RestorePlan
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
-from storage.store import StoreUnavailable
+from storage.store import CopyCheck, StoreUnavailable
 from verifiers.audit_log import AuditLog
 from verifiers.check import Outcome, overall
 from verifiers.check_maker import CheckMaker, failed, passed
@@ -434,6 +434,22 @@ def test_a_cancelled_verification_ends_soon_and_is_wiped(history: History, serve
     cancel.set()
     found = run_verification(history, server_tmp_path, cancel=cancel)
     assert "cancelled" in str(found.failure)
+    assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
+
+
+class InterruptedStore(FaultyStore):
+    """Somebody presses Ctrl-C as soon as this is read."""
+
+    def get(self, key: str, *, check: CopyCheck | None = None) -> bytes:
+        raise KeyboardInterrupt
+
+
+def test_who_interrupts_the_reading_of_the_store_leaves_nothing_restored(
+    history: History, server_tmp_path: Path
+) -> None:
+    alone = history.restores.repository.alone(InterruptedStore(history.restores.store))
+    with pytest.raises(KeyboardInterrupt):
+        run_verification(history, server_tmp_path, alone=alone)
     assert [path.name for path in (server_tmp_path / "scratch").iterdir()] == ["slot-1.lock"]
 
 
