@@ -292,14 +292,13 @@ def _headers(
 
 def _indexed(repository: Repository, found: _Found, wanted: set[str]) -> dict[str, IndexedHeader]:
     entries: dict[str, IndexedHeader] = {}
-    try:
-        for record in repository.wal.indexes(found.archive):
-            for entry in (*record.pieces, *record.segments):
-                if str(entry.key) in wanted:
-                    entries[str(entry.key)] = entry
-    except NotAuthentic as cause:
-        # An index only repeats; without it the headers themselves are asked.
-        found.refused.append(RefusedObject(f"walindex/{found.archive}/", cause.detail or cause.message))
+    refused: list[RefusedObject] = []
+    # An index only repeats; without it the headers themselves are asked.
+    for record in repository.wal.indexes(found.archive, refused=refused):
+        for entry in (*record.pieces, *record.segments):
+            if str(entry.key) in wanted:
+                entries[str(entry.key)] = entry
+    found.refused += [one for one in refused if one not in found.refused]
     return entries
 
 

@@ -117,7 +117,7 @@ BEGIN = RunStart(ONE, START, None, follows=False)
 
 
 def test_an_empty_archive_has_no_end() -> None:
-    assert Host(MemoryStore()).find() == Resumed(None, None, None, None, ())
+    assert Host(MemoryStore()).find() == Resumed(None, None, None, None, (), {})
 
 
 def test_the_end_is_that_of_the_chain_without_any_head() -> None:
@@ -215,6 +215,7 @@ def test_a_timeline_switch_joins_only_with_its_history(has_history: bool) -> Non
     found = host.find()
     assert found.end is not None
     assert (found.end.timeline, found.end.end) == (TWO, START + 4000)
+    assert found.left == ({ONE: START + 3000} if has_history else {})
     # Without its history a timeline is a stretch of its own; both begin at one LSN here.
     assert found.end.start == START
     later = host.seal(host.intake(found), RunStart(TWO, START + MIB, None, follows=False), content(10), 10)
