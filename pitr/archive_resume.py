@@ -28,6 +28,7 @@ from pitr.wal.lsn import LSN
 from pitr.wal.pacing import PUTS_MAX
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId
+from pitr.wal_chain import followed
 from storage.search import Search, search
 from storage.store import CopyDamaged, ObjectConflict, ObjectMissing, StoreError
 
@@ -136,17 +137,14 @@ def _pieces_after(
     for listed in _listed_after(repository, archive, end):
         if listed.key.sequence > sequence:
             by_sequence.setdefault(listed.key.sequence, []).append(listed)
-    while True:
-        sequence += 1
-        # Of two with one predecessor, one was sealed after a crash that lost the spool; the longer
-        # one says more.  Readers follow the chain, so the other one is ignored by all.
-        candidates = sorted(by_sequence.get(sequence, ()), key=lambda one: one.key.end, reverse=True)
-        readable = _readable(repository, candidates)
-        entry = next((one for one in readable if _piece(one).previous == previous), None)
-        if entry is None:
-            return
-        previous = entry.header_sha256
-        yield entry
+    # Of two with one predecessor, one was sealed after a crash that lost the spool.  Readers follow the chain
+    # by the same rule, so the other one is ignored by all.
+    pieces: dict[int, list[IndexedHeader]] = {}
+    number = sequence + 1
+    while found := list(_readable(repository, by_sequence.get(number, ()))):
+        pieces[number] = found
+        number += 1
+    yield from followed(pieces, previous, sequence + 1, number - 1)
 
 
 @dataclass(frozen=True, slots=True)

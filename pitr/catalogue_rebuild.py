@@ -21,7 +21,7 @@ from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.foreign_wal import foreign_wal
+from pitr.foreign_wal import foreign_wal, unexplained_wal
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.sign import decode_payload
 from pitr.quorum import Answers
@@ -187,8 +187,10 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
         for timeline in repository.wal.timelines(archive, refused=strays)
     }
     found.refused += strays
-    foreign = foreign_wal(repository, archive, list(chain.from_iterable(listed.values())), head)
-    found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(foreign, key=str)]
+    every = list(chain.from_iterable(listed.values()))
+    foreign = foreign_wal(repository, archive, every, head)
+    unexplained = unexplained_wal(repository, every, foreign) if foreign else ()
+    found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(unexplained, key=str)]
     for keys in listed.values():
         _gather_timeline(repository, found, [key for key in keys if key not in foreign], last_piece)
     return found

@@ -8,11 +8,14 @@ what neither leads to is no part of the archive, and no reader uses it.  Referen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 
 from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
 from pitr.layout import PieceKey, SegmentKey
+from pitr.wal.lsn import LSN
+from pitr.wal.pacing import PUTS_MAX
 
 _Pieces = Mapping[int, Sequence[IndexedHeader]]
 
@@ -70,6 +73,38 @@ def _key(entry: IndexedHeader) -> PieceKey:
     return entry.key
 
 
+def left_by_crash(headers: Iterable[IndexedHeader], foreign: Collection[PieceKey]) -> frozenset[PieceKey]:
+    """Return those of the ``foreign`` pieces that a crash explains which lost the spool.
+
+    They are no more than can be under way at once, and all came between the piece that they follow, if that
+    is there, and the first one that the chain has in their place: whoever made them had ended by then.  A
+    second writer goes on beside the first one.
+    """
+    others: dict[int, list[IndexedHeader]] = {}
+    chain: dict[int, datetime] = {}
+    for entry in headers:
+        if isinstance(entry.header, PieceHeader):
+            if entry.key in foreign:
+                others.setdefault(entry.header.sequence, []).append(entry)
+            else:
+                chain[entry.header.sequence] = entry.header.received_at
+    found: set[PieceKey] = set()
+    for first, last in _stretches(sorted(others)):
+        left = [entry for number in range(first, last + 1) for entry in others[number]]
+        begun_at = chain.get(first)
+        if begun_at is None or len(left) > PUTS_MAX:
+            continue
+        follows_at = chain.get(first - 1)
+        if all(_at(one) < begun_at and (follows_at is None or follows_at <= _at(one)) for one in left):
+            found |= {_key(one) for one in left}
+    return frozenset(found)
+
+
+def _at(entry: IndexedHeader) -> datetime:
+    assert isinstance(entry.header, PieceHeader)
+    return entry.header.received_at
+
+
 def is_foreign_segment(header: SegmentHeader, pieces: Mapping[int, bytes]) -> bool:
     """Tell whether a whole segment was made of other pieces than the chain's, whose digests are given.
 
@@ -101,7 +136,7 @@ def _chosen(pieces: _Pieces, head: HeadRecord | None, first: int, last: int) -> 
     start = max(first, signed + 1)
     if start > last:
         return chosen
-    # Beyond the newest head as the writer itself goes on: of those that follow, the longest.
+    # Beyond the newest head as the writer itself goes on.
     if start - 1 == signed:
         previous = None if head is None else head.piece_sha256
     else:
@@ -109,13 +144,34 @@ def _chosen(pieces: _Pieces, head: HeadRecord | None, first: int, last: int) -> 
         if len(before) != 1:
             return chosen
         previous = before[0].header_sha256
-    for number in range(start, last + 1):
+    way = followed(pieces, previous, start, last)
+    chosen |= {number: entry.header_sha256 for number, entry in enumerate(way, start)}
+    # What comes after leads from somewhere else.
+    return chosen | dict.fromkeys(range(start + len(way), last + 1))
+
+
+def followed(pieces: _Pieces, previous: bytes | None, first: int, last: int) -> list[IndexedHeader]:
+    """Return the pieces from number ``first`` on that follow ``previous``, as writer and readers take them.
+
+    Of several that follow one, that from which the chain leads farthest: what another writer left of the
+    same number may be longer, and what was acknowledged since goes on from its own.
+    """
+    reaches: dict[bytes, tuple[int, LSN]] = {}
+    for number in range(last, first - 1, -1):
+        for entry in pieces.get(number, ()):
+            digest, after = entry.header_sha256, pieces.get(number + 1, ())
+            beyond = [
+                reaches[one.header_sha256] for one in after if _previous(one) == digest and number < last
+            ]
+            reaches[digest] = max([(entry.header.timeline.number, entry.header.end), *beyond])
+    way: list[IndexedHeader] = []
+    for number in range(first, last + 1):
         following = [one for one in pieces.get(number, ()) if _previous(one) == previous]
         if not following:
-            # What comes after leads from somewhere else.
-            return chosen | dict.fromkeys(range(number, last + 1))
-        previous = chosen[number] = max(following, key=lambda one: one.header.end).header_sha256
-    return chosen
+            break
+        way.append(max(following, key=lambda one: (reaches[one.header_sha256], one.header_sha256)))
+        previous = way[-1].header_sha256
+    return way
 
 
 def _back_from_head(
