@@ -14,6 +14,7 @@ from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.repository import Repository
+from pitr.wal.pacing import PUTS_MAX
 from pitr.wal_chain import doubtful, foreign_pieces, is_foreign_segment, left_by_crash, needed_numbers
 from storage.store import ObjectMissing
 
@@ -28,7 +29,7 @@ def unexplained_wal(
     Raises StoreError.
     """
     pieces = {key for key in foreign if isinstance(key, PieceKey)}
-    numbers = needed_numbers(key.sequence for key in pieces)
+    numbers = {key.sequence - before for key in pieces for before in range(PUTS_MAX + 1)}
     near = [key for key in keys if isinstance(key, PieceKey) and key.sequence in numbers]
     return frozenset(foreign) - left_by_crash(_headers(repository, near), pieces)
 

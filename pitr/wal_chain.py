@@ -41,6 +41,25 @@ def doubtful(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> 
     return twice | beyond if twice else frozenset()
 
 
+def unacknowledged(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> frozenset[PieceKey]:
+    """Return the pieces that were under way when their writer ended, and that it told nobody of.
+
+    It acknowledges in order, and puts no more than PUTS_MAX at a time: what lies so near behind a number that
+    nobody has, beyond the newest head, was never acknowledged.  So it is not WAL after a hole, and what comes
+    before it is the end.  Give all keys of the archive, from enough regions.
+    """
+    if head is None:
+        return frozenset()
+    pieces = [key for key in keys if isinstance(key, PieceKey) and key.sequence > head.piece_sequence]
+    numbers = {key.sequence for key in pieces}
+    missing = head.piece_sequence + 1
+    while missing in numbers:
+        missing += 1
+    if max(numbers, default=0) >= missing + PUTS_MAX:
+        return frozenset()
+    return frozenset(key for key in pieces if key.sequence > missing)
+
+
 def needed_numbers(numbers: Iterable[int]) -> frozenset[int]:
     """Return the numbers whose headers decide: the doubtful ones and those beside them."""
     return frozenset(near for number in numbers for near in (number - 1, number, number + 1))
@@ -76,28 +95,39 @@ def _key(entry: IndexedHeader) -> PieceKey:
 def left_by_crash(headers: Iterable[IndexedHeader], foreign: Collection[PieceKey]) -> frozenset[PieceKey]:
     """Return those of the ``foreign`` pieces that a crash explains which lost the spool.
 
-    They are no more than can be under way at once, and all came between the piece that they follow, if that
-    is there, and the first one that the chain has in their place: whoever made them had ended by then.  A
-    second writer goes on beside the first one.
+    They are no more than can be under way at once, and all came between the last piece that the chain has
+    from before the crash, if that is there, and the first one from after it: whoever made them had ended by
+    then.  A second writer goes on beside the first one.  ``headers`` are also those of the PUTS_MAX numbers
+    before.
     """
     others: dict[int, list[IndexedHeader]] = {}
-    chain: dict[int, datetime] = {}
+    chain: dict[int, IndexedHeader] = {}
     for entry in headers:
         if isinstance(entry.header, PieceHeader):
             if entry.key in foreign:
                 others.setdefault(entry.header.sequence, []).append(entry)
             else:
-                chain[entry.header.sequence] = entry.header.received_at
+                chain[entry.header.sequence] = entry
     found: set[PieceKey] = set()
     for first, last in _stretches(sorted(others)):
         left = [entry for number in range(first, last + 1) for entry in others[number]]
-        begun_at = chain.get(first)
-        if begun_at is None or len(left) > PUTS_MAX:
-            continue
-        follows_at = chain.get(first - 1)
-        if all(_at(one) < begun_at and (follows_at is None or follows_at <= _at(one)) for one in left):
+        times = [_at(entry) for entry in left]
+        begun = first
+        if not _follows(others[first], chain.get(first - 1)):
+            # What it follows never came: the first piece after the crash has that number.
+            while begun > 1 and (before := chain.get(begun - 1)) and max(times) < _at(before):
+                begun -= 1
+        before, after = chain.get(begun - 1), chain.get(begun)
+        is_between = (
+            after is not None and max(times) < _at(after) and (not before or _at(before) <= min(times))
+        )
+        if is_between and last < begun + PUTS_MAX:
             found |= {_key(one) for one in left}
     return frozenset(found)
+
+
+def _follows(entries: Iterable[IndexedHeader], before: IndexedHeader | None) -> bool:
+    return before is not None and any(_previous(one) == before.header_sha256 for one in entries)
 
 
 def _at(entry: IndexedHeader) -> datetime:

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from pitr.catalogue.coverage import coverage_intervals
 from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import (
     CoverageInterval,
     IndexedHeader,
@@ -26,7 +27,7 @@ from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.layout import ArchiveId
 from pitr.repository import Repository
 from pitr.wal.segment import SegmentName
-from pitr.wal_chain import contested, doubtful, foreign_pieces, left_by_crash
+from pitr.wal_chain import contested, doubtful, foreign_pieces, left_by_crash, unacknowledged
 from storage.store import StoreError
 from verifiers.base import Finding, Severity
 
@@ -68,6 +69,8 @@ def check_chain(repository: Repository, archive: ArchiveId) -> list[Finding]:
 
 def _read(repository: Repository, archive: ArchiveId) -> _Chain:
     pieces: list[IndexedHeader] = []
+    # It speaks of what was put before it, so it is read before what is listed.
+    head = repository.latest_head(archive)
     expiry = repository.expiry.newest(archive)
     chain = _Chain(gone=None if expiry is None else expiry.record)
     for timeline in repository.wal.timelines(archive):
@@ -85,19 +88,22 @@ def _read(repository: Repository, archive: ArchiveId) -> _Chain:
                 chain.segments.append(entry)
             else:
                 pieces.append(entry)
-    _settle(repository, archive, chain, pieces)
+    _settle(chain, archive, head, pieces)
     return chain
 
 
 def _settle(
-    repository: Repository, archive: ArchiveId, chain: _Chain, pieces: Sequence[IndexedHeader]
+    chain: _Chain, archive: ArchiveId, head: HeadRecord | None, pieces: Sequence[IndexedHeader]
 ) -> None:
-    """Take of each number the piece that the chain leads over, and say which others there are."""
+    """Take of each number the piece that the chain leads over, and say which others there are.
+
+    What nobody was told of is no part of it: it was, or is, under way.
+    """
     keys = [entry.key for entry in pieces]
     twice = contested(keys)
-    head = repository.latest_head(archive) if twice else None
     foreign = foreign_pieces(pieces, head, doubtful(keys, head)) if twice else frozenset()
     spare = left_by_crash(pieces, foreign)
+    under_way = unacknowledged([key for key in keys if key not in foreign], head)
     for entry in pieces:
         number = _sequence(entry)
         if entry.key in spare:
@@ -105,6 +111,8 @@ def _settle(
             chain.findings.append(Finding("chain.spare", Severity.WARN, str(archive), text))
         elif entry.key in foreign:
             _note_fork(chain, archive, f"piece {number} was signed twice: no head leads to {entry.key}")
+        elif entry.key in under_way:
+            continue
         elif (rival := chain.pieces.setdefault(number, entry)).header_sha256 != entry.header_sha256:
             _note_fork(chain, archive, f"piece {number} was signed twice: {rival.key} and {entry.key}")
 

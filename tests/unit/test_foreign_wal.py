@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import fix_archive as fix
+import pytest
 from fix_repository import RepositoryHouse
 
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue_rebuild import rebuild
+from pitr.catalogue_survey import survey_archive
 from pitr.foreign_wal import foreign_wal
+from pitr.planner import plan_restore
+from pitr.quorum import Answers, WriteQuorum
+from pitr.recovery import RecoveryTarget
+from pitr.restore_plan import TargetNotRestorable
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from storage.memory import MemoryStore
@@ -52,3 +58,34 @@ def test_two_pieces_of_one_number_do_not_hide_the_chain_from_a_check() -> None:
     rebuild(house.repository, catalogue)
     (interval,) = catalogue.coverage(house.archive)
     assert interval.end == FIRST + 9 * KIB
+
+
+def test_the_end_is_restorable_though_the_host_died_with_several_puts_under_way() -> None:
+    """The last ones arrived, and one before them did not: nobody was told of any of them."""
+    house = RepositoryHouse(MemoryStore())
+    for number in range(8):
+        house.piece(FIRST + number * KIB, FIRST + (number + 1) * KIB)
+    house.backup(fix.backup_of(FIRST + 40, FIRST + KIB, stopped_at=fix.at_second(5), number=1))
+    house.head()
+    last, never, *_ = [house.piece(FIRST + n * KIB, FIRST + (n + 1) * KIB) for n in range(8, 12)]
+    house.store.delete(str(never))
+    catalogue = Catalogue(":memory:")
+    result = rebuild(house.repository, catalogue)
+    assert result.refused == ()
+    survey = survey_archive(catalogue, house.archive, Answers(3, WriteQuorum(3, 2)))
+    plan = plan_restore(RecoveryTarget("latest"), survey)
+    assert plan.wal_end == last.end
+    # The fixture's head names no piece's digest.
+    assert _failed(house) <= {"chain.head"}
+    # One that the head has signed is a hole wherever it is.
+    house.head()
+    rebuild(house.repository, catalogue)
+    survey = survey_archive(catalogue, house.archive, Answers(3, WriteQuorum(3, 2)))
+    with pytest.raises(TargetNotRestorable):
+        plan_restore(RecoveryTarget("latest"), survey)
+    assert "chain.gap" in _failed(house)
+
+
+def _failed(house: RepositoryHouse) -> set[str]:
+    findings = check_chain(house.repository, house.archive)
+    return {one.id for one in findings if one.severity is Severity.FAIL}

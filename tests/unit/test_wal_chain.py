@@ -25,6 +25,7 @@ from pitr.wal_chain import (
     is_foreign_segment,
     left_by_crash,
     needed_numbers,
+    unacknowledged,
 )
 
 ARCHIVE = ArchiveId(7, 1)
@@ -175,6 +176,17 @@ def test_what_a_crash_left_that_lost_the_spool_is_no_second_writers(
     assert left_by_crash([*left, *right], keys) == (keys if is_explained or at_s < 0 else set())
 
 
+@pytest.mark.parametrize("number", [5, 6, 3 + PUTS_MAX, 4 + PUTS_MAX])
+def test_what_was_under_way_behind_a_piece_that_never_came_is_no_second_writers(number: int) -> None:
+    base = chain(0, 1, 3, None)
+    never = chain(2, 4, number, base[-1], at_s=100.0)
+    right = chain(1, 4, 40, base[-1], at_s=1000.0)
+    every = [*base, never[-1], *right]
+    assert foreign(every, head_at(right[-1])) == {never[-1]}
+    keys = {entry.key for entry in never[-1:] if isinstance(entry.key, PieceKey)}
+    assert left_by_crash(every, keys) == (keys if number < 4 + PUTS_MAX else set())
+
+
 def test_a_whole_segment_of_foreign_pieces_is_foreign() -> None:
     right, wrong = chain(1, 1, 3, None), chain(2, 1, 3, None)
     start = LSN(SEGMENT_BYTES)
@@ -203,3 +215,25 @@ def test_a_whole_segment_of_foreign_pieces_is_foreign() -> None:
     # Pieces that were retired cannot be compared, and a segment is not thrown away for that.
     assert not is_foreign_segment(segment(wrong), {1: digests[1]})
     assert not is_foreign_segment(replace(segment(right), last_piece=3), digests)
+
+
+@pytest.mark.parametrize(
+    ("signed", "there", "left_out"),
+    [
+        (8, [9, 10], []),
+        (8, [9, 10, 12, 13], [12, 13]),
+        (8, [10, 24], [10, 24]),
+        # The writer went on, so it knew that piece 9 was at quorum: it is lost, and that is a hole.
+        (8, [10, 25], []),
+        # What the head has signed is no end either.
+        (8, [5, 7, 8, 9], []),
+        (None, [2, 3], []),
+    ],
+)
+def test_what_was_under_way_behind_a_piece_that_never_came_is_left_out(
+    signed: int | None, there: list[int], left_out: list[int]
+) -> None:
+    made = [piece(number, 1, piece(1, 1, None)) for number in there]
+    keys = [entry.key for entry in made if isinstance(entry.key, PieceKey)]
+    head = None if signed is None else head_at(piece(signed, 1, piece(1, 1, None)))
+    assert sorted(one.sequence for one in unacknowledged(keys, head)) == left_out
