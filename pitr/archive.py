@@ -302,12 +302,10 @@ class WalArchiver:
             monotonic=self._monotonic,
         )
         end = resumed.end
-        flow = Flow(settings, segment_bytes=writer.segment_bytes, end=end, monotonic=self._monotonic)
-        sealer = PieceSealer(
-            writer,
-            last_sequence=0 if end is None else end.piece_sequence,
-            last_sha256=None if end is None else end.piece_sha256,
-        )
+        sequence, digest = (0, None) if end is None else (end.piece_sequence, end.piece_sha256)
+        size, left = writer.segment_bytes, resumed.left
+        flow = Flow(settings, segment_bytes=size, end=end, left=left, monotonic=self._monotonic)
+        sealer = PieceSealer(writer, last_sequence=sequence, last_sha256=digest)
         pipeline = Pipeline(
             parts, flow, Intake(writer, sealer, resumed.known), puts_in_flight=settings.puts_in_flight_max
         )

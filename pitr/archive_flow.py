@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pitr.archive_flow_values import (
     FlowStatus,
+    LeftTimelines,
     Recorded,
     WaitingPiece,
     cutting_of,
     may_seal_more,
-    never_complete,
 )
 from pitr.archive_intake import Sealed
 from pitr.archive_seal import SealedPiece, SegmentBuilder
@@ -48,6 +48,7 @@ class Flow:
         *,
         segment_bytes: int,
         end: DurableEnd | None,
+        left: Mapping[TimelineId, LSN] | None = None,
         monotonic: Callable[[], float],
     ) -> None:
         self._settings: Final = settings
@@ -60,8 +61,7 @@ class Flow:
         self._cutting: Final = cutting_of(settings, segment_bytes=segment_bytes, now_s=monotonic())
         self._cutter: Final = self._cutting.cutter
         self._received = ReceivedEnd(end.timeline, end.end) if end and end.end else None
-        # Where the archive's WAL of a timeline ends that it has left; a server changes it seldom.
-        self._left: dict[TimelineId, LSN] = {}
+        self._left: Final = LeftTimelines(left or {})
         self._run: RunStart | None = None
         self._is_accepted, self._is_compared = False, True
         self._durable = end
@@ -90,8 +90,7 @@ class Flow:
         """Start a run of WAL; what was received before is cut where it ends."""
         with self._lock:
             self._cutter.begin(run)
-            if self._received is not None and self._received.timeline != run.timeline:
-                self._left[self._received.timeline] = self._received.end
+            self._left.note(self._received, run.timeline)
             self._run, self._is_compared = run, False
             if run.known_to is None:
                 self._accept()
@@ -361,13 +360,9 @@ class Flow:
         """Wait until WAL is at quorum; False after ``timeout_s``.  Raises WalMissing if it has a hole."""
 
         def is_over() -> bool:
-            durable = self._durable
-            if self._is_stopped or durable is None or durable.start is None or durable.end is None:
+            if self._is_stopped or self._durable is None:
                 return self._is_stopped
-            never = never_complete(durable.start, self._left.get(timeline), timeline, start, end)
-            if never is not None:
-                raise never
-            return end <= durable.end and timeline <= durable.timeline
+            return self._left.is_complete(self._durable, timeline, start, end)
 
         with self._lock:
             return self._shipped_changed.wait_for(is_over, timeout_s) and not self._is_stopped

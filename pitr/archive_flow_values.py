@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -79,21 +80,37 @@ def cutting_of(settings: ArchiveSettings, *, segment_bytes: int, now_s: float) -
     return Cutting(cutter, pacing, piece_age_s=settings.piece_age_s, now_s=now_s)
 
 
-def never_complete(
-    durable_start: LSN, left_at: LSN | None, timeline: TimelineId, start: LSN, end: LSN
-) -> WalMissing | None:
-    """Return the error if WAL of a timeline will never be complete in the archive.
+class LeftTimelines:
+    """Where the archive's WAL ends of each timeline that it has left: a server changes it seldom.
 
-    ``left_at``: where the archive left that timeline, None if it did not.
+    ``known`` are those that were left before this flow began.  Not thread-safe.
     """
-    if start < durable_start:
-        why = f"After a hole the archive begins at {durable_start}."
-    elif left_at is not None and left_at < end:
-        why = f"The archive left it at {left_at}, with a server that took over."
-    else:
-        return None
-    return WalMissing(
-        f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive",
-        detail=why,
-        hint="Take a new base backup.",
-    )
+
+    def __init__(self, known: Mapping[TimelineId, LSN]) -> None:
+        self._ends = dict(known)
+
+    def note(self, received: ReceivedEnd | None, timeline: TimelineId) -> None:
+        """Note that what was received goes on with ``timeline``."""
+        if received is not None and received.timeline != timeline:
+            self._ends[received.timeline] = received.end
+
+    def is_complete(self, durable: DurableEnd, timeline: TimelineId, start: LSN, end: LSN) -> bool:
+        """Tell whether WAL of a timeline is at quorum.  Raises WalMissing if it never will be.
+
+        Of an earlier timeline of which nobody knows where it was left, nothing is said to be complete.
+        """
+        if durable.start is None or durable.end is None:
+            return False
+        left_at = self._ends.get(timeline)
+        if start < durable.start:
+            why = f"After a hole the archive begins at {durable.start}."
+        elif left_at is not None and left_at < end:
+            why = f"The archive left it at {left_at}, with a server that took over."
+        else:
+            is_known = timeline == durable.timeline or (timeline < durable.timeline and left_at is not None)
+            return is_known and end <= durable.end
+        raise WalMissing(
+            f"WAL from {start} to {end} of timeline {timeline} will never be complete in the archive",
+            detail=why,
+            hint="Take a new base backup.",
+        )

@@ -16,7 +16,7 @@ from pitr.postgres.replication import ReplicationConnection
 from pitr.postgres.replication_errors import HistoryMissing
 from pitr.repository import Repository
 from pitr.wal.timeline import TimelineHistory, TimelineId
-from storage.store import ObjectConflict, ObjectMissing
+from storage.store import ObjectConflict
 
 
 class Histories:
@@ -37,15 +37,16 @@ class Histories:
         self._own: dict[TimelineId, TimelineHistory] = {}
 
     def own(self, timeline: TimelineId, server: TimelineHistory) -> TimelineHistory:
-        """Return the history of the timeline that the archive ends on, as it is archived."""
+        """Return the history of the timeline that the archive ends on, as it is archived.
+
+        Where no good copy is left it is the server's, which is then put: WAL must not wait for what nobody
+        can bring back.
+        """
         if timeline.number == 1 or timeline in self._own:
             return self._own.get(timeline, TimelineHistory(timeline))
-        get = partial(self._repository.get_history, self._writer.archive, timeline)
-        try:
-            own = self._retry.until_done("reading a history file", get).history()
-        except ObjectMissing:
-            own = server.up_to(timeline)
-        self._own[timeline] = own
+        look = partial(self._repository.listed_histories, self._writer.archive, timeline)
+        found = self._retry.until_done("reading a history file", look).records
+        own = self._own[timeline] = found[0].history() if found else server.up_to(timeline)
         return own
 
     def read(self, connection: ReplicationConnection, timeline: TimelineId) -> list[HistoryRecord]:

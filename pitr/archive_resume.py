@@ -7,9 +7,9 @@ store alone is asked.  Reference: docs/format.md §6.4, §7.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pitr.archive_intake import KnownWal
@@ -24,9 +24,11 @@ from pitr.repository import ListedHead, Repository
 from pitr.spool import Spool
 from pitr.verified import BAD_MAX, VerifiedSearch, get_verified
 from pitr.wal.follow import ReceivedEnd, find_fork
+from pitr.wal.lsn import LSN
 from pitr.wal.pacing import PUTS_MAX
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineHistory, TimelineId
+from pitr.wal_chain import followed
 from storage.search import Search, search
 from storage.store import CopyDamaged, ObjectConflict, ObjectMissing, StoreError
 
@@ -45,6 +47,7 @@ class Resumed:
     """The archive as it was left.  ``end`` None: nothing is archived yet.
 
     ``unsigned`` are the pieces after the last head: an earlier run may have ended before it recorded them.
+    ``left`` says where the timeline that it ends on, or one before it, left each earlier one.
     """
 
     end: DurableEnd | None
@@ -52,6 +55,7 @@ class Resumed:
     head: ListedHead | None
     index_sha256: bytes | None
     unsigned: tuple[IndexedHeader, ...]
+    left: Mapping[TimelineId, LSN] = field(default_factory=dict)
 
 
 def put_spooled(repository: Repository, spool: Spool, on_put: Callable[[str], None]) -> None:
@@ -83,7 +87,19 @@ def find_end(repository: Repository, archive: ArchiveId) -> Resumed:
         repository.puts.put(str(entry.key), repository.wal.whole(entry.key))
     known = None if end is None else _known_wal(repository, archive, end)
     index = None if end is None else _last_index(repository, archive, end.piece_sequence)
-    return Resumed(end, known, head, index, tuple(found))
+    left = {} if end is None else _left_before(repository, archive, end.timeline)
+    return Resumed(end, known, head, index, tuple(found), left)
+
+
+def _left_before(repository: Repository, archive: ArchiveId, timeline: TimelineId) -> dict[TimelineId, LSN]:
+    """Return where each earlier timeline was left; of those in an unreadable history nobody knows."""
+    if timeline.number == 1:
+        return {}
+    try:
+        history = repository.get_history(archive, timeline).history()
+    except (ObjectMissing, NotAuthentic):
+        return {}
+    return {switch.timeline: switch.lsn for switch in history.switches}
 
 
 def archived_end(repository: Repository, archive: ArchiveId) -> DurableEnd | None:
@@ -121,17 +137,14 @@ def _pieces_after(
     for listed in _listed_after(repository, archive, end):
         if listed.key.sequence > sequence:
             by_sequence.setdefault(listed.key.sequence, []).append(listed)
-    while True:
-        sequence += 1
-        # Of two with one predecessor, one was sealed after a crash that lost the spool; the longer
-        # one says more.  Readers follow the chain, so the other one is ignored by all.
-        candidates = sorted(by_sequence.get(sequence, ()), key=lambda one: one.key.end, reverse=True)
-        readable = _readable(repository, candidates)
-        entry = next((one for one in readable if _piece(one).previous == previous), None)
-        if entry is None:
-            return
-        previous = entry.header_sha256
-        yield entry
+    # Of two with one predecessor, one was sealed after a crash that lost the spool.  Readers follow the chain
+    # by the same rule, so the other one is ignored by all.
+    pieces: dict[int, list[IndexedHeader]] = {}
+    number = sequence + 1
+    while found := list(_readable(repository, by_sequence.get(number, ()))):
+        pieces[number] = found
+        number += 1
+    yield from followed(pieces, previous, sequence + 1, number - 1)
 
 
 @dataclass(frozen=True, slots=True)

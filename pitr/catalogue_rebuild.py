@@ -21,13 +21,14 @@ from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.foreign_wal import foreign_wal
+from pitr.foreign_wal import foreign_wal, unexplained_wal
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.sign import decode_payload
 from pitr.quorum import Answers
 from pitr.repository import ListedBackup, ListedHead, Repository, named_backups_sha256
 from pitr.verified import RefusedObject
 from pitr.wal.segment import SegmentName
+from pitr.wal_chain import unacknowledged
 from storage.store import ObjectStore, StoreError
 
 # Each waits for one ranged read; more would only queue in the store's own connections.
@@ -187,10 +188,13 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
         for timeline in repository.wal.timelines(archive, refused=strays)
     }
     found.refused += strays
-    foreign = foreign_wal(repository, archive, list(chain.from_iterable(listed.values())), head)
-    found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(foreign, key=str)]
+    every = list(chain.from_iterable(listed.values()))
+    foreign = foreign_wal(repository, archive, every, head)
+    unexplained = unexplained_wal(repository, every, foreign) if foreign else ()
+    found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(unexplained, key=str)]
+    left_out = foreign | unacknowledged([key for key in every if key not in foreign], head)
     for keys in listed.values():
-        _gather_timeline(repository, found, [key for key in keys if key not in foreign], last_piece)
+        _gather_timeline(repository, found, [key for key in keys if key not in left_out], last_piece)
     return found
 
 
@@ -292,14 +296,13 @@ def _headers(
 
 def _indexed(repository: Repository, found: _Found, wanted: set[str]) -> dict[str, IndexedHeader]:
     entries: dict[str, IndexedHeader] = {}
-    try:
-        for record in repository.wal.indexes(found.archive):
-            for entry in (*record.pieces, *record.segments):
-                if str(entry.key) in wanted:
-                    entries[str(entry.key)] = entry
-    except NotAuthentic as cause:
-        # An index only repeats; without it the headers themselves are asked.
-        found.refused.append(RefusedObject(f"walindex/{found.archive}/", cause.detail or cause.message))
+    refused: list[RefusedObject] = []
+    # An index only repeats; without it the headers themselves are asked.
+    for record in repository.wal.indexes(found.archive, refused=refused):
+        for entry in (*record.pieces, *record.segments):
+            if str(entry.key) in wanted:
+                entries[str(entry.key)] = entry
+    found.refused += [one for one in refused if one not in found.refused]
     return entries
 
 

@@ -28,14 +28,13 @@ from pitr.retention_beside import (
     expired_snapshots,
     first_not_below,
     kept_fences,
+    keys_between,
 )
 from pitr.verified import BAD_MAX
 from storage.store import ObjectMissing
 
 _WORKERS: Final = 8
 _BATCH: Final = 64
-# A key of what stays may seal WAL that goes, where an archiver was behind: looked for so far.
-_ABOVE: Final = 1_500
 _BAD: Final = (NotAuthentic, MalformedValue, ObjectMissing)
 
 
@@ -102,7 +101,7 @@ def _fences(
         at = (found.last.timeline.number, found.last.committed_by)
         return FencesAt(sequence, found.count, at, found.key_id)
 
-    def at_or_after(sequence: int) -> FencesAt | None:
+    def at_or_after(sequence: int) -> FencesAt:
         # If a later one lies below, so does this one.
         for number in range(sequence, min(sequence + BAD_MAX, last + 1)):
             if (found := header(number)) is not None:
@@ -113,8 +112,8 @@ def _fences(
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="fences") as pool:
         below = _in_batches(pool, header, range(above - 1, oldest - 1, -1))
         kept = kept_fences(oldest, below, above, read_max=read_max)
-        following = _in_batches(pool, header, range(above, min(above + _ABOVE, last + 1)))
-        keys = {found.key_id for found in following if found is not None}
+        # A key of what stays may seal WAL that goes, where an archiver was behind, however far.
+        keys = keys_between(above, last, lambda some: pool.map(at_or_after, some))
     return KeptObjects(kept.first, kept.key_ids | keys | {newest.header.key_id})
 
 

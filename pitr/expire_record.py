@@ -7,6 +7,7 @@ Reference: docs/format.md §6.6.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -22,6 +23,7 @@ from pitr.catalogue.expiry_record import (
     NumberedKind,
 )
 from pitr.catalogue.wal_records import IndexedHeader
+from pitr.errors import MalformedValue, NotAuthentic
 from pitr.expiry_reader import ListedExpiry
 from pitr.layout import (
     ArchiveId,
@@ -36,7 +38,7 @@ from pitr.layout import (
 from pitr.region_heads import NamedStore
 from pitr.repository import Repository
 from pitr.retention import ExpiredWal, ExpiryPlan
-from storage.store import StoreError
+from storage.store import ObjectMissing, StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def used_keys(
     """Return which data keys are used, from WAL indexes and, where none speaks of an object, its header.
 
     ``previous`` is the newest expire record: what it names uses no key, though an index still repeats it or a
-    region still holds it.  Raises NotAuthentic, StoreError.
+    region still holds it.  What nobody can verify is passed over: no key opens it, and an index only repeats.
+    Raises StoreError.
     """
     gone_wal = [wal for wal in plan.wal if wal.archive == archive]
     of_gone = {key for each in plan.expired if each.archive == archive for key in each.key_ids}
@@ -94,7 +97,7 @@ def used_keys(
         if not was_gone(entry.key):
             (of_gone if _is_gone(entry.key, gone_wal) else of_kept).add(entry.header.key_id)
 
-    for record in repository.wal.indexes(archive):
+    for record in repository.wal.indexes(archive, refused=[]):
         indexed_pieces.append((record.first, record.last))
         indexed_segments |= {str(entry.key) for entry in record.segments}
         for entry in (*record.pieces, *record.segments):
@@ -106,7 +109,8 @@ def used_keys(
             else:
                 is_indexed = str(key) in indexed_segments
             if not is_indexed and not was_gone(key):
-                note(repository.wal.header(key))
+                with suppress(NotAuthentic, MalformedValue, ObjectMissing):
+                    note(repository.wal.header(key))
     return UsedKeys(frozenset(of_gone), frozenset(of_kept))
 
 

@@ -5,7 +5,7 @@ Costs nothing but a look at names where each number has one piece.  Reference: d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -14,10 +14,24 @@ from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.repository import Repository
-from pitr.wal_chain import doubtful, foreign_pieces, is_foreign_segment, needed_numbers
+from pitr.wal.pacing import PUTS_MAX
+from pitr.wal_chain import doubtful, foreign_pieces, is_foreign_segment, left_by_crash, needed_numbers
 from storage.store import ObjectMissing
 
 _READERS: Final = 8
+
+
+def unexplained_wal(
+    repository: Repository, keys: Sequence[PieceKey | SegmentKey], foreign: Collection[PieceKey | SegmentKey]
+) -> frozenset[PieceKey | SegmentKey]:
+    """Return those of the ``foreign`` ones among ``keys`` that no crash of the one writer explains.
+
+    Raises StoreError.
+    """
+    pieces = {key for key in foreign if isinstance(key, PieceKey)}
+    numbers = {key.sequence - before for key in pieces for before in range(PUTS_MAX + 1)}
+    near = [key for key in keys if isinstance(key, PieceKey) and key.sequence in numbers]
+    return frozenset(foreign) - left_by_crash(_headers(repository, near), pieces)
 
 
 def foreign_wal(
@@ -33,9 +47,12 @@ def foreign_wal(
     if not doubtful(keys, None):
         return frozenset()
     head = head or repository.latest_head(archive)
-    numbers = doubtful(keys, head)
+    # Which one is right may be told by a piece that is not on the way, such as of the next timeline.
+    timelines = repository.wal.timelines(archive)
+    every = {*keys, *(key for one in timelines for key in repository.wal_objects(archive, one))}
+    pieces = [key for key in every if isinstance(key, PieceKey)]
+    numbers = doubtful(pieces, head)
     near = needed_numbers(numbers)
-    pieces = [key for key in keys if isinstance(key, PieceKey)]
     headers = _headers(repository, [key for key in pieces if key.sequence in near])
     foreign = foreign_pieces(headers, head, numbers)
     suspect = {key.segment for key in pieces if key.sequence in numbers}
@@ -48,7 +65,7 @@ def foreign_wal(
         for entry in wholes
         if isinstance(entry.header, SegmentHeader) and is_foreign_segment(entry.header, digests)
     )
-    return foreign | made
+    return (foreign | made).intersection(keys)
 
 
 def _number(entry: IndexedHeader) -> int:

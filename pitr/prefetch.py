@@ -214,6 +214,8 @@ class Prefetcher:
             doubt, refusal = cause.words, cause
         except (PitrError, StoreError, OSError) as cause:
             doubt = _words(cause)
+        except Exception as cause:  # noqa: BLE001 - a thread's work: else recovery would wait for its answer
+            doubt = f"the feeder failed: {type(cause).__name__}: {cause}"
         finally:
             # All at once, or another worker would take the number for one that nobody has tried.
             with self._changed:

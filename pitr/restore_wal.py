@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pitr.errors import MalformedValue, NotAuthentic, NotInitialised, WalMissing
@@ -101,12 +102,12 @@ def _histories(plan: RestorePlan, spans: Sequence[ArchivedSpan], repository: Rep
         if timeline.number == 1:
             continue
         for archive in archives:
-            try:
-                record = repository.get_history(archive, timeline)
-            except ObjectMissing:
-                continue
-            found.append(HistoryFile(timeline, record.content))
-            break
+            listed = repository.listed_histories(archive, timeline)
+            # One that a quorum may have is asked for, and stops the restore if it is bad.
+            records = listed.with_unread(partial(repository.get_history, archive))
+            if records:
+                found.append(HistoryFile(timeline, records[0].content))
+                break
         else:
             if timeline == plan.timeline:
                 raise WalMissing(

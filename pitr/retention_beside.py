@@ -90,6 +90,28 @@ def first_not_below(first: int, last: int, position: Position, look: Callable[[i
     return low
 
 
+def keys_between(
+    first: int, last: int, look: Callable[[Sequence[int]], Iterable[FencesAt]]
+) -> frozenset[bytes]:
+    """Return the data keys of the objects ``first`` to ``last``, however many these are.
+
+    ``look`` gives the headers of some, each or that of a later one where it is bad.  A key serves for a time
+    and never again, so between two objects with one key all have it: found by halving, many at a time.
+    """
+    known: dict[int, FencesAt] = {}
+    level = [(first, last)] if first <= last else []
+    while level:
+        wanted = sorted({end for pair in level for end in pair} - known.keys())
+        known.update(zip(wanted, look(wanted), strict=True))
+        level = [
+            half
+            for low, high in level
+            if high - low > 1 and known[low].key_id != known[high].key_id
+            for half in ((low, (low + high) // 2), ((low + high) // 2, high))
+        ]
+    return frozenset(found.key_id for found in known.values())
+
+
 def kept_fences(
     first: int, newest_first: Iterable[FencesAt | None], next_sequence: int, *, read_max: int
 ) -> KeptObjects:

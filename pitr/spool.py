@@ -27,7 +27,7 @@ from typing import Final, Protocol
 
 from pitr.errors import AlreadyRunning, PitrError
 from storage.digest import BodyDigest
-from storage.synced_file import write_synced
+from storage.synced_file import make_synced, write_synced
 
 _MAGIC = b"PITRSP1\n"
 _KEY_LENGTH = struct.Struct(">I")
@@ -90,7 +90,8 @@ class DirectorySpool:
         self._files: dict[str, tuple[Path, int]] = {}
         self._held_bytes = 0
         with _mapped(root):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # What is spooled may count as flushed: after a power failure it must be found again.
+            make_synced(root, mode=0o700)
             self._directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,11 +8,14 @@ what neither leads to is no part of the archive, and no reader uses it.  Referen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 
 from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
 from pitr.layout import PieceKey, SegmentKey
+from pitr.wal.lsn import LSN
+from pitr.wal.pacing import PUTS_MAX
 
 _Pieces = Mapping[int, Sequence[IndexedHeader]]
 
@@ -36,6 +39,25 @@ def doubtful(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> 
     signed = 0 if head is None else head.piece_sequence
     beyond = {key.sequence for key in keys if isinstance(key, PieceKey) and key.sequence > signed}
     return twice | beyond if twice else frozenset()
+
+
+def unacknowledged(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> frozenset[PieceKey]:
+    """Return the pieces that were under way when their writer ended, and that it told nobody of.
+
+    It acknowledges in order, and puts no more than PUTS_MAX at a time: what lies so near behind a number that
+    nobody has, beyond the newest head, was never acknowledged.  So it is not WAL after a hole, and what comes
+    before it is the end.  Give all keys of the archive, from enough regions.
+    """
+    if head is None:
+        return frozenset()
+    pieces = [key for key in keys if isinstance(key, PieceKey) and key.sequence > head.piece_sequence]
+    numbers = {key.sequence for key in pieces}
+    missing = head.piece_sequence + 1
+    while missing in numbers:
+        missing += 1
+    if max(numbers, default=0) >= missing + PUTS_MAX:
+        return frozenset()
+    return frozenset(key for key in pieces if key.sequence > missing)
 
 
 def needed_numbers(numbers: Iterable[int]) -> frozenset[int]:
@@ -70,6 +92,49 @@ def _key(entry: IndexedHeader) -> PieceKey:
     return entry.key
 
 
+def left_by_crash(headers: Iterable[IndexedHeader], foreign: Collection[PieceKey]) -> frozenset[PieceKey]:
+    """Return those of the ``foreign`` pieces that a crash explains which lost the spool.
+
+    They are no more than can be under way at once, and all came between the last piece that the chain has
+    from before the crash, if that is there, and the first one from after it: whoever made them had ended by
+    then.  A second writer goes on beside the first one.  ``headers`` are also those of the PUTS_MAX numbers
+    before.
+    """
+    others: dict[int, list[IndexedHeader]] = {}
+    chain: dict[int, IndexedHeader] = {}
+    for entry in headers:
+        if isinstance(entry.header, PieceHeader):
+            if entry.key in foreign:
+                others.setdefault(entry.header.sequence, []).append(entry)
+            else:
+                chain[entry.header.sequence] = entry
+    found: set[PieceKey] = set()
+    for first, last in _stretches(sorted(others)):
+        left = [entry for number in range(first, last + 1) for entry in others[number]]
+        times = [_at(entry) for entry in left]
+        begun = first
+        if not _follows(others[first], chain.get(first - 1)):
+            # What it follows never came: the first piece after the crash has that number.
+            while begun > 1 and (before := chain.get(begun - 1)) and max(times) < _at(before):
+                begun -= 1
+        before, after = chain.get(begun - 1), chain.get(begun)
+        is_between = (
+            after is not None and max(times) < _at(after) and (not before or _at(before) <= min(times))
+        )
+        if is_between and last < begun + PUTS_MAX:
+            found |= {_key(one) for one in left}
+    return frozenset(found)
+
+
+def _follows(entries: Iterable[IndexedHeader], before: IndexedHeader | None) -> bool:
+    return before is not None and any(_previous(one) == before.header_sha256 for one in entries)
+
+
+def _at(entry: IndexedHeader) -> datetime:
+    assert isinstance(entry.header, PieceHeader)
+    return entry.header.received_at
+
+
 def is_foreign_segment(header: SegmentHeader, pieces: Mapping[int, bytes]) -> bool:
     """Tell whether a whole segment was made of other pieces than the chain's, whose digests are given.
 
@@ -101,7 +166,7 @@ def _chosen(pieces: _Pieces, head: HeadRecord | None, first: int, last: int) -> 
     start = max(first, signed + 1)
     if start > last:
         return chosen
-    # Beyond the newest head as the writer itself goes on: of those that follow, the longest.
+    # Beyond the newest head as the writer itself goes on.
     if start - 1 == signed:
         previous = None if head is None else head.piece_sha256
     else:
@@ -109,13 +174,34 @@ def _chosen(pieces: _Pieces, head: HeadRecord | None, first: int, last: int) -> 
         if len(before) != 1:
             return chosen
         previous = before[0].header_sha256
-    for number in range(start, last + 1):
+    way = followed(pieces, previous, start, last)
+    chosen |= {number: entry.header_sha256 for number, entry in enumerate(way, start)}
+    # What comes after leads from somewhere else.
+    return chosen | dict.fromkeys(range(start + len(way), last + 1))
+
+
+def followed(pieces: _Pieces, previous: bytes | None, first: int, last: int) -> list[IndexedHeader]:
+    """Return the pieces from number ``first`` on that follow ``previous``, as writer and readers take them.
+
+    Of several that follow one, that from which the chain leads farthest: what another writer left of the
+    same number may be longer, and what was acknowledged since goes on from its own.
+    """
+    reaches: dict[bytes, tuple[int, LSN]] = {}
+    for number in range(last, first - 1, -1):
+        for entry in pieces.get(number, ()):
+            digest, after = entry.header_sha256, pieces.get(number + 1, ())
+            beyond = [
+                reaches[one.header_sha256] for one in after if _previous(one) == digest and number < last
+            ]
+            reaches[digest] = max([(entry.header.timeline.number, entry.header.end), *beyond])
+    way: list[IndexedHeader] = []
+    for number in range(first, last + 1):
         following = [one for one in pieces.get(number, ()) if _previous(one) == previous]
         if not following:
-            # What comes after leads from somewhere else.
-            return chosen | dict.fromkeys(range(number, last + 1))
-        previous = chosen[number] = max(following, key=lambda one: one.header.end).header_sha256
-    return chosen
+            break
+        way.append(max(following, key=lambda one: (reaches[one.header_sha256], one.header_sha256)))
+        previous = way[-1].header_sha256
+    return way
 
 
 def _back_from_head(

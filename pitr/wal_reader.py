@@ -43,7 +43,7 @@ from pitr.pipeline.headed import (
 from pitr.pipeline.keys import DataKey
 from pitr.pipeline.seal import Context, open_container
 from pitr.pipeline.sign import Verifier, open_record, payload_sha256
-from pitr.verified import check_place, get_start_verified, get_verified
+from pitr.verified import VerifiedSearch, check_place, get_start_verified, get_verified
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
 from storage.store import ObjectStore
@@ -172,10 +172,28 @@ class WalReader:
         """Return the object's bytes, compared as ``verify`` does.  Raises NotAuthentic, StoreError."""
         return self._whole(key).object_bytes
 
-    def indexes(self, archive: ArchiveId) -> Iterator[WalIndexRecord]:
-        """Yield the verified WAL indexes, ascending by piece.  Raises NotAuthentic, StoreError."""
-        for first, last in read_names(self._store.list_objects(f"walindex/{archive}/"), wal_index_range):
-            yield self.index(wal_index_key(archive, first, last), archive)
+    def indexes(self, archive: ArchiveId, *, refused: Strays = None) -> Iterator[WalIndexRecord]:
+        """Yield the verified WAL indexes, ascending by piece.
+
+        One that cannot be used is passed over and told in ``refused``: an index only repeats.  Where nobody
+        wants to know, it raises NotAuthentic after the last good one.  Raises StoreError.
+        """
+        prefix = f"walindex/{archive}/"
+        search = VerifiedSearch(self._store, prefix, f"WAL indexes of archive {archive}", is_lenient=True)
+
+        def read(key: str) -> WalIndexRecord | None:
+            try:
+                first, last = wal_index_range(key)
+            except MalformedValue:
+                return None  # a name that is none of ours
+            return self.index(wal_index_key(archive, first, last), archive)
+
+        yield from (record for record in search.each(read) if record is not None)
+        if refused is not None:
+            refused += search.refused
+        elif search.refused:
+            bad = search.refused[0]
+            raise NotAuthentic(f"WAL index {bad.key} cannot be used", detail=bad.reason)
 
     def index(self, key: str, archive: ArchiveId) -> WalIndexRecord:
         """Return the verified WAL index that lies under ``key``.  Raises ObjectMissing, NotAuthentic."""

@@ -43,6 +43,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_synced(path: Path, *, mode: int = 0o777) -> None:
+    """Make a directory and those above it; return when their names are on disk.  Raises OSError.
+
+    Its own name is synced also where it is there: whoever made it may have been killed before.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for each in {path, *missing}:
+        sync_directory(each.parent)
+
+
 def write_synced(descriptor: int, *parts: bytes, pwrite: Write = os.pwrite) -> None:
     """Write ``parts``, one after the other, to a new and empty file; return when they are on disk.
 

@@ -9,12 +9,13 @@ Reference: docs/format.md §6.4, §7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pitr.catalogue.coverage import coverage_intervals
 from pitr.catalogue.expiry_record import ExpireRecord
+from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import (
     CoverageInterval,
     IndexedHeader,
@@ -26,6 +27,7 @@ from pitr.errors import MalformedValue, NotAuthentic, PitrError
 from pitr.layout import ArchiveId
 from pitr.repository import Repository
 from pitr.wal.segment import SegmentName
+from pitr.wal_chain import contested, doubtful, foreign_pieces, left_by_crash, unacknowledged
 from storage.store import StoreError
 from verifiers.base import Finding, Severity
 
@@ -66,6 +68,9 @@ def check_chain(repository: Repository, archive: ArchiveId) -> list[Finding]:
 
 
 def _read(repository: Repository, archive: ArchiveId) -> _Chain:
+    pieces: list[IndexedHeader] = []
+    # It speaks of what was put before it, so it is read before what is listed.
+    head = repository.latest_head(archive)
     expiry = repository.expiry.newest(archive)
     chain = _Chain(gone=None if expiry is None else expiry.record)
     for timeline in repository.wal.timelines(archive):
@@ -81,20 +86,39 @@ def _read(repository: Repository, archive: ArchiveId) -> _Chain:
                 continue
             if isinstance(entry.header, SegmentHeader):
                 chain.segments.append(entry)
-            elif (rival := chain.pieces.get(entry.header.sequence)) is None:
-                chain.pieces[entry.header.sequence] = entry
-            elif rival.header_sha256 != entry.header_sha256:
-                text = f"piece {entry.header.sequence} was signed twice: {rival.key} and {entry.key}"
-                chain.findings.append(
-                    Finding(
-                        "chain.fork",
-                        Severity.FAIL,
-                        str(archive),
-                        text,
-                        _FORK_HINT,
-                    )
-                )
+            else:
+                pieces.append(entry)
+    _settle(chain, archive, head, pieces)
     return chain
+
+
+def _settle(
+    chain: _Chain, archive: ArchiveId, head: HeadRecord | None, pieces: Sequence[IndexedHeader]
+) -> None:
+    """Take of each number the piece that the chain leads over, and say which others there are.
+
+    What nobody was told of is no part of it: it was, or is, under way.
+    """
+    keys = [entry.key for entry in pieces]
+    twice = contested(keys)
+    foreign = foreign_pieces(pieces, head, doubtful(keys, head)) if twice else frozenset()
+    spare = left_by_crash(pieces, foreign)
+    under_way = unacknowledged([key for key in keys if key not in foreign], head)
+    for entry in pieces:
+        number = _sequence(entry)
+        if entry.key in spare:
+            text = f"piece {number} was signed twice, and no reader uses {entry.key}: a crash lost the spool"
+            chain.findings.append(Finding("chain.spare", Severity.WARN, str(archive), text))
+        elif entry.key in foreign:
+            _note_fork(chain, archive, f"piece {number} was signed twice: no head leads to {entry.key}")
+        elif entry.key in under_way:
+            continue
+        elif (rival := chain.pieces.setdefault(number, entry)).header_sha256 != entry.header_sha256:
+            _note_fork(chain, archive, f"piece {number} was signed twice: {rival.key} and {entry.key}")
+
+
+def _note_fork(chain: _Chain, archive: ArchiveId, text: str) -> None:
+    chain.findings.append(Finding("chain.fork", Severity.FAIL, str(archive), text, _FORK_HINT))
 
 
 def _check_pieces(chain: _Chain, subject: str) -> Iterator[Finding]:

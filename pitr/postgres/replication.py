@@ -36,6 +36,9 @@ from pitr.wal.timeline import HISTORY_BYTES_MAX, TimelineId
 CONNECT_TIMEOUT_S = 20
 COMMAND_TIMEOUT_S = 30.0
 _END_TIMEOUT_S = 5.0
+# OpenSSL takes whole TLS records, of 16 KiB at most, from the socket; libpq asks it for what fits its buffer,
+# at least 8 KiB (fe-misc.c, pqReadData).  What is left over there no poll sees: two more reads take it in.
+_TLS_READS = 2
 VERSION_MIN = 150000
 # As PostgreSQL's own: no quoting is needed, so nothing can be smuggled into a command.
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
@@ -246,6 +249,11 @@ class ReplicationConnection:
         """Return the next message if all of it is here, without waiting; None if not."""
         try:
             length, message = self._pg.get_copy_data(1)
+            for _ in range(_TLS_READS if self._pg.ssl_in_use else 0):
+                if length:
+                    break
+                self._pg.consume_input()
+                length, message = self._pg.get_copy_data(1)
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause
         if length > 0:
@@ -344,8 +352,9 @@ class ReplicationConnection:
                 poll = select.poll()
                 poll.register(self._pg.socket, select.POLLIN)
                 # Waiting for room to send is rare, and as short as a command.
-                if poll.poll(min(left_s, 1.0) * 1000):
-                    self._pg.consume_input()
+                poll.poll(min(left_s, 1.0) * 1000)
+                # Also if nothing came: see _TLS_READS.
+                self._pg.consume_input()
             return self._pg.get_result()
         except psycopg.Error as cause:
             raise connection_error(str(cause)) from cause

@@ -125,17 +125,17 @@ def handed_end(
 ) -> LSN | None:
     """Return where the WAL of a file ends; None if no history says so yet.
 
-    A ``.partial`` file is as long as any other, but after the switch it holds what lay there before.
+    A ``.partial`` file is as long as any other, but after the switch it holds what lay there before.  Where
+    several timelines left this one in the segment, nobody knows which of them the file's server is on: it is
+    right up to the first switch, and the next timeline's first segment repeats what comes after.
     """
     assert name.segment is not None
     start, end = name.segment.start_offset(segment_bytes), name.segment.end(segment_bytes)
     if name.kind is not HandedKind.PARTIAL:
         return end
-    for history in histories.values():
-        for switch in history.switches:
-            if switch.timeline == name.timeline and start < switch.lsn.offset and switch.lsn <= end:
-                return switch.lsn
-    return None
+    switches = (switch for history in histories.values() for switch in history.switches)
+    ends = [one.lsn for one in switches if one.timeline == name.timeline and start < one.lsn.offset]
+    return min((lsn for lsn in ends if lsn <= end), default=None)
 
 
 def next_step(

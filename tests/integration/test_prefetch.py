@@ -149,6 +149,25 @@ def test_a_hole_is_doubt_however_often_it_is_asked_for(plan: Path, shelf: WalShe
         assert not feeding.doubts
 
 
+def test_a_mistake_of_ours_is_doubt_at_once_and_the_feeder_goes_on(plan: Path, shelf: WalShelf) -> None:
+    wrong = segment_name(FIRST + 1, 2)
+
+    def read(key: WalKey) -> bytes:
+        if key.segment == wrong:
+            raise KeyError("nobody foresaw this")
+        return shelf.read(key)
+
+    data_dir = plan.parents[1] / "data"
+    with Prefetcher(plan, read, data_dir=data_dir, user=None, patience_s=0.05) as feeding:
+        assert ask(plan, str(segment_name(FIRST, 2))) == 0
+        begun_s = time.monotonic()
+        for _ in range(5):  # more often than there are threads to lose
+            assert ask(plan, str(wrong)) == 200
+        assert time.monotonic() - begun_s < 60
+        assert "nobody foresaw this" in feeding.doubts[0]
+        assert ask(plan, str(segment_name(FIRST + 2, 2))) == 0
+
+
 def test_a_short_outage_only_delays(plan: Path, shelf: WalShelf) -> None:
     class Flaky:
         calls = 0

@@ -116,8 +116,21 @@ def content(size_bytes: int, seed: int = 0) -> bytes:
 BEGIN = RunStart(ONE, START, None, follows=False)
 
 
+def test_a_longer_piece_of_before_the_crash_does_not_cut_off_what_was_archived_since() -> None:
+    """The spool was lost, the region that had it was away, and comes back before a head is signed."""
+    host = Host(MemoryStore())
+    host.put(*host.seal(host.intake(), BEGIN, content(1000), 1000))
+    resumed = host.find()
+    (left,) = host.seal(host.intake(resumed), None, content(4000), 3000, start=START + 1000)
+    since = host.seal(host.intake(resumed), None, content(6000), 1000, start=START + 1000)
+    assert since[0].header.sequence == left.header.sequence == 2
+    host.put(left, *since)
+    found = host.find()
+    assert found.end == _end_of(since[-1].header, since[-1].header_sha256, START)
+
+
 def test_an_empty_archive_has_no_end() -> None:
-    assert Host(MemoryStore()).find() == Resumed(None, None, None, None, ())
+    assert Host(MemoryStore()).find() == Resumed(None, None, None, None, (), {})
 
 
 def test_the_end_is_that_of_the_chain_without_any_head() -> None:
@@ -215,6 +228,7 @@ def test_a_timeline_switch_joins_only_with_its_history(has_history: bool) -> Non
     found = host.find()
     assert found.end is not None
     assert (found.end.timeline, found.end.end) == (TWO, START + 4000)
+    assert found.left == ({ONE: START + 3000} if has_history else {})
     # Without its history a timeline is a stretch of its own; both begin at one LSN here.
     assert found.end.start == START
     later = host.seal(host.intake(found), RunStart(TWO, START + MIB, None, follows=False), content(10), 10)

@@ -26,7 +26,17 @@ from pitr.expire_check import (
     without_lacking,
 )
 from pitr.expire_record import used_keys
-from pitr.layout import ArchiveId, backup_lease, envelope_key, expiry_key, lease_key, manifest_key, pack_key
+from pitr.layout import (
+    ArchiveId,
+    PieceKey,
+    backup_lease,
+    envelope_key,
+    expiry_key,
+    lease_key,
+    manifest_key,
+    pack_key,
+    wal_index_key,
+)
 from pitr.pipeline.sign import Signer, sign_record
 from pitr.planner import plan_restore
 from pitr.recovery import RecoveryTarget
@@ -34,6 +44,8 @@ from pitr.region_heads import compare_heads
 from pitr.retention import what_stays
 from pitr.verified import RefusedObject
 from pitr.wal.lsn import LSN
+from pitr.wal.segment import SegmentName
+from pitr.wal.timeline import TimelineId
 from storage.regions import Region
 from storage.store import StoreRefused, StoreUnavailable
 from verifiers.base import Severity
@@ -448,6 +460,28 @@ def test_a_region_that_holds_what_cannot_be_used_is_set_aside_while_enough_are_s
     gone = [RefusedObject("manifests/none", "bad")]
     assert without_doubtful(gone, house.regions(), 2).reasons == ("manifests/none cannot be used: bad",)
     assert without_doubtful([], house.regions(), 2).reasons == ()
+
+
+def test_an_index_or_a_piece_of_nobody_in_one_region_sets_that_region_aside_and_freezes_nothing() -> None:
+    house = ExpiryHouse(HOURS)
+    segment = SegmentName.of(TimelineId(1), 21, SEG)
+    piece = PieceKey(house.archive, segment, LSN(21 * SEG), LSN(21 * SEG + 8), 900, "00000001")
+    planted = {wal_index_key(house.archive, 900, 900), str(piece)}
+    for key in planted:
+        house.stores["ap"].put(key, b"junk")
+    clean = used_keys(house.house.repository, house.archive, house.expire(WINDOW_H).plan, None)
+    house.begin_again()
+    for key in planted:
+        house.stores["ap"].put(key, b"junk")
+    result = house.survey()[1]
+    assert {one.key for one in result.refused} == planted
+    found = without_doubtful(result.refused, house.regions(), 2)
+    assert [one.region for one in found.aside] == ["ap"]
+    assert found.reasons == ()
+    done = house.expire(WINDOW_H)
+    assert used_keys(house.house.repository, house.archive, done.plan, None) == clean
+    assert done.record is not None
+    assert {one.region for one in done.outcomes if one.deleted} == {"eu", "us", "ap"}
 
 
 def test_a_region_that_does_not_answer_meanwhile_is_set_aside() -> None:

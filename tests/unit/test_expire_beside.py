@@ -9,6 +9,8 @@ import fix_archive as fix
 import pytest
 from fix_expiry import SEG, ExpiryHouse, FaultPoint, Killed
 from fix_fences import fence_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pitr.catalogue.expiry_record import ExpireRecord, GoneBelow, GoneBeside, GoneSnapshot, NumberedKind
 from pitr.datakeys import DataKeys
@@ -25,6 +27,8 @@ from pitr.layout import derived_part_key, fences_key, fences_sequence, syncs_key
 from pitr.pipeline.headed import encode_headed, split_headed
 from pitr.pipeline.seal import seal
 from pitr.pipeline.sign import payload_sha256, sign_record
+from pitr.retention_beside import FencesAt, keys_between
+from pitr.wal.lsn import LSN
 from verifiers.gone_keys import GoneKeys
 
 HOURS, WINDOW_H = 24, 8.0
@@ -214,3 +218,30 @@ def test_a_record_reads_as_it_was_written_and_one_of_before_too() -> None:
     ):
         with pytest.raises(MalformedValue):
             ExpireRecord.from_payload(wrong)
+
+
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(1, 50), st.sets(st.integers(0, 3000))
+)
+def test_the_keys_of_however_many_fences_that_stay_are_found_by_few_looks(
+    runs: list[int], first: int, bad: set[int]
+) -> None:
+    """An archiver that is hours behind seals WAL that goes with the key of fences far above it."""
+    by_place = [number for number, length in enumerate(runs) for _ in range(length)]
+    last, looks = first + len(by_place) - 1, 0
+
+    def at_or_after(sequence: int) -> FencesAt:
+        nonlocal looks
+        looks += 1
+        while sequence in bad and sequence < last:
+            sequence += 1
+        key = by_place[sequence - first].to_bytes(16, "big")
+        return FencesAt(sequence, 2, (1, LSN(sequence)), key)
+
+    found = keys_between(first, last, lambda some: map(at_or_after, some))
+    readable = {
+        by_place[number - first] for number in range(first, last + 1) if number not in bad or number == last
+    }
+    assert found == {number.to_bytes(16, "big") for number in readable}
+    assert looks <= 2 + len(runs) * 12
+    assert keys_between(5, 4, lambda some: map(at_or_after, some)) == frozenset()

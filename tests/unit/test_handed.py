@@ -178,3 +178,15 @@ def test_the_first_page_says_whose_segment_it_is() -> None:
         bytes(40),
     ):
         assert fault(bad) is not None
+
+
+def test_a_partial_segment_in_which_two_timelines_were_begun_ends_where_the_first_of_them_did() -> None:
+    """Two failovers within one segment, the second from a standby that lagged: both servers hand it over."""
+    lagged = TimelineHistory(THREE, (TimelineSwitch(ONE, at(5.25)),))
+    for end in ((TWO, 7.0), (THREE, 7.0), (ONE, 5.5)):
+        assert step(named(1, 5, ".partial"), end, TO_TWO, lagged) == Known(at(5.25))
+    # What lies after it on the way to timeline 2 comes with that timeline's first segment.
+    assert step(named(1, 5, ".partial"), (ONE, 5), TO_TWO, lagged) == Feed(
+        run(ONE, 5, None), at(5.25), is_next=True
+    )
+    assert step(named(2, 5), (ONE, 5.25), TO_TWO, lagged) == Feed(run(ONE, 5, 5.25), at(5.5))

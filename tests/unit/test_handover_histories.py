@@ -14,13 +14,15 @@ from fix_wal_archive import REPOSITORY_ID, Told, WalHouse
 from pitr.archive_flow import Flow
 from pitr.archive_gate import GateSource
 from pitr.archive_handover import Handover
+from pitr.archive_histories import Histories
 from pitr.archive_retry import Retry
 from pitr.archive_seal import Writer
 from pitr.archive_values import MIB, ArchiveEventKind, ArchiveSettings, NoJudge
+from pitr.catalogue.records import HistoryRecord
 from pitr.gate_folder import GateFolder
 from pitr.layout import history_key
 from pitr.pipeline.keys import content_key
-from pitr.wal.timeline import TimelineId
+from pitr.wal.timeline import TimelineHistory, TimelineId
 from storage.memory import MemoryStore
 from storage.regions import Region
 from storage.repair import RepairQueue
@@ -113,3 +115,30 @@ def test_the_same_history_again_is_acknowledged_and_another_is_not(site: Site) -
     (site.todo / NAME).write_bytes(HISTORY.replace(b"3", b"4"))
     site.handover.look()
     assert site.told.has(ArchiveEventKind.HANDED_DIFFERS)
+
+
+@pytest.mark.parametrize("left", ["good", "missing", "rotten"])
+def test_a_stream_goes_on_though_no_region_has_a_good_copy_of_the_history_that_it_ends_on(
+    site: Site, left: str
+) -> None:
+    """It is read once, before the first WAL: an archiver that waits for it archives nothing more."""
+    house, two = site.house, TimelineId(2)
+    if left == "good":
+        house.repository.put_history(HistoryRecord(REPOSITORY_ID, house.archive, two, HISTORY), house.signer)
+    elif left == "rotten":
+        for store in site.stores.values():
+            store.put(history_key(house.archive, two), b"rotten")
+    key = content_key(house.signer, REPOSITORY_ID)
+    retry = Retry(site.told.on_event, random=bytes, pause_s_max=0.1)
+    timer = threading.Timer(5.0, retry.give_up)
+    timer.start()
+    writer = Writer(REPOSITORY_ID, house.archive, 16 * MIB, house.signer, key, bytes)
+    histories = Histories(writer, house.repository, retry, lambda _record: None)
+    server = TimelineHistory.parse(
+        TimelineId(3), HISTORY.replace(b"3000000", b"2F00000") + b"2\t0/5000000\tx\n"
+    )
+    own = histories.own(two, server)
+    timer.cancel()
+    ours = TimelineHistory.parse(two, HISTORY)
+    assert own == (ours if left == "good" else server.up_to(two))
+    assert ours != server.up_to(two)

@@ -13,6 +13,10 @@ from fix_stores import FaultyStore
 
 from cli.wiring import own_archive
 from pitr.archive_resume import find_end
+from pitr.catalogue.records import EpochParent
+from pitr.catalogue.sqlite import Catalogue
+from pitr.catalogue_rebuild import rebuild
+from pitr.catalogue_survey import survey_archive
 from pitr.derived.snapshot_reader import list_snapshots
 from pitr.errors import NotAuthentic
 from pitr.event_reader import EventReader
@@ -28,17 +32,24 @@ from pitr.layout import (
     expiry_key,
     fences_key,
     head_key,
+    history_key,
     lease_key,
     manifest_key,
     syncs_key,
     wal_index_key,
 )
 from pitr.lease import newest_record
+from pitr.planner import plan_restore
+from pitr.quorum import Answers, WriteQuorum
+from pitr.recovery import RecoveryTarget
 from pitr.repository import Repository
+from pitr.restore_plan import StopPoint
+from pitr.restore_wal import write_wal_plan
 from pitr.verified import BAD_MAX
 from pitr.wal.lsn import LSN
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
+from pitr.wal_plan_file import read_header
 from storage.memory import MemoryStore
 from storage.regions import Region
 from storage.repair import RepairQueue
@@ -235,3 +246,33 @@ def test_a_manifest_that_is_listed_and_nowhere_to_be_had_is_told_and_hides_no_ot
     listing = site.repository.manifests(site.archive)
     assert len(listing.backups) == 1
     assert [one.key for one in listing.refused] == [key]
+
+
+@pytest.mark.parametrize("region", "abc")
+def test_a_history_of_nobody_in_one_region_stops_no_restore(site: Site, tmp_path: Path, region: str) -> None:
+    """The younger archive is asked first, for it repeats its parent's histories; junk is no answer."""
+    house, left_at = site.house, FIRST + 3 * MIB
+    content = f"1\t{left_at}\tno recovery target specified\n".encode()
+    house.history(2, content)
+    house.piece(left_at, FIRST + 4 * MIB, timeline=2)
+    younger = house.add_epoch(2, EpochParent(1, TimelineId(2), FIRST + 4 * MIB))
+    for info in list(site.stores["a"].list_objects("")):
+        for name in "bc":
+            site.stores[name].put(info.key, site.stores["a"].get(info.key))
+    catalogue = Catalogue(":memory:")
+    rebuild(site.repository, catalogue)
+    survey = survey_archive(catalogue, younger, Answers(3, WriteQuorum(3, 2)))
+    plan = plan_restore(RecoveryTarget("lsn", lsn=FIRST + (4 * MIB - 100), timeline=TimelineId(2)), survey)
+    assert [span.timeline.number for span in plan.spans][:2] == [1, 2]
+    stop = StopPoint(plan.wal_end, True, plan.wal_end, plan.wal_end)
+    site.stores[region].put(history_key(younger, TimelineId(2)), b"junk")
+    file = tmp_path / "plan"
+    write_wal_plan(file, plan, stop, site.repository, [], None)
+    (history,) = read_header(file).path.histories
+    assert history.content == content
+    # In two regions it may be a real one, and lead elsewhere.
+    for name in "abc":
+        if name != region:
+            site.stores[name].put(history_key(younger, TimelineId(2)), b"junk")
+    with pytest.raises(NotAuthentic):
+        write_wal_plan(tmp_path / "other", plan, stop, site.repository, [], None)

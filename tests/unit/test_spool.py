@@ -38,6 +38,28 @@ def test_objects_come_back_in_order_after_a_restart(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_the_names_of_the_directories_above_a_new_spool_are_synced(tmp_path: Path) -> None:
+    """A name is on disk only once the directory that holds it was synced, so each of them is opened."""
+    opening: list[Path] = []
+    is_watching = True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if is_watching and event == "open" and isinstance(arguments[0], str | Path):
+            opening.append(Path(arguments[0]))
+
+    sys.addaudithook(watch)
+    try:
+        root = tmp_path / "state" / "pitr" / "spool"
+        opened(root).close()
+        assert {tmp_path, tmp_path / "state", tmp_path / "state" / "pitr"} <= set(opening)
+        opening.clear()
+        # Whoever made it may have been killed before it was synced.
+        opened(root).close()
+        assert root.parent in opening
+    finally:
+        is_watching = False
+
+
 def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
     spool = opened(tmp_path)
     spool.remove("wal/none")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,9 +15,18 @@ from pitr.catalogue.records import HeadRecord
 from pitr.catalogue.wal_records import IndexedHeader, PieceHeader, SegmentHeader
 from pitr.layout import ArchiveId, PieceKey
 from pitr.wal.lsn import LSN
+from pitr.wal.pacing import PUTS_MAX
 from pitr.wal.segment import SegmentName
 from pitr.wal.timeline import TimelineId
-from pitr.wal_chain import contested, doubtful, foreign_pieces, is_foreign_segment, needed_numbers
+from pitr.wal_chain import (
+    contested,
+    doubtful,
+    foreign_pieces,
+    is_foreign_segment,
+    left_by_crash,
+    needed_numbers,
+    unacknowledged,
+)
 
 ARCHIVE = ArchiveId(7, 1)
 ONE = TimelineId(1)
@@ -25,7 +35,9 @@ REPOSITORY = "00112233445566778899aabbccddeeff"
 AT = datetime(2026, 11, 30, tzinfo=UTC)
 
 
-def piece(number: int, writer: int, previous: IndexedHeader | None, size: int = 100) -> IndexedHeader:
+def piece(
+    number: int, writer: int, previous: IndexedHeader | None, size: int = 100, *, at: datetime = AT
+) -> IndexedHeader:
     start = LSN(SEGMENT_BYTES + number * 1000)
     header = PieceHeader(
         repository=REPOSITORY,
@@ -38,17 +50,20 @@ def piece(number: int, writer: int, previous: IndexedHeader | None, size: int = 
         previous=None if previous is None else previous.header_sha256,
         content_hmac=bytes(32),
         key_id=bytes(16),
-        received_at=AT,
+        received_at=at,
     )
     segment = SegmentName.holding(ONE, start, SEGMENT_BYTES)
     key = PieceKey(ARCHIVE, segment, start, start + size, number, f"{writer:08x}")
     return IndexedHeader(key, hashlib.sha256(f"{writer} {number}".encode()).digest(), header)
 
 
-def chain(writer: int, first: int, last: int, before: IndexedHeader | None) -> list[IndexedHeader]:
+def chain(
+    writer: int, first: int, last: int, before: IndexedHeader | None, *, at_s: float = 0.0
+) -> list[IndexedHeader]:
     made: list[IndexedHeader] = []
     for number in range(first, last + 1):
-        made.append(piece(number, writer, made[-1] if made else before))
+        at = AT + timedelta(seconds=at_s + number - first)
+        made.append(piece(number, writer, made[-1] if made else before, at=at))
     return made
 
 
@@ -116,6 +131,12 @@ def test_of_two_that_go_on_from_one_the_longer_is_taken() -> None:
     assert foreign([*base, short, long], head_at(base[-1])) == {short}
 
 
+def test_a_longer_piece_that_nothing_goes_on_from_hides_nothing_that_came_since() -> None:
+    base = chain(0, 1, 2, None)
+    left, right = piece(3, 1, base[-1], 900), chain(2, 3, 9, base[-1])
+    assert foreign([*base, left, *right], head_at(base[-1])) == {left}
+
+
 def test_where_nothing_tells_nothing_is_left_out() -> None:
     before = piece(1, 0, None)
     right, wrong = chain(1, 2, 5, before), chain(2, 2, 3, before)
@@ -127,6 +148,43 @@ def test_one_piece_of_each_number_costs_no_look() -> None:
     keys = [entry.key for entry in chain(1, 1, 5, None)]
     assert not contested(keys)
     assert not doubtful(keys, None)
+
+
+@pytest.mark.parametrize(
+    ("count", "at_s", "is_explained"),
+    [
+        (PUTS_MAX, 100.0, True),
+        (1, 102.5, True),
+        # More than can be under way, beside those of the other writer, after them, before what they follow.
+        (PUTS_MAX + 1, 100.0, False),
+        (PUTS_MAX, 990.0, False),
+        (3, 2000.0, False),
+        (3, -5.0, False),
+    ],
+)
+def test_what_a_crash_left_that_lost_the_spool_is_no_second_writers(
+    count: int, at_s: float, is_explained: bool
+) -> None:
+    base = chain(0, 1, 3, None)
+    left = chain(2, 4, 3 + count, base[-1], at_s=at_s)
+    right = chain(1, 4, 40, base[-1], at_s=1000.0)
+    every = [*base, *left, *right]
+    assert foreign(every, head_at(right[-1])) == set(left)
+    keys = {entry.key for entry in left if isinstance(entry.key, PieceKey)}
+    assert left_by_crash(every, keys) == (keys if is_explained else set())
+    # What they follow may have expired.
+    assert left_by_crash([*left, *right], keys) == (keys if is_explained or at_s < 0 else set())
+
+
+@pytest.mark.parametrize("number", [5, 6, 3 + PUTS_MAX, 4 + PUTS_MAX])
+def test_what_was_under_way_behind_a_piece_that_never_came_is_no_second_writers(number: int) -> None:
+    base = chain(0, 1, 3, None)
+    never = chain(2, 4, number, base[-1], at_s=100.0)
+    right = chain(1, 4, 40, base[-1], at_s=1000.0)
+    every = [*base, never[-1], *right]
+    assert foreign(every, head_at(right[-1])) == {never[-1]}
+    keys = {entry.key for entry in never[-1:] if isinstance(entry.key, PieceKey)}
+    assert left_by_crash(every, keys) == (keys if number < 4 + PUTS_MAX else set())
 
 
 def test_a_whole_segment_of_foreign_pieces_is_foreign() -> None:
@@ -157,3 +215,25 @@ def test_a_whole_segment_of_foreign_pieces_is_foreign() -> None:
     # Pieces that were retired cannot be compared, and a segment is not thrown away for that.
     assert not is_foreign_segment(segment(wrong), {1: digests[1]})
     assert not is_foreign_segment(replace(segment(right), last_piece=3), digests)
+
+
+@pytest.mark.parametrize(
+    ("signed", "there", "left_out"),
+    [
+        (8, [9, 10], []),
+        (8, [9, 10, 12, 13], [12, 13]),
+        (8, [10, 24], [10, 24]),
+        # The writer went on, so it knew that piece 9 was at quorum: it is lost, and that is a hole.
+        (8, [10, 25], []),
+        # What the head has signed is no end either.
+        (8, [5, 7, 8, 9], []),
+        (None, [2, 3], []),
+    ],
+)
+def test_what_was_under_way_behind_a_piece_that_never_came_is_left_out(
+    signed: int | None, there: list[int], left_out: list[int]
+) -> None:
+    made = [piece(number, 1, piece(1, 1, None)) for number in there]
+    keys = [entry.key for entry in made if isinstance(entry.key, PieceKey)]
+    head = None if signed is None else head_at(piece(signed, 1, piece(1, 1, None)))
+    assert sorted(one.sequence for one in unacknowledged(keys, head)) == left_out
