@@ -21,14 +21,13 @@ from pitr.catalogue.records import HeadRecord, HistoryRecord
 from pitr.catalogue.sqlite import Catalogue
 from pitr.catalogue.wal_records import IndexedHeader, SegmentHeader
 from pitr.errors import MalformedValue, NotAuthentic
-from pitr.foreign_wal import foreign_wal, unexplained_wal
+from pitr.foreign_wal import foreign_wal, under_way, unexplained_wal
 from pitr.layout import ArchiveId, PieceKey, SegmentKey, parse_wal_key
 from pitr.pipeline.sign import decode_payload
 from pitr.quorum import Answers
 from pitr.repository import ListedBackup, ListedHead, Repository, named_backups_sha256
 from pitr.verified import RefusedObject
 from pitr.wal.segment import SegmentName
-from pitr.wal_chain import unacknowledged
 from storage.store import ObjectStore, StoreError
 
 # Each waits for one ranged read; more would only queue in the store's own connections.
@@ -192,7 +191,7 @@ def _gather(repository: Repository, archive: ArchiveId, answers: Answers | None)
     foreign = foreign_wal(repository, archive, every, head)
     unexplained = unexplained_wal(repository, every, foreign) if foreign else ()
     found.refused += [RefusedObject(str(key), _FOREIGN) for key in sorted(unexplained, key=str)]
-    left_out = foreign | unacknowledged([key for key in every if key not in foreign], head)
+    left_out = foreign | under_way(repository, [key for key in every if key not in foreign], head)
     for keys in listed.values():
         _gather_timeline(repository, found, [key for key in keys if key not in left_out], last_piece)
     return found

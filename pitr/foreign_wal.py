@@ -15,10 +15,19 @@ from pitr.errors import MalformedValue, NotAuthentic
 from pitr.layout import ArchiveId, PieceKey, SegmentKey
 from pitr.repository import Repository
 from pitr.wal.pacing import PUTS_MAX
-from pitr.wal_chain import doubtful, foreign_pieces, is_foreign_segment, left_by_crash, needed_numbers
+from pitr.wal_chain import (
+    doubtful,
+    foreign_pieces,
+    is_foreign_segment,
+    left_by_crash,
+    needed_numbers,
+    unacknowledged,
+)
 from storage.store import ObjectMissing
 
 _READERS: Final = 8
+# Of segments that nobody signed so many are passed over to find the newest one.
+_SEGMENTS_MAX: Final = 16
 
 
 def unexplained_wal(
@@ -66,6 +75,20 @@ def foreign_wal(
         if isinstance(entry.header, SegmentHeader) and is_foreign_segment(entry.header, digests)
     )
     return (foreign | made).intersection(keys)
+
+
+def under_way(
+    repository: Repository, keys: Sequence[PieceKey | SegmentKey], head: HeadRecord | None
+) -> frozenset[PieceKey]:
+    """Return the pieces that were never acknowledged, ``wal_chain.unacknowledged``.  Raises StoreError."""
+    if not unacknowledged(keys, head):
+        return frozenset()
+    wholes = sorted((key for key in keys if isinstance(key, SegmentKey)), key=str, reverse=True)
+    stored_to = 0
+    for entry in _headers(repository, wholes[:_SEGMENTS_MAX]):
+        if isinstance(entry.header, SegmentHeader):
+            stored_to = max(stored_to, entry.header.last_piece)
+    return unacknowledged(keys, head, stored_to=stored_to)
 
 
 def _number(entry: IndexedHeader) -> int:

@@ -41,18 +41,22 @@ def doubtful(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> 
     return twice | beyond if twice else frozenset()
 
 
-def unacknowledged(keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None) -> frozenset[PieceKey]:
+def unacknowledged(
+    keys: Iterable[PieceKey | SegmentKey], head: HeadRecord | None, *, stored_to: int = 0
+) -> frozenset[PieceKey]:
     """Return the pieces that were under way when their writer ended, and that it told nobody of.
 
     It acknowledges in order, and puts no more than PUTS_MAX at a time: what lies so near behind a number that
     nobody has, beyond the newest head, was never acknowledged.  So it is not WAL after a hole, and what comes
-    before it is the end.  Give all keys of the archive, from enough regions.
+    before it is the end.  ``stored_to`` is the last piece that a whole segment holds: one is put when all its
+    pieces are at quorum.  Give all keys of the archive, from enough regions.
     """
     if head is None:
         return frozenset()
-    pieces = [key for key in keys if isinstance(key, PieceKey) and key.sequence > head.piece_sequence]
+    told = max(head.piece_sequence, stored_to)
+    pieces = [key for key in keys if isinstance(key, PieceKey) and key.sequence > told]
     numbers = {key.sequence for key in pieces}
-    missing = head.piece_sequence + 1
+    missing = told + 1
     while missing in numbers:
         missing += 1
     if max(numbers, default=0) >= missing + PUTS_MAX:

@@ -103,7 +103,9 @@ def _settle(
     twice = contested(keys)
     foreign = foreign_pieces(pieces, head, doubtful(keys, head)) if twice else frozenset()
     spare = left_by_crash(pieces, foreign)
-    under_way = unacknowledged([key for key in keys if key not in foreign], head)
+    wholes = [one.header.last_piece for one in chain.segments if isinstance(one.header, SegmentHeader)]
+    stored_to = max(wholes, default=0)
+    under_way = unacknowledged([key for key in keys if key not in foreign], head, stored_to=stored_to)
     for entry in pieces:
         number = _sequence(entry)
         if entry.key in spare:

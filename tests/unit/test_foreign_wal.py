@@ -86,6 +86,24 @@ def test_the_end_is_restorable_though_the_host_died_with_several_puts_under_way(
     assert "chain.gap" in _failed(house)
 
 
+def test_a_whole_segment_tells_that_its_pieces_were_acknowledged_though_one_is_lost_everywhere() -> None:
+    house = RepositoryHouse(MemoryStore())
+    half = fix.SEGMENT_BYTES // 2
+    house.piece(FIRST, FIRST + half)
+    house.backup(fix.backup_of(FIRST + 40, FIRST + KIB, stopped_at=fix.at_second(5), number=1))
+    house.head()
+    lost = house.piece(FIRST + half, FIRST + 2 * half)
+    house.segment(FIRST, 1, 2)
+    house.piece(FIRST + 2 * half, FIRST + 2 * half + KIB)
+    last = house.piece(FIRST + 2 * half + KIB, FIRST + 2 * half + 2 * KIB)
+    house.store.delete(str(lost))
+    catalogue = Catalogue(":memory:")
+    rebuild(house.repository, catalogue)
+    survey = survey_archive(catalogue, house.archive, Answers(3, WriteQuorum(3, 2)))
+    assert plan_restore(RecoveryTarget("latest"), survey).wal_end == last.end
+    assert _failed(house) <= {"chain.head"}
+
+
 def _failed(house: RepositoryHouse) -> set[str]:
     findings = check_chain(house.repository, house.archive)
     return {one.id for one in findings if one.severity is Severity.FAIL}
