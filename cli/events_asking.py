@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cli.events_fences import SignedFences, beside_branches, history_of, later_branches, way_in
 from cli.reading import Source, choose_archive, open_source
 from pitr.datakeys import DataKeys
-from pitr.errors import KeyMissing, PitrError, TargetRefused
+from pitr.errors import KeyMissing, PitrError, ServerRefused, TargetRefused
 from pitr.events.classify import Lineage
 from pitr.events.fence_choice import JudgedRow, RowState, judge_last, judge_row
 from pitr.events.fence_sieve import Sieve, Sifted
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from cli.output import Output
     from cli.wiring import Reader
     from pitr.events.fence import Fence
-    from pitr.events.history import Branch
+    from pitr.events.history import Branch, OwnLine
     from pitr.recovery import RecoveryTarget
 
 Statuses = Mapping[int, XactStatus]
@@ -70,10 +71,6 @@ def of_reader(
     with RestoredServer(dsn) as server:
         database = RestoredDatabase(server)
         facts = database.facts
-        if facts.is_promoted:
-            output.warn(
-                "the server is promoted: the plan is right only if no client has worked with it since"
-            )
         cursors = {
             one.topic: database.cursor(one.cursor_sql)
             for one in choice.declarations
@@ -99,7 +96,8 @@ def of_reader(
             fences = signed.downwards(archive, lineage.timeline, lineage.end)
             sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
             _compare(server, sifted, choice)
-        yield _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
+        request = _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
+        yield replace(request, own_line=partial(_own_line, output, database, choice.declarations, cursors))
 
 
 @contextmanager
@@ -143,6 +141,32 @@ def of_moment(
         sifted = _sifted(choice, lineage, system, _knows_nothing, fences())
         moment = target.instant
     yield _request(choice, lineage, system, sifted, _knows_nothing, None, moment)
+
+
+def _own_line(
+    output: Output,
+    database: RestoredDatabase,
+    declarations: Sequence[FlowDeclaration],
+    cursors: Mapping[str, Mapping[int, int]],
+) -> OwnLine | None:
+    """Return what clients have done in the restored server by now.  Raises ServerRefused if a sink works."""
+    for one in declarations:
+        before = cursors.get(one.topic)
+        if before is None or one.cursor_sql is None:
+            continue
+        if database.cursor(one.cursor_sql) != before:
+            raise ServerRefused(
+                f"the sink of topic {one.topic} works in the restored server",
+                detail="its cursor moved while the plan was made",
+                hint="stop it until the replay is done, and make the plan again",
+            )
+    line = database.own_line()
+    if line is not None:
+        output.warn(
+            f"clients have committed {line.count} transactions in the restored server since its promotion:"
+            " where an event does not say which of the two timelines it is of, it may be unknown"
+        )
+    return line
 
 
 def _knows_nothing(_xids: Sequence[int]) -> Statuses:

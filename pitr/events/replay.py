@@ -212,7 +212,7 @@ class Replay:
         self._sink = sink
         plan = request.plan
         self._lineage = Lineage(
-            plan.branches, plan.restored.end, plan.restored.fork_xid, plan.later, plan.beside
+            plan.branches, plan.restored.end, plan.restored.fork_xid, plan.later, plan.beside, plan.own
         )
         self._bucket = TokenBucket(request.rate, ports.clock())
         self._read = 0
