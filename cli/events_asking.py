@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pitr.events.fence import Fence
     from pitr.events.history import Branch, OwnLine
     from pitr.recovery import RecoveryTarget
+    from pitr.wal_runs import WalSpan
 
 Statuses = Mapping[int, XactStatus]
 Asks = Callable[[Sequence[int]], Statuses]
@@ -92,8 +93,11 @@ def of_reader(
                     detail=f"its system identifier is {facts.system_identifier}",
                     hint="name the archive with --archive, or the right server",
                 )
-            lineage = _with_others(output, reader, source, lineage)
-            fences = signed.downwards(archive, lineage.timeline, lineage.end)
+            lineage, way = _with_others(output, reader, source, lineage)
+            if way:
+                fences = signed.on_way(way, lineage.end)
+            else:
+                fences = signed.downwards(archive, lineage.timeline, lineage.end)
             sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
             _compare(server, sifted, choice)
         request = _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
@@ -130,15 +134,7 @@ def of_moment(
         lineage = Lineage(branches, end, None, later, beside)
         _, signed = _signed(reader, source, choice)
         system = plan.archive.system_identifier
-
-        def fences() -> Iterator[Fence]:
-            # The newest writer's epoch first, each from where the way leaves it.
-            for archive in dict.fromkeys(one.archive for one in reversed(way)):
-                last = next(one for one in reversed(way) if one.archive == archive)
-                limit = end if last.end is None or last.end > end else last.end
-                yield from signed.downwards(archive, last.timeline, limit)
-
-        sifted = _sifted(choice, lineage, system, _knows_nothing, fences())
+        sifted = _sifted(choice, lineage, system, _knows_nothing, signed.on_way(way, end))
         moment = target.instant
     yield _request(choice, lineage, system, sifted, _knows_nothing, None, moment)
 
@@ -183,25 +179,29 @@ def _signed(reader: Reader, source: Source, choice: Choice) -> tuple[ArchiveId, 
     return archive, SignedFences(FenceReader(reader.repository), keys, choice.faults)
 
 
-def _with_others(output: Output, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
-    """Return the lineage with what followed the restored point or lies beside the way there.
+def _with_others(
+    output: Output, reader: Reader, source: Source, lineage: Lineage
+) -> tuple[Lineage, Sequence[WalSpan]]:
+    """Return the lineage with what followed the restored point or lies beside the way there, and the way.
 
-    As far as the archive can be surveyed; what is not known is said.
+    As far as the archive can be surveyed; what is not known is said, a way that is not is empty.
     """
     from cli.planning import look
 
+    way: Sequence[WalSpan] = ()
+    beside: tuple[Branch, ...] = ()
     try:
         survey: ArchiveSurvey = look(reader, source, output).survey
     except PitrError as wrong:
         output.warn(f"what followed the restored point is not known: {wrong}")
-        return lineage
+        return lineage, way
     later = later_branches(survey, lineage.branches, lineage.end)
-    beside: tuple[Branch, ...] = ()
     try:
+        way = [one for one in way_in(survey, lineage.timeline) if one.start < lineage.end]
         beside = beside_branches(survey, lineage.timeline, later)
     except PitrError as wrong:
         output.warn(f"which timelines lie beside the restored one is not known: {wrong}")
-    return replace(lineage, later=later, beside=beside)
+    return replace(lineage, later=later, beside=beside), way
 
 
 def _sifted(choice: Choice, lineage: Lineage, system: int, ask: Asks, fences: Iterable[Fence]) -> Sifted:
