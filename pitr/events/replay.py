@@ -35,6 +35,7 @@ from pitr.events.quarantine import KEYS_STOPPED_MAX
 from pitr.events.refusals import PlanRefused
 from pitr.events.replay_apply import Applier, Sink
 from pitr.events.replay_batch import Batch, Judge
+from pitr.events.starts import StartReason
 from pitr.events.upcast import Change
 from pitr.postgres.applied_events import ReplaySession
 from pitr.postgres.held_events import stopped_keys
@@ -171,6 +172,15 @@ def check_place(plan: ReplayPlan, left_at: LSN | None) -> None:
         detail=f"the plan's ends at {restored.end} of timeline {restored.timeline}; of this server {there}",
         hint="name the server that the plan was made for, or make a plan for this one",
     )
+
+
+def moved_cursors(topic: TopicPlan, cursors: Mapping[int, int]) -> list[int]:
+    """Return partitions whose sink took events since the plan was made: they would be applied once more."""
+    return [
+        one.partition
+        for one in topic.partitions
+        if one.reason is StartReason.CURSOR and not one.gaps and cursors.get(one.partition, 0) > one.start
+    ]
 
 
 def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
