@@ -289,7 +289,7 @@ def test_what_a_promoted_server_published_is_not_replayed_into_it_and_sinks_that
     replay = ("events", "replay", "--plan", out, "--plan-hash", plan.hash, "--handlers", handlers)
     replay = (*replay, "--restored", standby.dsn)
     standby.execute("UPDATE stands SET next_offset = 3")
-    told = pitr(*replay, exit_code=1)
+    told = pitr(*replay, exit_code=2)
     assert f"the sink of topic {read} has gone on since the plan was made" in told
     assert not {2002, 2003} & row_ids(standby)
     standby.execute("UPDATE stands SET next_offset = 2")
