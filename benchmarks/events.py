@@ -35,11 +35,14 @@ def run_all(work: Path, quick: bool) -> list[Row]:
         node.start()
         with bench_cluster(work, major=_MAJOR, settings={}) as cluster:
             rows = fence(node, cluster.dsn, 20 if quick else 200)
+        folder = work / "from-broker"
+        folder.mkdir(mode=0o755)
+        read = events_replay.from_broker(folder, node, quick)
     finally:
         node.crash()
     folder = work / "replay"
     folder.mkdir(mode=0o755)
-    return rows + events_replay.run_all(folder, quick) + events_mirror.run_all(folder, quick)
+    return rows + events_replay.run_all(folder, quick) + read + events_mirror.run_all(folder, quick)
 
 
 def fence(node: KafkaNode, dsn: str, count: int) -> list[Row]:

@@ -1,8 +1,8 @@
 """Events into PostgreSQL: how many a second one core applies, and how many it finds applied before.
 
 The figure is events per CPU second of both together, this process and the server: they take turns, so it is
-what one core does alone.  Records come from memory; reading them from a broker costs 14 µs of CPU each beside
-it (a consumer of confluent-kafka with headers).
+what one core does alone.  ``run_all`` takes records from memory, ``from_broker`` the same ones from a real
+broker, whose own CPU does not count: it is another machine's.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from pathlib import Path
 
 from benchmarks.cluster import BenchCluster, bench_cluster
 from benchmarks.harness import Row, ServerCpu
+from benchmarks.kafka_node import KafkaNode
 from cli.memory import settle_memory
-from pitr.events.broker import EventRecord, GroupState, TopicFacts
+from pitr.events.broker import Broker, EventRecord, GroupState, TopicFacts
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.handlers import Handler, Handlers, SinkKind
 from pitr.events.history import FIRST_LSN, Branch
+from pitr.events.kafka import KafkaBroker
+from pitr.events.kafka_link import KafkaSettings
 from pitr.events.partition import TopicPartition
 from pitr.events.phantoms import PhantomList
 from pitr.events.plan import PartitionPlan, ReplayPlan, RestoredPoint, Tally, TopicPlan
@@ -108,8 +111,9 @@ def run_all(work: Path, quick: bool) -> list[Row]:
     with bench_cluster(work, settings={"autovacuum": "on", "max_wal_size": "2GB"}) as cluster:
         cluster.execute(_TABLES)
         # Another end is another plan, and so another replay of the same events.
-        applied = _replay(cluster, log, count, 0)
-        found = _replay(cluster, log, count, 1)
+        ends = {at: len(records) for at, records in log.logs.items()}
+        applied = _replay(cluster, log, _plan_of(ends), count)
+        found = _replay(cluster, log, _plan_of({at: end + 1 for at, end in ends.items()}), count)
         assert (applied.applied, found.duplicates) == (count, count)
         return [
             _row("events: replay, applied", applied, _APPLIED_GOAL),
@@ -127,6 +131,52 @@ def run_all(work: Path, quick: bool) -> list[Row]:
         ]
 
 
+def from_broker(work: Path, node: KafkaNode, quick: bool) -> list[Row]:
+    """Return the rows of replays that read from a broker: fetching, decoding and the consumer are in them."""
+    log = _make_log(60_000 if quick else 200_000)
+    records = [one for partition in log.logs.values() for one in partition]
+    _produce(node, records)
+    ends = {at: len(partition) for at, partition in log.logs.items()}
+    count = len(records)
+    del log, records
+    settle_memory()
+    broker = KafkaBroker(KafkaSettings(node.bootstrap))
+    try:
+        with bench_cluster(work, settings={"autovacuum": "on", "max_wal_size": "2GB"}) as cluster:
+            cluster.execute(_TABLES)
+            applied = _replay(cluster, broker, _plan_of(ends), count)
+            # Another end is another plan: one record less is read.
+            last = max(ends)
+            found = _replay(cluster, broker, _plan_of({**ends, last: ends[last] - 1}), count - 1)
+    finally:
+        broker.close()
+    assert (applied.applied, found.duplicates) == (count, count - 1)
+    return [
+        _row("events: replay from a broker, applied", applied, _APPLIED_GOAL),
+        _row("events: replay from a broker, found applied", found, _DUPLICATES_GOAL),
+    ]
+
+
+def _produce(node: KafkaNode, records: Sequence[EventRecord]) -> None:
+    """Put the records into a topic of their own, each where and in the order in which it was made."""
+    partitions = 1 + max(one.at.partition for one in records)
+    # The log's times are what they are, whenever this runs.
+    forever = {"retention_ms": "-1", "message_timestamp_after_max_ms": str((1 << 63) - 1)}
+    node.create_topic("accounts", partitions, **forever)
+    producer = node.producer(**{"enable.idempotence": True, "queue.buffering.max.messages": 1_000_000})
+    for one in records:
+        producer.produce(
+            "accounts",
+            one.value,
+            key=one.key,
+            partition=one.at.partition,
+            timestamp=one.timestamp_ms,
+            headers=list(one.headers),
+        )
+    left = producer.flush(600)
+    assert left == 0, f"{left} records were not produced"
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     count: int
@@ -142,16 +192,16 @@ def _row(name: str, run: _Run, goal: float) -> Row:
     return Row(name, "/CPU-s", round(rate), "(none)", None, None, f">= {goal:g} /CPU-s", rate >= goal)
 
 
-def _replay(cluster: BenchCluster, log: _Log, count: int, past_end: int) -> _Run:
+def _replay(cluster: BenchCluster, broker: Broker, plan: ReplayPlan, count: int) -> _Run:
     handlers = Handlers(
         SinkKind.SQL,
         (Handler("opened", 1, (_OPENED,), takes_many=True), Handler("moved", 1, (_MOVED,), takes_many=True)),
     )
-    request = ReplayRequest(_plan(log, past_end), handlers)
+    request = ReplayRequest(plan, handlers)
     server = ServerCpu(cluster.postmaster_pid)
     own, begun = time.process_time(), time.monotonic()
     with ReplaySession(cluster.dsn) as session:
-        ports = Ports(log, statuses_of(session), time.monotonic, time.sleep)
+        ports = Ports(broker, statuses_of(session), time.monotonic, time.sleep)
         result = Replay(request, ports, session, SqlSink(session)).run()
     own_s, wall_s = time.process_time() - own, time.monotonic() - begun
     # The session's process has ended, but the postmaster may not have said so yet.
@@ -196,19 +246,10 @@ def _make_log(count: int) -> _Log:
     return _Log(logs)
 
 
-def _plan(log: _Log, past_end: int) -> ReplayPlan:
+def _plan_of(ends: Mapping[TopicPartition, int]) -> ReplayPlan:
     partitions = tuple(
-        PartitionPlan(
-            at.partition,
-            0,
-            len(records) + past_end,
-            StartReason.FENCE,
-            False,
-            None,
-            None,
-            Tally(len(records), to_apply=len(records)),
-        )
-        for at, records in log.logs.items()
+        PartitionPlan(at.partition, 0, end, StartReason.FENCE, False, None, None, Tally(end, to_apply=end))
+        for at, end in ends.items()
     )
     return ReplayPlan(
         "bench",

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cli.events_fences import SignedFences, beside_branches, history_of, later_branches, way_in
 from cli.reading import Source, choose_archive, open_source
 from pitr.datakeys import DataKeys
-from pitr.errors import KeyMissing, PitrError, TargetRefused
+from pitr.errors import KeyMissing, PitrError, ServerRefused, TargetRefused
 from pitr.events.classify import Lineage
 from pitr.events.fence_choice import JudgedRow, RowState, judge_last, judge_row
 from pitr.events.fence_sieve import Sieve, Sifted
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from cli.output import Output
     from cli.wiring import Reader
     from pitr.events.fence import Fence
-    from pitr.events.history import Branch
+    from pitr.events.history import Branch, OwnLine
     from pitr.recovery import RecoveryTarget
+    from pitr.wal_runs import WalSpan
 
 Statuses = Mapping[int, XactStatus]
 Asks = Callable[[Sequence[int]], Statuses]
@@ -70,10 +72,6 @@ def of_reader(
     with RestoredServer(dsn) as server:
         database = RestoredDatabase(server)
         facts = database.facts
-        if facts.is_promoted:
-            output.warn(
-                "the server is promoted: the plan is right only if no client has worked with it since"
-            )
         cursors = {
             one.topic: database.cursor(one.cursor_sql)
             for one in choice.declarations
@@ -95,11 +93,15 @@ def of_reader(
                     detail=f"its system identifier is {facts.system_identifier}",
                     hint="name the archive with --archive, or the right server",
                 )
-            lineage = _with_others(output, reader, source, lineage)
-            fences = signed.downwards(archive, lineage.timeline, lineage.end)
+            lineage, way = _with_others(output, reader, source, lineage)
+            if way:
+                fences = signed.on_way(way, lineage.end)
+            else:
+                fences = signed.downwards(archive, lineage.timeline, lineage.end)
             sifted = _sifted(choice, lineage, facts.system_identifier, database.statuses, fences)
             _compare(server, sifted, choice)
-        yield _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
+        request = _request(choice, lineage, facts.system_identifier, sifted, database.statuses, cursors, None)
+        yield replace(request, own_line=partial(_own_line, output, database, choice.declarations, cursors))
 
 
 @contextmanager
@@ -132,17 +134,35 @@ def of_moment(
         lineage = Lineage(branches, end, None, later, beside)
         _, signed = _signed(reader, source, choice)
         system = plan.archive.system_identifier
-
-        def fences() -> Iterator[Fence]:
-            # The newest writer's epoch first, each from where the way leaves it.
-            for archive in dict.fromkeys(one.archive for one in reversed(way)):
-                last = next(one for one in reversed(way) if one.archive == archive)
-                limit = end if last.end is None or last.end > end else last.end
-                yield from signed.downwards(archive, last.timeline, limit)
-
-        sifted = _sifted(choice, lineage, system, _knows_nothing, fences())
+        sifted = _sifted(choice, lineage, system, _knows_nothing, signed.on_way(way, end))
         moment = target.instant
     yield _request(choice, lineage, system, sifted, _knows_nothing, None, moment)
+
+
+def _own_line(
+    output: Output,
+    database: RestoredDatabase,
+    declarations: Sequence[FlowDeclaration],
+    cursors: Mapping[str, Mapping[int, int]],
+) -> OwnLine | None:
+    """Return what clients have done in the restored server by now.  Raises ServerRefused if a sink works."""
+    for one in declarations:
+        before = cursors.get(one.topic)
+        if before is None or one.cursor_sql is None:
+            continue
+        if database.cursor(one.cursor_sql) != before:
+            raise ServerRefused(
+                f"the sink of topic {one.topic} works in the restored server",
+                detail="its cursor moved while the plan was made",
+                hint="stop it until the replay is done, and make the plan again",
+            )
+    line = database.own_line()
+    if line is not None:
+        output.warn(
+            f"clients have committed {line.count} transactions in the restored server since its promotion:"
+            " where an event does not say which of the two timelines it is of, it may be unknown"
+        )
+    return line
 
 
 def _knows_nothing(_xids: Sequence[int]) -> Statuses:
@@ -159,25 +179,29 @@ def _signed(reader: Reader, source: Source, choice: Choice) -> tuple[ArchiveId, 
     return archive, SignedFences(FenceReader(reader.repository), keys, choice.faults)
 
 
-def _with_others(output: Output, reader: Reader, source: Source, lineage: Lineage) -> Lineage:
-    """Return the lineage with what followed the restored point or lies beside the way there.
+def _with_others(
+    output: Output, reader: Reader, source: Source, lineage: Lineage
+) -> tuple[Lineage, Sequence[WalSpan]]:
+    """Return the lineage with what followed the restored point or lies beside the way there, and the way.
 
-    As far as the archive can be surveyed; what is not known is said.
+    As far as the archive can be surveyed; what is not known is said, a way that is not is empty.
     """
     from cli.planning import look
 
+    way: Sequence[WalSpan] = ()
+    beside: tuple[Branch, ...] = ()
     try:
         survey: ArchiveSurvey = look(reader, source, output).survey
     except PitrError as wrong:
         output.warn(f"what followed the restored point is not known: {wrong}")
-        return lineage
+        return lineage, way
     later = later_branches(survey, lineage.branches, lineage.end)
-    beside: tuple[Branch, ...] = ()
     try:
+        way = [one for one in way_in(survey, lineage.timeline) if one.start < lineage.end]
         beside = beside_branches(survey, lineage.timeline, later)
     except PitrError as wrong:
         output.warn(f"which timelines lie beside the restored one is not known: {wrong}")
-    return replace(lineage, later=later, beside=beside)
+    return replace(lineage, later=later, beside=beside), way
 
 
 def _sifted(choice: Choice, lineage: Lineage, system: int, ask: Asks, fences: Iterable[Fence]) -> Sifted:

@@ -61,6 +61,24 @@ class SignedFences:
                 continue
             yield from reversed(found)
 
+    def on_way(self, way: Sequence[WalSpan], end: LSN) -> Iterator[Fence]:
+        """Yield the fences of a way that stops at ``end``, the newest writer's first, each's newest first.
+
+        Of a writer that the way has left only those that lie on it: what it wrote later, or on a timeline
+        of another's number, is no part of it.  Of the last one also what follows the end.  Raises as
+        ``downwards``.
+        """
+        last = way[-1].archive
+        for archive in dict.fromkeys(one.archive for one in reversed(way)):
+            spans = [one for one in way if one.archive == archive]
+            limit = end if archive == last else spans[-1].end or end
+            for fence in self.downwards(archive, spans[-1].timeline, limit):
+                mark = fence.mark
+                if archive == last or any(
+                    one.timeline == mark.timeline and (one.end is None or mark.lsn < one.end) for one in spans
+                ):
+                    yield fence
+
     def _note(self, text: str) -> None:
         if text not in self.faults:
             self.faults.append(text)

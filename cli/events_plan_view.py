@@ -130,6 +130,10 @@ def summary(plan: ReplayPlan, mirror: MirrorPlan | None = None) -> list[str]:
         f"{tally.records} events to read: {counts}",
         f"{plan.phantoms.count} were published by transactions that are not in the database",
     ]
+    if plan.own is not None:
+        lines.append(
+            f"clients have committed {plan.own.count} transactions in the server since its promotion"
+        )
     grown = [
         topic.topic
         for topic in plan.topics

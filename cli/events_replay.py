@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cli.events_cluster import EventsCluster
     from cli.events_sink import LoadedHandlers
     from pitr.events.partition import TopicPartition
+    from pitr.events.plan import ReplayPlan
     from pitr.events.replay import ReplayProgress, ReplayRequest, ReplayResult
     from pitr.postgres.row_diff import TableDiff
 
@@ -140,6 +141,10 @@ def run_replay(
     ):
         check_plan(request.plan, plan_hash, session, cluster.broker)
         check_place(request.plan, left_at(restored, request.plan.restored.timeline))
+        has_begun = session.is_prepared() and session.cursors(request.replay_id)
+        # Over a mirror offsets are others; and once it has begun, handlers may move cursors.
+        if cluster.names is None and not has_begun:
+            _check_sinks(app, request.plan, restored)
 
         def tell(progress: ReplayProgress) -> None:
             report.update(f"replay {progress.topic}", progress.read, progress.total)
@@ -149,6 +154,31 @@ def run_replay(
             result = Replay(request, ports, session, sink).run()
     app.output.note(f"{result.total('read'):,} events read in {time.monotonic() - begun:.1f} s")
     return result
+
+
+def _check_sinks(app: App, plan: ReplayPlan, restored: str) -> None:
+    """Refuse if a sink that keeps its cursor took events since the plan was made.  Raises PlanRefused."""
+    from cli.events_sink import events_settings_of
+    from pitr.events.refusals import PlanRefused
+    from pitr.events.replay import moved_cursors
+    from pitr.postgres.restored_history import RestoredServer
+
+    flows = events_settings_of(app).flows
+    asked = [
+        (topic, declared.cursor_sql)
+        for topic in plan.topics
+        if (declared := flows.get(topic.topic)) is not None and declared.cursor_sql is not None
+    ]
+    if not asked:
+        return
+    with RestoredServer(restored) as server:
+        for topic, statement in asked:
+            if moved := moved_cursors(topic, server.cursor(statement)):
+                raise PlanRefused(
+                    f"the sink of topic {topic.topic} has gone on since the plan was made",
+                    detail=f"its cursor lies beyond the plan's start in partition {moved[0]}",
+                    hint="stop it until the replay is done, and make a new plan",
+                )
 
 
 def read_partition(text: str) -> TopicPartition:

@@ -126,7 +126,8 @@ class MirrorPair:
             "offset.flush.interval.ms": "2000",
             "offset-syncs.topic.location": "target",
             "offset.lag.max": "100",
-            "consumer.isolation.level": "read_committed",
+            # Without the flow before it MirrorMaker takes no notice.
+            f"{forth}.consumer.isolation.level": "read_committed",
             # A scan of every class takes most of a minute.
             "plugin.discovery": "service_load",
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pitr.events.broker import EventRecord, GroupState, OffsetGone, TopicFacts
@@ -45,7 +45,7 @@ class PlayedTarget:
 
     def add_record(self, record: EventRecord) -> int:
         log = self.logs[record.at]
-        log.records[log.end] = replace(record, offset=log.end)
+        log.records[log.end] = record._replace(offset=log.end)
         log.end += 1
         return log.end - 1
 

@@ -80,7 +80,7 @@ def classes_of(
     with RestoredServer(server.dsn) as session:
         database = RestoredDatabase(session)
         branches = narrow(tuple(database.branches), marks)
-        lineage = Lineage(branches, database.end, database.fork_xid)
+        lineage = Lineage(branches, database.end, database.fork_xid, own=database.own_line())
         asked = xids_to_ask([one.facts for one in written], lineage)
         statuses = database.statuses(asked)
         return {one.id: classify(one.facts, lineage, statuses) for one in written}

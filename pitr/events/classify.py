@@ -25,7 +25,7 @@ from pitr.events.broker import EventRecord
 from pitr.events.debezium import read_facts
 from pitr.events.event_facts import EventFacts
 from pitr.events.flows import Flow, FlowDeclaration
-from pitr.events.history import Branch, XactStatus
+from pitr.events.history import Branch, OwnLine, XactStatus
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 from pitr.wal.xids import nearest_xid
@@ -47,7 +47,8 @@ class Lineage:
 
     ``branches`` go from the first timeline to the restored one, ``later`` on from there to the last that is
     known.  ``beside`` are the others, which left this way somewhere and used its numbers again; one may have
-    the number of a timeline on the way, if another writer began it.
+    the number of a timeline on the way, if another writer began it.  ``own`` is what clients have committed
+    in the restored server itself, None if it was not promoted, or nobody has worked with it.
 
     ``end`` is where recovery stopped, ``fork_xid`` the first transaction id that is not in the database; None
     if no restored database was asked, and then LSNs alone decide.
@@ -58,6 +59,7 @@ class Lineage:
     fork_xid: int | None
     later: tuple[Branch, ...] = ()
     beside: tuple[Branch, ...] = ()
+    own: OwnLine | None = None
 
     @cached_property
     def way(self) -> tuple[Branch, ...]:
@@ -127,8 +129,14 @@ def classify(facts: EventFacts, lineage: Lineage, statuses: Mapping[int, XactSta
         for branch in lineage.beside
         if facts.timeline in (None, branch.timeline) and _may_be_of(facts, xid, branch)
     }
+    is_own = _may_be_own(facts, xid, lineage)
+    if is_own:
+        verdicts.add(EventClass.IN_DATABASE)
     if facts.timeline is not None:
-        verdicts.add(_on_timeline(facts, xid, facts.timeline, lineage, statuses))
+        # Who names the server's own timeline and one of its transactions means it, unless there is another
+        # timeline of that number.
+        if not is_own or xid is None or facts.timeline.number in lineage.places:
+            verdicts.add(_on_timeline(facts, xid, facts.timeline, lineage, statuses))
     else:
         verdicts |= {
             _on_timeline(facts, xid, branch.timeline, lineage, statuses)
@@ -136,6 +144,16 @@ def classify(facts: EventFacts, lineage: Lineage, statuses: Mapping[int, XactSta
             if _may_be_of(facts, xid, branch)
         }
     return verdicts.pop() if len(verdicts) == 1 else EventClass.UNKNOWN
+
+
+def _may_be_own(facts: EventFacts, xid: int | None, lineage: Lineage) -> bool:
+    """Tell whether it can be a transaction that was committed in the restored server since its promotion."""
+    own = lineage.own
+    if own is None or facts.timeline not in (None, own.timeline):
+        return False
+    if xid is not None and not own.has(xid):
+        return False
+    return all(at is None or lineage.end <= at < own.until for at in (facts.lsn, facts.commit_lsn))
 
 
 def _may_be_of(facts: EventFacts, xid: int | None, branch: Branch) -> bool:

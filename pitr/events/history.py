@@ -6,7 +6,8 @@ the new primary hands out the same numbers again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -59,6 +60,38 @@ class Branch:
     def own_from(self) -> int | None:
         """Return the id from which on transactions are surely this timeline's own; None: unknown."""
         return self.fork_xid if self.fork_xid_max is None else self.fork_xid_max
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLine:
+    """What clients have committed on the timeline that the restored server itself has begun, up to ``until``.
+
+    ``xids`` are their transactions, as ranges from a first to a last one, in order; there is one at least.
+    """
+
+    timeline: TimelineId
+    until: LSN
+    xids: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, timeline: TimelineId, until: LSN, xids: Iterable[int]) -> OwnLine | None:
+        """Return it of single transactions; None if there are none."""
+        ranges: list[tuple[int, int]] = []
+        for xid in sorted(xids):
+            if ranges and ranges[-1][1] == xid - 1:
+                ranges[-1] = ranges[-1][0], xid
+            else:
+                ranges.append((xid, xid))
+        return cls(timeline, until, tuple(ranges)) if ranges else None
+
+    @property
+    def count(self) -> int:
+        return sum(last - first + 1 for first, last in self.xids)
+
+    def has(self, xid: int) -> bool:
+        """Tell whether a transaction of this number is one of them."""
+        at = bisect_right(self.xids, (xid, XID_MAX)) - 1
+        return at >= 0 and xid <= self.xids[at][1]
 
 
 FIRST_LSN = LSN(1)

@@ -61,7 +61,7 @@ class MirrorBroker:
     def read(self, at: TopicPartition, start: int, end: int) -> Iterator[EventRecord]:
         try:
             for record in self._target.read(self._names.remote_partition(at), start, end):
-                yield replace(record, at=at)
+                yield record._replace(at=at)
         except OffsetGone as gone:
             raise OffsetGone(at, gone.start, gone.log_start) from gone
 

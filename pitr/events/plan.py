@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.gaps import Gap
-from pitr.events.history import Branch
+from pitr.events.history import Branch, OwnLine
 from pitr.events.phantoms import PhantomList
 from pitr.events.starts import StartReason
 from pitr.pipeline.sign import encode_payload
@@ -118,6 +118,8 @@ class ReplayPlan:
     groups: tuple[GroupPlan, ...]
     phantoms: PhantomList
     lost: PhantomList
+    own: OwnLine | None = None
+    """What clients had committed in the restored server itself by then; None for nothing."""
 
     @property
     def tally(self) -> Tally:
@@ -146,6 +148,7 @@ def plan_fields(plan: ReplayPlan) -> dict[str, object]:
         "branches": _branches(plan.branches),
         "later": _branches(plan.later),
         "beside": _branches(plan.beside),
+        **_own(plan.own),
         "topics": [_topic(topic) for topic in plan.topics],
         "groups": [
             {
@@ -172,6 +175,17 @@ def _branches(branches: Sequence[Branch]) -> list[dict[str, object]]:
         }
         for one in branches
     ]
+
+
+def _own(line: OwnLine | None) -> dict[str, object]:
+    if line is None:
+        return {}
+    fields = {
+        "timeline": line.timeline.number,
+        "until_lsn": str(line.until),
+        "xids": [{"first": first, "last": last} for first, last in line.xids],
+    }
+    return {"own": fields}
 
 
 def _topic(topic: TopicPlan) -> dict[str, object]:

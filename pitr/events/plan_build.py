@@ -6,7 +6,7 @@ Nothing is changed anywhere.  Memory is bounded: records are counted as they pas
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from pitr.events.broker import Broker, EventRecord, OffsetGone, TopicFacts
@@ -14,7 +14,7 @@ from pitr.events.chunks import chunks
 from pitr.events.classify import Classifier, EventClass, Lineage, OffsetBounds
 from pitr.events.flows import Flow, FlowDeclaration
 from pitr.events.gaps import Gap, GapKind, Placed, place
-from pitr.events.history import XactStatus
+from pitr.events.history import OwnLine, XactStatus
 from pitr.events.partition import TopicPartition
 from pitr.events.phantoms import PhantomCounter, all_phantoms, lost_events
 from pitr.events.plan import GroupPlan, PartitionPlan, ReplayPlan, RestoredPoint, Tally, TopicPlan
@@ -44,6 +44,9 @@ class PlanRequest:
     offset of sinks that keep one, None if no database was asked; ``unbound`` is as in ``starts.Known``.
     ``moment``: a time not after the end.  ``wait`` is called while open transactions of Kafka hide records:
     it waits a little, and returns False once that was long enough; None: what they hide is not looked for.
+    ``own_line`` returns what clients have committed in the restored server since its promotion, and refuses
+    where a sink works in it: it is called once, when the ends are known, and what was published before them
+    was committed before.
     """
 
     declarations: Sequence[FlowDeclaration]
@@ -56,6 +59,7 @@ class PlanRequest:
     look_back: timedelta = LOOK_BACK
     unbound: frozenset[TopicPartition] = frozenset()
     wait: Callable[[], bool] | None = None
+    own_line: Callable[[], OwnLine | None] = lambda: None
 
     def known(self, topic: str) -> Known:
         cursors = None if self.cursors is None else self.cursors.get(topic, {})
@@ -78,7 +82,7 @@ def build_plan(
 ) -> ReplayPlan:
     """Return the plan.  ``told`` hears how many records of a partition were read.
 
-    Raises BrokerUnavailable, BrokerRefused, and what ``request.ask`` raises.
+    Raises BrokerUnavailable, BrokerRefused, and what ``request.ask`` and ``request.own_line`` raise.
     """
     cluster_id = broker.cluster_id()
     # In the order in which they are declared: a replay keeps it, and what others refer to is named first.
@@ -90,6 +94,7 @@ def build_plan(
     ]
     # Ends first: what is appended or deleted meanwhile makes the part to read smaller, never a false gap.
     ends, hidden = _ends(request, broker, there)
+    request = replace(request, lineage=replace(request.lineage, own=request.own_line()))
     begins = broker.begins(there)
     seen = _Seen()
     topics = []
@@ -111,6 +116,7 @@ def build_plan(
         _groups(topics, declared, broker),
         seen.phantoms.found(),
         seen.lost.found(),
+        request.lineage.own,
     )
 
 

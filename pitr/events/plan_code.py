@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from pitr.catalogue.fields import Fields
 from pitr.errors import MalformedValue
 from pitr.events.flows import EventFormat, Flow
 from pitr.events.gaps import Gap, GapKind
-from pitr.events.history import Branch
+from pitr.events.history import Branch, OwnLine
 from pitr.events.partition import OFFSET_MAX, TopicPartition, check_topic
 from pitr.events.phantoms import LISTED_MAX, Phantom, PhantomList
 from pitr.events.plan import (
@@ -32,6 +33,8 @@ _TOPICS_MAX = 10_000
 _PARTITIONS_MAX = 100_000
 _GAPS_MAX = 10
 _TIMELINES_MAX = 10_000
+# More than 64 MiB of WAL can hold.
+_RANGES_MAX = 2_000_000
 _XID_MAX = (1 << 63) - 1
 
 
@@ -78,6 +81,7 @@ def _plan(fields: Fields) -> ReplayPlan:
         tuple(_group(one) for one in fields.objects("groups", count_max=_TOPICS_MAX)),
         _phantoms(fields.inner("phantoms")),
         _phantoms(fields.inner("lost")),
+        _own(fields.inner("own")) if fields.holds("own") else None,
     )
 
 
@@ -94,6 +98,18 @@ def _branches(fields: Fields, name: str) -> Iterator[Branch]:
         yield Branch(
             _timeline(one), one.lsn("fork_lsn"), _whole(one, "fork_xid"), _whole(one, "fork_xid_max")
         )
+
+
+def _own(fields: Fields) -> OwnLine:
+    xids = tuple(
+        (one.integer("first", most=_XID_MAX), one.integer("last", most=_XID_MAX))
+        for one in fields.objects("xids", count_max=_RANGES_MAX)
+    )
+    flat = [xid for one in xids for xid in one]
+    is_ordered = flat == sorted(flat) and all(last < first for (_, last), (first, _) in pairwise(xids))
+    if not xids or not is_ordered:
+        raise MalformedValue("plan: no transactions in order")
+    return OwnLine(_timeline(fields), fields.lsn("until_lsn"), xids)
 
 
 def _topic(fields: Fields) -> TopicPlan:

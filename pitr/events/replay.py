@@ -35,6 +35,7 @@ from pitr.events.quarantine import KEYS_STOPPED_MAX
 from pitr.events.refusals import PlanRefused
 from pitr.events.replay_apply import Applier, Sink
 from pitr.events.replay_batch import Batch, Judge
+from pitr.events.starts import StartReason
 from pitr.events.upcast import Change
 from pitr.postgres.applied_events import ReplaySession
 from pitr.postgres.held_events import stopped_keys
@@ -173,6 +174,15 @@ def check_place(plan: ReplayPlan, left_at: LSN | None) -> None:
     )
 
 
+def moved_cursors(topic: TopicPlan, cursors: Mapping[int, int]) -> list[int]:
+    """Return partitions whose sink took events since the plan was made: they would be applied once more."""
+    return [
+        one.partition
+        for one in topic.partitions
+        if one.reason is StartReason.CURSOR and not one.gaps and cursors.get(one.partition, 0) > one.start
+    ]
+
+
 def check_gaps(plan: ReplayPlan, accepted: frozenset[TopicPartition]) -> None:
     """Refuse gaps that nobody accepted by name.  Raises GapsFound with all of them."""
     missing = [
@@ -212,7 +222,7 @@ class Replay:
         self._sink = sink
         plan = request.plan
         self._lineage = Lineage(
-            plan.branches, plan.restored.end, plan.restored.fork_xid, plan.later, plan.beside
+            plan.branches, plan.restored.end, plan.restored.fork_xid, plan.later, plan.beside, plan.own
         )
         self._bucket = TokenBucket(request.rate, ports.clock())
         self._read = 0

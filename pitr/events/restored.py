@@ -9,7 +9,7 @@ from pitr.errors import MalformedValue
 from pitr.events.fence import Fence
 from pitr.events.fence_code import decode_fence
 from pitr.events.forks import branches_of
-from pitr.events.history import Branch, XactStatus, status_of
+from pitr.events.history import Branch, OwnLine, XactStatus, status_of
 from pitr.postgres.restored_history import RestoredFacts, RestoredServer
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -52,6 +52,14 @@ class RestoredDatabase:
             for xid, text in self._server.statuses(xids[at : at + _ASKED_MAX]).items():
                 found[xid] = status_of(text, is_promoted=self.facts.is_promoted)
         return found
+
+    def own_line(self) -> OwnLine | None:
+        """Return what clients have committed in it until now, since it was promoted; None for nothing.
+
+        Raises ServerRefused, ServerUnavailable, MalformedValue.
+        """
+        since = self._server.since_promotion()
+        return None if since is None else OwnLine.of(since.timeline, since.until, since.xids)
 
     def cursor(self, statement: str) -> Mapping[int, int]:
         """Return a sink's next offsets.  Raises ServerRefused, MalformedValue."""

@@ -284,6 +284,9 @@ def out_from(declaration: FlowDeclaration, now: PartitionNow, known: Known) -> i
     if declaration.flow is Flow.SINK_CURSOR:
         is_bound = known.cursors is not None and now.number not in known.unbound
         return known.cursors.get(now.number) if is_bound and known.cursors is not None else None
+    if known.lineage.own is not None:
+        # What a fence bounds is what was lost.  Of what clients have done since, offsets say nothing.
+        return None
     ends = [
         partition.after
         for fence in known.view.after

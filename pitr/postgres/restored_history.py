@@ -12,22 +12,26 @@ Control Functions", "Streaming Replication Protocol"; 15 to 18.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 
 from pitr.errors import MalformedValue, ServerRefused, ServerUnavailable
+from pitr.postgres.fence_mark import PREFIX
 from pitr.postgres.replication import ReplicationConnection
 from pitr.postgres.replication_errors import WalRemoved
 from pitr.postgres.sql_errors import mapped_errors
+from pitr.wal.changes import RelationFile
+from pitr.wal.clients import OwnMarks, client_xids
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineHistory, TimelineId
 from pitr.wal.xids import RunningIds, first_xid_since, nearest_xid, page_start, written_end
 
+_T = TypeVar("_T")
 _CONNECT_TIMEOUT_S: Final = 10
 _STATEMENT_TIMEOUT_MS: Final = 60_000
 # WAL since the fork that is read: a second's work.  A server's own housekeeping stays far below it.
@@ -69,6 +73,15 @@ _MAY_HASTEN: Final = """
     SELECT has_function_privilege(to_regprocedure('pg_log_standby_snapshot()')::oid, 'EXECUTE')"""
 _HASTEN: Final = "SELECT pg_log_standby_snapshot()::text"
 _AGAIN: Final = "restore again, and ask while recovery is paused at its target"
+# In WAL a relation's tablespace is never 0, the database's default.
+_OWN_RELATIONS: Final = """
+    WITH own AS (SELECT c.oid, c.reltoastrelid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = 'pitr' AND c.relkind IN ('r', 'S'))
+    SELECT CASE c.reltablespace WHEN 0 THEN d.dattablespace ELSE c.reltablespace END::bigint,
+           d.oid::bigint, pg_relation_filenode(c.oid)::bigint
+    FROM pg_class c, pg_database d
+    WHERE d.datname = current_database() AND pg_relation_filenode(c.oid) IS NOT NULL
+      AND (c.oid IN (SELECT oid FROM own) OR c.oid IN (SELECT reltoastrelid FROM own))"""
 _HAS_FENCES: Final = "SELECT to_regclass('pitr.fence') IS NOT NULL"
 _FENCES: Final = """
     SELECT id, CASE WHEN octet_length(payload) <= %s THEN payload END
@@ -101,6 +114,38 @@ class RestoredFacts:
     fork_xid: int
     history: TimelineHistory
     is_promoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SincePromotion:
+    """What clients committed on ``timeline``, which the server itself has begun, up to ``until``."""
+
+    timeline: TimelineId
+    until: LSN
+    xids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Since:
+    """A promoted server's own WAL, from ``begin`` to ``end``."""
+
+    connection: ReplicationConnection
+    timeline: TimelineId
+    begin: LSN
+    end: LSN
+    ids: RunningIds
+    segment_bytes: int
+
+    def read(self, look: Callable[[Iterator[tuple[LSN, bytes]]], _T]) -> _T:
+        """Return what ``look`` makes of it.  Raises ServerRefused if the server no longer has it."""
+        try:
+            return look(self.connection.iter_wal(page_start(self.begin), self.end, self.timeline))
+        except WalRemoved as cause:
+            raise ServerRefused(
+                "the restored server no longer has the WAL since its promotion",
+                detail=f"without it nobody can tell what is new in it: {cause}",
+                hint=_AGAIN,
+            ) from cause
 
 
 class RestoredServer:
@@ -150,6 +195,29 @@ class RestoredServer:
             identity.system_identifier, current, LSN.parse(position), int(xmax), history, is_promoted=False
         )
 
+    def since_promotion(self) -> SincePromotion | None:
+        """Return what clients have committed since the promotion; None while recovery is paused.
+
+        Raises as ``facts``.
+        """
+        if self._rows(_LOOK)[0][0]:
+            return None
+        with closing(ReplicationConnection.connect(self._dsn)) as connection:
+            current = connection.identify().timeline
+            history = TimelineHistory.parse(current, connection.timeline_history(current))
+            since = self._since(connection, history)
+            relations = frozenset(RelationFile(*row) for row in self._rows(_OWN_RELATIONS))
+            xids = since.read(
+                lambda wal: client_xids(
+                    wal,
+                    since.begin,
+                    since.ids.xmax,
+                    OwnMarks(relations, PREFIX),
+                    segment_bytes=since.segment_bytes,
+                )
+            )
+        return SincePromotion(current, since.end, xids)
+
     def _promoted(
         self, connection: ReplicationConnection, system: int, history: TimelineHistory
     ) -> RestoredFacts:
@@ -158,6 +226,19 @@ class RestoredServer:
                 "the server was not restored: it is on its first timeline",
                 hint="name the restored server, not the one that was lost",
             )
+        last = history.switches[-1]
+        since = self._since(connection, history)
+        fork_xid = since.read(
+            lambda wal: first_xid_since(
+                wal, since.begin, since.end, since.ids, segment_bytes=since.segment_bytes
+            )
+        )
+        return RestoredFacts(
+            system, last.timeline, last.lsn, fork_xid, history.up_to(last.timeline), is_promoted=True
+        )
+
+    def _since(self, connection: ReplicationConnection, history: TimelineHistory) -> _Since:
+        """Return the WAL since the promotion, once it can be read, and who had ended before its end."""
         last = history.switches[-1]
         # The snapshot first: what it calls ended is in the WAL before the end that is asked then.
         xmax, running, prepared = self._rows(_IDS)[0]
@@ -175,18 +256,7 @@ class RestoredServer:
                 hint=_AGAIN,
             )
         self._wait_flushed(end)
-        try:
-            wal = connection.iter_wal(page_start(last.lsn), end, history.timeline)
-            fork_xid = first_xid_since(wal, last.lsn, end, ids, segment_bytes=segment_bytes)
-        except WalRemoved as cause:
-            raise ServerRefused(
-                "the restored server no longer has the WAL since its promotion",
-                detail=f"without it nobody can tell what is new in it: {cause}",
-                hint=_AGAIN,
-            ) from cause
-        return RestoredFacts(
-            system, last.timeline, last.lsn, fork_xid, history.up_to(last.timeline), is_promoted=True
-        )
+        return _Since(connection, history.timeline, last.lsn, end, ids, segment_bytes)
 
     def _wait_flushed(self, end: LSN) -> None:
         """Wait until WAL can be read up to ``end``: a transaction that wrote nothing does not wait itself."""

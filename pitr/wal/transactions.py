@@ -104,7 +104,7 @@ def restore_points(records: Iterable[WalRecord]) -> Iterator[RestorePoint]:
     """Yield the records of named restore points.  Raises MalformedValue for a damaged one."""
     for record in records:
         if record.rmid == RMGR_XLOG and record.info & INFO_MASK == _RESTORE_POINT:
-            main = _main_data(record)
+            main = main_data(record)
             if len(main) != _RESTORE_POINT_BYTES:
                 raise MalformedValue(f"restore point of {len(main)} bytes at {record.start}")
             name = bytes(main[8:]).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
@@ -119,7 +119,7 @@ def time_at(microseconds: int) -> datetime:
 
 
 def _transaction_end(record: WalRecord) -> TransactionEnd:
-    main = _main_data(record)
+    main = main_data(record)
     kind = record.info & TRANSACTION_MASK
     is_prepared = kind in (_COMMIT_PREPARED, _ABORT_PREPARED)
     try:
@@ -154,7 +154,7 @@ def _prepared_xid(record: WalRecord, main: memoryview) -> int:
     return int(_UINT32.unpack_from(main, offset)[0])
 
 
-def _main_data(record: WalRecord) -> memoryview:
+def main_data(record: WalRecord) -> memoryview:
     """Return the main data of a record that names no block.  Raises MalformedValue if it does."""
     view = memoryview(record.data)
     offset = 0

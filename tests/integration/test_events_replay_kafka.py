@@ -50,6 +50,9 @@ from pitr.postgres.restored_history import left_at
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
 
+# Times of these events are made up: a broker deletes what is too old, the segment that it writes to as well,
+# some 30 s after its start and each five minutes.
+KEPT = {"retention_ms": "-1"}
 HANDLERS = """
 [sink]
 kind = "sql"
@@ -181,7 +184,7 @@ def shop(kafka_node: KafkaNode, server: RunningPostgres, tmp_path: Path) -> Shop
     name = f"shop{uuid.uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE {name}")
     server.execute(ORDERS, dbname=name)
-    topic = kafka_node.new_topic(2)
+    topic = kafka_node.new_topic(2, **KEPT)
     identity = Identity(bytes(range(32)))
     config = NewConfig(
         cluster="main",
@@ -363,9 +366,7 @@ def run_to_topic(
 
 
 def test_an_event_that_the_topic_never_takes_is_named_and_can_be_held_by_a_rule(shop: Shop) -> None:
-    # Its time begins a segment, so those before are closed and would be deleted for their age.
-    kept = {"retention_ms": "-1", "message_timestamp_after_max_ms": str((1 << 63) - 1)}
-    shop.topic = shop.node.new_topic(2, **kept)
+    shop.topic = shop.node.new_topic(2, **KEPT, message_timestamp_after_max_ms=str((1 << 63) - 1))
     shop.produce(range(4))
     said = {"event-id": b"late", "event-type": b"placed", "pg-xid": b"%d" % (FORK_XID + 9), "pg-tl": b"1"}
     parts = {"key": b"k0", "headers": list(said.items()), "timestamp": 7_000_000_000_000}
@@ -373,7 +374,7 @@ def test_an_event_that_the_topic_never_takes_is_named_and_can_be_held_by_a_rule(
     at = TopicPartition(shop.topic, 0)
     offset = shop.broker().ends([at])[at] - 1
     shop.produce(range(4, 8))
-    plan, target = shop.plan(), shop.node.new_topic(1)
+    plan, target = shop.plan(), shop.node.new_topic(1, **KEPT)
     with pytest.raises(BrokerRefused) as refused:
         run_to_topic(shop, plan, target)
     place = f"{plan.cluster_id}/{shop.topic}/0/{offset}"
@@ -387,7 +388,7 @@ def test_an_event_that_the_topic_never_takes_is_named_and_can_be_held_by_a_rule(
 def test_a_topic_gets_each_event_once_whatever_cuts_the_runs(shop: Shop) -> None:
     shop.produce(range(30), tenant="t1")
     plan = shop.plan()
-    target = shop.node.new_topic(1)
+    target = shop.node.new_topic(1, **KEPT)
     for cut in ((1, True), (1, False), (2, True), (2, False)):
         with pytest.raises(Cut):
             run_to_topic(shop, plan, target, cut)

@@ -18,55 +18,14 @@ from typing import Any
 import psycopg
 import pytest
 from fix_cli import MakeSite, Site, end_servers, wait_until
-from fix_event_flows import HANDLERS, SCHEMA, Applications, Topics
+from fix_event_flows import Applications, Topics
+from fix_event_restore import Effects, begin, configure, fences
 from fix_kafka import KafkaNode
 
-from cli.config_template import without_schedule
 from pitr.events.plan import ReplayPlan, Tally, TopicPlan
 from pitr.events.plan_code import decode_plan
 
 TARGETS = 24
-
-
-@dataclass(frozen=True)
-class Effects:
-    """What a database holds: how often each event's effect."""
-
-    effect: Counter[str]
-    once: frozenset[str]
-
-    @classmethod
-    def of(cls, dsn: str) -> Effects:
-        with psycopg.connect(dsn, connect_timeout=20) as session:
-            effect = Counter(row[0] for row in session.execute("SELECT event_id FROM effect"))
-            once = frozenset(row[0] for row in session.execute("SELECT event_id FROM effect_once"))
-        return cls(effect, once)
-
-
-def configure(site: Site, node: KafkaNode, topics: Topics, *, unknown: str = "quarantine") -> None:
-    """Add [events], and take out the timetable."""
-    (site.config.parent / "handlers.toml").write_text(HANDLERS.format(unknown=unknown))
-    events = f'\n[events]\nbootstrap = "{node.bootstrap}"\nfence_every = "1s"\nstore_every = "1s"\n'
-    events += '[events.replay]\nhandlers_file = "handlers.toml"\n'
-    site.config.write_text(without_schedule(site.config.read_text()) + events + topics.config())
-
-
-def begin(site: Site) -> None:
-    """Start the daemon, and wait for its first fence."""
-    site.server.execute(SCHEMA)
-    site.daemon.start()
-
-    def is_ready() -> bool:
-        site.daemon.check_alive()
-        return site.flush_lsn() is not None and fences(site) > 0
-
-    wait_until(is_ready, "it streams and takes fences", timeout_s=240)
-
-
-def fences(site: Site) -> int:
-    if site.server.value("SELECT to_regclass('pitr.fence') IS NULL"):
-        return 0
-    return int(str(site.server.value("SELECT count(*) FROM pitr.fence")))
 
 
 def moment(site: Site, chance: random.Random) -> str:

@@ -184,6 +184,8 @@ def test_a_mirror_killed_in_mid_flow_and_its_source_gone_lose_no_mirrored_event(
     pair.source.crash()  # the region is gone
     pair.process.crash()
     mirrored = all_mirrored(pair)
+    copied = {name for one in mirrored.values() for name in one}
+    assert copied <= {name for _, name in flow.committed}, "what was aborted is not copied"
     parts = [part for one in taken for part in check(pair, polling.book, flow, one, mirrored)]
     exact = sum(part.translation.is_exact for part in parts)
     print(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -175,7 +174,7 @@ def test_a_deletion_without_headers_is_held_and_only_passed_over_where_it_is_tol
     described = read_facts(bare, EventFormat.DEBEZIUM)
     Judge(orders_handlers(), set()).judge(batch, bare, described, EventClass.UNKNOWN)
     assert batch.skipped[bare.at] == {"tombstone": 1}
-    unreadable = replace(bare, unreadable="the name of a header is not UTF-8")
+    unreadable = bare._replace(unreadable="the name of a header is not UTF-8")
     assert words(judged(orders_handlers(tombstone=Choice.SKIP), unreadable)) == [(1, Reason.UNREADABLE)]
 
 

@@ -190,13 +190,13 @@ def test_the_target_stands_in_for_the_source_under_its_names(policy: Replication
 def test_an_identity_tells_parts_of_a_record_apart() -> None:
     plain = EventRecord(ORDERS, 0, 1, False, b"ab", b"c", ())
     others = [
-        replace(plain, key=b"a", value=b"bc"),
-        replace(plain, key=None, value=b"abc"),
-        replace(plain, value=b"", headers=(("c", b""),)),
-        replace(plain, headers=(("c", None),)),
-        replace(plain, headers=(("c", b""),)),
-        replace(plain, timestamp_ms=2),
+        plain._replace(key=b"a", value=b"bc"),
+        plain._replace(key=None, value=b"abc"),
+        plain._replace(value=b"", headers=(("c", b""),)),
+        plain._replace(headers=(("c", None),)),
+        plain._replace(headers=(("c", b""),)),
+        plain._replace(timestamp_ms=2),
     ]
     found = [identity_of(one) for one in (plain, *others)]
     assert len(set(found)) == len(found)
-    assert identity_of(replace(plain, offset=9, at=REMOTE)) == found[0]
+    assert identity_of(plain._replace(offset=9, at=REMOTE)) == found[0]

@@ -63,7 +63,7 @@ class Region:
     def copy(self, record: EventRecord) -> int:
         """Append a copy of a record to the target, and return its offset there."""
         log = self.target.logs[REMOTE]
-        log.records.append(replace(record, at=REMOTE, offset=log.end))
+        log.records.append(record._replace(at=REMOTE, offset=log.end))
         log.end += 1
         return log.end - 1
 
