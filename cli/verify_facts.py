@@ -199,7 +199,7 @@ def verify_request(
     assert reader.identity is not None, "it was asked for"
     user = choose_owner(None, ("true",))
     installation = find_pg(plan.backup.server_version // 10_000, preferred=preferred_bin_dir(settings))
-    installation = readable_installation(installation, user, cache_dir())
+    installation = readable_installation(installation, user, cache_dir)
     return VerifyRequest(
         plan=plan,
         repository=reader.repository,
