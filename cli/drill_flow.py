@@ -32,6 +32,7 @@ from cli.verify_facts import (
     observe,
     policy_of,
     settle_killed,
+    unless_begun,
 )
 from cli.verify_limits import more_limits
 from cli.verify_log import OpenedLog, open_log
@@ -103,15 +104,13 @@ class DrillFlow:
             run_id = uuid7(self._started_at, os.urandom(10))
             source = Source(identity_path=identity, archive=self._choices.archive)
             with root.place(run_id, self._started_at) as place:
-                try:
+                with unless_begun(place):
                     ready = self._prepare(opened, source)
-                except BaseException:
-                    place.wipe()
-                    raise
-                if ready is None:
+                    intent = None if ready is None else self._intend(opened, run_id, ready)
+                if ready is None or intent is None:
                     place.wipe()
                     return None
-                return self._announce(opened, place, source, ready)
+                return self._announced(opened, place, source, ready, intent)
 
     # -- before the intent
 
@@ -154,12 +153,14 @@ class DrillFlow:
             repeats,
         )
 
-    def _announce(
-        self, opened: OpenedLog, place: ScratchPlace, source: Source, ready: DrillReady
-    ) -> DrillDone:
-        """Log the intent, and carry it out."""
+    def _intend(self, opened: OpenedLog, run_id: str, ready: DrillReady) -> Logged:
         facts = {**self._intent_facts(ready), **begun_in(ScratchRoot(self._config.scratch_dir))}
-        intent = opened.log.intend(EntryKind.DRILL_INTENDED, place.run_id, facts, datetime.now(UTC))
+        return opened.log.intend(EntryKind.DRILL_INTENDED, run_id, facts, datetime.now(UTC))
+
+    def _announced(
+        self, opened: OpenedLog, place: ScratchPlace, source: Source, ready: DrillReady, intent: Logged
+    ) -> DrillDone:
+        """Carry out what the log says now."""
         # What was announced begins after it, whatever this host's clock does.
         self._started_at = max(datetime.now(UTC), intent.entry.at)
         try:

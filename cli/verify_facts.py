@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -105,6 +105,17 @@ def settle_killed(app: App, root: ScratchRoot, opened: OpenedLog) -> None:
             said = "its scratch place was wiped" if intent.run_id in wiped else "nothing of it was left here"
             close_run(opened.log, intent, f"the run was killed; {said}", now)
     root.drop_locks()
+
+
+@contextmanager
+def unless_begun(place: ScratchPlace) -> Iterator[None]:
+    """Wipe the place of a run that is refused before it begins: left, it would look like a killed one."""
+    try:
+        yield
+    except BaseException:
+        with suppress(PitrError, OSError):
+            place.wipe()
+        raise
 
 
 def give_up(opened: OpenedLog, place: ScratchPlace, intent: LogEntry, cause: BaseException) -> None:
