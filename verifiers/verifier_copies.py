@@ -20,7 +20,7 @@ from storage.store import CopyDamaged, StoreError
 from verifiers.checkpoint import log_origin, open_checkpoint
 from verifiers.fingerprint import open_fingerprint
 from verifiers.log_entry import open_entry
-from verifiers.log_reader import key_ids, logged_key, read_log
+from verifiers.log_reader import key_ids, logged_key
 from verifiers.period_series import logged_periods
 from verifiers.region_copies import CopyCheckRun
 from verifiers.statement import PAYLOAD_TYPE, open_period, open_report
@@ -32,13 +32,14 @@ def check_verifier_copies(run: CopyCheckRun) -> None:
     """Verify and compare them in each region that answers.  Raises StoreError if none can be listed."""
     store = run.repository.store
     known: dict[str, Verifier | None] = {}
+    # Filled by the logs, which are read first.
+    pages: dict[str, str] = {}
     for kind in KINDS:
         for key_id in key_ids(store, kind):
             if key_id not in known:
                 known[key_id] = _key_or_none(run.repository, key_id)
             verifier, prefix = known[key_id], f"{kind}/{key_id}/"
             if verifier is not None:
-                pages = _period_pages(run.repository, verifier) if kind == "reports" else {}
                 run.check_records(prefix, verify=partial(verify_verifier_record, verifier, pages))
                 run.end_records()
             # Each is judged by its signature: sizes need no vote.
@@ -53,22 +54,14 @@ def _key_or_none(repository: Repository, key_id: str) -> Verifier | None:
         return None
 
 
-def _period_pages(repository: Repository, verifier: Verifier) -> dict[str, str]:
-    """Return the digests of the pages of period reports by key: only the log has them, not their names."""
-    try:
-        logged = logged_periods(read_log(repository.store, repository.repository_id, verifier).entries)
-    except (PitrError, StoreError):
-        return {}
-    return {one.prefix(verifier.key_id) + "html": one.html_sha256 for one in logged}
-
-
 def verify_verifier_record(
-    verifier: Verifier, pages: Mapping[str, str], repository: Repository, key: str
+    verifier: Verifier, pages: dict[str, str], repository: Repository, key: str
 ) -> bytes:
     """Verify the object under ``key`` as ``repository``'s store has it; return what it says, as a digest.
 
-    ``pages`` are the digests of period reports' pages.  One that the log does not tell of, or not yet, can
-    only be compared with what the other regions have.  Raises CopyDamaged, and ObjectMissing and other errors of the store.
+    ``pages`` are the digests of period reports' pages, which only the log's entries have: they are taken
+    from those that are verified.  A page that no entry tells of can only be compared with the other regions'.
+    Raises CopyDamaged, and ObjectMissing and other errors of the store.
     """
     try:
         return get_verified(repository.store, key, partial(_said, verifier, pages, repository, key))
@@ -78,15 +71,15 @@ def verify_verifier_record(
         raise CopyDamaged("its name is none that the format knows") from cause
 
 
-def _said(
-    verifier: Verifier, pages: Mapping[str, str], repository: Repository, key: str, body: bytes
-) -> bytes:
+def _said(verifier: Verifier, pages: dict[str, str], repository: Repository, key: str, body: bytes) -> bytes:
     kind, _, what, *rest = key.split("/")
     origin = log_origin(repository.repository_id, verifier)
     is_in_place = True
     if (kind, what) == ("log", "entry"):
         entry = open_entry(body, verifier)
         is_in_place = (entry.log, entry.sequence + 1) == (origin, log_number(key))
+        for one in logged_periods([entry] if is_in_place else []):
+            pages[f"{one.prefix(verifier.key_id)}html"] = one.html_sha256
     elif (kind, what) == ("log", "checkpoint"):
         is_in_place = open_checkpoint(body.decode("utf-8", "replace"), verifier, origin).size == log_number(
             key
