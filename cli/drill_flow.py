@@ -31,6 +31,7 @@ from cli.verify_facts import (
     log_missed,
     observe,
     policy_of,
+    refuse_host_key,
     settle_killed,
     unless_begun,
 )
@@ -120,6 +121,7 @@ class DrillFlow:
         entries = opened.log.entries()
         with open_reader(self._settings, identity_path=source.identity_path) as reader:
             looked = look(reader, source, self._app.output)
+            refuse_host_key(opened, reader.repository)
         if not looked.survey.backups:
             raise NotInitialised("there is no backup to drill with", hint="pitr backup")
         system = looked.archive.system_identifier
@@ -188,7 +190,7 @@ class DrillFlow:
         observe(self._app, host_repository(self._settings, opened.store), ready.archive, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir
         if folder is not None:
-            export(opened, folder)
+            folder = export(self._app, opened, folder)
         from cli.lagging import lagging_regions
 
         lagging = lagging_regions(opened.store, wait_s=_LAG_WAIT_S)

@@ -33,6 +33,7 @@ from cli.verify_facts import (
     log_missed,
     observe,
     policy_of,
+    refuse_host_key,
     report_facts,
     settle_killed,
     unless_begun,
@@ -162,6 +163,7 @@ class VerifyFlow:
         """Decide what is verified, and log it; None if nothing is due."""
         choices = self._choices
         archive = choose_archive(reader.repository, source.archive)
+        refuse_host_key(opened, reader.repository)
         if not looked.survey.backups:
             raise NotInitialised("there is no backup to verify", hint="pitr backup")
         chosen = choose(self._app, choices, self._config, looked.survey, opened.log.entries(), archive)
@@ -246,7 +248,7 @@ class VerifyFlow:
             )
         folder = choices.reports_dir or config.reports_dir
         if folder is not None:
-            export(opened, folder)
+            folder = export(self._app, opened, folder)
         from cli.lagging import lagging_regions
 
         lagging = lagging_regions(opened.store, wait_s=5.0)
