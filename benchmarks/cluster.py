@@ -122,7 +122,7 @@ def bench_cluster(
     user = server_user()
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pitr"
     found = find_pg(major, preferred=Path(preferred) if preferred else None)
-    installation = readable_installation(found, user, cache)
+    installation = readable_installation(found, user, lambda: cache)
     with tempfile.TemporaryDirectory(prefix="pb-") as sockets:
         hand_over(Path(sockets), user)
         log_path = work / "server.log"

@@ -144,7 +144,7 @@ class DemoRun:
         with self._steps.step("a throw-away PostgreSQL starts") as note:
             found = find_pg(self._choices.major, preferred=preferred_bin_dir(None))
             self._user = server_user(must_run=(*own_command(), "wal", "fetch", "--help"))
-            installation = readable_installation(found, self._user, self._folder / "postgres")
+            installation = readable_installation(found, self._user, lambda: self._folder / "postgres")
             instance = Instance(
                 installation,
                 self._folder / "primary",
@@ -330,7 +330,7 @@ class DemoRun:
         installation = readable_installation(
             find_pg(self._choices.major, preferred=preferred_bin_dir(None)),
             self._user,
-            self._folder / "postgres",
+            lambda: self._folder / "postgres",
         )
         Instance(
             installation,

@@ -31,7 +31,9 @@ from cli.verify_facts import (
     log_missed,
     observe,
     policy_of,
+    refuse_host_key,
     settle_killed,
+    unless_begun,
 )
 from cli.verify_limits import more_limits
 from cli.verify_log import OpenedLog, open_log
@@ -103,15 +105,13 @@ class DrillFlow:
             run_id = uuid7(self._started_at, os.urandom(10))
             source = Source(identity_path=identity, archive=self._choices.archive)
             with root.place(run_id, self._started_at) as place:
-                try:
+                with unless_begun(place):
                     ready = self._prepare(opened, source)
-                except BaseException:
-                    place.wipe()
-                    raise
-                if ready is None:
+                    intent = None if ready is None else self._intend(opened, run_id, ready)
+                if ready is None or intent is None:
                     place.wipe()
                     return None
-                return self._announce(opened, place, source, ready)
+                return self._announced(opened, place, source, ready, intent)
 
     # -- before the intent
 
@@ -121,6 +121,7 @@ class DrillFlow:
         entries = opened.log.entries()
         with open_reader(self._settings, identity_path=source.identity_path) as reader:
             looked = look(reader, source, self._app.output)
+            refuse_host_key(opened, reader.repository)
         if not looked.survey.backups:
             raise NotInitialised("there is no backup to drill with", hint="pitr backup")
         system = looked.archive.system_identifier
@@ -154,12 +155,14 @@ class DrillFlow:
             repeats,
         )
 
-    def _announce(
-        self, opened: OpenedLog, place: ScratchPlace, source: Source, ready: DrillReady
-    ) -> DrillDone:
-        """Log the intent, and carry it out."""
+    def _intend(self, opened: OpenedLog, run_id: str, ready: DrillReady) -> Logged:
         facts = {**self._intent_facts(ready), **begun_in(ScratchRoot(self._config.scratch_dir))}
-        intent = opened.log.intend(EntryKind.DRILL_INTENDED, place.run_id, facts, datetime.now(UTC))
+        return opened.log.intend(EntryKind.DRILL_INTENDED, run_id, facts, datetime.now(UTC))
+
+    def _announced(
+        self, opened: OpenedLog, place: ScratchPlace, source: Source, ready: DrillReady, intent: Logged
+    ) -> DrillDone:
+        """Carry out what the log says now."""
         # What was announced begins after it, whatever this host's clock does.
         self._started_at = max(datetime.now(UTC), intent.entry.at)
         try:
@@ -187,7 +190,7 @@ class DrillFlow:
         observe(self._app, host_repository(self._settings, opened.store), ready.archive, intent, opened)
         folder = self._choices.reports_dir or self._config.reports_dir
         if folder is not None:
-            export(opened, folder)
+            folder = export(self._app, opened, folder)
         from cli.lagging import lagging_regions
 
         lagging = lagging_regions(opened.store, wait_s=_LAG_WAIT_S)

@@ -252,7 +252,7 @@ def _setting(
         place=place,
         repository=reader.repository,
         data_keys=data_keys_of(reader),
-        installation=readable_installation(installation, user, cache_dir()),
+        installation=readable_installation(installation, user, cache_dir),
         user=user,
         superuser=chosen["superuser"] or plan.backup.superuser,
         plan_to=plan_to,

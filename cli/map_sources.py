@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -78,10 +78,22 @@ def with_map(facts: ReportFacts, reader: Reader, looked: Looked, output: Output)
     except (PitrError, StoreError) as cause:
         note = f"what else can be restored was not found out: {cause}"
         return replace(facts, notes=(*facts.notes, note))
-    notes = [*facts.notes]
+    notes = [*facts.notes, *gap_notes(spans)]
     if len(spans) > SPANS_MAX:
         notes.append(f"the map of what can be restored has its newest {SPANS_MAX} spans alone")
     return replace(facts, recoverability=spans[-SPANS_MAX:], notes=tuple(notes))
+
+
+def gap_notes(spans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a report says of moments that cannot be restored; another moment proves none.  Pure."""
+    gaps = [span for span in spans if span["state"] == "gap"]
+    if not gaps:
+        return []
+    newest = gaps[-1]
+    since = newest["from_at"] or f"lsn:{newest['start_lsn']}"
+    count = "a stretch" if len(gaps) == 1 else f"{len(gaps)} stretches"
+    said = f"since the oldest backup {count} of time cannot be restored, the newest from {since} on"
+    return [said if newest["cause"] is None else f"{said}: {newest['cause']}"]
 
 
 def report_spans(made: TimelineMap) -> list[dict[str, Any]]:

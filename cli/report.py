@@ -199,10 +199,11 @@ def _tell(app: App, said: Predicate, certifications: list[Predicate]) -> None:
 
     result, identity, scope = said["result"], said["identity"], said["scope"]
     app.output.line(f"report {identity['series_seq']} ({identity['report_id']}): {result['overall']}")
-    app.output.line(
-        f"{scope['system_name']} of {scope['org']}, system identifier {scope['system_identifier']}"
-    )
-    app.output.line(f"started {said['trigger']['started_at']}, {identity['report_type'].replace('_', ' ')}")
+    whose = f"{scope['system_name']} of {scope['org']}" if scope["org"] else scope["system_name"]
+    app.output.line(f"{whose}, system identifier {scope['system_identifier']}")
+    trigger = said["trigger"]
+    kind = identity["report_type"].replace("_", " ")
+    app.output.line(f"started {trigger['started_at']}, {kind}, {trigger['reason']}")
     measured = [
         ("recovery time", said["timings"]["recovery_time_ms"], said["policy"]["rto_ms"], result["rto_met"]),
         ("data loss", said["data_loss"]["data_loss_ms"], said["policy"]["rpo_ms"], result["rpo_met"]),
@@ -221,7 +222,7 @@ def _tell(app: App, said: Predicate, certifications: list[Predicate]) -> None:
         empty="no check ran",
     )
     for limit in result["limits"]:
-        app.output.line(f"not tested: {limit}")
+        app.output.line(f"limit: {limit}")
     for one in certifications:
         by = one["certified_by"]
         app.output.line(

@@ -285,7 +285,7 @@ def execute(app: App, reader: Reader, request: RestoreRequest) -> RestoreResult:
     from pitr.restore import restore as carry_out
 
     if request.installation is not None:
-        installation = readable_installation(request.installation, request.user, cache_dir())
+        installation = readable_installation(request.installation, request.user, cache_dir)
         request = replace(request, installation=installation)
     keys = data_keys_of(reader)
     with ProgressReport(app.output) as report:

@@ -107,14 +107,19 @@ def show_delta(
 
 
 def cache_dir() -> Path:
-    """Return where programs are copied to that the server's user cannot read where they are."""
+    """Make and return the folder for programs that the server's user cannot read where they are.
+
+    Raises ServerRefused if somebody else has taken its name.
+    """
     import os
     import tempfile
+
+    from pitr.errors import ServerRefused
 
     folder = Path(tempfile.gettempdir()) / f"pitr-postgres-{os.geteuid()}"
     folder.mkdir(mode=0o755, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
         # Programs are run from here: a folder that somebody else made could hold anything.
-        raise UsageRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
+        raise ServerRefused(f"{folder} belongs to another user", hint=f"remove {folder}")
     folder.chmod(0o755)
     return folder

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -107,6 +107,29 @@ def settle_killed(app: App, root: ScratchRoot, opened: OpenedLog) -> None:
     root.drop_locks()
 
 
+def refuse_host_key(opened: OpenedLog, repository: Repository) -> None:
+    """Raise UsageRefused if what signs the reports also writes the archive: a host would prove itself."""
+    ours = str(opened.log.signer.public)
+    for archive in repository.archives():
+        if repository.epoch(archive).signer == ours:
+            raise UsageRefused(
+                f"the verifier's key is the one that writes archive {archive}",
+                detail="who has that host could sign reports",
+                hint="pitr verifier init --key FILE, on another machine",
+            )
+
+
+@contextmanager
+def unless_begun(place: ScratchPlace) -> Iterator[None]:
+    """Wipe the place of a run that is refused before it begins: left, it would look like a killed one."""
+    try:
+        yield
+    except BaseException:
+        with suppress(PitrError, OSError):
+            place.wipe()
+        raise
+
+
 def give_up(opened: OpenedLog, place: ScratchPlace, intent: LogEntry, cause: BaseException) -> None:
     """Log that a run came to nothing: an intent without an outcome would look like a killed run."""
     with suppress(PitrError, OSError):
@@ -138,12 +161,23 @@ def observe(app: App, repository: Repository, archive: ArchiveId, intent: Logged
         app.output.warn(f"the host's signed chains could not be logged: {cause}")
 
 
-def export(opened: OpenedLog, folder: Path) -> None:
-    """Write reports and log to a folder, for auditors."""
+def export(app: App, opened: OpenedLog, folder: Path) -> Path | None:
+    """Write reports and log to a folder, for auditors; None if that failed.
+
+    Then it is told and no more: the report is signed, logged and in the regions, so the run has its outcome.
+    """
     from verifiers.report_export import export_reports
 
     log = opened.log
-    export_reports(log.store, log.repository_id, log.signer.public, folder)
+    try:
+        export_reports(log.store, log.repository_id, log.signer.public, folder)
+    except (PitrError, StoreError, OSError) as cause:
+        app.output.warn(
+            f"the report is signed and logged, and could not be exported to {folder}: {reason_of(cause)}"
+            f"; next: pitr report export {folder}"
+        )
+        return None
+    return folder
 
 
 # -- findings
@@ -199,7 +233,7 @@ def verify_request(
     assert reader.identity is not None, "it was asked for"
     user = choose_owner(None, ("true",))
     installation = find_pg(plan.backup.server_version // 10_000, preferred=preferred_bin_dir(settings))
-    installation = readable_installation(installation, user, cache_dir())
+    installation = readable_installation(installation, user, cache_dir)
     return VerifyRequest(
         plan=plan,
         repository=reader.repository,

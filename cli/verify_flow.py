@@ -33,8 +33,10 @@ from cli.verify_facts import (
     log_missed,
     observe,
     policy_of,
+    refuse_host_key,
     report_facts,
     settle_killed,
+    unless_begun,
     verify_request,
 )
 from cli.verify_limits import more_limits
@@ -133,42 +135,13 @@ class VerifyFlow:
         )
         with reading as reader, root.place(run_id, self._started_at) as place:
             source = Source(identity_path=identity, archive=choices.archive)
-            archive = choose_archive(reader.repository, source.archive)
-            looked = look(reader, source, self._app.output)
-            if not looked.survey.backups:
-                place.wipe()
-                raise NotInitialised("there is no backup to verify", hint="pitr backup")
-            chosen = choose(self._app, choices, config, looked.survey, opened.log.entries(), archive)
-            if chosen is None:
+            with unless_begun(place):
+                looked = look(reader, source, self._app.output)
+                ready = self._announce(root, reader, source, looked, opened, region, run_id)
+            if ready is None:
                 place.wipe()
                 return None
-            retests = find_retests(
-                opened,
-                archive.system_identifier,
-                choices.retests,
-                action=choices.corrective_action,
-                cause=choices.root_cause,
-            )
-            for at in chosen.missed:
-                log_missed(opened, EntryKind.VERIFICATION_MISSED, at, archive.system_identifier)
-            intent = opened.log.intend(
-                EntryKind.VERIFICATION_INTENDED,
-                run_id,
-                {
-                    **intent_facts(
-                        system_identifier=archive.system_identifier,
-                        region=region,
-                        without_region=choices.without_region,
-                        scheduled_at=chosen.scheduled_at,
-                        target=chosen.logged_target,
-                        sampling=chosen.sampling,
-                        stretches=chosen.stretches,
-                    ),
-                    **begun_in(root),
-                    **({} if chosen.repeats is None else {"repeats": chosen.repeats}),
-                },
-                datetime.now(UTC),
-            )
+            chosen, retests, intent = ready
             # What was announced begins after it, whatever this host's clock does.
             self._started_at = max(datetime.now(UTC), intent.entry.at)
             try:
@@ -176,6 +149,54 @@ class VerifyFlow:
             except BaseException as cause:
                 give_up(opened, place, intent.entry, cause)
                 raise
+
+    def _announce(
+        self,
+        root: ScratchRoot,
+        reader: Reader,
+        source: Source,
+        looked: Looked,
+        opened: OpenedLog,
+        region: str,
+        run_id: str,
+    ) -> tuple[Chosen, tuple[Retest, ...], Logged] | None:
+        """Decide what is verified, and log it; None if nothing is due."""
+        choices = self._choices
+        archive = choose_archive(reader.repository, source.archive)
+        refuse_host_key(opened, reader.repository)
+        if not looked.survey.backups:
+            raise NotInitialised("there is no backup to verify", hint="pitr backup")
+        chosen = choose(self._app, choices, self._config, looked.survey, opened.log.entries(), archive)
+        if chosen is None:
+            return None
+        retests = find_retests(
+            opened,
+            archive.system_identifier,
+            choices.retests,
+            action=choices.corrective_action,
+            cause=choices.root_cause,
+        )
+        for at in chosen.missed:
+            log_missed(opened, EntryKind.VERIFICATION_MISSED, at, archive.system_identifier)
+        intent = opened.log.intend(
+            EntryKind.VERIFICATION_INTENDED,
+            run_id,
+            {
+                **intent_facts(
+                    system_identifier=archive.system_identifier,
+                    region=region,
+                    without_region=choices.without_region,
+                    scheduled_at=chosen.scheduled_at,
+                    target=chosen.logged_target,
+                    sampling=chosen.sampling,
+                    stretches=chosen.stretches,
+                ),
+                **begun_in(root),
+                **({} if chosen.repeats is None else {"repeats": chosen.repeats}),
+            },
+            datetime.now(UTC),
+        )
+        return chosen, retests, intent
 
     def _announced(
         self,
@@ -227,7 +248,7 @@ class VerifyFlow:
             )
         folder = choices.reports_dir or config.reports_dir
         if folder is not None:
-            export(opened, folder)
+            folder = export(self._app, opened, folder)
         from cli.lagging import lagging_regions
 
         lagging = lagging_regions(opened.store, wait_s=5.0)

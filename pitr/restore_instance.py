@@ -21,6 +21,7 @@ from pitr.restore_staged import RestorePlace
 
 _SOCKET_PATH_BYTES: Final = 80
 _SOCKET_PREFIX: Final = "pitr-restore-"
+_SOCKET_FOLDER: Final = "s"
 _PORT: Final = 5432
 
 
@@ -34,10 +35,7 @@ def private_instance(
     somebody else's.
     """
     work = place.work
-    socket_dir = work.path / "s"
-    if len(str(socket_dir)) > _SOCKET_PATH_BYTES:
-        socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
-        hand_over(socket_dir, request.user)
+    socket_dir = _make_socket_folder(work, request)
     instance = Instance(
         installation,
         place.data.final,
@@ -54,8 +52,36 @@ def private_instance(
         instance.stop("immediate", timeout_s=STOP_TIMEOUT_S)
         raise
     finally:
-        if not instance.is_running and socket_dir.parent != work.path:
-            remove_tree(socket_dir)
+        if not instance.is_running:
+            remove_socket_folder(work.path)
+
+
+def _make_socket_folder(work: WorkDirectory, request: RestoreRequest) -> Path:
+    """Return the folder of the socket: elsewhere if a path in ``work`` is longer than a socket's may be.
+
+    Then ``work`` has a link to it, by which whoever ends the server, or finds it killed, removes it.
+    """
+    folder = work.path / _SOCKET_FOLDER
+    if len(str(folder)) <= _SOCKET_PATH_BYTES:
+        return folder
+    remove_socket_folder(work.path)
+    made = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
+    hand_over(made, request.user)
+    folder.symlink_to(made)
+    return made
+
+
+def remove_socket_folder(work: Path) -> None:
+    """Remove the folder elsewhere that ``work`` has a link to, if it is one of ours.  May be repeated."""
+    link = work / _SOCKET_FOLDER
+    if not link.is_symlink():
+        return
+    # The server's user owns the link: it must not lead to anything else.
+    made = link.readlink()
+    is_ours = made.parent == Path(tempfile.gettempdir()) and made.name.startswith(_SOCKET_PREFIX)
+    if is_ours and made.is_dir() and not made.is_symlink():
+        remove_tree(made)
+    link.unlink(missing_ok=True)
 
 
 def reopened(request: RestoreRequest) -> Instance:
@@ -66,15 +92,14 @@ def reopened(request: RestoreRequest) -> Instance:
     """
     target, work = request.target, WorkDirectory.of(request.target)
     assert request.installation is not None, "the caller has checked it"
-    folder = _socket_folder(target) if postmaster_pid(target) is not None else work.path / "s"
+    folder = _socket_folder(target) if postmaster_pid(target) is not None else work.path / _SOCKET_FOLDER
     if folder is None or not (folder.parent == work.path or folder.name.startswith(_SOCKET_PREFIX)):
         raise RestoreRefused(
             f"a server that is not the restore's is running on {target}",
             hint="stop it, and run the restore again",
         )
-    if len(str(folder)) > _SOCKET_PATH_BYTES:
-        folder = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
-        hand_over(folder, request.user)
+    if folder.parent == work.path:
+        folder = _make_socket_folder(work, request)
     instance = Instance(
         request.installation,
         target,

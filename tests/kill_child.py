@@ -145,7 +145,7 @@ def restore_cluster(fields: dict[str, Any], count: KillCount) -> None:
         plan=house.plan(RecoveryTarget("latest"), backup=fields["backup"]),
         target=target,
         action="promote",
-        installation=readable_installation(found, user, Path(tempfile.gettempdir())),
+        installation=readable_installation(found, user, lambda: Path(tempfile.gettempdir())),
         fetch_command=(),
         tablespace_mapping={name: Path(place) for name, place in fields["tablespaces"].items()},
         user=user,

@@ -67,7 +67,7 @@ def main() -> None:
     house = reader_of(Path(folder), identity)
     found = find_pg(int(major), preferred=Path(bin_dir))
     user = server_user(must_run=[sys.executable, "--version"])
-    installation = readable_installation(found, user, Path(tempfile.gettempdir()))
+    installation = readable_installation(found, user, lambda: Path(tempfile.gettempdir()))
     request = RestoreRequest(
         plan=house.plan(RecoveryTarget("latest")),
         target=Path(target),

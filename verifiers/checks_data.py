@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -236,15 +239,23 @@ def _orphans(
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """A query of the owner's, which must return no row.  Its first line may be ``-- database: NAME``."""
+    """A query of the owner's, which must return no row.  Its first line may be ``-- database: NAME``.
+
+    ``fault``: why the file holds none; then the check fails.
+    """
 
     name: str
     sql: str
     database: str
+    fault: str | None = None
 
 
 def read_assertions(folder: Path | None) -> list[Assertion] | None:
-    """Return the queries in ``folder``, by name; None without a folder.  Raises PitrError for other files."""
+    """Return the queries in ``folder``, by name; None without a folder.
+
+    A file that cannot be read as a query is one that fails.  Raises PitrError without the folder, or if there
+    are too many.
+    """
     if folder is None:
         return None
     if not folder.is_dir():
@@ -252,14 +263,30 @@ def read_assertions(folder: Path | None) -> list[Assertion] | None:
     files = sorted(folder.glob("*.sql"))
     if len(files) > QUERIES_MAX:
         raise PitrError(f"{folder} has {len(files)} checks; the limit is {QUERIES_MAX}")
-    found = []
-    for file in files:
-        with file.open("r", encoding="utf-8") as stream:
-            sql = stream.read(QUERY_BYTES_MAX)
-        line = re.match(r"\s*--\s*database:\s*(\S+)", sql)
-        name = _NAME.sub("-", file.stem.lower()).strip("-")[:60] or "query"
-        found.append(Assertion(name, sql, line[1] if line else "postgres"))
-    return found
+    return [_read_assertion(file) for file in files]
+
+
+def _read_assertion(file: Path) -> Assertion:
+    """Return the query in a file, whatever lies under its name: a pipe is not waited for."""
+    name = _NAME.sub("-", file.stem.lower()).strip("-")[:60] or "query"
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as stream:
+            is_plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            content = stream.read(QUERY_BYTES_MAX + 1) if is_plain else b""
+    except OSError as cause:
+        return Assertion(name, "", "postgres", f"the file cannot be read: {cause.strerror}")
+    if not is_plain:
+        return Assertion(name, "", "postgres", "it is not a plain file")
+    if len(content) > QUERY_BYTES_MAX:
+        # Cut, it would be another query.
+        return Assertion(name, "", "postgres", f"the file is longer than {QUERY_BYTES_MAX} bytes")
+    try:
+        sql = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return Assertion(name, "", "postgres", "the file is not UTF-8")
+    line = re.match(r"\s*--\s*database:\s*(\S+)", sql)
+    return Assertion(name, sql, line[1] if line else "postgres")
 
 
 def check_assertions(
@@ -286,8 +313,12 @@ def check_assertions(
 
 def _assert(server: ScratchServer, check: str, one: Assertion, maker: CheckMaker) -> CheckResult:
     def judge() -> Judgement:
+        if one.fault is not None:
+            return failed("a query in the file", "none", one.fault)
         with server.session(one.database, timeout_s=QUERY_TIMEOUT_S, search_path="public") as session:
-            found = session.rows(one.sql, rows_max=_SHOWN_MAX)
+            # By a cursor, which takes one query and nothing else: neither nothing, nor COPY, nor a SET that
+            # would let the next statement write.
+            found = list(itertools.islice(session.each_row(one.sql), _SHOWN_MAX))
         expected = f"no row, in database {one.database}"
         if found:
             evidence = "\n".join(repr(tuple(map(str, row))) for row in found).encode()

@@ -22,6 +22,7 @@ th{font-weight:600;color:#444}tbody tr{border-top:1px solid #e4e4e4}
 .PASSED,.satisfied{color:#0a5c2b}.WARNED,.partial{color:#7a4b00}.FAILED{color:#a00016}
 pre{white-space:pre-wrap;word-break:break-all;font-size:.75em;background:#f5f5f5;padding:.6em}
 .digest{font-family:ui-monospace,monospace;font-size:.85em;word-break:break-all}
+td{overflow-wrap:anywhere}
 @media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr{break-inside:avoid}}
 """
 _HEAD: Final = """<!DOCTYPE html>
@@ -136,9 +137,10 @@ def _verdict(shown: _Shown, said: Predicate) -> str:
         f"{shown('runs.missed')} missed, {shown('runs.abandoned')} abandoned,"
         f" {shown('runs.unfinished')} unfinished"
     )
+    whose = f" of {shown('scope.org')}" if said["scope"]["org"] else ""
     return f'<p class="verdict {overall}">{shown("result.overall")}</p>\n' + _pairs(
         [
-            ("System", f"{shown('scope.system_name')} of {shown('scope.org')}"),
+            ("System", f"{shown('scope.system_name')}{whose}"),
             ("Cluster", f"system identifier {shown('scope.system_identifier')}"),
             ("Period", period),
             ("Planned", f"{shown('runs.planned')} by timetable; {shown('runs.expected')} by the frequency"),

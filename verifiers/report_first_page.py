@@ -83,12 +83,13 @@ def _scope(fields: Fields) -> list[tuple[str, Line]]:
     databases = [Value(path) for path in fields.each("scope.databases")]
     more = len(databases) - _DATABASES_MAX
     names = listed(databases[:_DATABASES_MAX]) + ((f", and {more} more",) if more > 0 else ())
+    whose = (" of ", Value("scope.org", tone="strong")) if fields["scope.org"] else ()
     certified = [
         (Value(f"{path}.certified_by.name"), ", ", Value(f"{path}.certified_by.role"))
         for path in fields.each("certifications")
     ]
     return [
-        ("System", (Value("scope.system_name", tone="strong"), " of ", Value("scope.org", tone="strong"))),
+        ("System", (Value("scope.system_name", tone="strong"), *whose)),
         ("Report", ("number ", Value("identity.series_seq"), ", ", Value("identity.report_type", "words"))),
         ("Cluster", ("system identifier ", Value("scope.system_identifier"))),
         ("Made", (Value("identity.created_at", "time"),)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -22,7 +23,7 @@ RUNS_WANTED: Final = 20
 REPORTS_READ_MAX: Final = 200
 _KEYS_LISTED_MAX: Final = 10 * REPORTS_READ_MAX
 _READS_AT_ONCE: Final = 8
-_REPORT: Final = "/report"
+_REPORT: Final = re.compile(r"[0-9a-f]{16}/report")
 
 
 def read_runs(
@@ -62,7 +63,8 @@ def report_keys(store: ObjectStore, key_id: str, system_identifier: int) -> list
     prefix = report_prefix(key_id, system_identifier, 1).rsplit("/", 2)[0] + "/"
     found: list[str] = []
     for number, info in enumerate(store.list_objects(prefix)):
-        if info.key.endswith(_REPORT):
+        # Those of periods lie beside them, and are signed statements of another kind.
+        if _REPORT.fullmatch(info.key.removeprefix(prefix)):
             found.append(info.key)
         if len(found) >= REPORTS_READ_MAX or number >= _KEYS_LISTED_MAX:
             break

@@ -25,6 +25,8 @@ from typing import Final
 
 from pitr.errors import AlreadyRunning, PitrError, RestoreRefused
 from pitr.postgres.processes import descendants, postmaster_pid
+from pitr.restore_instance import remove_socket_folder
+from pitr.restore_journal import WorkDirectory
 from storage.synced_file import replace_synced
 
 SLOTS: Final = 2
@@ -76,6 +78,7 @@ class ScratchPlace:
         Raises NotWiped.
         """
         _end_server(self.data_dir)
+        remove_socket_folder(WorkDirectory.of(self.data_dir).path)
         files = sum(len(names) for _, _, names in os.walk(self.path))
         failures: list[str] = []
         mark = self.path / MARK_NAME

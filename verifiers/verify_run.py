@@ -136,7 +136,9 @@ class _Verification:
 
     def _restore(self) -> RestoreResult | None:
         request, plan = self._request, self._request.plan
-        installation = readable_installation(request.installation, request.user, request.place.programs)
+        installation = readable_installation(
+            request.installation, request.user, lambda: request.place.programs
+        )
         if request.wants_network_cut:
             self._no_namespace = why_not_cut_off(request.user)
         self._marks.note("provision")

@@ -12,7 +12,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -92,18 +92,21 @@ def hand_over(path: Path, user: ServerUser | None) -> None:
 
 
 def readable_installation(
-    installation: Installation, user: ServerUser | None, cache_dir: Path
+    installation: Installation, user: ServerUser | None, make_cache_dir: Callable[[], Path]
 ) -> Installation:
-    """Return the installation, or a copy in ``cache_dir`` if ``user`` cannot run it where it is.
+    """Return the installation, or a copy in a folder of ours if ``user`` cannot run it where it is.
 
     That is so for a wheel in a home of mode 0700.  May be repeated, and run by several at once.
-    Raises ServerRefused if the copy cannot be run either: every folder above ``cache_dir`` must be
+    The folder is asked for only then: it lies where others write too, and what is wrong with it must not
+    stop who needs no copy.
+    Raises ServerRefused if the copy cannot be run either: every folder above the copy must be
     open to the user.
     """
     if user is None or _runs([str(installation.tool("postgres")), "--version"], user):
         return installation
     top = installation.bin_dir.parent  # <package>/pginstall
     package = top.parent
+    cache_dir = make_cache_dir()
     mark = hashlib.sha256(f"{top}\n{top.stat().st_mtime_ns}".encode()).hexdigest()[:12]
     home = cache_dir / f"{package.name}-{installation.version}-{mark}"
     copy = Installation(home / package.name / top.name / "bin", installation.major, installation.version)

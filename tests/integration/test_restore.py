@@ -233,7 +233,7 @@ def test_a_server_whose_user_cannot_run_our_python_recovers_all_the_same(
         request = dataclasses.replace(
             request,
             user=user,
-            installation=readable_installation(found, user, Path(cache)),
+            installation=readable_installation(found, user, lambda: Path(cache)),
             fetch_command=("/no/such/program",),
             keep_running=True,
         )

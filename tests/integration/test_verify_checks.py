@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from storage.memory import MemoryStore
 from verifiers.check import CheckResult, Outcome
 from verifiers.check_maker import CheckMaker
 from verifiers.checks_data import (
+    QUERY_BYTES_MAX,
     Assertion,
     check_assertions,
     check_constraints,
@@ -828,15 +830,57 @@ def asked(server: ScratchServer, sql: str, database: str = "broken") -> CheckRes
 
 
 def test_c15_fails_for_rows_for_errors_and_for_writing(server: ScratchServer, database: Database) -> None:
-    database.execute("CREATE TABLE t (n int)", "INSERT INTO t VALUES (1)")
+    database.execute("CREATE TABLE t (n serial)", "INSERT INTO t VALUES (1)")
     good = asked(server, "SELECT * FROM t WHERE n > 1")
     assert_passed(good)
     assert (good.id, good.is_required) == ("C15.own", True)
     assert_failed(asked(server, "SELECT * FROM t"), "1 rows")
-    assert_failed(asked(server, "SELECT * FROM t WHERE n > 1; SELECT * FROM t"), "1 rows")
+    assert_failed(asked(server, "SELECT * FROM t WHERE n > 1; SELECT * FROM t"), "multiple commands")
     assert_failed(asked(server, "SELECT * FROM nosuch"), "nosuch")
-    assert_failed(asked(server, "DELETE FROM t"), "read-only")
+    assert_failed(asked(server, "DELETE FROM t"), "syntax error")
+    assert_failed(asked(server, "SELECT nextval('t_n_seq')"), "read-only")
     assert asked(server, "SELECT * FROM t").evidence_sha256 is not None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "",
+        "-- database: app\n",
+        "COPY (SELECT 1) TO PROGRAM 'touch {0}'",
+        "BEGIN; SET transaction_read_only = off; DELETE FROM t; COMMIT; SELECT 1 WHERE false",
+        "SET default_transaction_read_only = off; SELECT 1 WHERE false",
+        "DO 'BEGIN END'",
+    ],
+)
+def test_c15_fails_for_what_is_no_query_and_runs_none_of_it(
+    server: ScratchServer, database: Database, server_tmp_path: Path, sql: str
+) -> None:
+    database.execute("DROP TABLE IF EXISTS t; CREATE TABLE t AS SELECT 1 AS n")
+    mark = server_tmp_path / "mark"
+    result = asked(server, sql.format(mark))
+    assert (result.outcome, result.is_required) == (Outcome.FAILED, True)
+    assert not mark.exists()
+    assert_failed(asked(server, "SELECT * FROM t"), "1 rows")
+
+
+def test_c15_fails_for_a_file_that_holds_no_query(server: ScratchServer, tmp_path: Path) -> None:
+    """A pipe is not waited for, and a query that is cut would be another one."""
+    os.mkfifo(tmp_path / "pipe.sql")
+    (tmp_path / "folder.sql").mkdir()
+    (tmp_path / "bytes.sql").write_bytes(b"\xff\xfe")
+    (tmp_path / "gone.sql").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "long.sql").write_text("SELECT 1 WHERE false --" + "x" * QUERY_BYTES_MAX + "\nOR true")
+    found = {one.id: one for one in check_assertions(server, read_assertions(tmp_path), MAKER)}
+    assert len(found) == 5
+    for name, why in (
+        ("pipe", "not a plain file"),
+        ("folder", "cannot be read"),
+        ("bytes", "not UTF-8"),
+        ("gone", "cannot be read"),
+        ("long", "longer than"),
+    ):
+        assert_failed(found[f"C15.{name}"], why)
 
 
 def test_c15_shows_no_row_in_the_report(server: ScratchServer, database: Database) -> None:

@@ -130,9 +130,27 @@ def test_a_query_of_the_owners_that_finds_rows_fails_the_run_with_exit_code_7(si
     assert left_in_scratch(site) == []
 
 
+def test_a_report_that_cannot_be_exported_is_there_all_the_same(site: Site) -> None:
+    taken = site.folder / "taken"
+    taken.write_text("no folder")
+    done = verify(site, "--latest", "--reports", taken)
+    assert (done.data["verdict"], done.data["reports_dir"]) == ("PASSED", None)
+    assert f"could not be exported to {taken}" in " ".join(done.object["warnings"])
+    site("report", "export", reports_dir(site))
+    ended = [entry for entry in log_of(site) if entry["run_id"] == done.data["run"]]
+    assert "PASSED" in [entry["facts"].get("outcome") for entry in ended]
+
+
 def test_without_a_key_an_identity_or_a_target_nothing_is_begun(site: Site) -> None:
     no_key = verify(site, "--latest", "--key", site.folder / "nosuch", exit_code=8)
     assert no_key.error["next"] == "pitr verifier init"
+    hosts = verify(site, "--latest", "--key", site.config.parent / "signing.key", exit_code=2)
+    assert "is the one that writes archive" in hosts.error["message"]
+    future = verify(site, "--at", "2999-01-01T00:00:00Z", exit_code=4)
+    # What was refused before it began is told of as killed by nobody.
+    for refused in (hosts, future, verify(site, "--at", "2999-01-01T00:00:00Z", exit_code=4)):
+        assert "was killed" not in refused.stderr
+    assert left_in_scratch(site) == []
     both = verify(site, "--latest", "--random", exit_code=2)
     assert "exclude each other" in both.error["message"]
 

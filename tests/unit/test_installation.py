@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from pitr.errors import ServerRefused
 from pitr.postgres.installation import Installation, find_pg, installations
+from pitr.postgres.server_user import ServerUser, readable_installation
 
 
 def _server(folder: Path, version: str, *, exit_code: int = 0) -> Path:
@@ -85,3 +87,16 @@ def test_a_missing_program_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ServerRefused, match="has no program pg_verifybackup") as refusal:
         installation.tool("pg_verifybackup")
     assert "PostgreSQL 97" in str(refusal.value.hint)
+
+
+def test_who_needs_no_copy_does_not_ask_for_the_folder_of_copies(tmp_path: Path) -> None:
+    """It lies in a folder that others write to as well, who can take its name."""
+
+    def taken() -> Path:
+        raise ServerRefused("the folder belongs to another user")
+
+    server = Installation(_server(tmp_path / "bin", "17.2"), 17, "17.2")
+    assert readable_installation(server, None, taken) == server
+    as_we_are = ServerUser(os.geteuid(), os.getegid())
+    if os.geteuid() == 0:
+        assert readable_installation(server, as_we_are, taken) == server

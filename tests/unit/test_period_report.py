@@ -33,6 +33,7 @@ from verifiers.period_values import HostRecord, KeyEvent, Period
 from verifiers.public_key import to_pem
 from verifiers.report_export import export_reports
 from verifiers.report_shape import LIST_MAX
+from verifiers.rto_samples import report_keys
 from verifiers.statement import SignedStatement, open_period
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "schema" / "period-report-v1.schema.json"
@@ -315,6 +316,14 @@ def test_it_is_signed_logged_and_read_back() -> None:
     forged = resigned(report.envelope, fix.VERIFIER, lambda said: said["predicate"].pop("gaps") and said)
     with pytest.raises(MalformedValue):
         open_period(forged, fix.VERIFIER.public)
+
+
+def test_a_forecast_does_not_take_it_for_a_damaged_report_of_a_run() -> None:
+    log = a_busy_log()
+    before = report_keys(log.store, log.key_id, fix.SYSTEM)
+    assert before
+    issued(log)
+    assert report_keys(log.store, log.key_id, fix.SYSTEM) == before
 
 
 def test_the_page_shows_what_matters_and_nothing_active(log: AuditLog) -> None:

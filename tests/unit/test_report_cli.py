@@ -116,9 +116,12 @@ def test_what_a_person_reads_has_the_verdict_and_what_was_not_tested(desk: Desk)
     for words in (
         "PASSED",
         "recovery time: 4 min 05 s (objective 5 min 00 s, met)",
+        ", weekly verification, ",
+        "limit: Kafka offsets were not compared.",
         "no Kafka is configured",
     ):
         assert words in stdout.getvalue()
+    assert " of ," not in stdout.getvalue()
 
 
 def test_the_export_is_what_the_auditors_tool_accepts_and_may_be_repeated(desk: Desk) -> None:
@@ -336,3 +339,21 @@ def test_a_run_that_is_interrupted_once_its_report_was_put_has_that_one_outcome(
     (tmp_path / "key.pem").write_text(to_pem(fix.VERIFIER.public))
     now = encode_time(fix.BEGIN + fix.WEEK * 2)
     assert audit(tmp_path / "reports", tmp_path / "key.pem", now=now).texts("error") == ""
+
+
+def test_a_second_key_does_not_write_over_the_public_half_of_the_first(desk: Desk) -> None:
+    """Auditors compare what they were given with that file, and the reports of the first are found by it."""
+    there = (desk.folder / "verifier.pub.pem").read_bytes()
+    key = desk.folder / "second.key"
+    refused = desk.run("verifier", "init", "--key", str(key), code=2)["error"]
+    assert "not this key's public half" in refused["message"]
+    assert "--public" in refused["next"]
+    assert not key.exists()
+    assert (desk.folder / "verifier.pub.pem").read_bytes() == there
+    desk.run("verifier", "init", "--key", str(key), "--public", str(desk.folder / "second.pub.pem"))
+    assert (desk.folder / "second.pub.pem").read_bytes() != there
+    assert desk.run("verifier", "init")["data"]["is_new"] is False
+    # A person's key is made like that, too.
+    words = ("--key", str(key), "--name", "B. Deputy", "--role", "deputy")
+    desk.run("report", "certify", "1", *words)
+    assert desk.run("report", "list")["data"]["reports"][0]["certified_by"] == "B. Deputy"
