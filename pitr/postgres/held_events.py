@@ -70,9 +70,9 @@ def hold(session: ReplaySession, rows: Iterable[HeldRow]) -> None:
     """Keep events.  One that is there already stays as it is.  Raises ServerRefused, ServerUnavailable."""
     values = [
         (
-            row.replay_id, row.topic, row.partition, row.offset, row.event_id, row.event_type, row.version,
-            row.key, row.value, _encode(row.headers), row.timestamp_ms, row.is_append_time, row.reason,
-            row.detail, row.stops_key,
+            row.replay_id, row.topic, row.partition, row.offset, _storable(row.event_id),
+            _storable(row.event_type), row.version, row.key, row.value, _encode(row.headers),
+            row.timestamp_ms, row.is_append_time, row.reason, _storable(row.detail), row.stops_key,
         )
         for row in rows
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def keep_holding(session: ReplaySession, rows: Sequence[tuple[int, str, str]]) -
         if rows:
             cursor.executemany(
                 "UPDATE pitr.quarantine SET reason = %s, detail = %s, stops_key = true WHERE id = %s",
-                [(reason, detail, number) for number, reason, detail in rows],
+                [(reason, _storable(detail), number) for number, reason, detail in rows],
             )
 
 
@@ -155,6 +155,14 @@ def held_counts(session: ReplaySession) -> list[tuple[str, str, str, int, int]]:
             " FROM pitr.quarantine GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT 10000"
         ).fetchall()
     return [(str(a), str(b), str(c), int(str(d)), int(str(e))) for a, b, c, d, e in rows]
+
+
+def _storable(text: str | None) -> str | None:
+    """Return what a text of PostgreSQL's can hold: neither NUL nor half a surrogate pair.
+
+    JSON of strangers has both, and what an owner's function raises may quote it.
+    """
+    return None if text is None else text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode(headers: Headers) -> str:
