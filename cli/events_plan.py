@@ -13,7 +13,7 @@ import click
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.events_cluster import mirror_option
-from cli.made_file import write_made
+from cli.made_file import check_place, write_made
 from cli.reading import Source, source_of, source_options
 from cli.target import read_target, target_options
 from cli.units import read_duration_option
@@ -85,7 +85,11 @@ def events_plan(
 
     app = current()
     if (restored is None) == (target is None):
-        raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
+        both = "--restored and --at exclude each other" if target else "one of --restored and --at is needed"
+        raise UsageRefused(both, hint="pitr events plan --help")
+    for made_file in (out, page):
+        if made_file is not None:
+            check_place(made_file)
     settings = _settings(app)
     choice = Choice(
         declared_flows(settings, names), timedelta(seconds=read_duration_option("--look-back", look_back))

@@ -146,15 +146,39 @@ def held_rows(
         return [_row(row) for row in found.fetchall()]
 
 
-def held_counts(session: ReplaySession) -> list[tuple[str, str, str, int, int]]:
-    """Return replay, topic, reason, how many are held, and how many were released."""
+def held_counts(session: ReplaySession, replay_id: str | None = None) -> list[tuple[str, str, str, int, int]]:
+    """Return replay, topic, reason, how many are held, and how many no longer: of one replay, or of all."""
     with mapped_errors():
         rows = session.connection.execute(
             "SELECT replay_id, topic, reason, count(*) FILTER (WHERE released_at IS NULL),"
             " count(*) FILTER (WHERE released_at IS NOT NULL)"
-            " FROM pitr.quarantine GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT 10000"
+            " FROM pitr.quarantine WHERE %s::text IS NULL OR replay_id = %s"
+            " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT 10000",
+            (replay_id, replay_id),
         ).fetchall()
     return [(str(a), str(b), str(c), int(str(d)), int(str(e))) for a, b, c, d, e in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBecause:
+    """Why events of a topic are held, and how many for that."""
+
+    topic: str
+    reason: str
+    detail: str
+    count: int
+
+
+def held_because(session: ReplaySession, replay_id: str, limit: int) -> list[HeldBecause]:
+    """Return what holds most events of a replay, in this order."""
+    with mapped_errors():
+        rows = session.connection.execute(
+            "SELECT topic, reason, detail, count(*) FROM pitr.quarantine"
+            " WHERE replay_id = %s AND released_at IS NULL"
+            " GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT %s",
+            (replay_id, limit),
+        ).fetchall()
+    return [HeldBecause(str(a), str(b), str(c), int(str(d))) for a, b, c, d in rows]
 
 
 def _storable(text: str | None) -> str | None:
