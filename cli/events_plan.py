@@ -84,12 +84,7 @@ def events_plan(
     from cli.events_plan_view import plan_json, refuse_gaps, show_plan, unaccepted
 
     app = current()
-    if (restored is None) == (target is None):
-        both = "--restored and --at exclude each other" if target else "one of --restored and --at is needed"
-        raise UsageRefused(both, hint="pitr events plan --help")
-    for made_file in (out, page):
-        if made_file is not None:
-            check_place(made_file)
+    _check_options(restored, target, out, page)
     settings = _settings(app)
     choice = Choice(
         declared_flows(settings, names), timedelta(seconds=read_duration_option("--look-back", look_back))
@@ -120,6 +115,16 @@ def events_plan(
 
         write_made(out, encode_plan(made))
     app.output.finish(fields)
+
+
+def _check_options(restored: str | None, target: str | None, out: Path | None, page: Path | None) -> None:
+    """Refuse what cannot be, before anything is read."""
+    if (restored is None) == (target is None):
+        both = "--restored and --at exclude each other" if target else "one of --restored and --at is needed"
+        raise UsageRefused(both, hint="pitr events plan --help")
+    for made_file in (out, page):
+        if made_file is not None:
+            check_place(made_file)
 
 
 def _settings(app: App) -> EventsSettings:

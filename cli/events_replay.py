@@ -118,7 +118,7 @@ def events_replay(
         result = run_replay(app, cluster, loaded, request, plan_hash or plan.hash, restored)
     show_result(app, request, result)
     fields = result_fields(request, result)
-    app.partial_result = fields
+    app.partial_result = {**fields}
     _refuse_misread(plan, result)
     app.output.finish(fields)
 
