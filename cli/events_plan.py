@@ -13,7 +13,7 @@ import click
 from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.events_cluster import mirror_option
-from cli.made_file import write_made
+from cli.made_file import check_place, write_made
 from cli.reading import Source, source_of, source_options
 from cli.target import read_target, target_options
 from cli.units import read_duration_option
@@ -84,8 +84,7 @@ def events_plan(
     from cli.events_plan_view import plan_json, refuse_gaps, show_plan, unaccepted
 
     app = current()
-    if (restored is None) == (target is None):
-        raise UsageRefused("one of --restored and --at is needed", hint="pitr events plan --help")
+    _check_options(restored, target, out, page)
     settings = _settings(app)
     reach = timedelta(seconds=read_duration_option("--look-back", look_back))
     choice = Choice(declared_flows(settings, names), reach)
@@ -114,6 +113,16 @@ def events_plan(
 
         write_made(out, encode_plan(made))
     app.output.finish(fields)
+
+
+def _check_options(restored: str | None, target: str | None, out: Path | None, page: Path | None) -> None:
+    """Refuse what cannot be, before anything is read."""
+    if (restored is None) == (target is None):
+        both = "--restored and --at exclude each other" if target else "one of --restored and --at is needed"
+        raise UsageRefused(both, hint="pitr events plan --help")
+    for made_file in (out, page):
+        if made_file is not None:
+            check_place(made_file)
 
 
 def _settings(app: App) -> EventsSettings:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.context import common_options, current
+from cli.context import App, common_options, current
 from cli.errors import UsageRefused
 from cli.events_cluster import mirror_option
 
 if TYPE_CHECKING:
+    from pitr.postgres.applied_events import ReplaySession
     from pitr.postgres.held_events import HeldRow
 
 LISTED_MAX = 10_000
@@ -48,10 +49,11 @@ def quarantine_list(restored: str, replay_id: str | None, limit: int, released: 
             output.line("nothing was replayed into this database")
             output.finish({"counts": [], "events": []})
             return
-        counts = held_counts(session)
+        _check_replay(session, replay_id)
+        counts = held_counts(session, replay_id)
         rows = held_rows(session, replay_id=replay_id, limit=limit, with_released=released, is_whole=False)
     output.table(
-        ["replay", "topic", "reason", "held", "released"],
+        ["replay", "topic", "reason", "held", "no longer"],
         [[one, topic, reason, str(held), str(freed)] for one, topic, reason, held, freed in counts],
         empty="nothing is held back",
     )
@@ -103,7 +105,7 @@ def quarantine_release(
     """
     from cli.events_cluster import open_cluster
     from cli.events_sink import events_settings_of, load_handlers, open_sink
-    from pitr.events.release import ReleaseChoice, release
+    from pitr.events.release import ReleaseChoice, ReleaseResult, release
     from pitr.postgres.applied_events import ReplaySession
 
     if sum((bool(numbers), reason is not None or topic is not None, everything)) != 1:
@@ -113,20 +115,16 @@ def quarantine_release(
     app = current()
     settings = events_settings_of(app)
     loaded = load_handlers(handlers_path, settings)
-    with (
-        open_cluster(settings, is_mirror=mirror) as cluster,
-        ReplaySession(restored) as session,
-        open_sink(loaded, session, cluster, replay_id) as sink,
-    ):
-        done = release(
-            session,
-            sink,
-            loaded.handlers,
-            replay_id,
-            ReleaseChoice(numbers, reason, topic, everything),
-            formats={name: one.format for name, one in settings.flows.items()},
-            calls=loaded.calls,
-        )
+    chosen = ReleaseChoice(numbers, reason, topic, everything)
+    formats = {name: one.format for name, one in settings.flows.items()}
+    with open_cluster(settings, is_mirror=mirror) as cluster, ReplaySession(restored) as session:
+        _check_replay(session, replay_id)
+        with open_sink(loaded, session, cluster, replay_id) as sink:
+            done = release(
+                session, sink, loaded.handlers, replay_id, chosen, formats=formats, calls=loaded.calls
+            )
+    if done == ReleaseResult():
+        _tell_none(app)
     app.output.line(
         f"{done.applied} events were applied, {done.duplicate} had been before, {done.held} are held still"
     )
@@ -164,9 +162,27 @@ def quarantine_drop(
             hint="look at them with pitr events quarantine list",
         )
     with ReplaySession(restored) as session:
+        _check_replay(session, replay_id)
         count = drop(session, replay_id, ReleaseChoice(numbers, reason, topic))
+    if not count:
+        _tell_none(app)
     app.output.line(f"{count} events were dropped")
     app.output.finish({"dropped": count})
+
+
+def _check_replay(session: ReplaySession, replay_id: str | None) -> None:
+    """Refuse a name that no replay into this database has: of a mistyped one nothing would be held."""
+    if replay_id is not None and not session.knows(replay_id):
+        raise UsageRefused(
+            f"no replay {replay_id[:64]!r} ran into this database",
+            hint="pitr events quarantine list --restored DSN shows their names",
+        )
+
+
+def _tell_none(app: App) -> None:
+    app.output.warn(
+        "nothing that is held was meant: pitr events quarantine list --restored DSN shows what is, and why"
+    )
 
 
 def _cells(row: HeldRow) -> list[str]:
@@ -185,6 +201,7 @@ def _cells(row: HeldRow) -> list[str]:
 
 def _fields(row: HeldRow) -> dict[str, object]:
     from pitr.events.quarantine import shown_key
+    from pitr.recovery import instant_text
 
     return {
         "number": row.number,
@@ -199,6 +216,6 @@ def _fields(row: HeldRow) -> dict[str, object]:
         "reason": row.reason,
         "detail": row.detail,
         "stops_key": row.stops_key,
-        "held_at": row.held_at,
-        "released_at": row.released_at,
+        "held_at": None if row.held_at is None else instant_text(row.held_at),
+        "released_at": None if row.released_at is None else instant_text(row.released_at),
     }

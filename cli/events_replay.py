@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.context import App, common_options, current
-from cli.errors import UsageRefused
+from cli.errors import ChecksFailed, UsageRefused
 from cli.events_cluster import mirror_option
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _HASH = re.compile(r"[0-9a-fA-F]{64}")
 _PARTITION = re.compile(r"(.+)\[(\d{1,9})\]")
 _SHOWN_ROWS_MAX = 5
+_SHOWN_CHARS_MAX = 120
 
 
 @click.command()
@@ -116,7 +117,23 @@ def events_replay(
         check_targets(loaded.handlers, (one.topic for one in plan.topics), cluster)
         result = run_replay(app, cluster, loaded, request, plan_hash or plan.hash, restored)
     show_result(app, request, result)
-    app.output.finish(result_fields(request, result))
+    fields = result_fields(request, result)
+    app.partial_result = {**fields}
+    _refuse_misread(plan, result)
+    app.output.finish(fields)
+
+
+def _refuse_misread(plan: ReplayPlan, result: ReplayResult) -> None:
+    """Raise ChecksFailed where the log has changed since the plan was made; it was replayed as it is."""
+    from pitr.events.reconcile import misread
+
+    if wrong := misread(plan, result.counts):
+        more = f"\nand {len(wrong) - _SHOWN_ROWS_MAX} more" if len(wrong) > _SHOWN_ROWS_MAX else ""
+        raise ChecksFailed(
+            f"the log is not the one that the plan was made of, in {len(wrong)} partitions",
+            detail="\n".join(wrong[:_SHOWN_ROWS_MAX]) + more,
+            hint="make a plan anew, and replay it: what was applied is not applied again",
+        )
 
 
 def run_replay(
@@ -152,7 +169,11 @@ def run_replay(
         ports = Ports(cluster.broker, statuses_of(session), time.monotonic, time.sleep, tell)
         with open_sink(loaded, session, cluster, request.replay_id, is_dry_run=request.is_dry_run) as sink:
             result = Replay(request, ports, session, sink).run()
-    app.output.note(f"{result.total('read'):,} events read in {time.monotonic() - begun:.1f} s")
+    read = f"{result.total('read'):,} events read"
+    took = f"{time.monotonic() - begun:.1f} s"
+    app.output.note(
+        f"{read}, by all runs of this replay; this one took {took}" if result.resumed else f"{read} in {took}"
+    )
     return result
 
 
@@ -211,8 +232,12 @@ def show_result(app: App, request: ReplayRequest, result: ReplayResult) -> None:
     for one in result.diff:
         _show_diff(app, one)
     if held := result.total("held"):
-        where = "" if request.is_dry_run else f"; pitr events quarantine list --replay {result.replay_id}"
-        output.warn(f"{held} events are held back{where}")
+        listing = f"; pitr events quarantine list --restored DSN --replay {result.replay_id}"
+        output.warn(f"{held} events are held back{'' if request.is_dry_run else listing}")
+        rows = [
+            [one.topic, one.reason, one.detail[:_SHOWN_CHARS_MAX], str(one.count)] for one in result.because
+        ]
+        output.table(["held in", "reason", "detail", "events"], rows, empty="none of them is held still")
     if request.is_dry_run:
         output.line(f"plan hash: {request.plan.hash}")
 
@@ -243,6 +268,10 @@ def result_fields(request: ReplayRequest, result: ReplayResult) -> Mapping[str, 
                 "counts": dict(counts),
             }
             for at, counts in sorted(result.counts.items())
+        ],
+        "held_because": [
+            {"topic": one.topic, "reason": one.reason, "detail": one.detail, "count": one.count}
+            for one in result.because
         ],
         "diff": _diff_fields(result.diff),
     }

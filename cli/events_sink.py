@@ -13,6 +13,7 @@ from cli.errors import UsageRefused
 from cli.events_cluster import EventsCluster
 from cli.events_settings import EventsSettings
 from pitr.errors import MalformedValue, NotInitialised
+from pitr.events.refusals import PlanRefused
 
 if TYPE_CHECKING:
     from pitr.events.handlers import Handlers
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pitr.events.upcast import Change
     from pitr.postgres.applied_events import ReplaySession
 
-PLAN_BYTES_MAX = 64 << 20
+_MAKE_PLAN = "make one: pitr events plan --restored DSN --out FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,21 @@ def load_handlers(named: Path | None, settings: EventsSettings) -> LoadedHandler
 
 
 def read_plan(path: Path) -> ReplayPlan:
-    """Read a plan's file.  Raises MalformedValue, OSError."""
-    from pitr.events.plan_code import decode_plan
+    """Read a plan's file.  Raises PlanRefused for one that is not there, or is no plan."""
+    from pitr.events.plan_code import PLAN_BYTES_MAX, decode_plan
 
-    with path.open("rb") as file:
-        content = file.read(PLAN_BYTES_MAX + 1)
-    if len(content) > PLAN_BYTES_MAX:
-        raise UsageRefused(f"{path} has more than {PLAN_BYTES_MAX} bytes: not a plan")
-    return decode_plan(content)
+    try:
+        with path.open("rb") as file:
+            content = file.read(PLAN_BYTES_MAX + 1)
+        return decode_plan(content)
+    except OSError as cause:
+        raise PlanRefused(
+            f"the plan {path} cannot be read", detail=cause.strerror, hint=_MAKE_PLAN
+        ) from cause
+    except MalformedValue as cause:
+        raise PlanRefused(
+            f"{path} is no plan that can be replayed", detail=cause.message, hint=_MAKE_PLAN
+        ) from cause
 
 
 def check_targets(handlers: Handlers, topics: Iterable[str], cluster: EventsCluster) -> None:

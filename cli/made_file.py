@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cli.errors import UsageRefused
 from storage.synced_file import replace_synced
+
+
+def check_place(path: Path) -> None:
+    """Refuse a name that no file can have, before hours of work are to go into it.  Raises UsageRefused."""
+    if path.is_dir():
+        raise UsageRefused(f"{path} is a directory", hint="name the file")
+    if not path.parent.is_dir():
+        raise UsageRefused(f"there is no directory {path.parent} to write {path.name} to")
 
 
 def write_made(path: Path, content: bytes) -> None:

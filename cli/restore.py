@@ -214,7 +214,7 @@ def _restore(
         if is_dry_run or not app.is_yes:
             fields["forecast"] = show_forecast(app, reader, source, plan, planned.backups)
         if replay is not None and replay.is_restored() and not is_dry_run:
-            fields["replay"] = replay.go_on(_request(app, reader, plan, into, wanted.action, chosen), reader)
+            fields |= replay.go_on(_request(app, reader, plan, into, wanted.action, chosen), reader)
             app.output.finish(fields)
             return
         asked = asked_of(app, wanted.meant, into, source, wanted.action, chosen)

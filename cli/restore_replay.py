@@ -40,6 +40,7 @@ from pitr.postgres.applied_events import ReplaySession
 from pitr.postgres.instance import Instance
 from pitr.restore_instance import reopened
 from pitr.restore_journal import WorkDirectory
+from pitr.restore_request import PROMOTED_STEPS
 from storage.synced_file import replace_synced
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class RestoreReplay:
         return self._replay(result.instance, plan)
 
     def go_on(self, request: RestoreRequest, reader: Reader) -> dict[str, object]:
-        """Go on with a cluster that an earlier run promoted.
+        """Go on with a cluster that an earlier run promoted; return what is told of it, as of a first run.
 
         Raises RestoreRefused, GapsFound, PlanRefused, ChecksFailed, BrokerUnavailable, ServerRefused.
         """
@@ -164,7 +165,11 @@ class RestoreReplay:
         instance = reopened(request)
         with _reached("the cluster is promoted, on its private socket; nothing was replayed"):
             plan = self._planned() or self._plan(instance, reader)
-        return self._replay(instance, plan)
+        replayed = self._replay(instance, plan)
+        self.app.output.line(f"running   {replayed['dsn']}")
+        for step in PROMOTED_STEPS:
+            self.app.output.line(f"next: {step}")
+        return {"replay": replayed, "dsn": replayed["dsn"], "next": list(PROMOTED_STEPS)}
 
     def _note_recovery(self, certificate: Path | None) -> None:
         if certificate is not None and certificate.exists():

@@ -24,6 +24,12 @@ from pitr.wal.timeline import TimelineId
 from pitr.wal_plan_file import RegionAddress
 
 CERTIFICATE_SUFFIX: Final = ".recovery-certificate.json"
+PROMOTED_STEPS: Final = (
+    "start it where it shall run, then, before anything is archived, give it a new writer epoch:",
+    "pitr init --identity FILE; on a host without a configuration also --pg, --region and --dir",
+    "take a full backup of it: pitr backup",
+)
+"""What a person does next with a cluster that was promoted."""
 Progress: TypeAlias = FileProgress | ReplayProgress
 
 
@@ -162,11 +168,7 @@ def _next_steps(request: RestoreRequest, done: Recovered | None, target: Path) -
             f"the server runs, paused at the target: look at it, then promote it: {pg_ctl} promote",
             "then remove the recovery settings from postgresql.auto.conf",
         )
-    return (
-        "start it where it shall run, then, before anything is archived, give it a new writer epoch:",
-        "pitr init --identity FILE; on a host without a configuration also --pg, --region and --dir",
-        "take a full backup of it: pitr backup",
-    )
+    return PROMOTED_STEPS
 
 
 def identify(request: RestoreRequest, tablespaces: Mapping[int, Path], *, with_read_end: bool = False) -> str:

@@ -114,6 +114,21 @@ def unreconciled(rows: Sequence[Reconciled], accepted: Collection[TopicPartition
     ]
 
 
+def misread(plan: ReplayPlan, counts: Mapping[TopicPartition, Mapping[str, int]]) -> list[str]:
+    """Say in which partitions replay read another number of records than the plan did: their logs changed.
+
+    What the plan counted of transactions is not compared: of prepared ones it changes once they are decided.
+    """
+    found = []
+    for topic in plan.topics:
+        for one in topic.partitions:
+            at = TopicPartition(topic.topic, one.partition)
+            read = counts.get(at, {}).get("read", 0)
+            if read != one.tally.records:
+                found.append(f"{at}: the plan has {one.tally.records} events, and {read} were read")
+    return found
+
+
 def _gap_offsets(plan: PartitionPlan) -> int:
     # Where nobody can tell how far a gap goes, it is one at least.
     return sum(max(1, 1 if gap.end is None else gap.end - gap.start) for gap in plan.gaps)

@@ -38,7 +38,7 @@ from pitr.events.replay_batch import Batch, Judge
 from pitr.events.starts import StartReason
 from pitr.events.upcast import Change
 from pitr.postgres.applied_events import ReplaySession
-from pitr.postgres.held_events import stopped_keys
+from pitr.postgres.held_events import HeldBecause, held_because, stopped_keys
 from pitr.postgres.row_diff import RowDiff, TableDiff
 from pitr.throttle import TokenBucket
 from pitr.wal.lsn import LSN
@@ -46,6 +46,7 @@ from pitr.wal.lsn import LSN
 BATCH_RECORDS: Final = 10_000
 """Of 1,000 to 100,000 the fastest within a few per cent: a round trip to the server is spread over enough."""
 BATCH_BYTES_MAX: Final = 64 << 20
+BECAUSE_MAX: Final = 10
 
 Statuses = Callable[[Sequence[int]], Mapping[int, XactStatus]]
 """What the restored database says of transactions (``RestoredHistory.statuses``)."""
@@ -87,6 +88,8 @@ class ReplayResult:
     cursors: Mapping[TopicPartition, int]
     diff: tuple[TableDiff, ...] = ()
     resumed: bool = False
+    because: tuple[HeldBecause, ...] = ()
+    """What holds most of the events that are held."""
 
     def total(self, word: str) -> int:
         """Return the sum over all partitions."""
@@ -166,10 +169,10 @@ def check_place(plan: ReplayPlan, left_at: LSN | None) -> None:
     restored = plan.restored
     if left_at == restored.end:
         return
-    there = "it did not come from that timeline" if left_at is None else f"it left that timeline at {left_at}"
+    there = "it never left that timeline" if left_at is None else f"it left that timeline at {left_at}"
     raise PlanRefused(
         "the plan is for another restore of this cluster",
-        detail=f"the plan's ends at {restored.end} of timeline {restored.timeline}; of this server {there}",
+        detail=f"the plan's ends at {restored.end} of timeline {restored.timeline}; of this server: {there}",
         hint="name the server that the plan was made for, or make a plan for this one",
     )
 
@@ -260,7 +263,8 @@ class Replay:
             cursors.update(batch.cursors)
             self._pace(batch)
         found = () if diff is None else tuple(diff.result())
-        return ReplayResult(request.replay_id, applier.counts, cursors, found, resumed)
+        because = tuple(held_because(session, request.replay_id, BECAUSE_MAX))
+        return ReplayResult(request.replay_id, applier.counts, cursors, found, resumed, because)
 
     def _pace(self, batch: Batch) -> None:
         records = sum(batch.read.values())

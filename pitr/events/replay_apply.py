@@ -226,8 +226,8 @@ def _held_row(replay_id: str, held: Held) -> HeldRow:
         topic=record.at.topic,
         partition=record.at.partition,
         offset=record.offset,
-        event_id=_no_nul(held.event_id),
-        event_type=_no_nul(held.event_type),
+        event_id=held.event_id,
+        event_type=held.event_type,
         version=held.version,
         key=record.key,
         value=record.value,
@@ -235,11 +235,6 @@ def _held_row(replay_id: str, held: Held) -> HeldRow:
         timestamp_ms=record.timestamp_ms,
         is_append_time=record.is_append_time,
         reason=str(held.reason),
-        detail=_no_nul(held.detail) or "",
+        detail=held.detail,
         stops_key=held.stops_key,
     )
-
-
-def _no_nul(text: str | None) -> str | None:
-    # PostgreSQL's text has none, and what an owner's function raises may.
-    return None if text is None else text.replace("\x00", "\ufffd")

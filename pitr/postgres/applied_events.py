@@ -205,6 +205,12 @@ class ReplaySession:
             self._session.execute(_TABLES.encode())
             self._session.execute(_STAGE.encode())
 
+    def knows(self, replay_id: str) -> bool:
+        """Tell whether a replay of this name ever ran into this database."""
+        return self.is_prepared() and bool(
+            self._rows("SELECT 1 FROM pitr.replay WHERE replay_id = %s", (replay_id,))
+        )
+
     def enter(self, replay_id: str, plan_hash: str, handlers_sha256: str) -> str:
         """Record a replay, or that it goes on; return the hash of the handlers file that it had last."""
         row = self._one(

@@ -70,9 +70,9 @@ def hold(session: ReplaySession, rows: Iterable[HeldRow]) -> None:
     """Keep events.  One that is there already stays as it is.  Raises ServerRefused, ServerUnavailable."""
     values = [
         (
-            row.replay_id, row.topic, row.partition, row.offset, row.event_id, row.event_type, row.version,
-            row.key, row.value, _encode(row.headers), row.timestamp_ms, row.is_append_time, row.reason,
-            row.detail, row.stops_key,
+            row.replay_id, row.topic, row.partition, row.offset, _storable(row.event_id),
+            _storable(row.event_type), row.version, row.key, row.value, _encode(row.headers),
+            row.timestamp_ms, row.is_append_time, row.reason, _storable(row.detail), row.stops_key,
         )
         for row in rows
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def keep_holding(session: ReplaySession, rows: Sequence[tuple[int, str, str]]) -
         if rows:
             cursor.executemany(
                 "UPDATE pitr.quarantine SET reason = %s, detail = %s, stops_key = true WHERE id = %s",
-                [(reason, detail, number) for number, reason, detail in rows],
+                [(reason, _storable(detail), number) for number, reason, detail in rows],
             )
 
 
@@ -146,15 +146,47 @@ def held_rows(
         return [_row(row) for row in found.fetchall()]
 
 
-def held_counts(session: ReplaySession) -> list[tuple[str, str, str, int, int]]:
-    """Return replay, topic, reason, how many are held, and how many were released."""
+def held_counts(session: ReplaySession, replay_id: str | None = None) -> list[tuple[str, str, str, int, int]]:
+    """Return replay, topic, reason, how many are held, and how many no longer: of one replay, or of all."""
     with mapped_errors():
         rows = session.connection.execute(
             "SELECT replay_id, topic, reason, count(*) FILTER (WHERE released_at IS NULL),"
             " count(*) FILTER (WHERE released_at IS NOT NULL)"
-            " FROM pitr.quarantine GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT 10000"
+            " FROM pitr.quarantine WHERE %s::text IS NULL OR replay_id = %s"
+            " GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 LIMIT 10000",
+            (replay_id, replay_id),
         ).fetchall()
     return [(str(a), str(b), str(c), int(str(d)), int(str(e))) for a, b, c, d, e in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBecause:
+    """Why events of a topic are held, and how many for that."""
+
+    topic: str
+    reason: str
+    detail: str
+    count: int
+
+
+def held_because(session: ReplaySession, replay_id: str, limit: int) -> list[HeldBecause]:
+    """Return what holds most events of a replay, in this order."""
+    with mapped_errors():
+        rows = session.connection.execute(
+            "SELECT topic, reason, detail, count(*) FROM pitr.quarantine"
+            " WHERE replay_id = %s AND released_at IS NULL"
+            " GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT %s",
+            (replay_id, limit),
+        ).fetchall()
+    return [HeldBecause(str(a), str(b), str(c), int(str(d))) for a, b, c, d in rows]
+
+
+def _storable(text: str | None) -> str | None:
+    """Return what a text of PostgreSQL's can hold: neither NUL nor half a surrogate pair.
+
+    JSON of strangers has both, and what an owner's function raises may quote it.
+    """
+    return None if text is None else text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode(headers: Headers) -> str:

@@ -82,10 +82,22 @@ _OWN_RELATIONS: Final = """
     FROM pg_class c, pg_database d
     WHERE d.datname = current_database() AND pg_relation_filenode(c.oid) IS NOT NULL
       AND (c.oid IN (SELECT oid FROM own) OR c.oid IN (SELECT reltoastrelid FROM own))"""
-_HAS_FENCES: Final = "SELECT to_regclass('pitr.fence') IS NOT NULL"
+# A plain table of these two types runs nobody's code when it is read; a view in its place would, as whoever
+# asks, and that is the superuser of a cluster that was restored.  No relation: no row.
+_FENCE_TABLE: Final = """
+    SELECT c.relkind = 'r' AND 2 = (
+        SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND NOT a.attisdropped
+        AND (a.attname, a.atttypid) IN (('id', 'int8'::regtype), ('payload', 'text'::regtype)))
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'pitr' AND c.relname = 'fence'"""
 _FENCES: Final = """
     SELECT id, CASE WHEN octet_length(payload) <= %s THEN payload END
-    FROM pitr.fence WHERE id < %s ORDER BY id DESC LIMIT %s"""
+    FROM ONLY pitr.fence WHERE id < %s ORDER BY id DESC LIMIT %s"""
+# Where names are looked for is the database's own setting, and its owner's word: ours are PostgreSQL's alone.
+_OWN_PATH: Final = """
+    SELECT pg_catalog.current_setting('search_path'),
+           pg_catalog.set_config('search_path', 'pg_catalog', false)"""
+_PATH: Final = "SELECT pg_catalog.set_config('search_path', %s, true)"
 
 
 def left_at(dsn: str, timeline: TimelineId) -> LSN | None:
@@ -162,6 +174,9 @@ class RestoredServer:
                 application_name="pitr events",
                 options=_OPTIONS,
             )
+        self._search_path: Final = str(self._rows(_OWN_PATH)[0][0])
+        self.has_strange_fences = False
+        """Whether what is called ``pitr.fence`` was found to be something else, and was not read."""
 
     def __enter__(self) -> RestoredServer:
         return self
@@ -289,7 +304,8 @@ class RestoredServer:
         Raises ServerRefused, and MalformedValue if the rows are none of (partition, next offset).
         """
         found: dict[int, int] = {}
-        with mapped_errors():
+        with mapped_errors(), self._session.transaction():
+            self._rows(_PATH, [self._search_path])
             cursor = self._session.execute(statement.encode())
             rows = cursor.fetchmany(CURSOR_ROWS_MAX + 1) if cursor.description else []
         if len(rows) > CURSOR_ROWS_MAX:
@@ -304,9 +320,11 @@ class RestoredServer:
     def fence_rows(self, before: int, limit: int) -> list[tuple[int, str | None]]:
         """Return rows of ``pitr.fence`` below a number, the newest first; a text is None if too large.
 
-        Raises ServerUnavailable, ServerRefused.
+        None if what has that name is no table of fences.  Raises ServerUnavailable, ServerRefused.
         """
-        if not self._rows(_HAS_FENCES)[0][0]:
+        found = self._rows(_FENCE_TABLE)
+        self.has_strange_fences = any(not is_plain for (is_plain,) in found)
+        if not found or self.has_strange_fences:
             return []
         return [
             (int(number), text) for number, text in self._rows(_FENCES, [PAYLOAD_BYTES_MAX, before, limit])

@@ -43,6 +43,7 @@ from pitr.events.replay import (
 from pitr.events.replay_apply import Sink
 from pitr.events.sink_callable import CallableFailed, CallableSink, ReplayContext
 from pitr.events.sink_sql import SqlSink
+from pitr.events.upcast import Upcast
 from pitr.postgres.applied_events import EventsRefused, ReplaySession
 from pitr.postgres.held_events import held_rows
 
@@ -281,6 +282,30 @@ def test_a_key_is_released_in_its_order_once_the_handler_is_corrected(house: Hou
         assert (done.applied, done.held) == (2, 0)
     assert house.orders() == {1: ("c1", 8, 1), 2: ("c2", 5, 0)}
     assert house.held() == []
+
+
+def test_what_an_upcaster_quotes_of_a_strangers_text_ends_neither_a_replay_nor_a_release(
+    house: House,
+) -> None:
+    def refuse(payload: dict[str, Any]) -> dict[str, Any]:
+        raise LookupError(payload["customer"])
+
+    house.broker.add(event(0, key="order-1", version=2, value=b'{"customer": "half \\ud800, none \\u0000"}'))
+    house.broker.add(order(1, 2))
+    handlers = orders_handlers(
+        handlers=(Handler("placed", 3, PLACED.statements), PLACED),
+        upcasts=(Upcast("placed", 2, 3, call="refuse"),),
+    )
+    request = house.request(handlers, calls={"refuse": refuse})
+    with ReplaySession(house.dsn) as session:
+        sink = SqlSink(session)
+        ports = Ports(house.broker, all_committed, lambda: house.now, house.sleep)
+        result = Replay(request, ports, session, sink).run()
+        assert result.counts[AT] == {"read": 2, "applied": 1, "duplicate": 0, "held": 1}
+        everything = ReleaseChoice(everything=True)
+        done = release(session, sink, handlers, result.replay_id, everything, calls={"refuse": refuse})
+        assert done == ReleaseResult(held=1)
+        assert held_rows(session, limit=9)[0].detail == "refuse raised LookupError: half ?, none \ufffd"
 
 
 def test_what_can_never_be_applied_is_dropped_and_its_key_goes_on(house: House) -> None:

@@ -130,8 +130,9 @@ class Shop:
         ends = broker.ends(ports)
         with ReplaySession(self.dsn) as session:
             identifier = session.system_identifier()
+        counted = {at: Tally(records=sum(1 for _ in broker.read(at, 0, ends[at]))) for at in ports}
         partitions = tuple(
-            PartitionPlan(at.partition, 0, ends[at], StartReason.FENCE, False, None, None, Tally())
+            PartitionPlan(at.partition, 0, ends[at], StartReason.FENCE, False, None, None, counted[at])
             for at in ports
         )
         topic_id = broker.topics([self.topic])[self.topic].topic_id
@@ -241,13 +242,70 @@ def test_the_command_replays_what_the_plan_names_and_nothing_that_was_aborted(sh
     assert shop.orders() == sorted([*good, 30])
 
 
+def test_a_log_that_has_changed_since_the_plan_was_made_ends_with_7_and_says_where(shop: Shop) -> None:
+    shop.produce(range(20))
+    plan = shop.plan()
+    [topic] = plan.topics
+    first, second = topic.partitions
+    # Compaction has taken two of those that the plan counted.
+    counted = replace(first, tally=Tally(records=first.tally.records + 2))
+    plan = replace(plan, topics=(replace(topic, partitions=(counted, second)),))
+    path = shop.folder / "plan.json"
+    path.write_bytes(encode_plan(plan))
+    words = ["events", "replay", "--plan", path, "--restored", shop.dsn]
+    for more in (("--dry-run",), ("--plan-hash", plan.hash), ("--plan-hash", plan.hash)):
+        told = shop.pitr(*words, *more, exit_code=7)
+        assert told["error"]["code"] == "PITR-7002"
+        assert told["error"]["why"] == f"{shop.topic}[0]: the plan has 12 events, and 10 were read"
+        assert sum(one["counts"]["applied"] for one in told["data"]["partitions"]) == 20
+    assert shop.orders() == list(range(20))
+
+
+def test_a_dry_run_says_why_events_would_be_held_and_names_that_are_none_are_refused(shop: Shop) -> None:
+    shop.produce(range(4), **{"event-version": "7"})
+    shop.produce([4], principal="mallory")
+    plan = shop.plan()
+    path = shop.folder / "plan.json"
+    path.write_bytes(encode_plan(plan))
+    words = ["events", "replay", "--plan", path, "--restored", shop.dsn]
+    held = shop.pitr(*words, "--dry-run")["data"]["held_because"]
+    assert [(one["reason"], one["detail"], one["count"]) for one in held] == [
+        ("unknown version", "no handler takes placed 7", 4),
+        ("rule", "attack", 1),
+    ]
+    done = shop.pitr(*words, "--plan-hash", plan.hash)
+    assert done["data"]["held_because"] == held
+    quarantine = ["events", "quarantine"]
+    for verb in (["list"], ["release", "--all"], ["drop", "--reason", "rule", "--yes"]):
+        told = shop.pitr(*quarantine, *verb, "--restored", shop.dsn, "--replay", "nonesuch", exit_code=2)
+        assert told["error"]["message"] == "no replay 'nonesuch' ran into this database"
+    named = ["--restored", shop.dsn, "--replay", done["data"]["replay_id"]]
+    for verb in (["release", "--reason", "attack"], ["drop", "--reason", "attack", "--yes"]):
+        assert "nothing that is held was meant" in shop.pitr(*quarantine, *verb, *named)["warnings"][0]
+    listed = shop.pitr(*quarantine, "list", *named)["data"]
+    assert [one["held"] for one in listed["counts"]] == [1, 4]
+    assert listed["events"][0]["held_at"].endswith("Z")
+
+
+def test_a_file_that_is_no_plan_is_refused_as_what_it_is(shop: Shop) -> None:
+    path = shop.folder / "plan.json"
+    words = ["events", "replay", "--plan", path, "--restored", shop.dsn, "--dry-run"]
+    error = shop.pitr(*words, exit_code=2)["error"]
+    assert (error["code"], error["message"]) == ("PITR-2003", f"the plan {path} cannot be read")
+    good = encode_plan(shop.plan())
+    for content in (b"", HANDLERS.encode(), good.replace(b'"end":', b'"end":1'), good[:-20]):
+        path.write_bytes(content)
+        error = shop.pitr(*words, exit_code=2)["error"]
+        assert (error["code"], error["message"]) == ("PITR-2003", f"{path} is no plan that can be replayed")
+
+
 def test_a_plan_for_another_restore_of_the_same_cluster_is_refused(shop: Shop) -> None:
     shop.produce(range(4))
     good = shop.plan()
     path = shop.folder / "plan.json"
     earlier = replace(good.restored, end=LSN(good.restored.end.offset - 8))
     elsewhere = replace(good.restored, timeline=TimelineId(2))
-    for restored, said in ((earlier, f"at {good.restored.end}"), (elsewhere, "did not come from")):
+    for restored, said in ((earlier, f"at {good.restored.end}"), (elsewhere, "it never left that timeline")):
         plan = replace(good, restored=restored)
         path.write_bytes(encode_plan(plan))
         words = ["events", "replay", "--plan", path, "--restored", shop.dsn, "--plan-hash", plan.hash]

@@ -77,6 +77,9 @@ def test_a_restore_replays_what_it_took_back_once_and_certifies_it(
     again = _restore(shop, target, into, "--accept-gap", f"{shop.topic}[0]")
     assert numbers_in(again.data["replay"]["dsn"]) == sorted(kept + lost)
     assert one_partition(_certificate(into)["partitions"]) == row
+    # It tells what a run that was not ended tells: where the server is, and what to do with it.
+    assert numbers_in(again.data["dsn"]) == sorted(kept + lost)
+    assert again.data["next"] == done.data["next"]
 
 
 def _state(into: Path) -> object:

@@ -1,35 +1,19 @@
-"""Files that commands are told to make."""
+"""Files that a command is told to make: a place that none can have is refused at once."""
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
-from cli.made_file import write_made
+import pytest
+
+from cli.errors import UsageRefused
+from cli.made_file import check_place
 
 
-def test_a_file_is_replaced_whole_and_is_its_owners_alone_whoever_could_read_the_old_one(
-    tmp_path: Path,
-) -> None:
-    plan = tmp_path / "plan.json"
-    plan.write_bytes(b"old, and longer than the new one")
-    plan.chmod(0o644)
-    before = plan.stat().st_ino
-    write_made(plan, b"new")
-    assert plan.read_bytes() == b"new"
-    assert stat.S_IMODE(plan.stat().st_mode) == 0o600
-    # Replaced and not written over: a crash leaves one of both.
-    assert plan.stat().st_ino != before
-    assert [one.name for one in tmp_path.iterdir()] == ["plan.json"]
-
-
-def test_what_is_no_file_of_its_own_is_written_into_and_keeps_its_name(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    link = tmp_path / "stdout"
-    link.symlink_to(f"/proc/self/fd/{writer}")
-    write_made(link, b"new")
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        assert stream.read() == b"new"
-    assert link.is_symlink()
+def test_a_place_that_no_file_can_have_is_refused_before_the_work(tmp_path: Path) -> None:
+    check_place(tmp_path / "plan.json")
+    with pytest.raises(UsageRefused, match="is a directory"):
+        check_place(tmp_path)
+    with pytest.raises(UsageRefused, match="there is no directory"):
+        check_place(tmp_path / "nowhere" / "plan.json")
+    assert list(tmp_path.iterdir()) == []
