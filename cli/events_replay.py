@@ -174,7 +174,28 @@ def run_replay(
     app.output.note(
         f"{read}, by all runs of this replay; this one took {took}" if result.resumed else f"{read} in {took}"
     )
+    _tell_of_later(app, cluster, request.plan)
     return result
+
+
+def _tell_of_later(app: App, cluster: EventsCluster, plan: ReplayPlan) -> None:
+    """Warn of what came behind the plan's end: a publisher of the lost database may still be at work."""
+    from pitr.events.broker import BrokerRefused, BrokerUnavailable
+    from pitr.events.partition import TopicPartition
+    from pitr.events.reconcile import came_since
+
+    try:
+        topics = cluster.broker.topics([one.topic for one in plan.topics])
+        ports = [TopicPartition(one.name, at) for one in topics.values() for at in range(one.partitions)]
+        later = came_since(plan, cluster.broker.ends(ports))
+    except (BrokerUnavailable, BrokerRefused) as failure:
+        app.output.warn(f"nobody can tell what came since the plan was made: {failure.in_one_line}")
+        return
+    if later:
+        app.output.warn(
+            f"{sum(later.values()):,} records came since the plan was made, the first in {next(iter(later))},"
+            " and are not replayed; if any is of the lost database, make a new plan once it is silent"
+        )
 
 
 def _check_sinks(app: App, plan: ReplayPlan, restored: str) -> None:

@@ -129,6 +129,19 @@ def misread(plan: ReplayPlan, counts: Mapping[TopicPartition, Mapping[str, int]]
     return found
 
 
+def came_since(plan: ReplayPlan, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Return how many offsets came behind the plan's ends, by partition; one that it does not have is new.
+
+    ``ends`` are the last stable offsets now.
+    """
+    planned = {
+        TopicPartition(topic.topic, one.partition): one.end
+        for topic in plan.topics
+        for one in topic.partitions
+    }
+    return {at: end - planned.get(at, 0) for at, end in sorted(ends.items()) if end > planned.get(at, 0)}
+
+
 def _gap_offsets(plan: PartitionPlan) -> int:
     # Where nobody can tell how far a gap goes, it is one at least.
     return sum(max(1, 1 if gap.end is None else gap.end - gap.start) for gap in plan.gaps)

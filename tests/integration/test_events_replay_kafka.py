@@ -299,6 +299,22 @@ def test_a_file_that_is_no_plan_is_refused_as_what_it_is(shop: Shop) -> None:
         assert (error["code"], error["message"]) == ("PITR-2003", f"{path} is no plan that can be replayed")
 
 
+def test_what_came_since_the_plan_is_not_replayed_and_told(shop: Shop) -> None:
+    shop.produce(range(4))
+    plan = shop.plan()
+    path = shop.folder / "plan.json"
+    path.write_bytes(encode_plan(plan))
+    words = ["events", "replay", "--plan", path, "--restored", shop.dsn, "--plan-hash", plan.hash]
+    assert shop.pitr(*words, "--dry-run")["warnings"] == []
+    shop.produce([7])
+    (told,) = shop.pitr(*words)["warnings"]
+    # One event and the marker of its transaction.
+    assert told.startswith(
+        f"2 records came since the plan was made, the first in {shop.topic}[1], and are not"
+    )
+    assert shop.orders() == [0, 1, 2, 3]
+
+
 def test_a_plan_for_another_restore_of_the_same_cluster_is_refused(shop: Shop) -> None:
     shop.produce(range(4))
     good = shop.plan()

@@ -12,7 +12,7 @@ from pitr.events.history import FIRST_LSN, Branch
 from pitr.events.partition import TopicPartition
 from pitr.events.phantoms import PhantomList
 from pitr.events.plan import PartitionPlan, ReplayPlan, RestoredPoint, Tally, TopicPlan
-from pitr.events.reconcile import Reconciled, Replayed, Verdict, reconcile, unreconciled
+from pitr.events.reconcile import Reconciled, Replayed, Verdict, came_since, reconcile, unreconciled
 from pitr.events.starts import StartReason
 from pitr.wal.lsn import LSN
 from pitr.wal.timeline import TimelineId
@@ -118,3 +118,19 @@ def test_a_partition_without_records_needs_no_cursor() -> None:
     )
     (found,) = reconcile(nothing, {})
     assert (found.verdict, found.replayed_to) == (Verdict.RECONCILED, 50)
+
+
+@pytest.mark.parametrize(
+    ("ends", "later"),
+    [
+        ({AT: 70}, {}),
+        ({AT: 69}, {}),
+        ({AT: 73}, {AT: 3}),
+        ({TopicPartition("orders", 1): 2, AT: 71}, {AT: 1, TopicPartition("orders", 1): 2}),
+        ({TopicPartition("orders", 1): 0}, {}),
+    ],
+)
+def test_what_came_behind_a_plan_or_into_a_partition_that_it_does_not_have_is_counted(
+    ends: Mapping[TopicPartition, int], later: Mapping[TopicPartition, int]
+) -> None:
+    assert came_since(_plan(), ends) == later
