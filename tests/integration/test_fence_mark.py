@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from pitr.errors import ServerRefused, ServerUnavailable
 from pitr.postgres import fence_mark
 from pitr.postgres.fence_mark import PAYLOAD_BYTES_MAX, FenceMarker, MarkFacts, newest_rows
+from pitr.postgres.fence_rights import lacking_rights
 from pitr.wal.timeline import TimelineId
 
 SETTINGS = {"wal_level": "logical"}
@@ -157,10 +158,14 @@ def test_a_role_with_the_rights_on_the_table_alone_marks(place: Place) -> None:
     with FenceMarker(lambda: dsn) as marker:
         with pytest.raises(ServerRefused, match="may not be written"):
             marker.mark(payload)
+        assert lacking_rights(dsn) == ("CREATE on the database",)
         place.execute(fence_mark.SCHEMA_SQL)
+        assert lacking_rights(dsn) == ("CREATE on the database", "CREATE on schema pitr")
         place.execute(fence_mark.TABLE_SQL)
-        for grant in fence_mark.GRANTS_SQL:
+        for count, grant in enumerate(fence_mark.GRANTS_SQL):
+            assert len(lacking_rights(dsn)) == (6, 5, 1)[count]
             place.execute(grant.format(role="clerk"))
+        assert lacking_rights(dsn) == ()
         marker.mark(payload)
         assert marker.unpruned is None
     assert len(newest_rows(dsn, 10)) == 1

@@ -111,6 +111,7 @@ def test_a_restore_knows_the_offsets_of_its_moment(make_site: MakeSite, kafka_no
     # The topic forgets within the window: said before a replay needs what is gone.
     found = {one["id"]: one for one in site("doctor", "--json", exit_code=None).object["data"]["findings"]}
     assert found["events.cluster"]["severity"] == "ok"
+    assert found["events.mark"]["severity"] == "ok"
     assert found["events.retention"]["severity"] == "warn"
     assert found["events.acl"]["severity"] == "ok"
     # The regions' copies are compared as all others are.
