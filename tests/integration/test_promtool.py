@@ -29,8 +29,13 @@ def scrape(site: Site) -> str:
     return text.decode()
 
 
-# They have a value only while something grows towards its end.
-FORECASTS = {"pitr_slot_lost_seconds", "pitr_wal_disk_full_seconds"}
+# They have a value only while something grows towards its end, or once recoveries were measured.
+FORECASTS = {
+    "pitr_slot_lost_seconds",
+    "pitr_wal_disk_full_seconds",
+    "pitr_recovery_forecast_seconds",
+    "pitr_recovery_forecast_error_ratio",
+}
 # They have a value only where the configuration names Kafka, its mirror or Redis.
 BESIDE = ("pitr_fence", "pitr_mirror", "pitr_redis")
 
