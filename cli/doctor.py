@@ -132,31 +132,15 @@ def examine(settings: Settings, identity_path: Path | None) -> Iterator[Finding]
 def _examine_beside(settings: Settings, dsn: str | None) -> Iterator[Finding]:
     """Yield what is found of Kafka and Redis, where the configuration names any; ``dsn`` if it answers."""
     if settings.events is not None:
-        from cli.doctor_events import examine_events
+        from cli.doctor_events import examine_events, examine_mark
 
         if dsn is not None:
-            yield _examine_mark(dsn)
+            yield examine_mark(dsn)
         yield from examine_events(settings.events, settings.retention.window_s)
     if settings.redis:
         from cli.doctor_redis import examine_redis
 
         yield from examine_redis(settings.redis)
-
-
-def _examine_mark(dsn: str) -> Finding:
-    """Return whether the role may leave a fence's mark: without marks no replay knows where it starts."""
-    from pitr.errors import ServerRefused, ServerUnavailable
-    from pitr.postgres.fence_rights import lacking_rights
-
-    try:
-        lacking = lacking_rights(dsn)
-    except (ServerRefused, ServerUnavailable) as wrong:
-        return Finding("events.mark", Severity.FAIL, "pitr.fence", wrong.in_one_line, wrong.hint)
-    if lacking:
-        text = f"no fence's mark can be written: the role lacks {', '.join(lacking)}"
-        hint = "make the table and grant what docs/events.md names under Rights"
-        return Finding("events.mark", Severity.FAIL, "pitr.fence", text, hint)
-    return Finding("events.mark", Severity.OK, "pitr.fence", "the fence's mark can be written")
 
 
 def _find_server(settings: Settings) -> tuple[str, bool | None, Finding | None]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from cli.errors import ConfigRefused
 from cli.kafka_client import open_kafka
 from cli.mirror_parts import mirror_names
-from pitr.errors import NotInitialised, PitrError
+from pitr.errors import NotInitialised, PitrError, ServerRefused, ServerUnavailable
 from pitr.events.broker import BrokerRefused, BrokerUnavailable
 from pitr.events.mirror_checks import check_mirror
 from pitr.events.partition import TopicPartition
 from pitr.events.topic_checks import TopicFinding, check_topics, check_undeclared
+from pitr.postgres.fence_rights import lacking_rights
 from verifiers.base import Finding, Severity
 
 if TYPE_CHECKING:
@@ -46,6 +47,19 @@ def examine_events(settings: EventsSettings, window_s: float) -> Iterator[Findin
         yield _fault("events.mirror", mirror.bootstrap, away)
     finally:
         copy.close()
+
+
+def examine_mark(dsn: str) -> Finding:
+    """Return whether the role may leave a fence's mark: without marks no replay knows where it starts."""
+    try:
+        lacking = lacking_rights(dsn)
+    except (ServerRefused, ServerUnavailable) as wrong:
+        return _fault("events.mark", "pitr.fence", wrong)
+    if lacking:
+        text = f"no fence's mark can be written: the role lacks {', '.join(lacking)}"
+        hint = "make the table and grant what docs/events.md names under Rights"
+        return Finding("events.mark", Severity.FAIL, "pitr.fence", text, hint)
+    return Finding("events.mark", Severity.OK, "pitr.fence", "the fence's mark can be written")
 
 
 def _examine_cluster(broker: KafkaBroker, settings: EventsSettings, window_s: float) -> Iterator[Finding]:
